@@ -1,0 +1,26 @@
+# The one list of public names: lazy_loader reads it, and so do editors and type checkers.
+from . import (
+    benchmark as benchmark,
+    crystals as crystals,
+    data as data,
+    frames as frames,
+    metrics as metrics,
+    models as models,
+    networks as networks,
+    orientation as orientation,
+    plot as plot,
+    preprocessing as preprocessing,
+    rotations as rotations,
+    simulation as simulation,
+    streaming as streaming,
+    template_matching as template_matching,
+    training as training,
+)
+from .crystals import load_phases as load_phases
+from .frames import Calibration as Calibration
+from .models import OrientationModel as OrientationModel, list_models as list_models, load_model as load_model
+from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
+from .template_matching import match_templates as match_templates
+from .training import train as train
+
+__version__: str

@@ -1,0 +1,144 @@
+"""Put pyxem_dl's methods on pyxem's classes as soon as pyxem has defined them.
+
+HyperSpy has no registration of methods. It does look for each entry point of the group ``hyperspy.extensions`` by
+name, and looking for a dotted name imports the parent package: so ``import hyperspy.api`` runs
+``pyxem_dl/__init__.py``, which calls `install`. That puts a finder on `sys.meta_path` which waits for the modules named
+in `pyxem_dl.signals.METHODS` and sets plain functions as attributes of their classes right after such a module was
+executed. Subclasses and lazy classes inherit them, and they survive HyperSpy's casts, which set ``__class__``.
+
+Nothing in here raises: a failure is logged, and leaves HyperSpy and pyxem as they are without pyxem_dl.
+Setting the environment variable ``PYXEM_DL_NO_AUTOLOAD`` to anything but ``0`` before the import switches it all off;
+the functions themselves (`pyxem_dl.predict_orientation`, ...) stay.
+"""
+
+import os
+import sys
+from _thread import get_ident
+
+ENVIRONMENT_VARIABLE = "PYXEM_DL_NO_AUTOLOAD"
+
+
+def install():
+    """Attach the methods to the pyxem modules that are loaded, and wait for the others.
+
+    Calling it again changes nothing. It never raises.
+    """
+    try:
+        if os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0"):
+            return
+        from pyxem_dl.signals import METHODS
+
+        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder(module for module, _, _ in METHODS))
+    except Exception:
+        _log_failure("its methods will be missing on pyxem's signals")
+
+
+def attach(module):
+    """Set on the classes of one pyxem module the methods that are listed for it.
+
+    A class that already has an attribute of that name keeps it. It never raises.
+
+    Parameters
+    ----------
+    module : types.ModuleType
+        A module of pyxem that has been executed.
+    """
+    try:
+        from pyxem_dl.signals import METHODS
+
+        for module_name, class_name, function in METHODS:
+            if module_name != module.__name__:
+                continue
+            cls = getattr(module, class_name)
+            name = function.__name__
+            if not hasattr(cls, name):
+                setattr(cls, name, function)
+            elif getattr(cls, name) is not function:
+                _logger().info("%s.%s exists: pyxem_dl.%s is not attached", class_name, name, name)
+    except Exception:
+        _log_failure(f"its methods could not be attached to the classes of {module!r}")
+
+
+class _Finder:
+    """A meta path finder that finds nothing itself and has `attach` called after chosen modules were executed.
+
+    Parameters
+    ----------
+    module_names : iterable of str
+        Full names of the modules to wait for.
+    """
+
+    def __init__(self, module_names):
+        self._module_names = frozenset(module_names)
+        self._busy = set()
+        # Loaded before us, and perhaps still being executed: pyxem may be what imports HyperSpy
+        self._pending = {name for name in self._module_names if name in sys.modules}
+        self._attach_to_pending()
+
+    def find_spec(self, fullname, path=None, target=None):
+        """Return the spec that the other finders give for a module that is waited for, else None.
+
+        Parameters
+        ----------
+        fullname, path, target
+            As `importlib.abc.MetaPathFinder.find_spec` says.
+
+        Returns
+        -------
+        importlib.machinery.ModuleSpec or None
+            With a loader that, once, calls `attach` after ``exec_module``.
+        """
+        if self._pending:
+            self._attach_to_pending()
+        key = fullname, get_ident()
+        if fullname not in self._module_names or key in self._busy:
+            return None
+        self._busy.add(key)  # other finders that delegate, too, would ask us again
+        try:
+            for finder in tuple(sys.meta_path):
+                spec = None if finder is self else finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    _attach_after_execution(spec.loader)
+                    return spec
+        except Exception:
+            _log_failure(f"its methods come late to the signals of {fullname}")
+            self._pending.add(fullname)
+        finally:
+            self._busy.discard(key)
+        return None
+
+    def _attach_to_pending(self):
+        for name in tuple(self._pending):
+            module = sys.modules.get(name)
+            if module is None:  # its execution failed: the next attempt comes by here
+                self._pending.discard(name)
+            elif not getattr(getattr(module, "__spec__", None), "_initializing", False):
+                self._pending.discard(name)
+                attach(module)
+
+
+def _attach_after_execution(loader):
+    """Wrap ``exec_module`` of one loader, for one execution."""
+    earlier = vars(loader).get("exec_module")
+    execute = loader.exec_module
+
+    def exec_module(module):
+        if earlier is None:
+            del loader.exec_module
+        else:
+            loader.exec_module = earlier
+        execute(module)
+        attach(module)
+
+    loader.exec_module = exec_module
+
+
+def _logger():
+    import logging  # not at the top: `import pyxem_dl` alone need not load it
+
+    return logging.getLogger(__name__)
+
+
+def _log_failure(consequence):
+    _logger().warning("pyxem_dl: %s", consequence, exc_info=True)

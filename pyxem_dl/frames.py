@@ -1,0 +1,372 @@
+"""Reference frames: detector pixels, the lab, and the crystal.
+
+This is the only module of the package that may flip a sign.  The conventions, all of
+them measured against diffsims, orix and pyxem in ``tests/test_frames.py``:
+
+* **Lab frame**: x to the right of the pattern, y up, z towards the electron source.
+* **Pattern**: an array ``pattern[row, column]``; +kx is +column, +ky is -row.  k is in
+  1/Angstrom (crystallographer's convention, without 2 pi).
+* **Orientation**: an orix rotation R takes lab to crystal coordinates,
+  ``g_crystal = R * g_lab`` and ``g_lab = ~R * g_crystal``.  Quaternions are (w, x, y, z).
+* **In-plane rotation**: turning the crystal about the beam by +a degrees turns the spots
+  by +a in (kx, ky) and adds +a to the first Euler angle of R (Bunge, degrees).
+* **Ewald sphere**: its centre lies at ``(0, 0, +1 / wavelength)``; the excitation error is
+  positive for a reflection on the origin's side of the sphere's surface, that is below it
+  (``s = z_sphere - z``), as in diffsims.
+* **The 180 degree ambiguity**: zero-order reflections alone cannot tell R from
+  ``R * Rz(180)``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+# Planck constant x speed of light (keV Angstrom) and electron rest energy (keV), CODATA 2018
+_HC = 12.398419843320026
+_ELECTRON_REST_ENERGY = 510.99895069
+
+_TO_INVERSE_ANGSTROM = {"A": 1.0, "nm": 0.1, "pm": 100.0, "um": 1e-4}
+_REAL_SPACE = {"A", "nm", "pm", "um", "mm", "m"}
+_ANGLES = {"rad": 1.0, "mrad": 1e-3, "deg": math.pi / 180}
+
+
+def electron_wavelength(beam_energy: float) -> float:
+    """Relativistic wavelength of the electrons.
+
+    Parameters
+    ----------
+    beam_energy : float
+        Kinetic energy in keV (the microscope's voltage in kV).
+
+    Returns
+    -------
+    float
+        Wavelength in Angstrom.
+    """
+    return _HC / math.sqrt(beam_energy * (beam_energy + 2 * _ELECTRON_REST_ENERGY))
+
+
+def interaction_parameter(beam_energy: float) -> float:
+    """Wavelength x relativistic mass factor, which makes structure factors potentials.
+
+    Parameters
+    ----------
+    beam_energy : float
+        Kinetic energy in keV.
+
+    Returns
+    -------
+    float
+        ``wavelength * (1 + E / E0)`` in Angstrom: the extinction distance of a
+        reflection is ``pi * volume / (this * |F|)`` (Williams and Carter, *Transmission
+        Electron Microscopy*, 2009, chapter 13), with |F| in Angstrom.
+    """
+    return electron_wavelength(beam_energy) * (1 + beam_energy / _ELECTRON_REST_ENERGY)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a detector's pixels lie in reciprocal space.
+
+    Parameters
+    ----------
+    scale : tuple of float
+        Size of a pixel in 1/Angstrom, (along rows, along columns); both positive.
+    center : tuple of float
+        Position of the direct beam in pixels, (row, column); pixel centres are integers.
+    shape : tuple of int
+        Shape of the pattern, (rows, columns).
+    beam_energy : float, optional
+        In kV.
+    """
+
+    scale: tuple[float, float]
+    center: tuple[float, float]
+    shape: tuple[int, int]
+    beam_energy: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(np.isfinite(s) and s > 0 for s in self.scale):
+            raise ValueError(
+                f"The scale must be positive and finite (1/Angstrom per pixel), not {self.scale}. "
+                "Set it with `s.calibration.scale = ...`; where an axis runs backwards, "
+                "flip the data first."
+            )
+
+    @property
+    def wavelength(self) -> float:
+        """Wavelength in Angstrom; a ValueError where the beam energy is not known."""
+        if self.beam_energy is None:
+            raise ValueError(
+                "The beam energy is not known. Set it with "
+                "`s.set_experimental_parameters(beam_energy=...)` or give `beam_energy=` (kV)."
+            )
+        return electron_wavelength(self.beam_energy)
+
+    @property
+    def reciprocal_radius(self) -> float:
+        """Distance in 1/Angstrom from the direct beam to the detector's nearest edge."""
+        (rows, cols), (row, col) = self.shape, self.center
+        return min(
+            (row + 0.5) * self.scale[0],
+            (rows - 0.5 - row) * self.scale[0],
+            (col + 0.5) * self.scale[1],
+            (cols - 0.5 - col) * self.scale[1],
+        )
+
+    def replace(self, **changes) -> Calibration:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    @classmethod
+    def from_signal(cls, signal, beam_energy: float | None = None) -> Calibration:
+        """Read a diffraction signal's axes and metadata.
+
+        Parameters
+        ----------
+        signal : hyperspy.signals.Signal2D
+            Two signal axes in units of reciprocal length or of angle.
+        beam_energy : float, optional
+            In kV; by default what the metadata says.
+
+        Raises
+        ------
+        ValueError
+            If the signal is no calibrated diffraction pattern; the message says what to do.
+        """
+        axes = signal.axes_manager.signal_axes
+        if len(axes) != 2:
+            raise ValueError(
+                f"Diffraction patterns have two signal dimensions, this signal has {len(axes)}. "
+                "Use `s.transpose(signal_axes=2)` to say which axes are the detector's."
+            )
+        x, y = axes
+        if not (x.is_uniform and y.is_uniform):
+            raise ValueError("The signal axes must be uniform; use `s.interpolate_on_axis(...)`.")
+        if beam_energy is None:
+            path = "Acquisition_instrument.TEM.beam_energy"
+            value = signal.metadata.get_item(path)
+            beam_energy = float(value) if value else None
+        factors = [_unit_factor(axis, beam_energy) for axis in (y, x)]
+        if x.scale == 0 or y.scale == 0:
+            raise ValueError("A signal axis has scale 0. Set it with `s.calibration.scale = ...`.")
+        # The direct beam is where the axis says 0.
+        center = (-y.offset / y.scale, -x.offset / x.scale)
+        if x.offset == 0 and y.offset == 0:
+            # Axes that were never centred: the middle of the detector, as pyxem takes it.
+            center = (y.size / 2, x.size / 2)
+        return cls(
+            scale=(y.scale * factors[0], x.scale * factors[1]),
+            center=center,
+            shape=(y.size, x.size),
+            beam_energy=beam_energy,
+        )
+
+
+def _plain_unit(units) -> str:
+    """Strip TeX, brackets and spaces from a unit; ``1/nm`` and its like become ``nm^-1``."""
+    text = str(units).replace("$", "").replace("\\AA", "A").replace("\\mathrm", "")
+    text = re.sub(r"[{}\s]|\\", "", text)
+    for angstrom in ("Å", "Å", "angstrom", "Angstrom", "Ang"):
+        # "Angle" is no Angstrom
+        if not text.lower().startswith("angle"):
+            text = text.replace(angstrom, "A")
+    text = text.replace("µ", "u").replace("μ", "u").replace("⁻¹", "^-1").replace("**", "^")
+    if text.startswith("1/"):
+        text = text[2:] + "^-1"
+    return re.sub(r"_?(\^|-|\^-)1$", "^-1", text)
+
+
+def _unit_factor(axis, beam_energy: float | None) -> float:
+    """Return what the axis' scale is multiplied with to be 1/Angstrom."""
+    units = axis.units
+    how = (
+        "Set the calibration, for example `s.calibration.scale = 0.02; "
+        "s.calibration.units = '1/Å'; s.calibration.center = None` (pyxem), "
+        "or `for ax in s.axes_manager.signal_axes: ax.scale, ax.units = 0.02, '1/Å'`."
+    )
+    if units is None or str(units) in ("", "<undefined>", "px", "None"):
+        raise ValueError(f"The signal axes are not calibrated (units {units!r}). {how}")
+    plain = _plain_unit(units)
+    if plain.endswith("^-1") and plain[:-3] in _TO_INVERSE_ANGSTROM:
+        return _TO_INVERSE_ANGSTROM[plain[:-3]]
+    if plain in _ANGLES:
+        if beam_energy is None:
+            raise ValueError(
+                f"The signal axes are angles ({units!r}), which needs the beam energy. Set it with "
+                "`s.set_experimental_parameters(beam_energy=...)` or give `beam_energy=` (kV)."
+            )
+        return _ANGLES[plain] / electron_wavelength(beam_energy)
+    if plain in _REAL_SPACE:
+        raise ValueError(
+            f"The signal axes are in real space (units {units!r}): this looks like an image, not "
+            f"like diffraction patterns. If they are patterns: {how}"
+        )
+    raise ValueError(f"The unit {units!r} of the signal axes is not understood. {how}")
+
+
+def pixel_to_k(row, column, calibration: Calibration, center=None):
+    """Pixel position to reciprocal coordinates.
+
+    Parameters
+    ----------
+    row, column : array
+        Position in pixels, any shape (NumPy or torch).
+    calibration : Calibration
+        Of the detector.
+    center : tuple of array, optional
+        Direct beam (row, column) in pixels, by default the calibration's.
+
+    Returns
+    -------
+    kx, ky : array
+        In 1/Angstrom.
+    """
+    row0, column0 = calibration.center if center is None else center
+    kx = (column - column0) * calibration.scale[1]
+    ky = -(row - row0) * calibration.scale[0]
+    return kx, ky
+
+
+def k_to_pixel(kx, ky, calibration: Calibration, center=None):
+    """Reciprocal coordinates to pixel position: the inverse of :func:`pixel_to_k`."""
+    row0, column0 = calibration.center if center is None else center
+    return row0 - ky / calibration.scale[0], column0 + kx / calibration.scale[1]
+
+
+def beam_shift_to_center(shifts, calibration: Calibration):
+    """Centre of the direct beam from pyxem's ``BeamShift``.
+
+    Parameters
+    ----------
+    shifts : array, shape (..., 2)
+        What ``get_direct_beam_position`` returns: (x, y) in pixels, the shift that brings
+        the direct beam to the middle ``shape / 2`` of the detector.
+    calibration : Calibration
+        Of the detector.
+
+    Returns
+    -------
+    array, shape (..., 2)
+        (row, column) in pixels.
+    """
+    rows, columns = calibration.shape
+    shifts = np.asarray(shifts, dtype=float)
+    return np.stack([rows / 2 - shifts[..., 1], columns / 2 - shifts[..., 0]], axis=-1)
+
+
+def excitation_error(kx, ky, kz, wavelength: float):
+    """Distance of reflections from the Ewald sphere along z, as diffsims gives it.
+
+    Parameters
+    ----------
+    kx, ky, kz : array
+        Reflections in the lab frame, in 1/Angstrom.
+    wavelength : float
+        In Angstrom.
+
+    Returns
+    -------
+    array
+        In 1/Angstrom.
+    """
+    radius = 1 / wavelength
+    in_plane = kx**2 + ky**2
+    # radius - sqrt(radius^2 - q^2) without the loss of digits
+    return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - kz
+
+
+def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
+    """Excitation error at a point of a convergent-beam disk.
+
+    The point at ``(qx, qy)`` from the centre of the disk belongs to the incident beam that
+    is tilted to ``(qx, qy)``; to first order the Ewald sphere turns by as much about the
+    origin, and meets the reflection elsewhere.
+
+    Parameters
+    ----------
+    error, kx, ky : array
+        Excitation error at the centre of the disk, and position of the reflection, 1/Angstrom.
+    qx, qy : array
+        Position in the disk from its centre, 1/Angstrom.
+    wavelength : float
+        In Angstrom.
+
+    Returns
+    -------
+    array
+        In 1/Angstrom.
+    """
+    return error + wavelength * (kx * qx + ky * qy)
+
+
+def in_plane_quaternion(angle):
+    """Quaternion that, multiplied from the right, turns the spots by ``angle``.
+
+    Parameters
+    ----------
+    angle : array
+        In radians, counter-clockwise in (kx, ky), any shape (NumPy or torch).
+
+    Returns
+    -------
+    w, x, y, z : tuple of array
+        ``R * q`` is the crystal R turned about the beam by ``+angle``: Euler angle
+        phi1 grows by ``angle``.
+    """
+    xp = np if isinstance(angle, (float, int, np.ndarray, np.floating)) else angle
+    cos, sin = (
+        (np.cos(angle / 2), np.sin(angle / 2))
+        if xp is np
+        else ((angle / 2).cos(), (angle / 2).sin())
+    )
+    return cos, 0 * cos, 0 * cos, -sin
+
+
+def in_plane_angle(w, z):
+    """Angle that :func:`in_plane_quaternion` turned by, in radians (the inverse of it).
+
+    Parameters
+    ----------
+    w, z : array
+        First and last component of a quaternion that turns about z (torch).
+    """
+    return 2 * (-z).atan2(w)
+
+
+def repair_pyxem_orientation(quaternions, factor, azimuthal_step: float) -> np.ndarray:
+    """Bring what pyxem 0.21's ``OrientationMap.to_rotation`` returns into our convention.
+
+    Three faults are repaired.  Every rotation is off by 180 degrees about the beam: ``R``
+    becomes ``R * Rz(180)``.  A mirrored template (factor -1) is the pattern of ``R * Ry(180)``,
+    by the inversion that every Laue group has, where pyxem negates the Euler angles; the two
+    differ by ``Ry(180)`` on the crystal's side, which is a symmetry only where the Laue group
+    has a mirror normal to y.  And spots of templates are rounded to the nearest of the bins'
+    edges, while a pattern's pixels fall between two of them: the in-plane rotation comes out
+    half a bin too small.
+
+    Parameters
+    ----------
+    quaternions : array, shape (..., 4)
+        As pyxem returns them.
+    factor : array, shape (...)
+        The column "factor" of pyxem's orientation map, 1 or -1 (mirrored template).
+    azimuthal_step : float
+        Width of the polar pattern's bins in radians.
+
+    Returns
+    -------
+    array, shape (..., 4)
+        Orientations lab to crystal.
+    """
+    w, x, y, z = np.moveaxis(np.asarray(quaternions, dtype=float), -1, 0)
+    mirrored = np.asarray(factor) < 0
+    # Ry(180) * q
+    w, x, y, z = (np.where(mirrored, m, q) for m, q in zip((-y, z, w, -x), (w, x, y, z)))
+    # q turned in the plane by 180 degrees and half a step
+    c, _, _, d = in_plane_quaternion(math.pi + azimuthal_step / 2)
+    return np.stack([w * c - z * d, x * c + y * d, y * c - x * d, w * d + z * c], axis=-1)

@@ -1,0 +1,27 @@
+"""Networks, remade by name from a model's ``config.json``."""
+
+from __future__ import annotations
+
+import torch
+
+from pyxem_dl.networks.polar import OrientationCandidates, PolarNetwork
+
+NETWORKS = {"polar": PolarNetwork}
+
+
+def build_network(name: str, **arguments) -> torch.nn.Module:
+    """Make a network with fresh weights.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`NETWORKS`.
+    **arguments
+        The network's own: what its attribute ``arguments`` holds.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"There is no network {name!r}; there are: {', '.join(NETWORKS)}.")
+    return NETWORKS[name](**arguments)
+
+
+__all__ = ["NETWORKS", "OrientationCandidates", "PolarNetwork", "build_network"]

@@ -1,0 +1,222 @@
+"""Verification: how well does a pattern agree with a proposed orientation?
+
+For each proposal the reflections near the Ewald sphere are looked up in the polar pattern.
+What stands there, next to what the reflection could give, goes through one small network
+for each reflection; the sum over the reflections gives the proposal's score and a small
+rotation that improves it.  Nothing in it knows which crystal it is: it is template
+matching with a learned comparison, for a dozen candidates instead of thousands.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from pyxem_dl import rotations as rot
+from pyxem_dl.crystals import ReflectionTable, find_spots
+
+# Sample points around each predicted spot, in 1/Angstrom along the radius and across it.
+_PITCH = 0.03
+_RADIAL, _AZIMUTHAL = (-1, 0, 1), (-2, -1, 0, 1, 2)
+# Unit of the corrections (radians), and of excitation errors (1/Angstrom).
+_ANGLE = math.radians(2.0)
+_ERROR = 0.01
+
+
+class CandidateComparison(nn.Module):
+    """Score and improve proposed orientations.
+
+    Parameters
+    ----------
+    n_phases, n_reflections : int
+        Size of the reflection table.
+    reciprocal_radius : float
+        Outer radius of the polar pattern in 1/Angstrom.
+    beam_energy : float
+        In kV.
+    n_spots : int
+        Reflections looked up for each candidate, the most promising ones.
+    width : int
+        Of the small networks.
+    """
+
+    def __init__(
+        self,
+        n_phases: int,
+        n_reflections: int,
+        reciprocal_radius: float,
+        beam_energy: float,
+        n_spots: int = 64,
+        width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.reciprocal_radius, self.beam_energy = reciprocal_radius, beam_energy
+        self.n_spots = n_spots
+        self.register_buffer("g", torch.zeros(n_phases, n_reflections, 3))
+        self.register_buffer("structure_factor", torch.zeros(n_phases, n_reflections))
+        self.register_buffer("extinction_distance", torch.ones(n_phases, n_reflections))
+        n_samples = len(_RADIAL) * len(_AZIMUTHAL)
+        self.spot = nn.Sequential(
+            nn.Linear(2 * n_samples + 7, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+        )
+        self.correction = nn.Linear(width, 3)
+        self.score = nn.Sequential(
+            nn.Linear(2 * width + 3, width), nn.GELU(), nn.Linear(width, width), nn.GELU(),
+            nn.Linear(width, 1),
+        )
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+
+    def set_reflections(self, table: ReflectionTable) -> None:
+        """Take over the reflections of the phases."""
+        for name in ReflectionTable._fields:
+            getattr(self, name).copy_(getattr(table, name))
+
+    @property
+    def table(self) -> ReflectionTable:
+        """The phases' reflections."""
+        return ReflectionTable(self.g, self.structure_factor, self.extinction_distance)
+
+    def _sample(self, polar: torch.Tensor, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
+        """Read polar patterns (n, c, n_k, n_phi) around points (n, m): (n, m, c, samples)."""
+        n, _, n_k, n_phi = polar.shape
+        k, phi = torch.hypot(kx, ky), torch.atan2(ky, kx)
+        radial = torch.tensor(_RADIAL, device=polar.device)[:, None] * _PITCH
+        azimuthal = torch.tensor(_AZIMUTHAL, device=polar.device)[None] * _PITCH
+        k_at = (k[..., None, None] + radial).clamp_min(0)
+        phi_at = phi[..., None, None] + azimuthal / k[..., None, None].clamp_min(0.1)
+        # one column beyond each end closes the circle
+        closed = torch.cat([polar[..., -1:], polar, polar[..., :1]], dim=-1)
+        column = (phi_at * (n_phi / (2 * math.pi))) % n_phi + 1
+        row = k_at * (n_k / self.reciprocal_radius) - 0.5
+        x = column * (2 / (n_phi + 1)) - 1
+        y = row * (2 / (n_k - 1)) - 1
+        grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).reshape(n, kx.shape[1], -1, 2)
+        values = nn.functional.grid_sample(closed, grid, align_corners=True, padding_mode="zeros")
+        return values.permute(0, 2, 1, 3)
+
+    def forward(
+        self, polar, rotations, phase_id, log_probability
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compare candidates with the pattern.
+
+        Parameters
+        ----------
+        polar : tensor, shape (n, 2, n_k, n_phi)
+            Preprocessed patterns.
+        rotations : tensor, shape (n, m, 4)
+            Candidates.
+        phase_id : tensor of int, shape (n, m)
+            Their phases.
+        log_probability : tensor, shape (n, m)
+            What was believed of them before.
+
+        Returns
+        -------
+        score : tensor, shape (n, m)
+            Logits over the candidates.
+        correction : tensor, shape (n, m, 3)
+            Rotation vectors v in radians; ``R * exp(v)`` is the better orientation.
+        """
+        n, m = phase_id.shape
+        spots = find_spots(
+            self.table, phase_id.reshape(-1), rotations.reshape(-1, 4), self.beam_energy,
+            n_spots=self.n_spots, max_excitation_error=0.06,
+        )
+        spots = [column.reshape(n, m, -1) for column in spots]
+        kx, ky, error, factor, distance, _ = spots
+        k = torch.hypot(kx, ky)
+        there = (factor > 0) & (k < self.reciprocal_radius)
+        flat = self._sample(polar, kx.reshape(n, -1), ky.reshape(n, -1))
+        samples = flat.reshape(n, m, kx.shape[2], -1)
+        intensity = samples[..., : samples.shape[-1] // 2]
+        strongest = factor.amax(2, keepdim=True).clamp_min(1e-6)
+        known = torch.stack(
+            [
+                k, error / _ERROR, error.abs() / _ERROR, 1 / (1 + (error / _ERROR) ** 2),
+                (factor / strongest).clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
+                (factor / strongest) ** 2 / (1 + (error / _ERROR) ** 2),
+            ],
+            dim=-1,
+        )
+        h = self.spot(torch.cat([samples, known], dim=-1)) * there[..., None]
+        pooled = torch.cat([h.mean(2), h.amax(2)], dim=-1)
+        # how much of what stands out of the rings the reflections explain
+        middle = intensity[..., intensity.shape[-1] // 2]
+        ring = polar[:, 0].mean(2)
+        row = (k * (polar.shape[2] / self.reciprocal_radius)).long().clamp_max(polar.shape[2] - 1)
+        above = (middle - ring.gather(1, row.reshape(n, -1)).reshape(k.shape)).clamp_min(0)
+        radius = torch.arange(polar.shape[2], device=polar.device) + 0.5
+        excess = (polar[:, 0] - ring[..., None]).clamp_min(0) * radius[:, None]
+        total = excess[:, 4:].sum((1, 2)).clamp_min(1e-3)
+        explained = (above * there).sum(2)
+        global_ = torch.stack(
+            [
+                log_probability, explained.clamp_min(1e-3).log(),
+                total.log()[:, None].expand_as(explained) - 8,
+            ],
+            dim=-1,
+        )
+        score = self.score(torch.cat([pooled, global_], dim=-1))[..., 0]
+        a, b, c = (self.correction(h) * there[..., None]).unbind(-1)
+        ux, uy = kx / k.clamp_min(1e-3), ky / k.clamp_min(1e-3)
+        correction = torch.stack(
+            [(a * ux - b * uy).mean(2), (a * uy + b * ux).mean(2), c.mean(2)], dim=-1
+        )
+        return score.float(), (5 * _ANGLE) * correction.float()
+
+    def improve(self, polar, rotations, phase_id, log_probability, rounds: int = 2):
+        """Compare and correct repeatedly; the scores are those of the last round.
+
+        Returns
+        -------
+        score : tensor, shape (n, m)
+            Logits.
+        rotations : tensor, shape (n, m, 4)
+            Improved candidates.
+        """
+        for _ in range(rounds):
+            score, correction = self(polar, rotations, phase_id, log_probability)
+            rotations = rot.multiply(rotations, rot.exponential(correction))
+        return score, rotations
+
+    def loss(self, polar, candidates, rotations, phase_id, operations, rounds: int = 2):
+        """Cross-entropy against the candidates near the truth, plus what is left to correct.
+
+        Parameters
+        ----------
+        polar : tensor, shape (n, 2, n_k, n_phi)
+            Preprocessed patterns.
+        candidates : OrientationCandidates
+            Proposals.
+        rotations, phase_id : tensor, shapes (n, 4) and (n,)
+            The truth; phase -1 where there is no crystal.
+        operations : tensor, shape (n_phases, n_operations, 4)
+            Of the Laue groups.
+        rounds : int
+            How often to improve.
+        """
+        proposed, log_p = candidates.rotations, candidates.scores.clamp_min(1e-6).log()
+        equivalent = rot.multiply(operations[phase_id.clamp_min(0)], rotations[:, None])
+        right = (candidates.phase_id == phase_id[:, None]).float()
+        cross_entropy = refinement = 0
+        for _ in range(rounds):
+            score, correction = self(polar, proposed, candidates.phase_id, log_p)
+            product = proposed @ equivalent.transpose(1, 2)
+            nearest = product.abs().argmax(dim=2)
+            truth = equivalent.gather(1, nearest[..., None].expand(-1, -1, 4))
+            left = rot.logarithm(rot.multiply(rot.conjugate(proposed), truth))
+            distance = left.norm(dim=-1)
+            near = right * (distance < 5 * _ANGLE)
+            weight = near * torch.exp(-0.5 * (distance / _ANGLE) ** 2).clamp_min(1e-3)
+            weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-9)
+            entropy = -(weight * score.log_softmax(1)).sum(1)
+            cross_entropy = cross_entropy + entropy.sum() / near.amax(1).sum().clamp_min(1)
+            squared = (((correction - left) / _ANGLE) ** 2).sum(-1)
+            # a far candidate must not dominate
+            robust = torch.sqrt(1 + squared) - 1
+            refinement = refinement + (robust * near).sum() / near.sum().clamp_min(1)
+            proposed = rot.multiply(proposed, rot.exponential(correction)).detach()
+        return cross_entropy / rounds + refinement / rounds

@@ -1,0 +1,466 @@
+"""Predict orientations: from a signal to a crystal map, and on to pyxem's orientation map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyxem_dl.maps import (
+    Scan,
+    check_map_path,
+    phase_list,
+    print_summary,
+    reliability,
+    save_map,
+    timed,
+    to_crystal_map,
+)
+from pyxem_dl.models import OrientationModel, load_model
+from pyxem_dl.streaming import (
+    Collected,
+    check_batch_size,
+    default_batch_size,
+    resolve_device,
+    stream,
+)
+
+# Seconds between two writings of what is done
+_SAVE_EVERY = 10.0
+
+
+def predict_orientation(
+    signal,
+    model: str | Path | OrientationModel,
+    *,
+    n_best: int = 1,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center=None,
+    beam_energy: float | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+):
+    """Predict the crystal orientation at every position of a scan with a trained network.
+
+    Parameters
+    ----------
+    signal : pyxem.signals.Diffraction2D
+        Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of
+        reciprocal length or of angle.
+    model : str, pathlib.Path or OrientationModel
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model.
+    n_best : int
+        Number of separated orientations to keep per position, the best first.
+    navigation_mask : array of bool, optional
+        True = excluded; of the navigation's shape in data order, (y, x).
+    signal_mask : array of bool, shape (rows, columns), optional
+        True = excluded (a beam stop, dead pixels).
+    center : optional
+        Position of the direct beam.  None: the calibration's.  "auto": found in each pattern.
+        (row, column) in pixels, or an array (y, x, 2) of them.  Or pyxem's ``BeamShift``, from
+        ``s.get_direct_beam_position(...)``.
+    beam_energy : float, optional
+        In kV; by default what the signal's metadata say.
+    batch_size : int, optional
+        Patterns on the device at once; by default chosen for the device.  The answers do not
+        depend on it.
+    device : str
+        "auto" (CUDA, else MPS, else CPU) or a name of torch.
+    show_progressbar : bool, optional
+        By default HyperSpy's preference.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        Rotations lab to crystal, shape (n, n_best), or (n,) for n_best = 1.  ``phase_id`` is -1
+        (not indexed) where the probability that there is a crystal is below the model's
+        threshold.  Properties:
+
+        * ``scores``, shape as the rotations: probability of each separated mode.
+        * ``reliability`` (n,): 1 - second score / first score.
+        * ``crystal`` (n,): probability that there is a crystal at all.
+        * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        For a signal, a model, a mask or a device that cannot be used; the message says what to
+        do.
+
+    Warns
+    -----
+    UserWarning
+        If the detector or the beam energy is not what the model was trained for; if memory runs
+        out and smaller batches are taken; if the run is interrupted (Ctrl-C): the map then holds
+        what was done, and the rest is not in its data.
+
+    Notes
+    -----
+    Patterns with NaN or infinite pixels, constant, all-zero and saturated ones are not indexed.
+    Negative intensities count as 0.
+    """
+    job = _Job.prepare(
+        signal, model, n_best, batch_size, device, show_progressbar,
+        navigation_mask=navigation_mask, signal_mask=signal_mask, center=center,
+        beam_energy=beam_energy,
+    )  # fmt: skip
+    job.announce()
+    found = Collected(job.scan.size)
+    try:
+        with timed(lambda: int(found.done.sum())):
+            for part in job.parts():
+                found.add(part)
+    except KeyboardInterrupt:
+        if not found.done.any():
+            raise
+        warnings.warn(
+            f"Interrupted after {found.done.sum()} of {job.scan.n_patterns} patterns: the rest is "
+            "not in the data of this map.",
+            stacklevel=2,
+        )
+    return job.to_map(found)
+
+
+def predict_orientation_to_file(
+    signal,
+    model: str | Path | OrientationModel,
+    path: str | Path,
+    *,
+    n_best: int = 1,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    overwrite: bool = False,
+    save_every: float = _SAVE_EVERY,
+    **reading,
+):
+    """Predict orientations into a file; an interrupted run goes on where it was.
+
+    What is done is kept in ``<path>.partial``.  A second call with the same signal, model and
+    settings goes on from there; one with others says so and begins anew.
+
+    Parameters
+    ----------
+    signal, model, n_best, batch_size, device, show_progressbar
+        As in :func:`predict_orientation`.
+    path : str or pathlib.Path
+        Where the crystal map goes: ``.h5`` (everything) or ``.ang``.
+    overwrite : bool
+        Replace a map that is there.
+    save_every : float
+        Seconds between two writings of what is done.
+    **reading
+        ``navigation_mask``, ``signal_mask``, ``center`` and ``beam_energy`` of
+        :func:`predict_orientation`.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        What was saved.
+    """
+    path = check_map_path(path, overwrite=overwrite)
+    job = _Job.prepare(signal, model, n_best, batch_size, device, show_progressbar, **reading)
+    job.announce()
+    partial = _Partial(path.with_name(path.name + ".partial"), job.fingerprint())
+    found = partial.load(job.scan.size)
+    before, saved = int(found.done.sum()), time.monotonic()
+    try:
+        with timed(lambda: int(found.done.sum()) - before):
+            for part in job.parts(skip=found.done):
+                found.add(part)
+                if time.monotonic() - saved >= save_every:
+                    partial.save(found)
+                    saved = time.monotonic()
+    except BaseException:
+        if found.done.any():
+            partial.save(found)
+            print(f"  {found.done.sum()} of {job.scan.n_patterns} patterns are kept in {partial.path}")
+        raise
+    xmap = job.to_map(found)
+    save_map(path, xmap, overwrite=overwrite)
+    partial.path.unlink(missing_ok=True)
+    return xmap
+
+
+@dataclass
+class _Job:
+    """One prediction, checked and ready to run."""
+
+    scan: Scan
+    model: OrientationModel
+    n_best: int
+    batch_size: int
+    device: torch.device
+    show_progressbar: bool | None
+
+    @classmethod
+    def prepare(cls, signal, model, n_best, batch_size, device, show_progressbar, **reading):
+        """Check everything before anything is computed."""
+        if isinstance(n_best, bool) or int(n_best) != n_best or n_best < 1:
+            raise ValueError(f"n_best must be a whole number of at least 1, not {n_best!r}.")
+        device = resolve_device(device)
+        batch_size = check_batch_size(batch_size) or default_batch_size(device)
+        model = load_model(model).to(device)
+        scan = Scan.from_signal(signal, **reading)
+        model.check_domain(scan.calibration)
+        return cls(scan, model, int(n_best), batch_size, device, show_progressbar)
+
+    def announce(self) -> None:
+        """Print what will be done."""
+        energy = self.model.domain.get("beam_energy")
+        lines = {
+            "Model": f"{self.model.name} ({self.model.network_name}" + (f", {energy:g} kV)" if energy else ")"),
+            "Phases": ", ".join(phase.name for phase in self.model.phases),
+            "Patterns": self.scan.describe(),
+            "Device": f"{self.device}, batches of {self.batch_size}",
+        }
+        print_summary("Orientation prediction", lines)
+
+    def parts(self, skip: np.ndarray | None = None):
+        """Yield the results in parts."""
+        return stream(
+            self.scan.data,
+            self._predict,
+            device=self.device,
+            batch_size=self.batch_size,
+            navigation_mask=self.scan.navigation_mask,
+            skip=skip,
+            show_progressbar=self.show_progressbar,
+        )
+
+    def _predict(self, patterns, indices):
+        return self.model.predict_batch(
+            patterns,
+            self.scan.calibration,
+            centers=self.scan.batch_centers(patterns, indices),
+            signal_mask=self.scan.signal_mask,
+            n_best=max(2, self.n_best),  # the reliability needs two
+        )
+
+    def to_map(self, found: Collected):
+        """Crystal map of what was found; what is not done is not in its data."""
+        rotations, phase_id, scores, crystal = (
+            found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
+        )
+        threshold = self.model.thresholds.get("crystal", 0.5)
+        return to_crystal_map(
+            self.scan,
+            rotations[:, : self.n_best],
+            phase_id[:, : self.n_best],
+            scores[:, : self.n_best],
+            self.model.phases,
+            indexed=(crystal > 0) & (crystal >= threshold),
+            is_in_data=found.done,
+            prop={"reliability": reliability(scores), "crystal": crystal.astype(float)},
+        )
+
+    def fingerprint(self) -> str:
+        """Hash of everything that the answers depend on: data, model and settings."""
+        scan = self.scan
+        digest = hashlib.sha256(self.model.fingerprint.encode())
+        shape = tuple(int(n) for n in scan.data.shape)
+        settings = [shape, str(scan.data.dtype), repr(scan.calibration), self.n_best]
+        digest.update(json.dumps(settings).encode())
+        for array in (scan.navigation_mask, scan.signal_mask, scan.centers):
+            digest.update(b"none" if array is None else _bytes(array))
+        # Not the whole scan, which may take hours to read: its two ends
+        for end in (0, -1):
+            digest.update(_bytes(scan.data[(end,) * (len(shape) - 2)]))
+        return digest.hexdigest()
+
+
+def _bytes(array) -> bytes:
+    return array.encode() if isinstance(array, str) else np.ascontiguousarray(array).tobytes()
+
+
+class _Partial:
+    """What is done of an unfinished prediction, in a file that is replaced as a whole."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+
+    def load(self, n: int) -> Collected:
+        """Read what an earlier run has done of the same work."""
+        found = Collected(n)
+        if not self.path.exists():
+            return found
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, EOFError) as error:
+            print(f"  {self.path} cannot be read ({error}): beginning anew.")
+            return found
+        if str(arrays.pop("fingerprint", "")) != self.fingerprint:
+            print(f"  {self.path} is of another signal, model or setting: beginning anew.")
+            return found
+        found.done = arrays.pop("done")
+        found.arrays = arrays
+        print(f"  Going on after {found.done.sum()} patterns that {self.path} holds.")
+        return found
+
+    def save(self, found: Collected) -> None:
+        """Write what is done, so that no moment is without a whole file."""
+        new = self.path.with_name(self.path.name + ".new")
+        new.parent.mkdir(parents=True, exist_ok=True)
+        with open(new, "wb") as file:
+            np.savez(file, fingerprint=self.fingerprint, done=found.done, **found.arrays)
+        os.replace(new, self.path)
+
+
+def to_orientation_map(
+    xmap,
+    model: OrientationModel | str | Path | None = None,
+    *,
+    beam_energy: float | None = None,
+    reciprocal_radius: float | None = None,
+    max_excitation_error: float = 0.02,
+):
+    """Turn a crystal map into pyxem's ``OrientationMap``, for its markers and IPF plots.
+
+    It simulates the spots of every orientation, which takes some 15 ms each.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        From :func:`predict_orientation` or `match_templates`, of 1 or 2 dimensions.
+    model : OrientationModel, str or pathlib.Path, optional
+        From which phases, beam energy and radius are taken; by default the phases are the
+        map's.
+    beam_energy : float, optional
+        In kV; needed without a model.
+    reciprocal_radius : float, optional
+        Of the simulated spots, in 1/Angstrom; needed without a model.
+    max_excitation_error : float
+        In 1/Angstrom.
+
+    Returns
+    -------
+    pyxem.signals.OrientationMap
+        Of the whole scan.  Where a position is not indexed, or not in the map's data, the
+        correlation is 0 and the only spot is the direct beam.
+
+    Notes
+    -----
+    Every candidate has a row of its own in the library, with the Euler angles
+    (180°, Phi, phi2), and is turned in the plane by phi1.  pyxem's ``to_crystal_map`` overwrites
+    the row's first angle, and so returns the orientation as it was; its markers turn the row's
+    spots by phi1 + 180°, and so lie where the spots are.  (pyxem 0.21's ``to_crystal_map`` fails
+    for several phases with n_best = 1, and its markers for a single position.)
+    """
+    if model is not None:
+        model = load_model(model)
+        beam_energy = beam_energy or model.domain.get("beam_energy")
+        reciprocal_radius = reciprocal_radius or model.preprocessing.reciprocal_radius
+    if not beam_energy or not reciprocal_radius:
+        raise ValueError("Give a model, or beam_energy (kV) and reciprocal_radius (1/Å).")
+    phases = {i: phase for i, phase in xmap.phases if i >= 0}
+    if model is not None:
+        phases.update(dict(phase_list(model.phases)))
+    if not phases:
+        raise ValueError("Nothing is indexed in this map, and it has no phase: give a model.")
+    whole = xmap.deepcopy()
+    whole.is_in_data = np.ones_like(xmap.is_in_data)
+    whole._shape = None  # orix computes it again
+    phase_id, present = _candidates(whole, xmap.is_in_data, phases)
+    rotations = whole.rotations.reshape(*phase_id.shape)
+    data = np.zeros((*phase_id.shape, 4))
+    data[..., 1] = np.where(present, whole.prop["scores"].reshape(phase_id.shape), 0)
+    data[..., 2] = rotations.to_euler(degrees=True)[..., 0]
+    data[..., 3] = 1
+    simulation, data[..., 0] = _library(
+        rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error
+    )
+    return _orientation_map(data, whole, simulation)
+
+
+def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:
+    """Phase of every candidate (n, n_best), and whether it was really found."""
+    best = whole.phase_id
+    n_best = whole.rotations_per_point
+    phase_id = np.repeat(best[:, None], n_best, axis=1)
+    if "candidate_phase_id" in whole.prop:
+        phase_id = np.asarray(whole.prop["candidate_phase_id"]).reshape(-1, n_best).copy()
+    present = np.repeat(((best >= 0) & in_data)[:, None], n_best, axis=1)
+    phase_id[~np.isin(phase_id, list(phases))] = next(iter(phases))
+    return phase_id, present
+
+
+def _library(rotations, phase_id, present, phases, beam_energy, radius, max_excitation_error):
+    """Simulate the spots of every candidate, and say which row of them is whose."""
+    from diffsims.generators.simulation_generator import SimulationGenerator
+    from diffsims.simulations import Simulation2D
+    from orix.quaternion import Rotation
+
+    generator = SimulationGenerator(beam_energy)
+    euler = rotations.to_euler(degrees=True)
+    euler[..., 0] = 180  # see the notes of to_orientation_map
+    index = np.zeros(phase_id.shape)
+    kept, library, spots, start = [], [], [], 0
+    for i, phase in phases.items():
+        mine = phase_id == i
+        if not mine.any():
+            continue
+        # A first row that is nobody's: pyxem takes a phase's first row for the phase before
+        # (`to_phase_index`), and treats libraries of a single row in another way
+        rows = Rotation.from_euler(np.pad(euler[mine], [(1, 0), (0, 0)], mode="edge"), degrees=True)
+        found = np.pad(present[mine], (1, 0))
+        index[mine] = start + 1 + np.arange(mine.sum())
+        kept.append(phase)
+        library.append(rows)
+        spots.append(_spots(generator, phase, rows, found, radius, max_excitation_error))
+        start += rows.size
+    if len(kept) == 1:
+        kept, spots, library = kept[0], spots[0], library[0]
+    return Simulation2D(kept, spots, library, generator, radius), index
+
+
+def _spots(generator, phase, rows, found, radius, max_excitation_error) -> list:
+    """Spots of each row; the direct beam alone where nothing was found."""
+    from diffsims.crystallography._diffracting_vector import DiffractingVector
+
+    direct = DiffractingVector(phase, xyz=np.zeros((1, 3)), intensity=np.ones(1))
+    spots = [direct] * rows.size
+    if not found.any():
+        return spots
+    # orix' from_min_dspacing, by which diffsims lists reflections, loses some of hexagonal cells
+    # near the radius: ask for more, and cut.  The direct beam is there to drop extinct
+    # reflections: diffsims' threshold is a share of the strongest.
+    wide = generator.calculate_diffraction2d(
+        phase,
+        rows[found],
+        reciprocal_radius=1.6 * radius,
+        max_excitation_error=max_excitation_error,
+    )
+    simulated = wide.coordinates if found.sum() > 1 else [wide.coordinates]
+    for i, vectors in zip(np.flatnonzero(found), simulated, strict=True):
+        length = np.linalg.norm(vectors.data, axis=1)
+        inside = (length <= radius) & (length > 0)
+        if inside.any():
+            intensity = np.asarray(vectors.intensity)[inside]
+            spots[i] = vectors[inside]
+            spots[i].intensity = intensity
+    return spots
+
+
+def _orientation_map(data, whole, simulation):
+    """Put rows (n, n_best, 4) on the scan's axes."""
+    from pyxem.signals import OrientationMap
+
+    shape = whole.shape
+    signal = OrientationMap(data.reshape(*shape, *data.shape[1:]))
+    signal.simulation = simulation
+    signal.column_names = ["index", "correlation", "rotation", "factor"]
+    signal.units = ["a.u.", "a.u.", "deg", "a.u."]
+    steps = (whole.dx, whole.dy)
+    for axis, step, name in zip(signal.axes_manager.navigation_axes, steps, "xy"):
+        axis.name, axis.units, axis.scale = name, whole.scan_unit, step or 1
+    return signal

@@ -1,0 +1,484 @@
+"""Pictures of results: orientation maps with their keys, comparisons, and patterns with simulated spots.
+
+Every function returns a matplotlib figure that belongs to no window, so that it can be shown in a notebook and saved
+in a script alike.  Maps are drawn as the scan was made: x to the right, y downwards, in the scan's unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from pyxem_dl.crystals import reflections
+from pyxem_dl.frames import Calibration, excitation_error, k_to_pixel, pixel_to_k
+from pyxem_dl.metrics import disorientation
+from pyxem_dl.rotations import to_matrix
+
+_DIRECTIONS = {
+    "x": ((1, 0, 0), "x, to the right in the pattern"),
+    "y": ((0, 1, 0), "y, upwards in the pattern"),
+    "z": ((0, 0, 1), "z, along the beam"),
+}
+_NOT_INDEXED = (0.75, 0.75, 0.75, 1.0)
+_SPOT_COLORS = ("#00c8ff", "#ff3d7f", "#ffd000", "#4de04d")
+_SPOT_MARKERS = ("o", "s", "D", "^")
+
+
+def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brightness=None, title: str = ""):
+    """Draw a map of inverse pole figure colours, with the colour key of each phase.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        Of a scan in one or two dimensions; the best orientation of each point is drawn.
+    directions : {"x", "y", "z"} or a sequence of these
+        A map for each: the colour says which crystal direction is parallel to this axis of the lab (z is the beam, x
+        and y are those of the pattern).
+    brightness : str or array, optional
+        A property of the map, as "reliability", or values for its points; between its 2nd and 98th percentile colours
+        go from a third of their brightness to the whole.
+    title : str
+        Above all.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Points that are not indexed, or not in the map's data, are black.
+    """
+    directions = [directions] if isinstance(directions, str) else list(directions)
+    unknown = [d for d in directions if d not in _DIRECTIONS]
+    if unknown or not directions:
+        raise ValueError(f"directions are 'x', 'y' and 'z', not {unknown or directions!r}.")
+    phases = {key: phase for key, phase in xmap.phases if key >= 0}
+    grid = _Grid.of(xmap)
+    width = 4.2 * len(directions) + 2.3
+    figure = _figure(width, 4.2 / grid.aspect + 0.8)
+    columns = figure.add_gridspec(1, len(directions) + 1, width_ratios=[*[4.2] * len(directions), 2.0])
+    for i, direction in enumerate(directions):
+        axes = figure.add_subplot(columns[i])
+        image = np.ones((*grid.shape, 3))
+        image[:] = 0
+        grid.fill(image, _ipf_colors(xmap, phases, direction) * _brightness(xmap, brightness)[:, None])
+        grid.show(axes, image, interpolation="nearest")
+        axes.set_title(f"Crystal direction along {_DIRECTIONS[direction][1]}", fontsize=10)
+    _draw_keys(figure, columns[-1], phases)
+    figure.suptitle(title or "Orientations")
+    return figure
+
+
+def property_map(xmap, name: str = "reliability", *, title: str = "", label: str = "", **imshow):
+    """Draw a property of a map, as its reliability or scores.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        Of a scan in one or two dimensions.
+    name : str
+        A key of ``xmap.prop``; of several values per point the first is drawn.
+    title, label : str
+        Above the map, and beside the colour bar.
+    **imshow
+        Passed to matplotlib's ``imshow``, as ``vmin``, ``vmax`` and ``cmap``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Points that are not indexed are grey.
+    """
+    if name not in xmap.prop:
+        raise ValueError(f"The map has no property {name!r}; it has: {', '.join(xmap.prop)}.")
+    values = np.asarray(xmap.prop[name], dtype=float)
+    values = values.reshape(len(values), -1)[:, 0]
+    values = np.where(xmap.phase_id >= 0, values, np.nan)
+    label = label or {"reliability": "1 − second score / first score"}.get(name, name)
+    return _value_map(_Grid.of(xmap), values, title or name.capitalize(), label, **({"cmap": "viridis"} | imshow))
+
+
+def disorientation_map(a, b, *, modulo_180: bool = True, title: str = "", max_angle: float | None = None):
+    """Draw the disorientation between two maps of one scan.
+
+    Parameters
+    ----------
+    a, b : orix.crystal_map.CrystalMap
+        With the same points, and the same phases by the same ids.
+    modulo_180 : bool
+        Take orientations that differ by 180 degrees about the beam for the same: zero-order spots cannot tell them
+        apart.
+    title : str
+        Above the map.
+    max_angle : float, optional
+        Upper end of the colours in degrees; by default 62.8, the largest there is for a cubic crystal, or what occurs.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Points that one of the maps does not index, or gives to another phase, are grey.
+    """
+    angles = disorientation(a, b, modulo_180=modulo_180)
+    known = angles[np.isfinite(angles)]
+    if max_angle is None:
+        max_angle = max(62.8, known.max(initial=0))
+    title = title or "Disorientation" + (" modulo 180° about the beam" if modulo_180 else "")
+    if known.size:
+        title += f"\nmedian {np.median(known):.1f}°, {np.mean(known < 5):.0%} within 5° (n = {known.size})"
+    return _value_map(_Grid.of(a), angles, title, "degrees", cmap="magma", vmin=0, vmax=max_angle)
+
+
+def virtual_image(signal, *, inner: float = 0.3, outer: float = 1.2, title: str = ""):
+    """Draw the image of a virtual annular detector.
+
+    Parameters
+    ----------
+    signal : pyxem.signals.Diffraction2D
+        A calibrated scan in one or two dimensions, in memory or lazy.
+    inner, outer : float
+        Radii of the detector in 1/Angstrom.  An `inner` of 0 makes it a disk (bright field).
+    title : str
+        Above the image.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With the mean intensity per pixel of the detector.
+    """
+    calibration = Calibration.from_signal(signal)
+    row, column = np.indices(calibration.shape)
+    k = np.hypot(*pixel_to_k(row, column, calibration))
+    detector = (k >= inner) & (k < outer)
+    if not detector.any():
+        raise ValueError(f"No pixel lies between {inner:g} and {outer:g} 1/Å.")
+    axes = signal.axes_manager.navigation_axes
+    shape = signal.axes_manager._navigation_shape_in_array
+    if len(shape) not in (1, 2):
+        raise ValueError(f"A scan of 1 or 2 dimensions is needed, not of {len(shape)}.")
+    values = np.asarray((signal.data * detector).sum(axis=(-2, -1)) / detector.sum()).ravel()
+    steps = [abs(axis.scale) or 1.0 for axis in axes]
+    unit = str(axes[0].units)
+    grid = _Grid.regular(shape, steps, "px" if unit in ("<undefined>", "None", "") else unit)
+    title = title or f"Virtual image, {inner:g} to {outer:g} 1/Å"
+    return _value_map(grid, values, title, "mean intensity per pixel", cmap="gray")
+
+
+def patterns_with_spots(
+    signal,
+    maps,
+    positions=None,
+    *,
+    reciprocal_radius: float | None = None,
+    max_excitation_error: float = 0.03,
+    gamma: float = 0.4,
+    title: str = "",
+):
+    """Draw patterns with the spots that the maps' orientations put on them.
+
+    Parameters
+    ----------
+    signal : pyxem.signals.Diffraction2D
+        A calibrated scan with the beam energy in its metadata, in memory or lazy.
+    maps : CrystalMap, or dict of str to CrystalMap
+        Of the whole scan; for several, a colour and a name in the legend for each.
+    positions : sequence of int, optional
+        Flat indices of the patterns in data order; by default six of :func:`spread_positions` of the first map.
+    reciprocal_radius : float, optional
+        How far out patterns and spots are drawn, in 1/Angstrom; by default the detector's nearest edge.
+    max_excitation_error : float
+        Largest distance of drawn reflections from the Ewald sphere, in 1/Angstrom.
+    gamma : float
+        Exponent of the drawn intensity.
+    title : str
+        Above all.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Markers grow with the kinematical intensity.
+    """
+    maps = dict(maps) if isinstance(maps, Mapping) else {"": maps}
+    if positions is None:
+        positions = spread_positions(next(iter(maps.values())))
+    if not len(positions):
+        raise ValueError("There is no position to draw: the map has no indexed points.")
+    calibration = Calibration.from_signal(signal)
+    radius = min(reciprocal_radius or math.inf, calibration.reciprocal_radius)
+    columns = min(3, len(positions))
+    rows = math.ceil(len(positions) / columns)
+    figure = _figure(3.7 * columns, 3.7 * rows + 1.0)
+    shape = signal.axes_manager._navigation_shape_in_array
+    tables = {}
+    for i, index in enumerate(positions):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        where = np.unravel_index(index, shape) if shape else ()
+        _show_pattern(axes, np.asarray(signal.data[where]), calibration, radius, gamma)
+        for m, (name, xmap) in enumerate(maps.items()):
+            spots = _spots_at(xmap, index, calibration, radius, max_excitation_error, tables)
+            _draw_spots(axes, spots, name, m)
+        axes.set_title("(x, y) = ({})".format(", ".join(str(w) for w in where[::-1])) if shape else "", fontsize=9)
+        if i >= len(positions) - columns:
+            axes.set_xlabel("$k_x$ (1/Å)")
+        if i % columns == 0:
+            axes.set_ylabel("$k_y$ (1/Å)")
+    _legend(figure, maps)
+    figure.suptitle(title or "Patterns and re-simulated spots")
+    return figure
+
+
+def spread_positions(xmap, n: int = 6) -> np.ndarray:
+    """Choose indexed points that are reliable, and differ in orientation and place.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        A map; its property "reliability" is used where there is one.
+    n : int
+        How many, at most.
+
+    Returns
+    -------
+    array of int, shape (m,)
+        Flat indices into the whole scan, in rising order.
+    """
+    indexed = np.flatnonzero(xmap.phase_id >= 0)
+    if not indexed.size:
+        return indexed
+    trust = np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)), dtype=float)[indexed]
+    indexed = indexed[trust >= np.median(trust)]
+    grid = _Grid.of(xmap)
+    place = np.stack([grid.row, grid.column], axis=1)[indexed] / max(grid.shape)
+    quaternions = _best_quaternions(xmap)[indexed]
+    phase = next(phase for key, phase in xmap.phases if key == xmap.phase_id[indexed[0]])
+    chosen = [int(np.argmax(np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)))[indexed]))]
+    distance = np.full(len(indexed), np.inf)
+    while len(chosen) < min(n, len(indexed)):
+        last = chosen[-1]
+        angle = disorientation(quaternions, quaternions[last], phase, modulo_180=True)
+        # 10 degrees count as much as a quarter of the scan
+        away = np.minimum(angle / 40, 0.5) + np.linalg.norm(place - place[last], axis=1)
+        distance = np.minimum(distance, away)
+        chosen.append(int(np.argmax(distance)))
+    return np.sort(xmap.id[indexed[np.unique(chosen)]])
+
+
+def _figure(width: float, height: float):
+    """Figure in no window, of a size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+class _Grid:
+    """Where the points of a scan are drawn."""
+
+    def __init__(self, shape, row, column, steps, unit: str) -> None:
+        self.shape, self.row, self.column = shape, row, column
+        self.steps, self.unit = steps, unit
+
+    @classmethod
+    def regular(cls, shape, steps, unit) -> _Grid:
+        """Grid of all points of a scan; `shape` in data order, `steps` (x, y)."""
+        shape = (1, *shape) if len(shape) == 1 else tuple(shape)
+        row, column = np.indices(shape).reshape(2, -1)
+        return cls(shape, row, column, (*steps, steps[0])[:2], unit)
+
+    @classmethod
+    def of(cls, xmap) -> _Grid:
+        """Grid of the points in a map's data, in the frame of the whole scan."""
+        whole_x, whole_y = (_all_coordinates(xmap, name) for name in "xy")
+        step_x, row_size = _steps(whole_x)
+        step_y, column_size = _steps(whole_y)
+        column = np.round((whole_x - whole_x.min()) / step_x).astype(int)[xmap.is_in_data]
+        row = np.round((whole_y - whole_y.min()) / step_y).astype(int)[xmap.is_in_data]
+        unit = {"um": "µm"}.get(xmap.scan_unit, xmap.scan_unit)
+        return cls((column_size, row_size), row, column, (step_x, step_y), unit)
+
+    @property
+    def aspect(self) -> float:
+        """Width by height of the drawn scan, within reason."""
+        (rows, columns), (dx, dy) = self.shape, self.steps
+        return min(3.0, max(0.5, columns * dx / (rows * dy)))
+
+    def fill(self, image, values) -> None:
+        """Put values of the points into an image of the grid's shape."""
+        image[self.row, self.column] = values
+
+    def show(self, axes, image, **imshow):
+        """Draw an image in the scan's unit, with a scale bar."""
+        (rows, columns), (dx, dy) = self.shape, self.steps
+        extent = (-dx / 2, (columns - 0.5) * dx, (rows - 0.5) * dy, -dy / 2)
+        drawn = axes.imshow(image, extent=extent, **imshow)
+        axes.set_xlabel(f"x ({self.unit})")
+        axes.set_ylabel(f"y ({self.unit})")
+        self._scale_bar(axes)
+        return drawn
+
+    def _scale_bar(self, axes) -> None:
+        from matplotlib.offsetbox import AnchoredText
+        from matplotlib.patches import Rectangle
+
+        (rows, columns), (dx, dy) = self.shape, self.steps
+        width, height = columns * dx, rows * dy
+        if rows < 4:
+            return
+        raw = width / 4
+        power = 10 ** math.floor(math.log10(raw))
+        length = max(m * power for m in (1, 2, 5) if m * power <= raw)
+        left, bottom = -dx / 2 + 0.05 * width, -dy / 2 + 0.95 * height
+        axes.add_patch(
+            Rectangle((left, bottom - 0.018 * height), length, 0.018 * height, facecolor="white", edgecolor="black")
+        )
+        text = AnchoredText(
+            f"{length:g} {self.unit}", loc="lower left", frameon=False, pad=0, borderpad=0,
+            bbox_to_anchor=(left, bottom - 0.03 * height), bbox_transform=axes.transData,
+            prop={"color": "white", "fontsize": 9, "path_effects": _outline()},
+        )  # fmt: skip
+        axes.add_artist(text)
+
+
+def _outline():
+    """Black rim that keeps white text legible on any colour."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2, foreground="black")]
+
+
+def _all_coordinates(xmap, name: str) -> np.ndarray:
+    """Coordinates of all points of a scan, those outside of the data too."""
+    values = getattr(xmap, f"_{name}")
+    return np.zeros(xmap.is_in_data.size) if values is None or not len(values) else np.asarray(values, dtype=float)
+
+
+def _steps(values) -> tuple[float, int]:
+    """Step and number of the positions along an axis."""
+    unique = np.unique(np.round(values, 6))
+    if len(unique) == 1:
+        return 1.0, 1
+    step = float(np.diff(unique).min())
+    return step, round((unique[-1] - unique[0]) / step) + 1
+
+
+def _value_map(grid: _Grid, values, title: str, label: str, **imshow):
+    """Draw numbers with a colour bar; grey where there is none."""
+    import matplotlib
+
+    image = np.full(grid.shape, np.nan)
+    grid.fill(image, values)
+    figure = _figure(5.2, 4.2 / grid.aspect + 0.8)
+    axes = figure.add_subplot()
+    cmap = matplotlib.colormaps[imshow.pop("cmap")].copy()
+    cmap.set_bad(_NOT_INDEXED)
+    drawn = grid.show(axes, image, cmap=cmap, interpolation="nearest", **imshow)
+    figure.colorbar(drawn, ax=axes, label=label, shrink=0.85)
+    axes.set_title(title, fontsize=11)
+    return figure
+
+
+def _best_quaternions(xmap) -> np.ndarray:
+    """Quaternions (n, 4) of the best orientations of the points in a map's data."""
+    data = xmap.rotations.data
+    return data[:, 0] if data.ndim == 3 else data
+
+
+def _ipf_colors(xmap, phases, direction: str) -> np.ndarray:
+    """Colours (n, 3) of the points in a map's data; black where not indexed."""
+    from orix.plot import IPFColorKeyTSL
+    from orix.quaternion import Orientation
+    from orix.vector import Vector3d
+
+    colors = np.zeros((xmap.size, 3))
+    quaternions = _best_quaternions(xmap)
+    for key, phase in phases.items():
+        here = xmap.phase_id == key
+        if here.any():
+            laue = phase.point_group.laue
+            ipf = IPFColorKeyTSL(laue, direction=Vector3d(_DIRECTIONS[direction][0]))
+            colors[here] = ipf.orientation2color(Orientation(quaternions[here], symmetry=laue))
+    return colors
+
+
+def _brightness(xmap, brightness) -> np.ndarray:
+    """Factors (n,) between a third and 1."""
+    if brightness is None:
+        return np.ones(xmap.size)
+    values = xmap.prop[brightness] if isinstance(brightness, str) else brightness
+    values = np.asarray(values, dtype=float).reshape(xmap.size, -1)[:, 0]
+    indexed = values[xmap.phase_id >= 0]
+    low, high = np.nanpercentile(indexed if indexed.size else values, (2, 98))
+    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.ones(xmap.size)
+    return 1 / 3 + 2 / 3 * np.nan_to_num(share)
+
+
+def _draw_keys(figure, place, phases) -> None:
+    """Draw the colour keys below each other, one for each Laue group."""
+    keys = {}
+    for phase in phases.values():
+        keys.setdefault(phase.point_group.laue.name, (phase.point_group.laue, []))[1].append(phase.name)
+    from orix import plot as _registers_the_projection  # noqa: F401
+
+    column = place.subgridspec(max(1, len(keys)), 1)
+    for i, (name, (laue, names)) in enumerate(keys.items()):
+        axes = figure.add_subplot(column[i], projection="ipf", symmetry=laue)
+        axes.plot_ipf_color_key(show_title=False)
+        axes.set_title(f"{', '.join(names)}\n({name})", fontsize=9, pad=14)
+
+
+def _show_pattern(axes, pattern, calibration: Calibration, radius: float, gamma: float) -> None:
+    """Draw a pattern over (kx, ky) in 1/Angstrom."""
+    rows, columns = calibration.shape
+    left, top = pixel_to_k(-0.5, -0.5, calibration)
+    right, bottom = pixel_to_k(rows - 0.5, columns - 0.5, calibration)
+    shown = np.clip(pattern.astype(float), 0, None) ** gamma
+    finite = shown[np.isfinite(shown)]
+    top_value = np.percentile(finite, 99.8) if finite.size else 1
+    axes.imshow(shown, extent=(left, right, bottom, top), cmap="gray_r", vmin=0, vmax=top_value or 1)
+    low_x, low_y = pixel_to_k(*k_to_pixel(-radius, -radius, calibration), calibration)
+    axes.set_xlim(low_x, radius)
+    axes.set_ylim(low_y, radius)
+
+
+def _spots_at(xmap, index, calibration: Calibration, radius, max_excitation_error, tables):
+    """Spots kx, ky and relative intensity of the orientation at a point of the scan; None where not indexed."""
+    (point,) = np.nonzero(xmap.id == index)
+    if not point.size or xmap.phase_id[point[0]] < 0:
+        return None
+    key = int(xmap.phase_id[point[0]])
+    phase = dict(iter(xmap.phases))[key]
+    # maps of one scan share their phases
+    label = (phase.name, phase.space_group and phase.space_group.number, phase.structure.lattice.abcABG())
+    if label not in tables:
+        tables[label] = reflections(phase, radius)
+    crystal = tables[label]
+    matrix = to_matrix(torch.as_tensor(_best_quaternions(xmap)[point[0]], dtype=torch.float64))
+    kx, ky, kz = (crystal.g.double() @ matrix).numpy().T
+    error = excitation_error(kx, ky, kz, calibration.wavelength)
+    near = np.abs(error) < max_excitation_error
+    intensity = crystal.structure_factor.numpy()[near] ** 2
+    intensity = intensity * (1 - (error[near] / max_excitation_error) ** 2)
+    return kx[near], ky[near], intensity / intensity.max(initial=1e-12)
+
+
+def _draw_spots(axes, spots, name: str, number: int) -> None:
+    """Mark spots with the colour and the marker of a map."""
+    color, marker = _SPOT_COLORS[number % 4], _SPOT_MARKERS[number % 4]
+    if spots is None:
+        text = f"{name or 'orientation'}: not indexed"
+        axes.text(0.03, 0.97 - 0.07 * number, text, color=color, fontsize=8, va="top", transform=axes.transAxes,
+                  path_effects=_outline())  # fmt: skip
+        return
+    kx, ky, intensity = spots
+    size = (25 if number == 0 else 60) + 90 * intensity**0.5
+    axes.scatter(kx, ky, s=size, marker=marker, facecolors="none", edgecolors=color, linewidths=1.1)
+
+
+def _legend(figure, maps) -> None:
+    """Name the maps below the patterns, if they have names."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=_SPOT_MARKERS[i % 4], markerfacecolor="none",
+               markeredgecolor=_SPOT_COLORS[i % 4], markersize=9, label=name)
+        for i, name in enumerate(maps) if name
+    ]  # fmt: skip
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

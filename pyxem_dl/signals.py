@@ -1,0 +1,186 @@
+"""What pyxem's signals gain: thin methods, each of which is a function of its own, too.
+
+`pyxem_dl._autoload` sets the functions of `METHODS` on pyxem's classes. To add a method, write a function here that
+delegates to the module where the work is done, and add its line to the table. This module imports neither torch nor
+pyxem: a method imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from orix.crystal_map import CrystalMap, Phase, PhaseList
+    from pyxem.signals import BeamShift, Diffraction2D
+
+    from pyxem_dl.models import OrientationModel
+
+
+def predict_orientation(
+    self: Diffraction2D,
+    model: str | Path | OrientationModel,
+    *,
+    n_best: int = 1,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    beam_energy: float | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+) -> CrystalMap:
+    """Predict the crystal orientation at every position of the scan with a trained network.
+
+    Parameters
+    ----------
+    model : str, pathlib.Path or OrientationModel
+        Name of a bundled model (`pyxem_dl.list_models` gives them), a model folder, or a loaded model.
+    n_best : int, optional
+        Number of separated orientations to keep per position, the best first. Default is 1.
+    navigation_mask : numpy.ndarray of bool, optional
+        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+    signal_mask : numpy.ndarray of bool, optional
+        Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
+    center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
+        Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+    beam_energy : float, optional
+        Beam energy in kV. Default is the one in the signal's metadata.
+    batch_size : int, optional
+        Number of patterns that are on the device at once. Default is chosen for the device.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
+        ``reliability`` and ``crystal`` (probability that there is one); ``phase_id`` is −1 where nothing was indexed.
+
+    See Also
+    --------
+    pyxem_dl.orientation.predict_orientation : The same as a function, with all details and errors.
+    match_templates : The baseline to check against.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> s = hs.load("scan.zspy", lazy=True)  # doctest: +SKIP
+    >>> xmap = s.predict_orientation("mgo-300kv", n_best=3)  # doctest: +SKIP
+    """
+    from pyxem_dl import orientation
+
+    return orientation.predict_orientation(
+        self,
+        model,
+        n_best=n_best,
+        navigation_mask=navigation_mask,
+        signal_mask=signal_mask,
+        center=center,
+        beam_energy=beam_energy,
+        batch_size=batch_size,
+        device=device,
+        show_progressbar=show_progressbar,
+    )
+
+
+def match_templates(
+    self: Diffraction2D,
+    phases: str | Path | Phase | PhaseList | Sequence[str | Path | Phase],
+    *,
+    n_best: int = 1,
+    engine: str = "torch",
+    resolution: float = 1.0,
+    reciprocal_radius: float | None = None,
+    max_excitation_error: float = 0.08,
+    beam_energy: float | None = None,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+) -> CrystalMap:
+    """Find the crystal orientation at every position of the scan by matching simulated templates.
+
+    This is the baseline to check `predict_orientation` against; it returns the same type.
+
+    Parameters
+    ----------
+    phases : str, pathlib.Path, orix.crystal_map.Phase, orix.crystal_map.PhaseList, or a sequence of these
+        The crystals, or the CIF files that describe them.
+    n_best : int, optional
+        Number of separated orientations to keep per position, the best first. Default is 1.
+    engine : {"torch", "pyxem"}, optional
+        ``"torch"`` (default) is pyxem_dl's own, batched on the device; ``"pyxem"`` is pyxem's template matching.
+    resolution : float, optional
+        Step between the zone axes of the templates in degrees. Default is 1.0.
+    reciprocal_radius : float, optional
+        Largest |k| of the templates in Å⁻¹. Default is what the detector covers.
+    max_excitation_error : float, optional
+        Largest distance of a reflection from the Ewald sphere in Å⁻¹. Default is 0.08.
+    beam_energy : float, optional
+        Beam energy in kV. Default is the one in the signal's metadata.
+    navigation_mask : numpy.ndarray of bool, optional
+        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+    signal_mask : numpy.ndarray of bool, optional
+        Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
+    center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
+        Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+    batch_size : int, optional
+        Number of patterns that are on the device at once. Default is chosen for the device.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
+        ``reliability`` and ``simulation_indices``; ``phase_id`` is −1 where nothing was indexed.
+
+    See Also
+    --------
+    pyxem_dl.template_matching.match_templates : The same as a function, with all details and errors.
+    predict_orientation : The same by a trained network.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+    """
+    from pyxem_dl import template_matching
+
+    return template_matching.match_templates(
+        self,
+        phases,
+        n_best=n_best,
+        engine=engine,
+        resolution=resolution,
+        reciprocal_radius=reciprocal_radius,
+        max_excitation_error=max_excitation_error,
+        beam_energy=beam_energy,
+        navigation_mask=navigation_mask,
+        signal_mask=signal_mask,
+        center=center,
+        batch_size=batch_size,
+        device=device,
+        show_progressbar=show_progressbar,
+    )
+
+
+#: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it
+METHODS = (
+    ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
+)

@@ -1,0 +1,129 @@
+"""Drawing on a detector: disks and spots, halo, rings, and the detector's faults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
+
+
+def draw_spots(
+    kx: torch.Tensor,
+    ky: torch.Tensor,
+    electrons: torch.Tensor,
+    calibration: Calibration,
+    *,
+    disk_radius: float,
+    blur: float,
+    rocking_curve: Callable | None = None,
+) -> torch.Tensor:
+    """Draw disks (or, with a small radius, spots) with sub-pixel positions.
+
+    Parameters
+    ----------
+    kx, ky : tensor, shape (n, m)
+        Centres in 1/Angstrom.
+    electrons : tensor, shape (n, m)
+        Expected electrons of each disk; without a rocking curve exactly their sum.
+    calibration : Calibration
+        Of the detector.
+    disk_radius : float
+        In 1/Angstrom.
+    blur : float
+        Width (standard deviation) of the edge in pixels; a disk smaller than this is a
+        Gaussian spot.
+    rocking_curve : callable, optional
+        Takes the position (qx, qy) in the disk, shape (n, m, p, p), in 1/Angstrom, and
+        returns the intensity there relative to the centre of the disk.
+
+    Returns
+    -------
+    tensor, shape (n, rows, columns)
+        Expected electrons per pixel.
+    """
+    n, _ = kx.shape
+    rows, columns = calibration.shape
+    radius = disk_radius / calibration.scale[1]
+    half = math.ceil(radius + 2.5 * blur)
+    row, column = k_to_pixel(kx, ky, calibration)
+    margin = 2 * half + 1
+    inside = (row > -half) & (row < rows + half) & (column > -half) & (column < columns + half)
+    row = row.clamp(-half, rows + half - 1)
+    column = column.clamp(-half, columns + half - 1)
+    r0, c0 = row.round().long(), column.round().long()
+    step = torch.arange(-half, half + 1, device=kx.device)
+    y = (r0 - row)[..., None] + step
+    x = (c0 - column)[..., None] + step
+    distance = torch.hypot(y[..., :, None], x[..., None, :])
+    patch = torch.special.erfc((distance - radius) * (1 / (blur * math.sqrt(2))))
+    patch = patch / patch.sum((-1, -2), keepdim=True)
+    if rocking_curve is not None:
+        qx, qy = pixel_to_k(y[..., :, None], x[..., None, :], calibration, center=(0, 0))
+        patch = patch * rocking_curve(qx, qy)
+    patch = patch * (electrons * inside)[..., None, None]
+    width = columns + 2 * margin
+    canvas = patch.new_zeros(n, (rows + 2 * margin) * width)
+    index = (r0[..., None] + step + margin)[..., :, None] * width
+    index = index + (c0[..., None] + step + margin)[..., None, :]
+    canvas.scatter_add_(1, index.reshape(n, -1), patch.reshape(n, -1))
+    canvas = canvas.reshape(n, rows + 2 * margin, width)
+    return canvas[:, margin : margin + rows, margin : margin + columns]
+
+
+class Background(NamedTuple):
+    """A radial background per pattern, around a centre of its own.
+
+    ``profile (n, m)`` holds values at m equally spaced radii from 0 to ``radius`` (1/Angstrom);
+    ``center (n, 2)`` is its centre's (kx, ky) in 1/Angstrom.
+    """
+
+    profile: torch.Tensor
+    radius: float
+    center: torch.Tensor
+
+
+def expected_background(background: Background, calibration: Calibration) -> torch.Tensor:
+    """Evaluate backgrounds on a detector: (n, rows, columns), summing to 1 in each pattern."""
+    rows, columns = calibration.shape
+    device = background.profile.device
+    r = torch.arange(rows, device=device, dtype=torch.float32)
+    c = torch.arange(columns, device=device, dtype=torch.float32)
+    kx, ky = pixel_to_k(r, c, calibration)
+    k = torch.hypot(
+        kx[None, None, :] - background.center[:, 0, None, None],
+        ky[None, :, None] - background.center[:, 1, None, None],
+    )
+    m = background.profile.shape[1]
+    index = (k * ((m - 1) / background.radius)).clamp_max(m - 1).long().reshape(len(k), -1)
+    values = background.profile.gather(1, index).reshape(k.shape)
+    return values / values.sum((1, 2), keepdim=True).clamp_min(1e-30)
+
+
+def beam_stop(
+    calibration: Calibration, radius: float, width: float, angle: float, device="cpu"
+) -> torch.Tensor:
+    """Shape of a beam stop (rows, columns), True where it covers the detector.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Of the detector.
+    radius, width : float
+        Of the disk and of the arm that holds it, in 1/Angstrom.
+    angle : float
+        Direction of the arm in radians.
+    device : str or torch.device
+        Where to make it.
+    """
+    rows, columns = calibration.shape
+    r = torch.arange(rows, device=device, dtype=torch.float32)
+    c = torch.arange(columns, device=device, dtype=torch.float32)
+    kx, ky = pixel_to_k(r, c, calibration)
+    kx, ky = kx[None], ky[:, None]
+    along = kx * math.cos(angle) + ky * math.sin(angle)
+    across = kx * math.sin(angle) - ky * math.cos(angle)
+    return (torch.hypot(kx, ky) < radius) | ((along > 0) & (across.abs() < width / 2))

@@ -1,0 +1,46 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports pyplot
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    """The machines that run the tests have two cores; more threads than cores are slower."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Each test draws the same numbers, whichever tests run before it."""
+    np.random.seed(0)  # noqa: NPY002 (for code of others, which draws from the global generator)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def rng():
+    """A fresh NumPy generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder with the development and benchmark data, which is no part of the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the development data in ../shared/data, which is not here")
+    return SHARED_DATA

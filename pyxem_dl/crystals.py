@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.frames import electron_wavelength, excitation_error, interaction_parameter
-from pyxem_dl.rotations import to_matrix
+from pyxem_dl.rotations import matmul, to_matrix
 
 # Below this share of the strongest |F|^2 a reflection is extinct for our purposes.
 _EXTINCT = 1e-6
@@ -291,7 +291,7 @@ def find_spots(
     """
     g = table.g[phase_id]
     # g_lab = R^-1 g: row vectors from the left of R's matrix
-    lab = g @ to_matrix(rotations)
+    lab = matmul(g, to_matrix(rotations))
     error = excitation_error(*lab.unbind(-1), electron_wavelength(beam_energy))
     f = table.structure_factor[phase_id] * (error.abs() < max_excitation_error)
     promise = f**2 / (1 + (error / _SELECTION_WIDTH) ** 2)

@@ -176,6 +176,7 @@ def _plain_unit(units) -> str:
         if not text.lower().startswith("angle"):
             text = text.replace(angstrom, "A")
     text = text.replace("µ", "u").replace("μ", "u").replace("⁻¹", "^-1").replace("**", "^")
+    text = text.removeprefix("k_")  # pyFAI's and pyxem's "k_nm^-1"
     if text.startswith("1/"):
         text = text[2:] + "^-1"
     return re.sub(r"_?(\^|-|\^-)1$", "^-1", text)

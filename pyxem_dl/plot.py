@@ -55,12 +55,11 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
     phases = {key: phase for key, phase in xmap.phases if key >= 0}
     grid = _Grid.of(xmap)
     width = 4.2 * len(directions) + 2.3
-    figure = _figure(width, 4.2 / grid.aspect + 0.8)
+    figure = _figure(width, 3.8 / grid.aspect + 1.0)
     columns = figure.add_gridspec(1, len(directions) + 1, width_ratios=[*[4.2] * len(directions), 2.0])
     for i, direction in enumerate(directions):
         axes = figure.add_subplot(columns[i])
-        image = np.ones((*grid.shape, 3))
-        image[:] = 0
+        image = np.zeros((*grid.shape, 3))
         grid.fill(image, _ipf_colors(xmap, phases, direction) * _brightness(xmap, brightness)[:, None])
         grid.show(axes, image, interpolation="nearest")
         axes.set_title(f"Crystal direction along {_DIRECTIONS[direction][1]}", fontsize=10)
@@ -364,7 +363,7 @@ def _value_map(grid: _Grid, values, title: str, label: str, **imshow):
 
     image = np.full(grid.shape, np.nan)
     grid.fill(image, values)
-    figure = _figure(5.2, 4.2 / grid.aspect + 0.8)
+    figure = _figure(5.2, 3.8 / grid.aspect + 0.7)
     axes = figure.add_subplot()
     cmap = matplotlib.colormaps[imshow.pop("cmap")].copy()
     cmap.set_bad(_NOT_INDEXED)
@@ -420,7 +419,9 @@ def _draw_keys(figure, place, phases) -> None:
     for i, (name, (laue, names)) in enumerate(keys.items()):
         axes = figure.add_subplot(column[i], projection="ipf", symmetry=laue)
         axes.plot_ipf_color_key(show_title=False)
-        axes.set_title(f"{', '.join(names)}\n({name})", fontsize=9, pad=14)
+        for text in axes.texts:
+            text.set_fontsize(9)
+        axes.set_title(f"{', '.join(names)} ({name})", fontsize=10, pad=20)
 
 
 def _show_pattern(axes, pattern, calibration: Calibration, radius: float, gamma: float) -> None:

@@ -30,6 +30,12 @@ def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     )
 
 
+def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Product in float32 also under autocast: bfloat16 rounds away angles below 5 degrees."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float()
+
+
 def conjugate(q: torch.Tensor) -> torch.Tensor:
     """Inverse of unit quaternions (..., 4)."""
     return q * q.new_tensor([1, -1, -1, -1])

@@ -6,6 +6,8 @@ time that has passed, and an interrupted training goes on where it was.
 
 from __future__ import annotations
 
+import csv
+import logging
 import math
 import platform
 import shutil
@@ -24,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from pyxem_dl import rotations as rot
 from pyxem_dl.crystals import load_phases, phase_to_dict
 from pyxem_dl.models import OrientationModel
-from pyxem_dl.networks import build_network
+from pyxem_dl.networks import N_PROPOSED, build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
@@ -44,8 +46,11 @@ class TrainingConfiguration:
         How far out the model looks, in 1/Angstrom.
     max_minutes : float
         Time limit, validation included.
+    verification_share : float
+        Share of the time in which the network learns to verify its own proposals; before, it
+        learns to propose.  0 leaves verification out.
     max_steps : int, optional
-        Limit on the number of batches; the earlier limit ends the training.
+        Limit on the number of batches, shared out like the time; the earlier limit counts.
     batch_size : int
         Patterns in a batch; a multiple of ``simulation.setup_size``.
     learning_rate : float
@@ -67,6 +72,7 @@ class TrainingConfiguration:
     beam_energy: float
     reciprocal_radius: float
     max_minutes: float = 20.0
+    verification_share: float = 0.25
     max_steps: int | None = None
     batch_size: int = 64
     learning_rate: float = 1.2e-3
@@ -89,6 +95,15 @@ class TrainingConfiguration:
                 f"batch_size ({self.batch_size}) must be a multiple of the simulation's setup_size "
                 f"({self.simulation.setup_size})."
             )
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Minutes and steps (infinite without a limit) of each stage of the training."""
+        shares = {"propose": 1 - self.verification_share, "verify": self.verification_share}
+        steps = self.max_steps or math.inf
+        return {
+            stage: (share * self.max_minutes, math.ceil(share * steps) if self.max_steps else steps)
+            for stage, share in shares.items() if share > 0
+        }
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate relative to its peak, after a share `progress` of the training."""
@@ -138,74 +153,100 @@ class OrientationTraining(lightning.LightningModule):
 
     Parameters
     ----------
-    network : torch.nn.Module
-        With ``loss`` and ``predict``.
+    network : PolarNetwork
+        With a comparison where it learns to verify.
     configuration : TrainingConfiguration
         Of the training.
+    stage : {"propose", "verify"}
+        What is learnt.
+    batches : SimulatedBatches
+        To train on.
     validation : tuple of tensor
-        A batch of :class:`SimulatedBatches` that is not trained on.
+        A batch that is not trained on.
     """
 
-    def __init__(self, network, configuration: TrainingConfiguration, validation) -> None:
+    def __init__(self, network, configuration, stage, batches, validation) -> None:
         super().__init__()
-        self.network, self.configuration = network, configuration
-        self._validation = validation
+        self.network, self.configuration, self.stage = network, configuration, stage
+        self.batches, self._validation = batches, validation
+        self.minutes, self.steps = configuration.stages()[stage]
         self.elapsed = 0.0
         self.patterns_seen = 0
         self.results: dict[str, float] = {}
-        self._tick = self._validated = None
+        self._tick = self._validated = 0.0
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, by the clock or by steps."""
-        share = self.elapsed / (60 * self.configuration.max_minutes)
-        if self.configuration.max_steps:
-            share = max(share, self.global_step / self.configuration.max_steps)
-        return share
+        """Share of the stage that is done, by the clock or by steps."""
+        return max(self.elapsed / (60 * self.minutes), self.global_step / self.steps)
 
     def configure_optimizers(self):
         c = self.configuration
+        learner = self.network if self.stage == "propose" else self.network.comparison
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), c.learning_rate, weight_decay=c.weight_decay
+            learner.parameters(), c.learning_rate, weight_decay=c.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: c.rate(self.progress, step)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    def train_dataloader(self) -> DataLoader:
+        # batches come whole and on their device
+        return DataLoader(self.batches, batch_size=None, num_workers=0)
+
     def on_train_start(self) -> None:
         self._tick = time.monotonic()
         self._validated = self.elapsed
 
     def training_step(self, batch, _):
-        loss, parts = self.network.loss(*batch)
+        loss = self._proposal_loss(batch) if self.stage == "propose" else self._verify_loss(batch)
         self.patterns_seen += len(batch[0])
         self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def _proposal_loss(self, batch):
+        loss, parts = self.network.loss(*batch)
         self.log_dict({f"loss_{name}": value for name, value in parts.items()})
         return loss
+
+    def _verify_loss(self, batch):
+        polar, rotations, phase_id = batch
+        with torch.no_grad():
+            proposed = self.network.propose(polar, N_PROPOSED)
+        return self.network.comparison.loss(
+            polar, proposed, rotations, phase_id, self.network.operations
+        )
 
     def on_train_batch_end(self, *_) -> None:
         now = time.monotonic()
         self.elapsed += now - self._tick
         self._tick = now
-        minutes = self.configuration.validation_minutes
-        if self.elapsed - self._validated > 60 * minutes or self.progress >= 1:
+        since = (self.elapsed - self._validated) / 60
+        if since > self.configuration.validation_minutes or self.progress >= 1:
             self._validated = self.elapsed
             self.results = validate(self.network, *self._validation)
-            numbers = self.results | {
-                "minutes": self.elapsed / 60, "patterns": float(self.patterns_seen),
-            }
-            self.log_dict(numbers)
+            self.log_dict(
+                self.results
+                | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
+            )
             self.log("right_5deg", self.results["within_5_modulo_180"], prog_bar=True)
         if self.progress >= 1:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint) -> None:
-        checkpoint["clock"] = {"elapsed": self.elapsed, "patterns": self.patterns_seen}
+        checkpoint["clock"] = {
+            "elapsed": self.elapsed, "patterns": self.patterns_seen, "results": self.results,
+        }
 
     def on_load_checkpoint(self, checkpoint) -> None:
-        self.elapsed = checkpoint["clock"]["elapsed"]
-        self.patterns_seen = checkpoint["clock"]["patterns"]
+        clock = checkpoint["clock"]
+        self.elapsed, self.patterns_seen = clock["elapsed"], clock["patterns"]
+        self.results = clock["results"]
+        # patterns that were not seen before the interruption
+        self.batches.simulator.generator.manual_seed(
+            self.configuration.seed + self.patterns_seen + 1
+        )
 
 
 def validate(network, polar, rotations, phase_id) -> dict[str, float]:
@@ -297,51 +338,43 @@ def train(
     phases = load_phases(phases)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    trainer, module = _prepare(phases, configuration, output, device, show_progressbar)
-    checkpoint = output / _CHECKPOINT / "last.ckpt"
-    go_on = checkpoint if resume and checkpoint.is_file() else None
-    print(
-        f"Training {name or output.name}: {', '.join(p.name for p in phases)}; "
-        f"{beam_energy:g} kV, to {reciprocal_radius:g} 1/Å; {max_minutes:g} minutes on "
-        f"{trainer.strategy.root_device}, precision {trainer.precision}"
-        + (f"; going on from {checkpoint}" if go_on else "")
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        # our own checkpoint, which holds no more than Lightning's and the clock
-        trainer.fit(module, SimulatedLoader(module), ckpt_path=go_on, weights_only=False)
-    if module.progress < 1:
-        raise KeyboardInterrupt(f"Interrupted; call again with resume=True to go on in {output}.")
-    return _finish(module, phases, configuration, output, trainer, name, description)
-
-
-def SimulatedLoader(module: OrientationTraining) -> DataLoader:  # noqa: N802 (reads as a class)
-    """Loader of the module's endless batches, which come whole and on their device."""
-    return DataLoader(module.batches, batch_size=None, num_workers=0)
-
-
-def _prepare(phases, configuration, output, device, show_progressbar):
-    """Trainer and module for a training."""
-    from hyperspy.api import preferences
-
-    if show_progressbar is None:
-        show_progressbar = preferences.General.show_progressbar
+    name = name or output.name
+    work = output / _CHECKPOINT
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
     lightning.seed_everything(configuration.seed, verbose=False)
-    accelerator = {"cuda": "gpu"}.get(device, device)
-    trainer = lightning.Trainer(
-        accelerator=accelerator, devices=1, precision=_precision(device),
-        max_steps=configuration.max_steps or -1, max_epochs=-1, gradient_clip_val=1.0,
-        logger=CSVLogger(output / _CHECKPOINT, name="log", version="", flush_logs_every_n_steps=50),
-        callbacks=[
-            ModelCheckpoint(
-                output / _CHECKPOINT, save_last=True, save_top_k=0, every_n_train_steps=200
-            ),
-            *([TQDMProgressBar(refresh_rate=10)] if show_progressbar else []),
-        ],
-        log_every_n_steps=25, enable_model_summary=False,
-        enable_progress_bar=bool(show_progressbar),
+    root, precision = _device_and_precision(device)
+    network, batches, validation = _ingredients(phases, configuration, root)
+    print(
+        f"Training {name}: {', '.join(p.name for p in phases)}; {beam_energy:g} kV, to "
+        f"{reciprocal_radius:g} 1/Å; {max_minutes:g} minutes on {root}, precision {precision}"
     )
-    root = trainer.strategy.root_device
+    modules = []
+    for stage in configuration.stages():
+        if stage == "verify":
+            _add_comparison(network, batches.simulator, configuration)
+        module = OrientationTraining(network, configuration, stage, batches, validation)
+        _fit(module, work / stage, root, precision, show_progressbar)
+        modules.append(module)
+    return _finish(modules, phases, output, f"{_hardware(root)}, {precision}", name, description)
+
+
+def _device_and_precision(device: str) -> tuple[torch.device, str]:
+    """Device to train on, and bfloat16 where the hardware computes in it."""
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda"), (
+            "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        )
+    if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
+        return torch.device("mps"), "32-true"
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"The device {device!r} is not available here. Use 'auto' or 'cpu'.")
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.device("cpu"), "bf16-mixed" if supported else "32-true"
+
+
+def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):
+    """Network, endless batches, and a batch for validation."""
     preprocessing = PolarPreprocessing(configuration.reciprocal_radius)
     network = build_network(
         "polar", laue_groups=[p.point_group.laue.name for p in phases],
@@ -357,66 +390,122 @@ def _prepare(phases, configuration, output, device, show_progressbar):
         return SimulatedBatches(simulator, preprocessing, size)
 
     validation = batches(configuration.seed + 1_000_000, _VALIDATION_PATTERNS).make()
-    module = OrientationTraining(network.to(root), configuration, validation)
-    # a resumed training must not see the patterns of its beginning again
-    done = len(list((output / _CHECKPOINT).glob("*.ckpt"))) and int(time.time()) % 1_000_003
-    module.batches = batches(configuration.seed + 7 * done, configuration.batch_size)
-    return trainer, module
+    return network.to(root), batches(configuration.seed, configuration.batch_size), validation
 
 
-def _precision(device: str) -> str:
-    """bfloat16 where the hardware computes in it."""
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
-        return "32-true"
-    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+def _add_comparison(network, simulator, configuration: TrainingConfiguration) -> None:
+    """Give the network what it needs to verify; what it learnt before stays as it is."""
+    network.add_comparison(
+        n_reflections=simulator.table.g.shape[1],
+        reciprocal_radius=configuration.reciprocal_radius,
+        beam_energy=configuration.beam_energy,
+    )
+    network.comparison.set_reflections(simulator.table)
 
 
-def _finish(module, phases, configuration, output, trainer, name, description):
-    """Write the model folder and its card; the checkpoint has done its work."""
-    simulator = module.batches.simulator
-    scales = [d.scale[0] for d in simulator._detectors]
+def _fit(module, folder: Path, root, precision: str, show_progressbar: bool | None) -> None:
+    """Run a stage, or the rest of it, with checkpoints in a folder."""
+    from hyperspy.api import preferences
+
+    if show_progressbar is None:
+        show_progressbar = preferences.General.show_progressbar
+    # what Lightning says of hardware and tips is no news to a microscopist
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = lightning.Trainer(
+        accelerator={"cuda": "gpu"}.get(root.type, root.type), devices=1, precision=precision,
+        max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=25,
+        logger=CSVLogger(folder, name="", flush_logs_every_n_steps=50),
+        callbacks=[
+            ModelCheckpoint(
+                folder, filename="interrupted", save_last=True, save_top_k=0,
+                every_n_train_steps=250, save_on_exception=True,
+            ),
+            *([TQDMProgressBar(refresh_rate=10)] if show_progressbar else []),
+        ],
+        enable_model_summary=False, enable_progress_bar=bool(show_progressbar),
+    )
+    checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if checkpoints:
+        print(f"{module.stage}: going on from {checkpoints[-1]}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        # our own checkpoint, which holds no more than Lightning's and the clock
+        trainer.fit(
+            module, ckpt_path=checkpoints[-1] if checkpoints else None, weights_only=False
+        )
+    trainer.save_checkpoint(folder / "last.ckpt")
+
+
+def _hardware(root: torch.device) -> str:
+    if root.type == "cuda":
+        return torch.cuda.get_device_name(root)
+    return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _finish(modules, phases, output, where: str, name: str, description: str):
+    """Write the model folder and its card; the checkpoints have done their work."""
+    last = modules[-1]
+    configuration, batches = last.configuration, last.batches
+    low, high = batches.simulator.scale_range
     model = OrientationModel(
         network_name="polar",
-        network=module.network.float().cpu(),
-        preprocessing=module.batches.preprocessing,
+        network=last.network.float().cpu(),
+        preprocessing=batches.preprocessing,
         phases=phases,
         domain={
             "beam_energy": configuration.beam_energy,
             "reciprocal_radius": configuration.reciprocal_radius,
-            "scale": [0.5 * min(scales), 2.0 * max(scales)],
+            # polar bins average what is finer, and interpolate what is coarser
+            "scale": [0.25 * low, 2.0 * high],
             "disk_radius": list(configuration.simulation.disk_radius),
         },
-        name=name or output.name,
-        description=description or f"{', '.join(p.name for p in phases)} at "
-        f"{configuration.beam_energy:g} kV",
+        name=name,
+        description=description
+        or f"{', '.join(p.name for p in phases)} at {configuration.beam_energy:g} kV",
     )
-    log = output / _CHECKPOINT / "log" / "metrics.csv"
-    card = _card(model, module, configuration, trainer)
     model.save(
-        output, dtype=torch.float16, card=card, training_log=log if log.is_file() else None,
-        reference=module._validation[0][:4],
+        output, dtype=torch.float16, card=_card(model, modules, where),
+        training_log=_join_logs(output / _CHECKPOINT, configuration.stages()),
+        reference=last._validation[0][:4],
     )
     shutil.rmtree(output / _CHECKPOINT, ignore_errors=True)
     return model
 
 
-def _card(model, module, configuration, trainer) -> str:
+def _join_logs(folder: Path, stages) -> Path:
+    """One CSV file of the logs of all stages and resumed runs; a column says which stage."""
+    rows = []
+    for stage in stages:
+        runs = sorted((folder / stage).glob("version_*"), key=lambda path: path.stat().st_mtime)
+        for run in runs:
+            with open(run / "metrics.csv", newline="") as file:
+                rows += [{"stage": stage} | row for row in csv.DictReader(file)]
+    columns = list(dict.fromkeys(key for row in rows for key in row if key != "epoch"))
+    with open(folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "log.csv"
+
+
+def _card(model, modules, where: str) -> str:
     """Model card in Markdown: data, metrics, limits, licence, and how it was made."""
-    r = module.results
-    root = trainer.strategy.root_device
-    hardware = (
-        torch.cuda.get_device_name(root) if root.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
+    configuration, r = modules[-1].configuration, modules[-1].results
     phases = "\n".join(
         f"- {p.name}: space group {p.space_group.number}, lattice "
         f"{', '.join(f'{x:.4g}' for x in phase_to_dict(p)['lattice'])} (Å, degrees)"
         for p in model.phases
     )
-    changed = {k: v for k, v in asdict(configuration).items() if k != "simulation"}
-    simulation = "\n".join(f"| `{k}` | {v} |" for k, v in asdict(configuration.simulation).items())
+    stages = "\n".join(
+        f"| {m.stage} | {m.elapsed / 60:.0f} | {m.patterns_seen:,} |" for m in modules
+    )
+    settings = {k: v for k, v in asdict(configuration).items() if k != "simulation"}
+    simulation = asdict(configuration.simulation)
+
+    def table(entries):
+        return "\n".join(f"| `{key}` | {value} |" for key, value in entries.items())
+
+    radii = " to ".join(f"{x:g}" for x in configuration.simulation.disk_radius)
     return f"""# {model.name}
 
 {model.description}. Orientation model of pyxem_dl.
@@ -424,32 +513,39 @@ def _card(model, module, configuration, trainer) -> str:
 {phases}
 
 ## Domain
-Beam energy {configuration.beam_energy:g} kV, looks out to {configuration.reciprocal_radius:g} 1/Å; disk
-radius {' to '.join(f'{x:g}' for x in configuration.simulation.disk_radius)} 1/Å.
+Beam energy {configuration.beam_energy:g} kV; looks out to {configuration.reciprocal_radius:g} 1/Å; disk
+radius {radii} 1/Å.
 
 ## Recipe
-`pyxem_dl.train` on patterns that were simulated during training, each seen once: {module.patterns_seen:,}
-patterns in {module.elapsed / 60:.0f} minutes on {hardware}, precision {trainer.precision}. Settings:
-`{changed}`
+`pyxem_dl.train` with the settings below, on patterns that were simulated during training, each seen
+once, on {where}:
+
+| stage | minutes | patterns |
+| --- | --- | --- |
+{stages}
+
+| setting | |
+| --- | --- |
+{table(settings)}
 
 | simulation | |
 | --- | --- |
-{simulation}
+{table(simulation)}
 
 ## Metrics on {_VALIDATION_PATTERNS} fresh simulated patterns of the same kind
 | | strict | modulo 180° |
 | --- | --- | --- |
-| within 5° | {r['within_5_strict']:.1%} | {r['within_5_modulo_180']:.1%} |
-| within 2° | {r['within_2_strict']:.1%} | {r['within_2_modulo_180']:.1%} |
-| median | {r['median_strict']:.2f}° | {r['median_modulo_180']:.2f}° |
+| within 5° | {r["within_5_strict"]:.1%} | {r["within_5_modulo_180"]:.1%} |
+| within 2° | {r["within_2_strict"]:.1%} | {r["within_2_modulo_180"]:.1%} |
+| median | {r["median_strict"]:.2f}° | {r["median_modulo_180"]:.2f}° |
 
-Misindexing rate (5°, strict) {r['misindexing_rate']:.1%}; right phase {r['phase']:.1%}; crystal or none
-{r['empty']:.1%}. These patterns include nearly empty ones with two or three spots: the project's benchmark
-has the numbers to compare with.
+Misindexing rate (5°, strict) {r["misindexing_rate"]:.1%}; right phase {r["phase"]:.1%}; crystal or none
+{r["empty"]:.1%}. These patterns include nearly empty ones with two or three spots; the project's
+benchmark has numbers to compare with.
 
 ## Limits
-Kinematical and two-beam intensities with random factors, no full dynamical scattering. Patterns outside
-the domain are answered, with a warning.
+Kinematical and two-beam intensities with random factors, no full dynamical scattering. Patterns
+outside the domain are answered, with a warning.
 
 ## Licence
 GPL-3.0-or-later.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pyxem_dl.networks.polar import OrientationCandidates, PolarNetwork
+from pyxem_dl.networks.polar import N_PROPOSED, OrientationCandidates, PolarNetwork
 
 NETWORKS = {"polar": PolarNetwork}
 
@@ -24,4 +24,4 @@ def build_network(name: str, **arguments) -> torch.nn.Module:
     return NETWORKS[name](**arguments)
 
 
-__all__ = ["NETWORKS", "OrientationCandidates", "PolarNetwork", "build_network"]
+__all__ = ["NETWORKS", "N_PROPOSED", "OrientationCandidates", "PolarNetwork", "build_network"]

@@ -25,6 +25,25 @@ _ANGLE = math.radians(2.0)
 _ERROR = 0.01
 
 
+class _Bins:
+    """Nearest polar bins of points (n, m, spots)."""
+
+    def __init__(self, k, phi, shape, reciprocal_radius) -> None:
+        n_k, n_phi = shape
+        self.shape = k.shape
+        self.row = (k * (n_k / reciprocal_radius)).long().clamp_max(n_k - 1).flatten(1)
+        column = (phi * (n_phi / (2 * math.pi))).round().long() % n_phi
+        self.flat = self.row * n_phi + column.flatten(1)
+
+    def read(self, polar: torch.Tensor) -> torch.Tensor:
+        """Values of polar patterns (n, n_k, n_phi) at the points."""
+        return polar.flatten(1).gather(1, self.flat).reshape(self.shape)
+
+    def read_ring(self, ring: torch.Tensor) -> torch.Tensor:
+        """Values of ring averages (n, n_k) at the points."""
+        return ring.gather(1, self.row).reshape(self.shape)
+
+
 class CandidateComparison(nn.Module):
     """Score and improve proposed orientations.
 
@@ -48,7 +67,7 @@ class CandidateComparison(nn.Module):
         n_reflections: int,
         reciprocal_radius: float,
         beam_energy: float,
-        n_spots: int = 64,
+        n_spots: int = 56,
         width: int = 64,
     ) -> None:
         super().__init__()
@@ -59,7 +78,7 @@ class CandidateComparison(nn.Module):
         self.register_buffer("extinction_distance", torch.ones(n_phases, n_reflections))
         n_samples = len(_RADIAL) * len(_AZIMUTHAL)
         self.spot = nn.Sequential(
-            nn.Linear(2 * n_samples + 7, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+            nn.Linear(n_samples + 8, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
         )
         self.correction = nn.Linear(width, 3)
         self.score = nn.Sequential(
@@ -80,8 +99,8 @@ class CandidateComparison(nn.Module):
         return ReflectionTable(self.g, self.structure_factor, self.extinction_distance)
 
     def _sample(self, polar: torch.Tensor, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
-        """Read polar patterns (n, c, n_k, n_phi) around points (n, m): (n, m, c, samples)."""
-        n, _, n_k, n_phi = polar.shape
+        """Read polar patterns (n, n_k, n_phi) around points (n, m): (n, m, samples)."""
+        n, n_k, n_phi = polar.shape
         k, phi = torch.hypot(kx, ky), torch.atan2(ky, kx)
         radial = torch.tensor(_RADIAL, device=polar.device)[:, None] * _PITCH
         azimuthal = torch.tensor(_AZIMUTHAL, device=polar.device)[None] * _PITCH
@@ -94,8 +113,10 @@ class CandidateComparison(nn.Module):
         x = column * (2 / (n_phi + 1)) - 1
         y = row * (2 / (n_k - 1)) - 1
         grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).reshape(n, kx.shape[1], -1, 2)
-        values = nn.functional.grid_sample(closed, grid, align_corners=True, padding_mode="zeros")
-        return values.permute(0, 2, 1, 3)
+        values = nn.functional.grid_sample(
+            closed[:, None], grid, align_corners=True, padding_mode="zeros"
+        )
+        return values[:, 0]
 
     def forward(
         self, polar, rotations, phase_id, log_probability
@@ -129,35 +150,32 @@ class CandidateComparison(nn.Module):
         kx, ky, error, factor, distance, _ = spots
         k = torch.hypot(kx, ky)
         there = (factor > 0) & (k < self.reciprocal_radius)
-        flat = self._sample(polar, kx.reshape(n, -1), ky.reshape(n, -1))
-        samples = flat.reshape(n, m, kx.shape[2], -1)
-        intensity = samples[..., : samples.shape[-1] // 2]
+        intensity, valid = polar.unbind(1)
+        samples = self._sample(intensity, kx.reshape(n, -1), ky.reshape(n, -1))
+        samples = samples.reshape(*k.shape, -1)
+        bins = _Bins(k, torch.atan2(ky, kx), polar.shape[2:], self.reciprocal_radius)
         strongest = factor.amax(2, keepdim=True).clamp_min(1e-6)
+        relative = factor / strongest
+        closeness = 1 / (1 + (error / _ERROR) ** 2)
         known = torch.stack(
             [
-                k, error / _ERROR, error.abs() / _ERROR, 1 / (1 + (error / _ERROR) ** 2),
-                (factor / strongest).clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
-                (factor / strongest) ** 2 / (1 + (error / _ERROR) ** 2),
+                k, error / _ERROR, error.abs() / _ERROR, closeness,
+                relative.clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
+                relative**2 * closeness, bins.read(valid),
             ],
             dim=-1,
         )
         h = self.spot(torch.cat([samples, known], dim=-1)) * there[..., None]
         pooled = torch.cat([h.mean(2), h.amax(2)], dim=-1)
         # how much of what stands out of the rings the reflections explain
-        middle = intensity[..., intensity.shape[-1] // 2]
-        ring = polar[:, 0].mean(2)
-        row = (k * (polar.shape[2] / self.reciprocal_radius)).long().clamp_max(polar.shape[2] - 1)
-        above = (middle - ring.gather(1, row.reshape(n, -1)).reshape(k.shape)).clamp_min(0)
+        ring = intensity.mean(2)
+        above = (samples[..., samples.shape[-1] // 2] - bins.read_ring(ring)).clamp_min(0)
         radius = torch.arange(polar.shape[2], device=polar.device) + 0.5
-        excess = (polar[:, 0] - ring[..., None]).clamp_min(0) * radius[:, None]
+        excess = (intensity - ring[..., None]).clamp_min(0) * radius[:, None]
         total = excess[:, 4:].sum((1, 2)).clamp_min(1e-3)
-        explained = (above * there).sum(2)
+        explained = (above * there).sum(2).clamp_min(1e-3)
         global_ = torch.stack(
-            [
-                log_probability, explained.clamp_min(1e-3).log(),
-                total.log()[:, None].expand_as(explained) - 8,
-            ],
-            dim=-1,
+            [log_probability, explained.log(), total.log()[:, None].expand(n, m) - 8], dim=-1
         )
         score = self.score(torch.cat([pooled, global_], dim=-1))[..., 0]
         a, b, c = (self.correction(h) * there[..., None]).unbind(-1)
@@ -204,7 +222,7 @@ class CandidateComparison(nn.Module):
         cross_entropy = refinement = 0
         for _ in range(rounds):
             score, correction = self(polar, proposed, candidates.phase_id, log_p)
-            product = proposed @ equivalent.transpose(1, 2)
+            product = rot.matmul(proposed, equivalent.transpose(1, 2))
             nearest = product.abs().argmax(dim=2)
             truth = equivalent.gather(1, nearest[..., None].expand(-1, -1, 4))
             left = rot.logarithm(rot.multiply(rot.conjugate(proposed), truth))

@@ -15,14 +15,13 @@ from torch import nn
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.networks.comparison import CandidateComparison
-
 # Residuals and soft labels live on this scale (radians): about the distance between nodes.
 _NODE_SCALE = math.radians(3.0)
 # Nodes closer than this to a mode's best node belong to it (radians).
 _MODE_RADIUS = math.radians(6.0)
 _TOP_NODES = 40
 # Proposals that the comparison looks at, and how many of them twice.
-_N_PROPOSED, _N_VERIFIED = 10, 5
+N_PROPOSED, _N_VERIFIED = 10, 5
 
 
 class OrientationCandidates(NamedTuple):
@@ -201,7 +200,7 @@ class PolarNetwork(nn.Module):
         n, n_nodes = len(rotations), len(self.nodes)
         phase = phase_id.clamp_min(0)
         equivalent = rot.multiply(self.operations[phase], rotations[:, None])
-        closeness = rot.zone_axes(equivalent) @ rot.zone_axes(self.nodes).T
+        closeness = rot.matmul(rot.zone_axes(equivalent), rot.zone_axes(self.nodes).T)
         foreign = self.node_phase[None] != phase[:, None]
         closeness = closeness.masked_fill(foreign[:, None], -2.0).flatten(1)
         # Repeated operations (padding) must not take two of the places
@@ -273,7 +272,7 @@ class PolarNetwork(nn.Module):
         """
         if self.comparison is None:
             return self.propose(polar, n_best)
-        proposed = self.propose(polar, max(n_best, _N_PROPOSED))
+        proposed = self.propose(polar, max(n_best, N_PROPOSED))
         rotations, phase_id, p, crystal = proposed
         log_p = p.clamp_min(1e-6).log()
         score, rotations = self.comparison.improve(polar, rotations, phase_id, log_p, rounds=1)
@@ -291,7 +290,7 @@ class PolarNetwork(nn.Module):
         equivalent = rot.multiply(self.operations[phase_id], rotations[:, :, None])
         n_operations = equivalent.shape[2]
         # |<S q_i, q_j>| for all pairs, the largest over S
-        product = equivalent.reshape(n, m * n_operations, 4) @ rotations.transpose(1, 2)
+        product = rot.matmul(equivalent.reshape(n, m * n_operations, 4), rotations.transpose(1, 2))
         product = product.reshape(n, m, n_operations, m)
         closest = product.abs().argmax(dim=2, keepdim=True)
         cosine = product.gather(2, closest)[:, :, 0]

@@ -150,6 +150,12 @@ class PatternSimulator:
         self.table = crystals.ReflectionTable.stack(lists, beam_energy, self.device)
         self._detectors = [self._draw_detector() for _ in range(_DETECTORS)]
 
+    @property
+    def scale_range(self) -> tuple[float, float]:
+        """Finest and coarsest detector, in 1/Angstrom per pixel."""
+        scales = [detector.scale[0] for detector in self._detectors]
+        return min(scales), max(scales)
+
     # ---------------------------------------------------------------- random numbers
     def _uniform(self, low, high, *shape):
         u = torch.rand(shape, generator=self.generator, device=self.device)

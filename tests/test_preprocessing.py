@@ -1,0 +1,163 @@
+"""One polar image, whatever the detector."""
+
+import math
+
+import pytest
+import torch
+
+from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.preprocessing import PolarPreprocessing, find_direct_beam
+
+RADIUS = 1.0
+CALIBRATION = Calibration((0.02, 0.02), (60.0, 62.0), (120, 124), 200)
+PREPROCESSING = PolarPreprocessing(RADIUS, n_k=25, n_phi=72)
+
+
+def spots(positions, calibration, sigma=0.03, center=None, background=0.0):
+    """A pattern (1, rows, columns) with Gaussian spots at (k, angle in degrees), sigma in 1/Å."""
+    row = torch.arange(calibration.shape[0]).float()[:, None]
+    column = torch.arange(calibration.shape[1]).float()[None]
+    pattern = torch.full(calibration.shape, float(background))
+    for k, angle in positions:
+        kx, ky = k * math.cos(math.radians(angle)), k * math.sin(math.radians(angle))
+        row0, column0 = k_to_pixel(kx, ky, calibration, center)
+        y = (row - row0) * (calibration.scale[0] / sigma)
+        x = (column - column0) * (calibration.scale[1] / sigma)
+        pattern = pattern + torch.exp(-(y**2 + x**2) / 2)
+    return pattern[None]
+
+
+SMOOTH = [(0.3, 10), (0.5, 75), (0.62, 140), (0.7, 221), (0.45, 300)]
+
+
+@pytest.mark.parametrize("k, angle", [(0.3, 0), (0.5, 90), (0.7, 180), (0.9, 270), (0.6, 35), (0.42, 200)])
+def test_a_spot_lands_in_its_bin(k, angle):
+    polar, valid = PREPROCESSING.resample(spots([(k, angle)], CALIBRATION, sigma=0.02), CALIBRATION)
+    assert valid.all()
+    k_bin, phi_bin = divmod(polar[0].argmax().item(), PREPROCESSING.n_phi)
+    assert abs((k_bin + 0.5) * RADIUS / 25 - k) <= 0.5 * RADIUS / 25 + 1e-6
+    assert phi_bin == round(angle / 5) % 72
+
+
+def test_a_constant_stays_constant():
+    polar, _ = PREPROCESSING.resample(torch.full((1, *CALIBRATION.shape), 7.0), CALIBRATION)
+    torch.testing.assert_close(polar, torch.full_like(polar, 7.0))
+
+
+def test_turning_by_a_bin_rolls_the_image():
+    before = PREPROCESSING(spots(SMOOTH, CALIBRATION), CALIBRATION)
+    turned = [(k, angle + 15) for k, angle in SMOOTH]
+    after = PREPROCESSING(spots(turned, CALIBRATION), CALIBRATION)
+    difference = (after - before.roll(3, dims=-1)).abs()
+    assert difference.max() < 0.05 * before.max()
+    assert difference.mean() < 0.002 * before.max()
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        Calibration((0.01, 0.01), (120.0, 130.0), (250, 256), 200),
+        Calibration((0.02, 0.0125), (61.5, 95.0), (120, 180), 200),
+        Calibration((0.0175, 0.02), (58.2, 52.7), (130, 110), 200),
+    ],
+    ids=["finer", "rectangular pixels", "off-centre"],
+)
+def test_other_detectors_give_the_same_image(calibration):
+    expected = PREPROCESSING(spots(SMOOTH, CALIBRATION, background=0.01), CALIBRATION)
+    image = PREPROCESSING(spots(SMOOTH, calibration, background=0.01), calibration)
+    difference = (image - expected).abs()
+    assert difference.max() < 0.08 * expected.max()
+    assert difference.mean() < 0.003 * expected.max()
+
+
+def test_per_pattern_centers():
+    centers = torch.tensor([[58.0, 65.0], [61.3, 60.6]])
+    patterns = torch.cat([spots(SMOOTH, CALIBRATION, center=tuple(c.tolist())) for c in centers])
+    expected = PREPROCESSING(spots(SMOOTH, CALIBRATION), CALIBRATION)
+    images = PREPROCESSING(patterns, CALIBRATION, centers)
+    both = (images[:, 1:] * expected[:, 1:]).bool()[:, 0]
+    difference = (images[:, 0] - expected[:, 0]).abs()[both]
+    assert difference.max() < 0.1 * expected.max()
+    assert difference.mean() < 0.003 * expected.max()
+    # and without them it is another image
+    assert (PREPROCESSING(patterns, CALIBRATION) - expected).abs().max() > 0.3 * expected.max()
+
+
+def test_masked_pixels_do_not_count():
+    mask = torch.zeros(CALIBRATION.shape, dtype=torch.bool)
+    mask[:70, 60:66] = True  # a beam stop from above
+    clean = spots(SMOOTH, CALIBRATION, background=0.05)
+    dirty = torch.where(mask, 1e3, clean)
+    polar, valid = PREPROCESSING.resample(dirty, CALIBRATION, None, mask)
+    expected, _ = PREPROCESSING.resample(clean, CALIBRATION)
+    assert not valid.all() and valid.float().mean() > 0.9
+    assert (polar[~valid.expand_as(polar)] == 0).all()
+    difference = (polar - expected).abs()[valid.expand_as(polar)]
+    assert difference.max() < 0.2 * expected.max() and difference.mean() < 1e-3 * expected.max()
+    assert (PREPROCESSING(dirty, CALIBRATION, None, mask)[:, 1].bool() == valid).all()
+
+
+def test_outside_of_the_detector_is_not_valid():
+    wide = PolarPreprocessing(2.0, n_k=25, n_phi=72)
+    image = wide(spots(SMOOTH, CALIBRATION), CALIBRATION)
+    assert image[0, 1, -1].sum() < 20 and image[0, 1, 5].all()
+
+
+def test_scale_of_the_intensity_does_not_matter():
+    pattern = spots(SMOOTH, CALIBRATION, background=0.1)
+    torch.testing.assert_close(PREPROCESSING(pattern, CALIBRATION), PREPROCESSING(1e4 * pattern, CALIBRATION))
+
+
+def test_direct_beam_does_not_matter():
+    beam = spots([(0, 0)], CALIBRATION, sigma=0.02)
+    pattern = spots(SMOOTH, CALIBRATION, background=0.1)
+    with_beam, without = (PREPROCESSING(p, CALIBRATION) for p in (pattern + 1e3 * beam, pattern))
+    torch.testing.assert_close(with_beam[:, :, 6:], without[:, :, 6:])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reciprocal_radius": 0.9},
+        {"n_k": 30},
+        {"n_phi": 90},
+        {"gamma": 0.3},
+        {"inner_radius": 0.4},
+        {"clip": 1.0},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_every_parameter_changes_the_image(changes):
+    pattern = spots(SMOOTH, CALIBRATION, background=0.1)
+    expected = PREPROCESSING(pattern, CALIBRATION)
+    image = PolarPreprocessing(**(PREPROCESSING.to_dict() | changes))(pattern, CALIBRATION)
+    assert image.shape != expected.shape or (image - expected).abs().max() > 0.05
+
+
+def test_dictionary_round_trip():
+    assert PolarPreprocessing(**PREPROCESSING.to_dict()) == PREPROCESSING
+
+
+def test_usable_patterns():
+    patterns = torch.rand(5, *CALIBRATION.shape)
+    patterns[1] = 0
+    patterns[2] = 3
+    patterns[3, 5, 5] = math.nan
+    patterns[4, 5, 5] = math.inf
+    assert PREPROCESSING.usable(patterns).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("center", [(60.0, 62.0), (57.3, 66.8), (63.6, 60.1)])
+def test_find_direct_beam(center):
+    pattern = 50 * spots([(0, 0)], CALIBRATION, sigma=0.04, center=center)
+    pattern = pattern + spots(SMOOTH, CALIBRATION, center=center, background=0.3)
+    found = find_direct_beam(pattern, CALIBRATION)
+    torch.testing.assert_close(found, torch.tensor([center]), atol=0.15, rtol=0)
+
+
+def test_find_direct_beam_is_not_fooled():
+    pattern = 50 * spots([(0, 0)], CALIBRATION, sigma=0.04)
+    pattern[0, 55, 70] = 60  # a hot pixel
+    torch.testing.assert_close(find_direct_beam(pattern, CALIBRATION), torch.tensor([[60.0, 62.0]]), atol=0.3, rtol=0)
+    nothing = torch.zeros_like(pattern)
+    torch.testing.assert_close(find_direct_beam(nothing, CALIBRATION), torch.tensor([[60.0, 62.0]]))

@@ -1,0 +1,141 @@
+"""SO(3) in torch against orix."""
+
+import numpy as np
+import pytest
+import torch
+from orix.crystal_map import Phase
+from orix.quaternion import Orientation, Rotation
+from orix.vector import Vector3d
+from sample_phases import phase
+
+from pyxem_dl import rotations
+
+
+@pytest.fixture
+def q():
+    q = rotations.random_rotations(50, torch.Generator().manual_seed(0)).double()
+    return torch.nn.functional.normalize(q, dim=-1)
+
+
+@pytest.fixture
+def p():
+    q = rotations.random_rotations(50, torch.Generator().manual_seed(1)).double()
+    return torch.nn.functional.normalize(q, dim=-1)
+
+
+def test_product_and_inverse_are_those_of_orix(q, p):
+    expected = (Rotation(q.numpy()) * Rotation(p.numpy())).data
+    ours = rotations.multiply(q, p).numpy()
+    np.testing.assert_allclose(np.abs((expected * ours).sum(-1)), 1, atol=1e-12)
+    identity = rotations.multiply(q, rotations.conjugate(q))
+    torch.testing.assert_close(identity, torch.tensor([[1.0, 0, 0, 0]], dtype=q.dtype).expand_as(q))
+
+
+def test_matrices_are_those_of_orix(q):
+    np.testing.assert_allclose(rotations.to_matrix(q), Rotation(q.numpy()).to_matrix(), atol=1e-12)
+
+
+def test_matrix_acts_as_the_rotation(q):
+    v = np.array([0.3, -0.2, 0.9])
+    expected = (Rotation(q.numpy()) * Vector3d(v)).data
+    np.testing.assert_allclose(rotations.to_matrix(q) @ torch.from_numpy(v), expected, atol=1e-12)
+
+
+def test_zone_axis_is_the_direction_to_the_source(q):
+    expected = (Rotation(q.numpy()) * Vector3d.zvector()).data
+    np.testing.assert_allclose(rotations.zone_axes(q), expected, atol=1e-12)
+
+
+def test_exponential_and_logarithm(q):
+    v = rotations.logarithm(q)
+    assert v.norm(dim=-1).max() <= np.pi
+    same = (rotations.exponential(v) * q).sum(-1).abs()
+    torch.testing.assert_close(same, torch.ones_like(same))
+    np.testing.assert_allclose(rotations.exponential(v), Rotation.from_axes_angles(
+        Vector3d(v.numpy()), v.norm(dim=-1).numpy()).data, atol=1e-9)
+
+
+def test_exponential_has_a_gradient_at_zero():
+    v = torch.zeros(3, requires_grad=True)
+    rotations.exponential(v)[1:].sum().backward()
+    torch.testing.assert_close(v.grad, torch.full((3,), 0.5))
+
+
+def test_split_in_plane_is_undone_by_rotate_in_plane(q):
+    tilt, angle = rotations.split_in_plane(q)
+    torch.testing.assert_close(rotations.rotate_in_plane(tilt, angle).abs(), q.abs())
+    assert tilt[:, 3].abs().max() < 1e-9
+    torch.testing.assert_close(rotations.zone_axes(tilt).norm(dim=-1), torch.ones(50, dtype=q.dtype))
+
+
+def test_rotate_in_plane_adds_to_the_first_euler_angle():
+    euler = np.array([[30.0, 40.0, 50.0]])
+    q = torch.from_numpy(Rotation.from_euler(euler, degrees=True).data)
+    turned = rotations.rotate_in_plane(q, torch.tensor([np.deg2rad(10.0)]))
+    np.testing.assert_allclose(np.rad2deg(Rotation(turned.numpy()).to_euler()), euler + [[10, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("group, n", [("m-3m", 24), ("-3m", 6), ("6/mmm", 12), ("2/m", 2), ("-1", 1)])
+def test_operations_are_the_proper_ones_of_the_laue_group(group, n):
+    group = Phase(point_group=group).point_group
+    assert rotations.proper_operations(group).shape == (n, 4)
+
+
+def test_operations_of_a_group_without_inversion_are_those_of_its_laue_group():
+    without, laue = (rotations.proper_operations(Phase(point_group=name)) for name in ("-43m", "m-3m"))
+    torch.testing.assert_close(without, laue)
+
+
+@pytest.mark.parametrize("group", ["m-3m", "-3m"])
+def test_disorientation_is_that_of_orix(group, q, p):
+    group = Phase(point_group=group).point_group
+    ours = np.rad2deg(rotations.disorientation_angle(q, p, rotations.proper_operations(group)))
+    a, b = (Orientation(x.numpy(), symmetry=group.proper_subgroup) for x in (q, p))
+    np.testing.assert_allclose(ours, a.angle_with(b, degrees=True), atol=1e-4)
+
+
+def test_symmetry_acts_from_the_left(q):
+    operations = rotations.proper_operations(phase("LiNiO2")).to(q)
+    for operation in operations:
+        alike = rotations.multiply(operation, q)
+        assert rotations.disorientation_angle(alike, q, operations).max() < 1e-6
+    other_side = rotations.multiply(q, operations[1])
+    assert rotations.disorientation_angle(other_side, q, operations).max() > 0.1
+
+
+def test_modulo_180_forgives_half_a_turn_about_the_beam(q):
+    operations = rotations.proper_operations(phase("LiNiO2"))
+    turned = rotations.rotate_in_plane(q, torch.full((50,), np.pi, dtype=q.dtype))
+    strict = rotations.disorientation_angle(turned, q, operations)
+    assert np.rad2deg(strict.max()) > 60
+    assert rotations.disorientation_angle(turned, q, operations, modulo_180=True).max() < 1e-6
+
+
+def test_small_angles_are_not_lost_in_single_precision():
+    a = torch.tensor([1.0, 0, 0, 0])
+    b = rotations.exponential(torch.tensor([np.deg2rad(0.003), 0, 0]))
+    assert np.rad2deg(rotations.misorientation_angle(a, b)) == pytest.approx(0.003, rel=1e-3)
+
+
+@pytest.mark.parametrize("name, order", [("Al", 24), ("LiNiO2", 6), ("ZrO2", 2)])
+def test_grid_of_zone_axes_covers_the_sphere_once(name, order):
+    resolution, p = 4.0, phase(name)
+    grid = rotations.reduced_grid(p, resolution)
+    euler = Rotation(grid.numpy()).to_euler()
+    euler = euler[np.sin(euler[:, 1]) > 1e-3]  # at the poles only the sum of two angles is known
+    np.testing.assert_allclose(np.cos(euler[:, 0]), 1, atol=1e-6)
+    axes = rotations.zone_axes(grid)
+    anywhere = rotations.zone_axes(rotations.random_rotations(2000, torch.Generator().manual_seed(0)))
+    operations = rotations.to_matrix(rotations.proper_operations(p))
+    alike = torch.einsum("sij,nj->nsi", operations, anywhere)
+    distance = torch.rad2deg(torch.acos((alike @ axes.T).amax((1, 2)).clamp(-1, 1)))
+    assert distance.max() < resolution / np.sqrt(2) * 1.05
+    # and not much more than once: its borders count for several sectors
+    assert len(grid) < 2.2 * (4 * np.pi / order) / np.deg2rad(resolution) ** 2
+
+
+def test_random_rotations_are_uniform_and_seeded():
+    q = rotations.random_rotations(4000, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(q, rotations.random_rotations(4000, torch.Generator().manual_seed(3)))
+    # E(q q^T) = 1/4
+    torch.testing.assert_close(q.T @ q / 4000, torch.eye(4) / 4, atol=0.02, rtol=0)

@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.crystals import load_phases, phase_to_dict
-from pyxem_dl.models import OrientationModel
+from pyxem_dl.models import OrientationModel, native_precision
 from pyxem_dl.networks import N_PROPOSED, build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
 _VALIDATION_PATTERNS = 768
 _CHECKPOINT = "checkpoint"
+_MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
 
 @dataclass(frozen=True)
@@ -362,15 +363,12 @@ def train(
 def _device_and_precision(device: str) -> tuple[torch.device, str]:
     """Device to train on, and bfloat16 where the hardware computes in it."""
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda"), (
-            "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        )
+        return torch.device("cuda"), _MIXED[native_precision(torch.device("cuda"))]
     if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
         return torch.device("mps"), "32-true"
     if device not in ("auto", "cpu"):
         raise ValueError(f"The device {device!r} is not available here. Use 'auto' or 'cpu'.")
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.device("cpu"), "bf16-mixed" if supported else "32-true"
+    return torch.device("cpu"), _MIXED[native_precision(torch.device("cpu"))]
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):
@@ -476,9 +474,9 @@ def _join_logs(folder: Path, stages) -> Path:
     """One CSV file of the logs of all stages and resumed runs; a column says which stage."""
     rows = []
     for stage in stages:
-        runs = sorted((folder / stage).glob("version_*"), key=lambda path: path.stat().st_mtime)
-        for run in runs:
-            with open(run / "metrics.csv", newline="") as file:
+        logs = (folder / stage).glob("version_*/metrics.csv")
+        for log in sorted(logs, key=lambda path: path.stat().st_mtime):
+            with open(log, newline="") as file:
                 rows += [{"stage": stage} | row for row in csv.DictReader(file)]
     columns = list(dict.fromkeys(key for row in rows for key in row if key != "epoch"))
     with open(folder / "log.csv", "w", newline="") as file:

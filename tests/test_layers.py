@@ -14,10 +14,12 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames", "rotations"),
+    ("frames",),
+    ("rotations",),
     ("crystals", "preprocessing", "metrics"),
     ("simulation", "networks"),
     ("models", "streaming"),
+    ("maps",),
     ("orientation", "bragg_vectors", "template_matching", "training"),
     ("benchmark", "plot", "data"),
     ("signals", "gui"),

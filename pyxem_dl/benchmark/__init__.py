@@ -1,0 +1,196 @@
+"""Predictors x data with known answers: one table.
+
+Four parts, each with a fixed seed, on data that no training has seen:
+
+* ``kinematical``: fresh noisy patterns of aluminium, spots from diffsims, drawn with NumPy.
+* ``multislice``: dynamical patterns of Al and LiNiO2 with exact truth, at two doses.
+* ``mgo``: a real scan, with cubes, vacuum and carbon film whose places are known.
+* ``speed``: from a lazy signal to the crystal map.
+
+A predictor is a function from a signal to a crystal map: to add one, add a line to :func:`predictors`.  Every accuracy is
+given twice, strict and modulo 180 degrees about the beam; patterns that are not indexed count as wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from pyxem_dl.benchmark import datasets, measure, report
+from pyxem_dl.benchmark.machine import context, training_of, use_threads
+from pyxem_dl.models import PRETRAINED
+from pyxem_dl.orientation import predict_orientation
+from pyxem_dl.template_matching import match_templates
+
+SECTIONS = ("kinematical", "multislice", "mgo", "speed")
+PREDICTORS = ("network", "torch", "pyxem")
+#: The bundled model of each material
+MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv"}
+
+
+def run(
+    data,
+    output,
+    *,
+    sections=SECTIONS,
+    models: dict[str, list[str]] | None = None,
+    predictors=PREDICTORS,
+    device: str = "auto",
+    threads: int = 2,
+) -> Path:
+    """Measure, and write ``results.md`` and ``results.json``.
+
+    Parameters
+    ----------
+    data : str or pathlib.Path
+        Folder of the benchmark data.
+    output : str or pathlib.Path
+        Where the results go.  Rows of an earlier run that are not measured again are kept, with the time and the
+        machine that they were measured at.
+    sections : sequence of str
+        Of :data:`SECTIONS`.
+    models : dict of str to list of str, optional
+        Further models of the materials "al", "linio2" and "mgo": names or folders.
+    predictors : sequence of str
+        Of :data:`PREDICTORS`.
+    device : str
+        Of the network and the template matching in torch.
+    threads : int
+        Of the CPU.
+
+    Returns
+    -------
+    pathlib.Path
+        ``results.md``.
+    """
+    for name, values, known in (("section", sections, SECTIONS), ("predictor", predictors, PREDICTORS)):
+        unknown = set(values) - set(known)
+        if unknown:
+            raise ValueError(f"Unknown {name} {', '.join(sorted(unknown))}; known: {', '.join(known)}.")
+    data, output = Path(data), Path(output)
+    if not data.is_dir():
+        raise FileNotFoundError(f"There is no folder {data} with the benchmark data: give one, as --data ../shared/data.")
+    use_threads(threads)
+    output.mkdir(parents=True, exist_ok=True)
+    results = Results(output / "results.json", context(device, threads))
+    choose = partial(_predictors, models=_models(models or {}), kinds=predictors, device=device, results=results)
+    for section in SECTIONS:
+        if section in sections:
+            _RUNS[section](data, choose, results)
+    return results.save()
+
+
+class Results:
+    """Rows of the table, kept in a JSON file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the JSON file; read if it is there.
+    run : dict
+        Of this run: date, machine, versions.
+    """
+
+    def __init__(self, path: Path, run: dict) -> None:
+        self.path = path
+        self.content = {"format": 1, "runs": {}, "models": {}, "rows": []}
+        if path.exists():
+            self.content = json.loads(path.read_text(encoding="utf-8"))
+            if self.content.get("format") != 1:
+                raise ValueError(f"{path} was written by another version of pyxem_dl: move it away.")
+        self.run = run["date"]
+        self.content["runs"][self.run] = run
+
+    def add(self, section: str, data: str, predictor: str, numbers: dict) -> None:
+        """Add a row, or replace the one of the same section, data and predictor; and save."""
+        key = {"section": section, "data": data, "predictor": predictor}
+        rows = [row for row in self.content["rows"] if any(row[k] != v for k, v in key.items())]
+        self.content["rows"] = [*rows, key | {"run": self.run} | numbers]
+        self.save()
+        print(f"  {data} | {predictor}: {json.dumps(numbers)}", flush=True)
+
+    def add_model(self, label: str, training: dict) -> None:
+        """Add what is known of a model's training."""
+        self.content["models"][label] = training
+
+    def save(self) -> Path:
+        """Write JSON and Markdown; returns the path of the latter."""
+        used = {row["run"] for row in self.content["rows"]}
+        content = self.content | {"runs": {k: v for k, v in self.content["runs"].items() if k in used}}
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        self.path.write_text(text + "\n", encoding="utf-8")
+        markdown = self.path.with_suffix(".md")
+        markdown.write_text(report.markdown(content), encoding="utf-8")
+        return markdown
+
+
+def _models(further: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Names or folders of the models of each material."""
+    models = {}
+    for material, name in MODELS.items():
+        bundled = [name] if (PRETRAINED / name / "config.json").exists() else []
+        if not bundled:
+            print(f"The model {name} is not bundled here: no row of it.")
+        models[material] = [*bundled, *further.get(material, [])]
+    return models
+
+
+def _predictors(material: str, phase, *, models, kinds, device, results, **settings) -> dict:
+    """Predictors for a material: functions from a signal to a crystal map, by their label in the table.
+
+    `settings` are further arguments of the template matching.
+    """
+    found = {}
+    if "network" in kinds:
+        for model in models[material]:
+            label = f"network {Path(model).name}"
+            results.add_model(label, training_of(model))
+            found[label] = partial(predict_orientation, model=model, device=device, show_progressbar=False)
+    templates = partial(match_templates, phases=phase, resolution=1.0, show_progressbar=False, **settings)
+    if "torch" in kinds:
+        found["templates, torch, 1°"] = partial(templates, engine="torch", device=device)
+    if "pyxem" in kinds:
+        found["templates, pyxem, 1°"] = partial(templates, engine="pyxem")
+    return found
+
+
+def _run_kinematical(data: Path, choose, results: Results) -> None:
+    _measure_labelled("kinematical", datasets.kinematical(data), choose, results)
+
+
+def _run_multislice(data: Path, choose, results: Results) -> None:
+    for dose in datasets.DOSES:
+        for name in ("Al", "LiNiO2"):
+            _measure_labelled("multislice", datasets.multislice(data, name, dose), choose, results)
+
+
+def _measure_labelled(section, labelled, choose, results) -> None:
+    for label, predictor in choose(labelled.material, labelled.phase).items():
+        results.add(section, labelled.name, label, measure.labelled(predictor, labelled))
+
+
+def _run_mgo(data: Path, choose, results: Results) -> None:
+    signal, phase = datasets.mgo_scan(data)
+    peaks = measure.peaks_of(signal)
+    for label, predictor in choose("mgo", phase, reciprocal_radius=measure.MGO_RADIUS).items():
+        results.add("mgo", "MgO scan, 105 × 105", label, measure.mgo(predictor, signal, phase, peaks))
+
+
+def _run_speed(data: Path, choose, results: Results) -> None:
+    for name in ("Al", "LiNiO2"):
+        labelled = datasets.multislice(data, name, datasets.DOSES[0])
+        predictors = choose(labelled.material, labelled.phase)
+        if any("pyxem" in label for label in predictors):
+            own = measure.PyxemsOwnCalls(labelled.phase, labelled.signal)
+            predictors["pyxem's own calls, n_best=1, 1°"] = own
+        for label, numbers in measure.speed(predictors, labelled).items():
+            results.add("speed", f"{name}, 128 × 128 px, lazy", label, numbers)
+
+
+_RUNS = {
+    "kinematical": _run_kinematical,
+    "multislice": _run_multislice,
+    "mgo": _run_mgo,
+    "speed": _run_speed,
+}

@@ -1,0 +1,124 @@
+"""Training: it learns, it goes on after an interruption, it refuses what cannot be trained."""
+
+import csv
+
+import pytest
+import torch
+from diffpy.structure import Atom, Lattice, Structure
+from orix.crystal_map import Phase
+
+from pyxem_dl import training
+from pyxem_dl.models import load_model
+from pyxem_dl.simulation import SimulationSettings
+
+SMALL = {
+    "beam_energy": 200.0, "reciprocal_radius": 1.2, "batch_size": 16,
+    "network": {"width": 16, "depth": 1, "kernel": 9, "resolution": 8.0},
+    "simulation": SimulationSettings(setup_size=16, pixels=(48,)),
+    "show_progressbar": False, "device": "cpu",
+}
+
+
+def aluminium():
+    structure = Structure(lattice=Lattice(4.05, 4.05, 4.05, 90, 90, 90), atoms=[Atom("Al", [0, 0, 0])])
+    return Phase("Al", space_group=225, structure=structure)
+
+
+@pytest.fixture(autouse=True)
+def few_validation_patterns(monkeypatch):
+    monkeypatch.setattr(training, "_VALIDATION_PATTERNS", 32)
+
+
+def test_a_training_makes_a_model_folder(tmp_path):
+    model = training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)
+    again = load_model(tmp_path / "model")
+    again.verify(tmp_path / "model")
+    assert again.domain["beam_energy"] == 200
+    assert again.network.comparison is not None
+    polar = torch.rand(2, 2, 64, 144)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            again.network.predict(polar).crystal, model.network.predict(polar).crystal,
+            atol=2e-3, rtol=0,
+        )
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| propose | 0 | 96 |" in card
+    assert "| `learning_rate` | 0.0012 |" in card
+    with open(tmp_path / "model" / "training_log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stage"] for row in rows] == ["propose", "verify"]
+    assert 0 <= float(rows[-1]["misindexing_rate"]) <= 1
+    assert not (tmp_path / "model" / "checkpoint").exists()
+
+
+def test_the_loss_falls():
+    network, batches, _ = training._ingredients(
+        [*training.load_phases(aluminium())],
+        training.TrainingConfiguration(
+            **{k: v for k, v in SMALL.items() if k not in ("show_progressbar", "device")}
+        ),
+        torch.device("cpu"),
+    )
+    polar, rotations, phase_id = batches.make()
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss, _ = network.loss(polar, rotations, phase_id)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 1
+
+
+def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
+    steps = []
+    original = training.OrientationTraining.training_step
+
+    def interrupted(self, batch, index):
+        steps.append(self.stage)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return original(self, batch, index)
+
+    monkeypatch.setattr(training.OrientationTraining, "training_step", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)
+    assert list((tmp_path / "model" / "checkpoint" / "propose").glob("*.ckpt"))
+    training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)
+    assert "going on from" in capsys.readouterr().out
+    # 6 to propose and 2 to verify, of which 3 were done; the one that broke came again
+    assert len(steps) == 4 + 5
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| propose | 0 | 96 |" in card
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_the_learning_rate_falls_with_the_clock(schedule):
+    c = training.TrainingConfiguration(200, 1.5, schedule=schedule)
+    rates = [c.rate(p, 10_000) for p in (0, 0.3, 0.6, 1.0)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(1)
+    assert rates[-1] < 0.03
+    assert c.rate(0.0, 0) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beam_energy": -200.0}, "beam_energy must be positive"),
+        ({"max_minutes": 0.0}, "max_minutes must be positive"),
+        ({"schedule": "linear"}, "'cosine' or 'exponential', not 'linear'"),
+        ({"batch_size": 17}, "must be a multiple of the simulation's setup_size"),
+        ({"device": "tpu"}, "device 'tpu' is not available"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        training.train(aluminium(), output=tmp_path / "model", max_steps=2, **(SMALL | changes))
+
+
+def test_a_phase_without_reflections_is_refused(tmp_path):
+    settings = SMALL | {"reciprocal_radius": 0.1}
+    with pytest.raises(ValueError, match="no reflection within"):
+        training.train(aluminium(), output=tmp_path / "model", max_steps=2, **settings)

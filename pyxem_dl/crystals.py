@@ -202,7 +202,9 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
     hkl, g, length = hkl[inside], g[inside], length[inside]
     if len(hkl):
         squared = get_kinematical_intensities(phase.structure, hkl, length)
-        present = squared > _EXTINCT * squared.max()
+        # where all are extinct, what is left of them by rounding has to be told from intensity
+        forward = get_kinematical_intensities(phase.structure, np.zeros((1, 3)), np.zeros(1))[0]
+        present = squared > _EXTINCT * max(squared.max(), _EXTINCT * forward)
         hkl, g, squared = hkl[present], g[present], squared[present]
     if not len(hkl):
         raise ValueError(

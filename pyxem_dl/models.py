@@ -56,7 +56,8 @@ class OrientationModel:
         ``scale`` (smallest and largest pixel, 1/Angstrom), ``disk_radius`` (smallest and
         largest, 1/Angstrom).  A key that is missing or None is not checked.
     thresholds : dict
-        ``crystal``: below this probability a pattern is not indexed.
+        A pattern is not indexed where the probability that there is a crystal is below
+        ``crystal``, or that of the best orientation below ``score``.
     name, description : str
         A name, and a line on what the model is for.
     precision : {"auto", "float32", "bfloat16"}

@@ -82,8 +82,8 @@ def predict_orientation(
     -------
     orix.crystal_map.CrystalMap
         Rotations lab to crystal, shape (n, n_best), or (n,) for n_best = 1.  ``phase_id`` is -1
-        (not indexed) where the probability that there is a crystal is below the model's
-        threshold.  Properties:
+        (not indexed) where the probability that there is a crystal, or the score of the best
+        orientation, is below the model's thresholds.  Properties:
 
         * ``scores``, shape as the rotations: probability of each separated mode.
         * ``reliability`` (n,): 1 - second score / first score.
@@ -251,14 +251,16 @@ class _Job:
         rotations, phase_id, scores, crystal = (
             found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
         )
-        threshold = self.model.thresholds.get("crystal", 0.5)
+        thresholds = self.model.thresholds
+        indexed = (crystal > 0) & (crystal >= thresholds.get("crystal", 0.5))
+        indexed &= scores[:, 0] >= thresholds.get("score", 0.0)
         return to_crystal_map(
             self.scan,
             rotations[:, : self.n_best],
             phase_id[:, : self.n_best],
             scores[:, : self.n_best],
             self.model.phases,
-            indexed=(crystal > 0) & (crystal >= threshold),
+            indexed=indexed,
             is_in_data=found.done,
             prop={"reliability": reliability(scores), "crystal": crystal.astype(float)},
         )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.rotations import matmul
 
 # Sample points in a polar bin are at most this far apart, in pixels.
 _SAMPLE_DISTANCE = 0.7
@@ -101,10 +102,10 @@ class PolarPreprocessing:
             self.reciprocal_radius, self.n_k, self.n_phi, calibration, str(patterns.device)
         )
         shape = (-1, self.n_k, self.n_phi)
-        polar = (matrix @ patterns.reshape(n, -1).T).T.reshape(shape)
+        polar = matmul(matrix, patterns.reshape(n, -1).T).T.reshape(shape)
         if weights is None:
             weights = patterns.new_ones(1, *patterns.shape[1:])
-        coverage = (matrix @ weights.reshape(len(weights), -1).T).T.reshape(shape)
+        coverage = matmul(matrix, weights.reshape(len(weights), -1).T).T.reshape(shape)
         valid = coverage > _MINIMUM_COVERAGE
         return torch.where(valid, polar / coverage.clamp_min(_MINIMUM_COVERAGE), 0.0), valid
 

@@ -386,8 +386,6 @@ class TemplateBank:
             self._select(*self._correlate(part), n_best)
             for part in spectrum.split(self._chunks()[0])
         ]
-        if not parts:
-            parts = [self._select(*self._correlate(spectrum), n_best)]
         return Match(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _chunks(self) -> tuple[int, int]:
@@ -673,6 +671,7 @@ def _normalised(spectrum, preprocessing: PolarPreprocessing) -> torch.Tensor:
     twice = torch.full((spectrum.shape[-1],), 2.0, device=spectrum.device)
     twice[0] = 1
     if p.n_phi % 2 == 0:
+        spectrum[..., -1] = spectrum[..., -1].real.to(spectrum.dtype)
         twice[-1] = 1
     square = (torch.view_as_real(spectrum).square().sum(-1) * twice).sum((-1, -2))
     return spectrum / square.sqrt().clamp_min(1e-20)[..., None, None]

@@ -14,7 +14,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import lightning
@@ -31,6 +31,8 @@ from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
 _VALIDATION_PATTERNS = 768
+# The threshold of the score lets this share of patterns without a crystal pass.
+_FALSE_CRYSTALS = 0.01
 _CHECKPOINT = "checkpoint"
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
@@ -261,12 +263,13 @@ def validate(network, polar, rotations, phase_id) -> dict[str, float]:
         ``misindexing_rate`` (strict, 5 degrees, a wrong phase included) and ``phase`` (share
         of right phases); ``empty`` (share of right decisions between crystal and none).
     """
+    training = network.training
     network.eval()
     parts = []
     with torch.inference_mode():
         for i in range(0, len(polar), 128):
             parts.append(network.predict(polar[i : i + 128], 1))
-    network.train()
+    network.train(training)
     found = torch.cat([part.rotations[:, 0] for part in parts])
     phase = torch.cat([part.phase_id[:, 0] for part in parts])
     crystal = torch.cat([part.crystal for part in parts])
@@ -445,6 +448,7 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
     last = modules[-1]
     configuration, batches = last.configuration, last.batches
     low, high = batches.simulator.scale_range
+    thresholds = {"crystal": 0.5, "score": fit_score_threshold(last)}
     model = OrientationModel(
         network_name="polar",
         network=last.network.float().cpu(),
@@ -457,6 +461,7 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
             "scale": [0.25 * low, 2.0 * high],
             "disk_radius": list(configuration.simulation.disk_radius),
         },
+        thresholds=thresholds,
         name=name,
         description=description
         or f"{', '.join(p.name for p in phases)} at {configuration.beam_energy:g} kV",
@@ -468,6 +473,20 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
     )
     shutil.rmtree(output / _CHECKPOINT, ignore_errors=True)
     return model
+
+
+def fit_score_threshold(module: OrientationTraining) -> float:
+    """Score that all but 1 % of simulated patterns without a crystal stay below."""
+    simulator = module.batches.simulator
+    empty = PatternSimulator(
+        simulator.phases, simulator.beam_energy, simulator.reciprocal_radius,
+        replace(simulator.settings, empty_share=1.0),
+        seed=module.configuration.seed + 2_000_000, device=simulator.device,
+    )
+    polar, _, _ = SimulatedBatches(empty, module.batches.preprocessing, _VALIDATION_PATTERNS).make()
+    with torch.inference_mode():
+        scores = torch.cat([module.network.predict(p, 1).scores[:, 0] for p in polar.split(128)])
+    return round(float(scores.float().quantile(1 - _FALSE_CRYSTALS)), 4)
 
 
 def _join_logs(folder: Path, stages) -> Path:
@@ -538,7 +557,8 @@ once, on {where}:
 | median | {r["median_strict"]:.2f}° | {r["median_modulo_180"]:.2f}° |
 
 Misindexing rate (5°, strict) {r["misindexing_rate"]:.1%}; right phase {r["phase"]:.1%}; crystal or none
-{r["empty"]:.1%}. These patterns include nearly empty ones with two or three spots; the project's
+{r["empty"]:.1%}. Below a score of {model.thresholds["score"]:g} a pattern is not indexed: {_FALSE_CRYSTALS:.0%} of
+simulated patterns without a crystal lie above. These patterns include nearly empty ones with two or three spots; the project's
 benchmark has numbers to compare with.
 
 ## Limits

@@ -145,8 +145,6 @@ class PyxemsOwnCalls:
 
     def __call__(self, signal):
         """Return pyxem's crystal map of a lazy signal."""
-        from dask.diagnostics import ProgressBar  # noqa: F401 (pyxem's progress bars are switched off by argument)
-
         radius = self.matcher.reciprocal_radius
         polar = signal.get_azimuthal_integral2d(
             npt=self.n_k, npt_azim=360, radial_range=(0, radius), show_progressbar=False

@@ -68,7 +68,7 @@ class CandidateComparison(nn.Module):
         reciprocal_radius: float,
         beam_energy: float,
         n_spots: int = 56,
-        width: int = 64,
+        width: int = 96,
     ) -> None:
         super().__init__()
         self.reciprocal_radius, self.beam_energy = reciprocal_radius, beam_energy

@@ -21,7 +21,7 @@ _NODE_SCALE = math.radians(3.0)
 _MODE_RADIUS = math.radians(6.0)
 _TOP_NODES = 40
 # Proposals that the comparison looks at, and how many of them twice.
-N_PROPOSED, _N_VERIFIED = 10, 5
+N_PROPOSED, _N_VERIFIED = 12, 6
 
 
 class OrientationCandidates(NamedTuple):
@@ -280,7 +280,8 @@ class PolarNetwork(nn.Module):
         phase_id, log_p = phase_id.gather(1, best), log_p.gather(1, best)
         rotations = rotations.gather(1, best[..., None].expand(-1, -1, 4))
         score, rotations = self.comparison.improve(polar, rotations, phase_id, log_p, rounds=1)
-        p = score.softmax(dim=1) * crystal[:, None]
+        # the comparison shares out what the proposals had together: noise stays improbable
+        p = score.softmax(dim=1) * proposed.scores.sum(1, keepdim=True)
         # proposals may have met on the way
         return self.separate_modes(rotations, phase_id, p, crystal, n_best)
 

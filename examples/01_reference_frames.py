@@ -20,7 +20,7 @@ import numpy as np
 from diffpy.structure import Atom, Lattice, Structure
 from diffsims.generators.simulation_generator import SimulationGenerator
 from matplotlib.figure import Figure
-from orix.crystal_map import CrystalMap, Phase
+from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Orientation, Rotation
 from orix.vector import Vector3d
 
@@ -230,8 +230,7 @@ def bridge_to_pyxem(axes):
     phase = pyxem_dl.data.lithium_nickel_oxide()
     rotations = Rotation.from_euler([[20, 35, 10], [75, 60, 40], [130, 80, 5], [240, 15, 50]], degrees=True)
     y, x = np.indices((2, 2)).reshape(2, -1)
-    xmap = CrystalMap(rotations, phase_id=np.zeros(4, int), x=x, y=y, phase_list=pyxem_dl.maps.phase_list([phase]),
-                      prop={"scores": np.ones(4)})  # fmt: skip
+    xmap = CrystalMap(rotations, np.zeros(4, int), x, y, PhaseList(phase, ids=0), prop={"scores": np.ones(4)})
     orientation_map = pyxem_dl.to_orientation_map(
         xmap, beam_energy=BEAM_ENERGY, reciprocal_radius=RADIUS, max_excitation_error=MAX_EXCITATION_ERROR
     )

@@ -9,7 +9,7 @@ import functools
 import sys
 import time
 import warnings
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,7 @@ Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu,
 BeamEnergy = Annotated[float | None, typer.Option(help="In kV; by default what the file says.", min=0)]
 
 
-class Section(str, Enum):
+class Section(StrEnum):
     """Parts of the benchmark."""
 
     kinematical = "kinematical"
@@ -110,16 +110,17 @@ def demo(
     typer.echo(f"{signal.metadata.General.title}: {signal}\n{signal.metadata.General.notes}\n")
     output.mkdir(parents=True, exist_ok=True)
     maps, seconds = _index(signal, network, data.mgo_phase(), device, pyxem)
-    files = _write_maps(maps, output) + _draw(signal, maps, output)
-    table = _comparison(signal, maps, seconds)
+    peaks = _peaks(signal)
+    files = _write_maps(maps, output) + _draw(signal, maps, peaks, output)
+    table = _comparison(signal, maps, seconds, peaks)
     (output / "comparison.md").write_text(table + "\n", encoding="utf-8")
     typer.echo(f"\n{table}\n\n{_EXPLANATION}\n")
     typer.echo(f"In {output}: {', '.join(files)}, comparison.md")
     typer.echo(f"All done in {time.perf_counter() - start:.0f} s.")
 
 
-_EXPLANATION = """explained: share of the detected peaks that lie on a spot of the orientation found there (chance: the same
-with the peaks turned about the beam); over the whole scan, and where the method gives an orientation.
+_EXPLANATION = """explained: share of the detected peaks that lie on a spot of the orientation found there (chance: the
+same with the peaks turned about the beam); over the whole scan, and where the method gives an orientation.
 patterns/s: from the lazy signal to the crystal map, making of templates included."""
 
 #: How far out peaks are compared with simulated spots, and how near they must be (1/Angstrom): the scan is distorted by
@@ -161,7 +162,18 @@ def _write_maps(maps: dict, output: Path) -> list[str]:
     return [file.name for file in files]
 
 
-def _draw(signal, maps: dict, output: Path) -> list[str]:
+def _peaks(signal) -> list:
+    """Peaks of every pattern."""
+    import numpy as np
+
+    from pyxem_dl.frames import Calibration
+    from pyxem_dl.metrics import find_peaks
+
+    calibration = Calibration.from_signal(signal)
+    return find_peaks(np.asarray(signal.data).reshape(-1, *calibration.shape), calibration.center)
+
+
+def _draw(signal, maps: dict, peaks: list, output: Path) -> list[str]:
     """Write the pictures."""
     from pyxem_dl import plot
 
@@ -177,34 +189,30 @@ def _draw(signal, maps: dict, output: Path) -> list[str]:
     pictures["disorientation"] = plot.disorientation_map(
         network, torch, title="Network and template matching (torch):\ndisorientation modulo 180° about the beam"
     )
+    crowded = [len(found) >= 5 for found in peaks]
     pictures["patterns"] = plot.patterns_with_spots(
-        signal, {"network": network, "templates (torch)": torch}, reciprocal_radius=1.6
-    )
+        signal, {"network": network, "templates (torch)": torch},
+        plot.spread_positions(network, among=crowded if any(crowded) else None), reciprocal_radius=1.6,
+    )  # fmt: skip
     for name, figure in pictures.items():
         figure.savefig(output / f"{name}.png")
     return [f"{name}.png" for name in pictures]
 
 
-def _comparison(signal, maps: dict, seconds: dict) -> str:
+def _comparison(signal, maps: dict, seconds: dict, peaks: list) -> str:
     """Table of what each method found, in Markdown."""
-    import numpy as np
-
     from pyxem_dl.crystals import reflections
-    from pyxem_dl.frames import Calibration
-    from pyxem_dl.metrics import explained_peaks, find_peaks
+    from pyxem_dl.metrics import explained_peaks
 
-    calibration = Calibration.from_signal(signal)
-    patterns = np.asarray(signal.data).reshape(-1, *calibration.shape)
-    peaks = find_peaks(patterns, calibration.center)
     rows = ["| method | indexed | patterns/s | explained | chance | explained where indexed | chance |",
             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for name, xmap in maps.items():
         tables = {key: reflections(phase, _PEAK_RADIUS) for key, phase in xmap.phases if key >= 0}
         found = explained_peaks(
-            xmap, patterns, tables, calibration, tolerance=_PEAK_TOLERANCE, reciprocal_radius=_PEAK_RADIUS, peaks=peaks
+            xmap, signal, tables, tolerance=_PEAK_TOLERANCE, reciprocal_radius=_PEAK_RADIUS, peaks=peaks
         ).summary()
         shares = (found[key] for key in ("share", "chance", "share_indexed", "chance_indexed"))
-        numbers = [f"{np.mean(xmap.phase_id >= 0):.0%}", f"{xmap.size / seconds[name]:.0f}"]
+        numbers = [f"{(xmap.phase_id >= 0).mean():.0%}", f"{xmap.size / seconds[name]:.0f}"]
         rows.append(f"| {' | '.join([name, *numbers, *(f'{share:.0%}' for share in shares)])} |")
     return "\n".join(rows)
 

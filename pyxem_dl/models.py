@@ -60,6 +60,8 @@ class OrientationModel:
         ``crystal``, or that of the best orientation below ``score``.
     name, description : str
         A name, and a line on what the model is for.
+    training : dict
+        The training's configuration, from which :func:`pyxem_dl.train` makes such a model anew.
     precision : {"auto", "float32", "bfloat16"}
         Of the network's matrix products; "auto" takes bfloat16 where the device has it.  Scores
         differ by some 10⁻² between the two, orientations by some 0.01 degrees.  Not kept in
@@ -74,6 +76,7 @@ class OrientationModel:
     thresholds: dict = field(default_factory=lambda: {"crystal": 0.5})
     name: str = "unnamed"
     description: str = ""
+    training: dict = field(default_factory=dict)
     precision: str = "auto"
 
     def __post_init__(self) -> None:
@@ -436,6 +439,7 @@ def _config(model: OrientationModel) -> dict:
         "laue_groups": [phase.point_group.laue.name for phase in model.phases],
         "domain": model.domain,
         "thresholds": model.thresholds,
+        "training": model.training,
     }
     return json.loads(json.dumps(config))
 
@@ -463,6 +467,7 @@ def _read(folder: Path) -> OrientationModel:
             preprocessing=PolarPreprocessing(**config["preprocessing"]["arguments"]),
             phases=[phase_from_dict(entry) for entry in config["phases"]],
             **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
+            training=config.get("training", {}),
         )
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

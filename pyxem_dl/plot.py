@@ -224,7 +224,7 @@ def patterns_with_spots(
     return figure
 
 
-def spread_positions(xmap, n: int = 6) -> np.ndarray:
+def spread_positions(xmap, n: int = 6, *, among=None) -> np.ndarray:
     """Choose indexed points that are reliable, and differ in orientation and place.
 
     Parameters
@@ -233,22 +233,24 @@ def spread_positions(xmap, n: int = 6) -> np.ndarray:
         A map; its property "reliability" is used where there is one.
     n : int
         How many, at most.
+    among : array of bool, optional
+        For the points in the map's data: those to choose from.
 
     Returns
     -------
     array of int, shape (m,)
         Flat indices into the whole scan, in rising order.
     """
-    indexed = np.flatnonzero(xmap.phase_id >= 0)
+    indexed = np.flatnonzero((xmap.phase_id >= 0) & (True if among is None else np.asarray(among)))
     if not indexed.size:
         return indexed
-    trust = np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)), dtype=float)[indexed]
-    indexed = indexed[trust >= np.median(trust)]
+    trust = np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)), dtype=float)
+    indexed = indexed[trust[indexed] >= np.median(trust[indexed])]
     grid = _Grid.of(xmap)
     place = np.stack([grid.row, grid.column], axis=1)[indexed] / max(grid.shape)
     quaternions = _best_quaternions(xmap)[indexed]
     phase = next(phase for key, phase in xmap.phases if key == xmap.phase_id[indexed[0]])
-    chosen = [int(np.argmax(np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)))[indexed]))]
+    chosen = [int(np.argmax(trust[indexed]))]
     distance = np.full(len(indexed), np.inf)
     while len(chosen) < min(n, len(indexed)):
         last = chosen[-1]

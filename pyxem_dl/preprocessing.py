@@ -98,14 +98,14 @@ class PolarPreprocessing:
             else:
                 weights = shift_to_center(torch.ones_like(patterns), centers, calibration)
             patterns = shift_to_center(patterns, centers, calibration)
-        matrix = _bin_matrix(
-            self.reciprocal_radius, self.n_k, self.n_phi, calibration, str(patterns.device)
-        )
+        # MPS has no sparse matrices: there the averages are taken on the CPU
+        device = "cpu" if patterns.device.type == "mps" else str(patterns.device)
+        matrix = _bin_matrix(self.reciprocal_radius, self.n_k, self.n_phi, calibration, device)
         shape = (-1, self.n_k, self.n_phi)
-        polar = matmul(matrix, patterns.reshape(n, -1).T).T.reshape(shape)
+        polar = _average(matrix, patterns).reshape(shape)
         if weights is None:
             weights = patterns.new_ones(1, *patterns.shape[1:])
-        coverage = matmul(matrix, weights.reshape(len(weights), -1).T).T.reshape(shape)
+        coverage = _average(matrix, weights).reshape(shape)
         valid = coverage > _MINIMUM_COVERAGE
         return torch.where(valid, polar / coverage.clamp_min(_MINIMUM_COVERAGE), 0.0), valid
 
@@ -220,6 +220,11 @@ def shift_to_center(patterns, centers, calibration: Calibration) -> torch.Tensor
         patterns[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )
     return shifted[:, 0]
+
+
+def _average(matrix: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Average images (n, rows, columns) over bins: (n, bins)."""
+    return matmul(matrix, images.flatten(1).to(matrix.device).T).T.to(images.device)
 
 
 @lru_cache(maxsize=32)

@@ -7,10 +7,13 @@ time that has passed, and an interrupted training goes on where it was.
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 import platform
 import shutil
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,7 +28,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.crystals import load_phases, phase_to_dict
-from pyxem_dl.models import OrientationModel, native_precision
+from pyxem_dl.models import OrientationModel, load_model, native_precision
 from pyxem_dl.networks import N_PROPOSED, build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
@@ -98,6 +101,16 @@ class TrainingConfiguration:
                 f"batch_size ({self.batch_size}) must be a multiple of the simulation's setup_size "
                 f"({self.simulation.setup_size})."
             )
+
+    @classmethod
+    def from_dict(cls, entries: dict) -> TrainingConfiguration:
+        """Configuration from what ``asdict`` made of one, also after a way through JSON."""
+        simulation = entries.get("simulation", SimulationSettings())
+        if isinstance(simulation, dict):
+            simulation = SimulationSettings(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in simulation.items()}
+            )
+        return cls(**(entries | {"simulation": simulation}))
 
     def stages(self) -> dict[str, tuple[float, float]]:
         """Minutes and steps (infinite without a limit) of each stage of the training."""
@@ -292,12 +305,13 @@ def validate(network, polar, rotations, phase_id) -> dict[str, float]:
 
 
 def train(
-    phases,
+    phases=None,
     *,
-    beam_energy: float,
-    reciprocal_radius: float,
     output,
-    max_minutes: float = 20.0,
+    beam_energy: float | None = None,
+    reciprocal_radius: float | None = None,
+    max_minutes: float | None = None,
+    recipe=None,
     resume: bool = True,
     device: str = "auto",
     show_progressbar: bool | None = None,
@@ -310,19 +324,22 @@ def train(
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
-        What the model is to tell apart.
+        What the model is to tell apart; by default the recipe's.
+    output : path
+        The model's folder; made if it is not there.
     beam_energy : float
         In kV.
     reciprocal_radius : float
         How far out the model looks, in 1/Angstrom: about as far as reflections are seen.
-    output : path
-        The model's folder; made if it is not there.
-    max_minutes : float
-        Time limit.
+    max_minutes : float, optional
+        Time limit, by default 20.
+    recipe : str, path or OrientationModel, optional
+        A model whose training is the pattern for this one: what is not given here is taken from
+        it.  ``train(recipe="al-200kv", output=...)`` makes the bundled model anew.
     resume : bool
         Go on from the checkpoint of an interrupted training in the same folder.
     device : str
-        "auto", "cpu", "cuda", "mps".
+        "auto" (CUDA, else CPU), "cpu" or "cuda".
     show_progressbar : bool, optional
         By default HyperSpy's preference.
     name, description : str, optional
@@ -334,11 +351,20 @@ def train(
     -------
     OrientationModel
         The trained model; the same as ``load_model(output)``.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        For phases, settings or a device that cannot be trained with.
+    KeyboardInterrupt
+        If the training is interrupted; the same call goes on where it was.
     """
-    configuration = TrainingConfiguration(
-        beam_energy=beam_energy, reciprocal_radius=reciprocal_radius,
-        max_minutes=max_minutes, **settings,
-    )
+    given = {
+        "beam_energy": beam_energy, "reciprocal_radius": reciprocal_radius,
+        "max_minutes": max_minutes,
+    }
+    settings |= {key: value for key, value in given.items() if value is not None}
+    phases, configuration = _from_recipe(recipe, phases, settings)
     phases = load_phases(phases)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -350,8 +376,9 @@ def train(
     root, precision = _device_and_precision(device)
     network, batches, validation = _ingredients(phases, configuration, root)
     print(
-        f"Training {name}: {', '.join(p.name for p in phases)}; {beam_energy:g} kV, to "
-        f"{reciprocal_radius:g} 1/Å; {max_minutes:g} minutes on {root}, precision {precision}"
+        f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "
+        f"to {configuration.reciprocal_radius:g} 1/Å; {configuration.max_minutes:g} minutes on "
+        f"{root}, precision {precision}"
     )
     modules = []
     for stage in configuration.stages():
@@ -363,15 +390,32 @@ def train(
     return _finish(modules, phases, output, f"{_hardware(root)}, {precision}", name, description)
 
 
+def _from_recipe(recipe, phases, settings: dict):
+    """Phases and configuration, where they are not given those of another model."""
+    entries = {}
+    if recipe is not None:
+        model = load_model(recipe)
+        if not model.training:
+            raise ValueError(f"The model {model.name!r} does not say how it was trained.")
+        entries, phases = model.training, model.phases if phases is None else phases
+    if phases is None:
+        raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
+    missing = {"beam_energy", "reciprocal_radius"} - set(entries) - set(settings)
+    if missing:
+        raise ValueError(f"Give {' and '.join(sorted(missing))}, or a recipe.")
+    return phases, TrainingConfiguration.from_dict(entries | settings)
+
+
 def _device_and_precision(device: str) -> tuple[torch.device, str]:
     """Device to train on, and bfloat16 where the hardware computes in it."""
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda"), _MIXED[native_precision(torch.device("cuda"))]
-    if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
-        return torch.device("mps"), "32-true"
-    if device not in ("auto", "cpu"):
-        raise ValueError(f"The device {device!r} is not available here. Use 'auto' or 'cpu'.")
-    return torch.device("cpu"), _MIXED[native_precision(torch.device("cpu"))]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(
+            f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
+            "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."
+        )
+    return torch.device(device), _MIXED[native_precision(torch.device(device))]
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):
@@ -428,12 +472,23 @@ def _fit(module, folder: Path, root, precision: str, show_progressbar: bool | No
     checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     if checkpoints:
         print(f"{module.stage}: going on from {checkpoints[-1]}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        # our own checkpoint, which holds no more than Lightning's and the clock
-        trainer.fit(
-            module, ckpt_path=checkpoints[-1] if checkpoints else None, weights_only=False
-        )
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            # our own checkpoint, which holds no more than Lightning's and the clock
+            trainer.fit(
+                module, ckpt_path=checkpoints[-1] if checkpoints else None, weights_only=False
+            )
+    except SystemExit:
+        # Lightning has turned Ctrl-C into an exit, and deaf: a notebook must survive it
+        raise KeyboardInterrupt(
+            f"The training was interrupted after {module.elapsed / 60:.1f} minutes of this stage. "
+            f"Nothing is lost: the same call goes on from {folder}."
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
     trainer.save_checkpoint(folder / "last.ckpt")
 
 
@@ -465,6 +520,8 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
         name=name,
         description=description
         or f"{', '.join(p.name for p in phases)} at {configuration.beam_energy:g} kV",
+        # as it comes back from config.json
+        training=json.loads(json.dumps(asdict(configuration))),
     )
     model.save(
         output, dtype=torch.float16, card=_card(model, modules, where),
@@ -534,7 +591,7 @@ Beam energy {configuration.beam_energy:g} kV; looks out to {configuration.recipr
 radius {radii} 1/Å.
 
 ## Recipe
-`pyxem_dl.train` with the settings below, on patterns that were simulated during training, each seen
+`pyxem_dl.train(recipe="{model.name}", output=...)`: with the settings below, on patterns that were simulated during training, each seen
 once, on {where}:
 
 | stage | minutes | patterns |

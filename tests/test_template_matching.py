@@ -1,5 +1,7 @@
 """Both engines on patterns with a known answer, and pyxem's faults."""
 
+from functools import cache
+
 import dask.array as da
 import hyperspy.api as hs
 import numpy as np
@@ -64,14 +66,19 @@ class Case:
         return metrics.disorientation(rotation, self.truth, self.phase, **kwargs)
 
 
-@pytest.fixture(scope="module", params=["Al", "LiNiO2"])
+@cache
+def case_of(name):
+    return Case(name)
+
+
+@pytest.fixture(params=["Al", "LiNiO2"])
 def case(request):
-    return Case(request.param)
+    return case_of(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trigonal():
-    return Case("LiNiO2")
+    return case_of("LiNiO2")
 
 
 def test_torch_finds_templates_and_angles(case):

@@ -51,6 +51,22 @@ def test_a_training_makes_a_model_folder(tmp_path):
     assert not (tmp_path / "model" / "checkpoint").exists()
 
 
+def test_a_model_is_the_recipe_for_another(tmp_path):
+    first = training.train(aluminium(), output=tmp_path / "first", max_steps=4, **SMALL)
+    again = training.train(
+        recipe=tmp_path / "first", output=tmp_path / "again", device="cpu", show_progressbar=False
+    )
+    assert again.training == load_model(tmp_path / "first").training
+    assert again.training["simulation"]["pixels"] == [48]
+    assert [p.name for p in again.phases] == ["Al"]
+    for ours, theirs in zip(first.network.parameters(), again.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="Give beam_energy and reciprocal_radius, or a recipe"):
+        training.train(aluminium(), output=tmp_path / "none")
+    with pytest.raises(ValueError, match="Give the phases to train on"):
+        training.train(output=tmp_path / "none", beam_energy=200, reciprocal_radius=1.2)
+
+
 def test_the_loss_falls():
     network, batches, _ = training._ingredients(
         [*training.load_phases(aluminium())],
@@ -67,7 +83,7 @@ def test_the_loss_falls():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] - 1
 
 
@@ -82,7 +98,7 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
         return original(self, batch, index)
 
     monkeypatch.setattr(training.OrientationTraining, "training_step", interrupted)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(KeyboardInterrupt, match="Nothing is lost: the same call goes on"):
         training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)
     assert list((tmp_path / "model" / "checkpoint" / "propose").glob("*.ckpt"))
     training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)

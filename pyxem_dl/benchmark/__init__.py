@@ -7,8 +7,8 @@ Four parts, each with a fixed seed, on data that no training has seen:
 * ``mgo``: a real scan, with cubes, vacuum and carbon film whose places are known.
 * ``speed``: from a lazy signal to the crystal map.
 
-A predictor is a function from a signal to a crystal map: to add one, add a line to :func:`predictors`.  Every accuracy is
-given twice, strict and modulo 180 degrees about the beam; patterns that are not indexed count as wrong.
+A predictor is a function from a signal to a crystal map: to add one, add a line to ``_predictors``.  Every accuracy
+is given twice, strict and modulo 180 degrees about the beam; patterns that are not indexed count as wrong.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(
             raise ValueError(f"Unknown {name} {', '.join(sorted(unknown))}; known: {', '.join(known)}.")
     data, output = Path(data), Path(output)
     if not data.is_dir():
-        raise FileNotFoundError(f"There is no folder {data} with the benchmark data: give one, as --data ../shared/data.")
+        raise FileNotFoundError(f"There is no folder {data}: give the benchmark data, as --data ../shared/data.")
     use_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
     results = Results(output / "results.json", context(device, threads))

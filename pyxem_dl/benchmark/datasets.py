@@ -219,9 +219,9 @@ def _existing(path: Path) -> Path:
     return path
 
 
-#: Parts of the MgO scan, as polygons of (x, y) positions.  Drawn on virtual dark- and bright-field images and on the map
-#: of the strongest pixel, two or more positions inside the outlines seen there, and only where a cube lies alone: where
-#: cubes overlap there are two right answers.
+#: Parts of the MgO scan, as polygons of (x, y) positions.  Drawn on virtual dark- and bright-field images and on the
+#: map of the strongest pixel, two or more positions inside the outlines seen there, and only where a cube lies alone:
+#: where cubes overlap there are two right answers.
 CUBES = {
     # the cube that lies flat, bottom left; cut by the lower border of the scan
     "flat": [(13, 79), (34, 87), (31, 102), (8, 102)],

@@ -59,7 +59,7 @@ def peaks_of(signal) -> list[np.ndarray]:
 
 
 def mgo(predictor: Callable, signal, phase, peaks) -> dict:
-    """What a predictor makes of the MgO scan.
+    """Measure what a predictor makes of the MgO scan.
 
     Parameters
     ----------

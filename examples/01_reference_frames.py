@@ -1,7 +1,7 @@
 """The reference frames of pyxem_dl, as code that checks itself.
 
-Six statements about patterns and orientations. Each is asserted with diffsims, orix and pyxem, and is drawn in one panel
-of ``reference_frames.png``:
+Six statements about patterns and orientations. Each is asserted with diffsims, orix and pyxem, and is drawn in one
+panel of ``reference_frames.png``:
 
 1. In a pattern +kx is to the right and +ky is up, towards smaller row numbers.
 2. A larger first Euler angle turns the spots counter-clockwise, by the same angle.
@@ -105,7 +105,7 @@ def ring(axes, k, color, marker="o", size=90, label=None):
 def name(axes, k, hkl, color="black"):
     """Write Miller indices beside a spot, negative ones with a bar."""
     text = "".join(rf"\bar{{{abs(i)}}}" if i < 0 else str(i) for i in hkl)
-    axes.annotate(f"${text}$", k, xytext=(6, 6), textcoords="offset points", color=color, fontsize=9)
+    axes.annotate(f"${text}$", k, xytext=(8, -3), textcoords="offset points", color=color, fontsize=9)
 
 
 def pattern_axes(axes):
@@ -126,7 +126,7 @@ def pattern_axes(axes):
     show(axes, pattern, "1. Al, no rotation: a to the right, b up,\n    c towards the source")
     for position, indices in ((right, (2, 0, 0)), (up, (0, 2, 0))):
         axes.annotate("", position * 2.15, (0, 0), arrowprops={"arrowstyle": "->", "color": COLORS[1], "lw": 1.5})
-        name(axes, position, indices, COLORS[0])
+        name(axes, position + 0.07, indices, COLORS[0])
     axes.text(1.08, 0.04, "$+k_x$", color=COLORS[1], ha="right", va="bottom")
     axes.text(0.05, 1.06, "$+k_y$", color=COLORS[1], va="center")
     axes.text(0.03, 0.03, f"020 is in row {row:.1f}, column {column:.0f}; the direct beam in (60, 60)",
@@ -167,13 +167,17 @@ def lab_to_crystal(axes):
     assert (bragg_position(k, hkl, [1, 0, 1]) > 0).all()
     assert bragg_position(k, hkl, [1, 0, -1]) is None
     np.testing.assert_allclose(bragg_position(k, hkl, [0, 0, 3]), [0, 3 / lattice.c], atol=1e-6)
-    show(axes, pattern, "3. LiNiO$_2$ ($R\\bar{3}m$, obverse), $[0\\bar{1}0]$ to the source,\n    $c^*$ up: 101 is right of it")
-    for wanted in ((0, 0, 3), (1, 0, 1), (-1, 0, 2), (1, 0, -2), (-1, 0, -1)):
+    title = (
+        "3. LiNiO$_2$ ($R\\bar{3}m$, obverse), $[0\\bar{1}0]$ to the source,\n    $c^*$ up: 101 is at the upper right"
+    )
+    show(axes, pattern, title)
+    for wanted in ((0, 0, 3), (1, 0, 1), (-1, 0, 2), (-1, 0, -1)):
         name(axes, bragg_position(k, hkl, wanted), wanted, COLORS[0])
     missing = g_in_pattern(rotation, lattice, [1, 0, -1])
     axes.plot(*missing, "x", color=COLORS[1])
-    axes.annotate("$10\\bar{1}$ is extinct", missing, xytext=(8, -12), textcoords="offset points", color=COLORS[1],
-                  fontsize=9)  # fmt: skip
+    axes.annotate("$10\\bar{1}$ is extinct", missing, (0.47, -0.72), color=COLORS[1], fontsize=9,
+                  bbox={"fc": "white", "ec": "none", "pad": 1},
+                  arrowprops={"arrowstyle": "-", "color": COLORS[1]})  # fmt: skip
 
 
 def g_in_pattern(rotation, lattice, hkl):
@@ -197,7 +201,7 @@ def half_a_turn(axes):
     show(axes, pattern, "4. Al along [112]: R and R turned by 180° about\n    the beam give one pattern")
     ring(axes, k, COLORS[0], label="R")
     ring(axes, k_turned, COLORS[1], "s", 150, "R · Rz(180°)")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper center", ncols=2, fontsize=8)
     axes.text(0.03, 0.03, f"disorientation: strict {strict:.1f}° (the Σ3 twin), modulo 180° {modulo:.1f}°",
               transform=axes.transAxes, fontsize=8)  # fmt: skip
 
@@ -220,7 +224,7 @@ def laue_group(axes):
     show(axes, pattern, "5. GaAs ($\\bar{4}3m$): R and R turned by 90° about\n    the crystal's c give one pattern")
     ring(axes, k, COLORS[0], label="R")
     ring(axes, k_other, COLORS[1], "s", 150, "Rc(90°) · R")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper center", ncols=2, fontsize=8)
     text = ", ".join(f"{angle:.1f}° under {group}" for group, angle in angles.items())
     axes.text(0.03, 0.03, f"disorientation: {text}", transform=axes.transAxes, fontsize=8)
 
@@ -235,7 +239,7 @@ def bridge_to_pyxem(axes):
         xmap, beam_energy=BEAM_ENERGY, reciprocal_radius=RADIUS, max_excitation_error=MAX_EXCITATION_ERROR
     )
     back = orientation_map.to_crystal_map().rotations
-    assert np.rad2deg((back * ~rotations).angle).max() < 1e-3
+    assert disorientation(back.data.reshape(4, 4), rotations.data, phase).max() < 1e-3
     markers = orientation_map.to_markers()[0].kwargs["offsets"]
     for i in range(4):
         k, _, _, pattern = simulate(phase, rotations[i])
@@ -247,7 +251,7 @@ def bridge_to_pyxem(axes):
             shown = pattern, spots
     show(axes, shown[0], "6. LiNiO$_2$: markers of pyxem's OrientationMap\n    on the pattern of the crystal map")
     ring(axes, shown[1], COLORS[0], label="OrientationMap.to_markers()")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper center", ncols=2, fontsize=8)
 
 
 def main():

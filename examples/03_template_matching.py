@@ -21,7 +21,7 @@ BEAM_ENERGY = 200.0  # kV
 RADIUS = 1.2  # 1/Å
 
 
-def simulate_scan(phase, shape=(14, 20), n_grains=7, pixels=72, electrons=3000, seed=4):
+def simulate_scan(phase, shape=(11, 15), n_grains=6, pixels=72, electrons=5000, seed=4):
     """Scan over grains of one phase.
 
     Returns the signal with ``electrons`` expected in the spots of each pattern, and the true orientations (n, 4).
@@ -38,7 +38,7 @@ def simulate_scan(phase, shape=(14, 20), n_grains=7, pixels=72, electrons=3000, 
     calibration = Calibration((scale, scale), (pixels / 2, pixels / 2), (pixels, pixels), BEAM_ENERGY)
     table = crystals.ReflectionTable.stack([crystals.reflections(phase, 1.2 * RADIUS)], BEAM_ENERGY)
     spots = crystals.find_spots(table, torch.zeros(len(truth), dtype=torch.long), truth, BEAM_ENERGY)
-    thickness = torch.tensor(200.0)  # Å
+    thickness = torch.tensor(100.0)  # Å
     intensity = spot_intensity("lorentzian", spots.excitation_error, thickness, spots.extinction_distance)
     intensity = torch.where(spots.structure_factor > 0, intensity, 0.0)
     intensity = electrons * intensity / intensity.sum(dim=1, keepdim=True)
@@ -63,7 +63,7 @@ def main():
     """Simulate, match, compare, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["torch", "pyxem", "both"], default="both")
-    parser.add_argument("--resolution", type=float, default=3.0, help="degrees between the zone axes of the templates")
+    parser.add_argument("--resolution", type=float, default=2.0, help="degrees between the zone axes of the templates")
     parser.add_argument("--output", type=Path, default=Path("03_template_matching"), help="folder of the pictures")
     arguments = parser.parse_args()
     engines = ["torch", "pyxem"] if arguments.engine == "both" else [arguments.engine]
@@ -85,8 +85,11 @@ def main():
     print("The zero-order reflections do not tell an orientation from the one turned by 180° about the beam.")
 
     arguments.output.mkdir(parents=True, exist_ok=True)
-    pictures = {f"orientations_{engine}": plot.orientation_map(xmap) for engine, xmap in maps.items()}
-    pictures["patterns"] = plot.patterns_with_spots(s, maps, reciprocal_radius=RADIUS)
+    pictures = {
+        f"orientations_{engine}": plot.orientation_map(xmap, title=f"Template matching ({engine})")
+        for engine, xmap in maps.items()
+    }
+    pictures["patterns"] = plot.patterns_with_spots(s, maps, reciprocal_radius=RADIUS, max_excitation_error=0.05)
     if len(maps) == 2:
         between = metrics.disorientation(maps["torch"], maps["pyxem"], modulo_180=True)
         print(f"Between the engines, modulo 180°: within 5° at {np.mean(between < 5):.0%} of the positions")

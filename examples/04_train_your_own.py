@@ -21,7 +21,7 @@ from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
 #: Settings of the tiny training
 TINY = {
-    "max_steps": 40,
+    "max_steps": 160,
     "batch_size": 16,
     "network": {"width": 32, "depth": 1, "kernel": 9, "resolution": 8.0},
     "simulation": SimulationSettings(setup_size=16, pixels=(48,)),

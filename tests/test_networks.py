@@ -129,11 +129,12 @@ def test_unknown_networks_are_refused_with_the_known_ones():
 
 
 def test_answers_do_not_depend_on_the_batch():
+    from sample_phases import phase
+
     from pyxem_dl.crystals import load_phases
     from pyxem_dl.frames import Calibration
     from pyxem_dl.models import OrientationModel
     from pyxem_dl.preprocessing import PolarPreprocessing
-    from sample_phases import phase
 
     model = OrientationModel(
         "polar", small(), PolarPreprocessing(1.2), load_phases(phase("Al")), name="small"

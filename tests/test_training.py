@@ -26,7 +26,7 @@ def aluminium():
 
 @pytest.fixture(autouse=True)
 def few_validation_patterns(monkeypatch):
-    monkeypatch.setattr(training, "_VALIDATION_PATTERNS", 32)
+    monkeypatch.setattr(training.learning, "VALIDATION_PATTERNS", 32)
 
 
 def test_a_training_makes_a_model_folder(tmp_path):

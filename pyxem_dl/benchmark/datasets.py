@@ -61,9 +61,11 @@ def kinematical(folder: Path, n: int = 1000, seed: int = _SEED) -> Labelled:
 
     Notes
     -----
-    Positions and intensities are those of diffsims' ``SimulationGenerator`` (excitation errors up to 0.04 1/Angstrom);
+    Positions and intensities are those of diffsims' ``SimulationGenerator`` (excitation errors up to 0.03 1/Angstrom);
     nothing of :mod:`pyxem_dl.simulation` is used.  Intensities are multiplied by log-normal factors, since dynamical
-    scattering changes them; see :func:`draw_pattern` for the rest.
+    scattering changes them; see :func:`draw_pattern` for the rest.  The difficulty was set by trying five settings with
+    template matching (never with a network): with these, pyxem's finds 70 % of the first 200 within 5 degrees modulo 180
+    (46 % within 2, median 2.4), near the 70 % on the patterns that the project's targets were made with (56 %, 1.4).
     """
     rng = np.random.default_rng(seed)
     phase = multislice_phase(folder, "Al")
@@ -73,7 +75,7 @@ def kinematical(folder: Path, n: int = 1000, seed: int = _SEED) -> Labelled:
         rotations = rng.normal(size=(min(256, 2 * n), 4))
         rotations /= np.linalg.norm(rotations, axis=1, keepdims=True)
         for rotation, (kx, ky, intensity) in zip(rotations, _diffsims_spots(phase, rotations)):
-            intensity = intensity * rng.lognormal(0, 0.7, len(intensity))
+            intensity = intensity * rng.lognormal(0, 0.4, len(intensity))
             pattern, visible = draw_pattern(kx, ky, intensity, calibration, rng)
             if 5 <= visible <= 20 and len(patterns) < n:
                 patterns.append(pattern)
@@ -104,7 +106,7 @@ def draw_pattern(kx, ky, intensity, calibration: Calibration, rng) -> tuple[np.n
         Number of spots with more electrons than 10 and than four times the noise of the halo below them.
     """
     sigma = rng.uniform(1.2, 1.8)
-    electrons = 10 ** rng.uniform(2.3, 3.5)
+    electrons = 10 ** rng.uniform(2.5, 3.7)
     rows, columns = calibration.shape
     row0, column0 = k_to_pixel(0.0, 0.0, calibration)
     row, column = np.arange(rows), np.arange(columns)
@@ -129,7 +131,7 @@ def _diffsims_spots(phase, rotations):
     from orix.quaternion import Rotation
 
     simulation = SimulationGenerator(_MULTISLICE_BEAM_ENERGY).calculate_diffraction2d(
-        phase, Rotation(rotations), reciprocal_radius=1.6, max_excitation_error=0.04, with_direct_beam=False
+        phase, Rotation(rotations), reciprocal_radius=1.6, max_excitation_error=0.03, with_direct_beam=False
     )
     for vectors in simulation.coordinates:
         kx, ky = vectors.data[:, 0], vectors.data[:, 1]

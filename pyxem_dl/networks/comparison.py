@@ -1,4 +1,4 @@
-"""Verification: how well does a pattern agree with a proposed orientation?
+"""Verification of proposed orientations against the pattern.
 
 For each proposal the reflections near the Ewald sphere are looked up in the polar pattern.
 What stands there, next to what the reflection could give, goes through one small network

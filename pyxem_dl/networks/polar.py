@@ -15,6 +15,7 @@ from torch import nn
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.networks.comparison import CandidateComparison
+
 # Residuals and soft labels live on this scale (radians): about the distance between nodes.
 _NODE_SCALE = math.radians(3.0)
 # Nodes closer than this to a mode's best node belong to it (radians).

@@ -224,7 +224,7 @@ class PatternSimulator:
         return scale[:, None, None] * rows
 
     def _draw_crystal(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
-        """Expected patterns of crystals without the direct beam, in arbitrary units."""
+        """Draw crystals without the direct beam: expected patterns, in arbitrary units."""
         s, calibration = self.settings, setup.calibration
         n = len(phase_id)
         spots = crystals.find_spots(self.table, phase_id, rotations, self.beam_energy)

@@ -1,0 +1,97 @@
+"""All that a training is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from pyxem_dl.simulation import SimulationSettings
+
+
+@dataclass(frozen=True)
+class TrainingConfiguration:
+    """All that a training is made of; saved with the weights.
+
+    Parameters
+    ----------
+    beam_energy : float
+        In kV.
+    reciprocal_radius : float
+        How far out the model looks, in 1/Angstrom.
+    max_minutes : float
+        Time limit, validation included.
+    verification_share : float
+        Share of the time in which the network learns to verify its own proposals; before, it
+        learns to propose.  0 leaves verification out.
+    max_steps : int, optional
+        Limit on the number of batches, shared out like the time; the earlier limit counts.
+    batch_size : int
+        Patterns in a batch; a multiple of ``simulation.setup_size``.
+    learning_rate : float
+        Its peak, after a short warm-up.
+    schedule : {"cosine", "exponential"}
+        How the learning rate falls: to 0, or to 2 % of the peak.
+    weight_decay : float
+        Of AdamW.
+    validation_minutes : float
+        Time between validations.
+    seed : int
+        Of weights and patterns.
+    network : dict
+        Arguments of :class:`pyxem_dl.networks.PolarNetwork` other than the phases'.
+    simulation : SimulationSettings
+        What the patterns look like.
+    """
+
+    beam_energy: float
+    reciprocal_radius: float
+    max_minutes: float = 20.0
+    verification_share: float = 0.25
+    max_steps: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 1.2e-3
+    schedule: str = "cosine"
+    weight_decay: float = 0.02
+    validation_minutes: float = 4.0
+    seed: int = 0
+    network: dict = field(default_factory=dict)
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "exponential"):
+            raise ValueError(f"schedule is 'cosine' or 'exponential', not {self.schedule!r}.")
+        for name in ("beam_energy", "reciprocal_radius", "max_minutes", "learning_rate"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, not {value!r}.")
+        if self.batch_size % self.simulation.setup_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of the simulation's setup_size "
+                f"({self.simulation.setup_size})."
+            )
+
+    @classmethod
+    def from_dict(cls, entries: dict) -> TrainingConfiguration:
+        """Make a configuration of what ``asdict`` made of one, also after a way through JSON."""
+        simulation = entries.get("simulation", SimulationSettings())
+        if isinstance(simulation, dict):
+            simulation = SimulationSettings(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in simulation.items()}
+            )
+        return cls(**(entries | {"simulation": simulation}))
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Minutes and steps (infinite without a limit) of each stage of the training."""
+        shares = {"propose": 1 - self.verification_share, "verify": self.verification_share}
+        steps = self.max_steps or math.inf
+        return {
+            stage: (share * self.max_minutes, math.ceil(share * steps) if self.max_steps else steps)
+            for stage, share in shares.items() if share > 0
+        }
+
+    def rate(self, progress: float, step: int) -> float:
+        """Learning rate relative to its peak, after a share `progress` of the training."""
+        warm_up = min(1.0, (step + 1) / 200)
+        if self.schedule == "exponential":
+            return warm_up * math.exp(math.log(0.02) * progress)
+        return warm_up * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

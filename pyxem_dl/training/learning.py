@@ -1,0 +1,215 @@
+"""What Lightning runs: batches, loss, validation, and the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from pyxem_dl import rotations as rot
+from pyxem_dl.networks import N_PROPOSED
+from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.simulation import PatternSimulator
+
+VALIDATION_PATTERNS = 768
+# The threshold of the score lets this share of patterns without a crystal pass.
+FALSE_CRYSTALS = 0.01
+
+
+class SimulatedBatches(IterableDataset):
+    """Endless batches of polar patterns with their orientation and phase.
+
+    Each batch gathers several setups (detector, disk radius, scattering), and each setup is
+    simulated anew.
+
+    Parameters
+    ----------
+    simulator : PatternSimulator
+        Makes the patterns.
+    preprocessing : PolarPreprocessing
+        The model's.
+    batch_size : int
+        Patterns in a batch.
+    """
+
+    def __init__(self, simulator, preprocessing: PolarPreprocessing, batch_size: int) -> None:
+        self.simulator, self.preprocessing = simulator, preprocessing
+        self.n_setups = max(1, batch_size // simulator.settings.setup_size)
+
+    def make(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Make one batch: polar (n, 2, n_k, n_phi), rotations (n, 4), phase_id (n,)."""
+        parts = []
+        with torch.no_grad():
+            for _ in range(self.n_setups):
+                s = self.simulator()
+                polar = self.preprocessing(s.patterns, s.calibration, signal_mask=s.signal_mask)
+                parts.append((polar, s.rotations, s.phase_id))
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def __iter__(self) -> Iterator:
+        while True:
+            yield self.make()
+
+
+class OrientationTraining(lightning.LightningModule):
+    """What Lightning runs: loss, validation, learning rate, and the clock.
+
+    Parameters
+    ----------
+    network : PolarNetwork
+        With a comparison where it learns to verify.
+    configuration : TrainingConfiguration
+        Of the training.
+    stage : {"propose", "verify"}
+        What is learnt.
+    batches : SimulatedBatches
+        To train on.
+    validation : tuple of tensor
+        A batch that is not trained on.
+    """
+
+    def __init__(self, network, configuration, stage, batches, validation) -> None:
+        super().__init__()
+        self.network, self.configuration, self.stage = network, configuration, stage
+        self.batches, self._validation = batches, validation
+        self.minutes, self.steps = configuration.stages()[stage]
+        self.elapsed = 0.0
+        self.patterns_seen = 0
+        self.results: dict[str, float] = {}
+        self._tick = self._validated = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage that is done, by the clock or by steps."""
+        return max(self.elapsed / (60 * self.minutes), self.global_step / self.steps)
+
+    def configure_optimizers(self):
+        """Return AdamW with a learning rate that follows the clock."""
+        c = self.configuration
+        learner = self.network if self.stage == "propose" else self.network.comparison
+        optimizer = torch.optim.AdamW(
+            learner.parameters(), c.learning_rate, weight_decay=c.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: c.rate(self.progress, step)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return a loader of endless batches."""
+        # batches come whole and on their device
+        return DataLoader(self.batches, batch_size=None, num_workers=0)
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._tick = time.monotonic()
+        self._validated = self.elapsed
+
+    def training_step(self, batch, _):
+        """Return the loss of a batch."""
+        loss = self._proposal_loss(batch) if self.stage == "propose" else self._verify_loss(batch)
+        self.patterns_seen += len(batch[0])
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def _proposal_loss(self, batch):
+        loss, parts = self.network.loss(*batch)
+        self.log_dict({f"loss_{name}": value for name, value in parts.items()})
+        return loss
+
+    def _verify_loss(self, batch):
+        polar, rotations, phase_id = batch
+        with torch.no_grad():
+            proposed = self.network.propose(polar, N_PROPOSED)
+        return self.network.comparison.loss(
+            polar, proposed, rotations, phase_id, self.network.operations
+        )
+
+    def on_train_batch_end(self, *_) -> None:
+        """Stop the clock, validate when it is time, end the stage when it is over."""
+        now = time.monotonic()
+        self.elapsed += now - self._tick
+        self._tick = now
+        since = (self.elapsed - self._validated) / 60
+        if since > self.configuration.validation_minutes or self.progress >= 1:
+            self._validated = self.elapsed
+            self.results = validate(self.network, *self._validation)
+            self.log_dict(
+                self.results
+                | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
+            )
+            self.log("right_5deg", self.results["within_5_modulo_180"], prog_bar=True)
+        if self.progress >= 1:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint) -> None:
+        """Keep the clock."""
+        checkpoint["clock"] = {
+            "elapsed": self.elapsed, "patterns": self.patterns_seen, "results": self.results,
+        }
+
+    def on_load_checkpoint(self, checkpoint) -> None:
+        """Take the clock up again, with patterns that were not seen before."""
+        clock = checkpoint["clock"]
+        self.elapsed, self.patterns_seen = clock["elapsed"], clock["patterns"]
+        self.results = clock["results"]
+        self.batches.simulator.generator.manual_seed(
+            self.configuration.seed + self.patterns_seen + 1
+        )
+
+
+def validate(network, polar, rotations, phase_id) -> dict[str, float]:
+    """Accuracy of a network on labelled polar patterns.
+
+    Returns
+    -------
+    dict of float
+        Shares within 2 and 5 degrees of the truth and the median disorientation in degrees,
+        strict and modulo 180 degrees about the beam, over the patterns with a crystal;
+        ``misindexing_rate`` (strict, 5 degrees, a wrong phase included) and ``phase`` (share
+        of right phases); ``empty`` (share of right decisions between crystal and none).
+    """
+    training = network.training
+    network.eval()
+    parts = []
+    with torch.inference_mode():
+        for i in range(0, len(polar), 128):
+            parts.append(network.predict(polar[i : i + 128], 1))
+    network.train(training)
+    found = torch.cat([part.rotations[:, 0] for part in parts])
+    phase = torch.cat([part.phase_id[:, 0] for part in parts])
+    crystal = torch.cat([part.crystal for part in parts])
+    there = phase_id >= 0
+    right_phase = (phase == phase_id)[there]
+    operations = network.operations[phase_id[there]]
+    result = {}
+    for name, modulo in (("strict", False), ("modulo_180", True)):
+        angle = rot.disorientation_angle(
+            found[there], rotations[there], operations, modulo_180=modulo
+        )
+        angle = torch.where(right_phase, torch.rad2deg(angle), 180.0)
+        result[f"within_2_{name}"] = float((angle < 2).float().mean())
+        result[f"within_5_{name}"] = float((angle < 5).float().mean())
+        result[f"median_{name}"] = float(angle.median())
+    result["misindexing_rate"] = 1 - result["within_5_strict"]
+    result["phase"] = float(right_phase.float().mean())
+    result["empty"] = float(((crystal > 0.5) == there).float().mean())
+    return result
+
+
+def fit_score_threshold(module: OrientationTraining) -> float:
+    """Score that all but 1 % of simulated patterns without a crystal stay below."""
+    simulator = module.batches.simulator
+    empty = PatternSimulator(
+        simulator.phases, simulator.beam_energy, simulator.reciprocal_radius,
+        replace(simulator.settings, empty_share=1.0),
+        seed=module.configuration.seed + 2_000_000, device=simulator.device,
+    )
+    polar, _, _ = SimulatedBatches(empty, module.batches.preprocessing, VALIDATION_PATTERNS).make()
+    with torch.inference_mode():
+        scores = torch.cat([module.network.predict(p, 1).scores[:, 0] for p in polar.split(128)])
+    return round(float(scores.float().quantile(1 - FALSE_CRYSTALS)), 4)

@@ -1,0 +1,91 @@
+"""What a training leaves for people: its card and its log."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict
+from pathlib import Path
+
+from pyxem_dl.crystals import phase_to_dict
+from pyxem_dl.training.learning import FALSE_CRYSTALS, VALIDATION_PATTERNS
+
+
+def join_logs(folder: Path, stages) -> Path:
+    """One CSV file of the logs of all stages and resumed runs; a column says which stage."""
+    rows = []
+    for stage in stages:
+        logs = (folder / stage).glob("version_*/metrics.csv")
+        for log in sorted(logs, key=lambda path: path.stat().st_mtime):
+            with open(log, newline="") as file:
+                rows += [{"stage": stage} | row for row in csv.DictReader(file)]
+    columns = list(dict.fromkeys(key for row in rows for key in row if key != "epoch"))
+    with open(folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "log.csv"
+
+
+def model_card(model, modules, where: str) -> str:
+    """Model card in Markdown: data, metrics, limits, licence, and how it was made."""
+    configuration, r = modules[-1].configuration, modules[-1].results
+    phases = "\n".join(
+        f"- {p.name}: space group {p.space_group.number}, lattice "
+        f"{', '.join(f'{x:.4g}' for x in phase_to_dict(p)['lattice'])} (Å, degrees)"
+        for p in model.phases
+    )
+    stages = "\n".join(
+        f"| {m.stage} | {m.elapsed / 60:.0f} | {m.patterns_seen:,} |" for m in modules
+    )
+    settings = {k: v for k, v in asdict(configuration).items() if k != "simulation"}
+    simulation = asdict(configuration.simulation)
+
+    def table(entries):
+        return "\n".join(f"| `{key}` | {value} |" for key, value in entries.items())
+
+    radii = " to ".join(f"{x:g}" for x in configuration.simulation.disk_radius)
+    return f"""# {model.name}
+
+{model.description}. Orientation model of pyxem_dl.
+
+{phases}
+
+## Domain
+Beam energy {configuration.beam_energy:g} kV; looks out to {configuration.reciprocal_radius:g} 1/Å; disk
+radius {radii} 1/Å.
+
+## Recipe
+`pyxem_dl.train(recipe="{model.name}", output=...)`: with the settings below, on patterns that were
+simulated during training, each seen once, on {where}:
+
+| stage | minutes | patterns |
+| --- | --- | --- |
+{stages}
+
+| setting | |
+| --- | --- |
+{table(settings)}
+
+| simulation | |
+| --- | --- |
+{table(simulation)}
+
+## Metrics on {VALIDATION_PATTERNS} fresh simulated patterns of the same kind
+| | strict | modulo 180° |
+| --- | --- | --- |
+| within 5° | {r["within_5_strict"]:.1%} | {r["within_5_modulo_180"]:.1%} |
+| within 2° | {r["within_2_strict"]:.1%} | {r["within_2_modulo_180"]:.1%} |
+| median | {r["median_strict"]:.2f}° | {r["median_modulo_180"]:.2f}° |
+
+Misindexing rate (5°, strict) {r["misindexing_rate"]:.1%}; right phase {r["phase"]:.1%}; crystal or none
+{r["empty"]:.1%}. Below a score of {model.thresholds["score"]:g} a pattern is not indexed:
+{FALSE_CRYSTALS:.0%} of simulated patterns without a crystal lie above. These patterns include nearly
+empty ones with two or three spots; the project's benchmark has numbers to compare with.
+
+## Limits
+Kinematical and two-beam intensities with random factors, no full dynamical scattering. Patterns
+outside the domain are answered, with a warning.
+
+## Licence
+GPL-3.0-or-later.
+"""

@@ -1,0 +1,205 @@
+"""The command line, driven as a user does."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from orix import io
+from typer.testing import CliRunner
+
+from fake_network import make_model
+from pyxem_dl import __main__ as command_line, models
+from pyxem_dl.benchmark.datasets import make_signal
+from pyxem_dl.frames import Calibration
+
+PICTURES = ("virtual_image", "orientations_network", "orientations_templates_torch", "reliability", "disorientation",
+            "patterns")  # fmt: skip
+CALIBRATION = Calibration((0.05, 0.05), (20.0, 20.0), (40, 40), 200.0)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Call the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(command_line.app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def fake_model(monkeypatch):
+    """A model under a name that the command line takes."""
+    model = make_model()
+    monkeypatch.setattr("pyxem_dl.orientation.load_model", lambda name: model)
+    return "fake"
+
+
+@pytest.fixture
+def scan(tmp_path, rng):
+    """A file with a scan of 3 x 4 positions."""
+    signal = make_signal(rng.poisson(2, (3, 4, 40, 40)).astype("u2"), CALIBRATION, "noise")
+    path = tmp_path / "scan.zspy"
+    signal.save(path)
+    return path
+
+
+def test_help_is_quick_and_names_the_commands():
+    code = (
+        "import sys; from typer.testing import CliRunner; from pyxem_dl.__main__ import app; "
+        "text = CliRunner().invoke(app, ['--help']).output; "
+        "assert all(c in text for c in ('demo', 'train', 'predict', 'models', 'benchmark')), text; "
+        "print(*({'torch', 'pyxem', 'hyperspy', 'orix', 'lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "predict", "models", "benchmark"])
+def test_every_command_has_help(run, command):
+    result = run(command, "--help")
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_version(run):
+    from pyxem_dl import __version__
+
+    assert run("--version").output.strip() == f"pyxem-dl {__version__}"
+
+
+def test_models_are_listed(run, monkeypatch):
+    monkeypatch.setattr(models, "list_models", lambda: {"mgo-300kv": "MgO", "al": "Aluminium"})
+    assert run("models").output.splitlines() == ["mgo-300kv  MgO", "al         Aluminium"]
+    monkeypatch.setattr(models, "list_models", dict)
+    assert "no bundled models" in run("models").output
+
+
+def test_predict_writes_a_map(run, fake_model, scan, tmp_path):
+    output = tmp_path / "maps" / "map.h5"
+    result = run("predict", scan, "--model", fake_model, "--output", output, "--n-best", 2, "--no-progress")
+    assert result.exit_code == 0, result.output
+    xmap = io.load(output)
+    assert xmap.shape == (3, 4) and xmap.rotations.shape == (12, 2)
+    assert "12 positions" in result.output
+    again = run("predict", scan, "--model", fake_model, "--output", output)
+    assert again.exit_code == 1 and "is there already" in again.stderr and "Traceback" not in again.output
+    assert run("predict", scan, "--model", fake_model, "--output", output, "--overwrite").exit_code == 0
+
+
+def test_predict_takes_scale_energy_and_center(run, fake_model, tmp_path, rng):
+    from pyxem.signals import ElectronDiffraction2D
+
+    ElectronDiffraction2D(rng.poisson(2, (2, 2, 40, 40)).astype("u2")).save(tmp_path / "bare.hspy")
+    arguments = ("predict", "bare.hspy", "--model", fake_model, "--no-progress", "--output")
+    bare = run(*arguments, "a.h5")
+    assert bare.exit_code == 1 and "not calibrated" in bare.stderr
+    settings = ("--scale", 0.05, "--beam-energy", 200, "--center", "19.5,20")
+    given = run(*arguments, "a.h5", *settings)
+    assert given.exit_code == 0, given.output
+    assert "0.05 1/Å per px" in given.output
+    wrong = run(*arguments, "b.h5", "--center", "middle")
+    assert wrong.exit_code == 2 and "neither 'auto' nor 'row,column'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["predict", "nowhere.zspy", "--model", "x", "--output", "a.h5"], "There is no file 'nowhere.zspy'"),
+        (["predict", "SCAN", "--model", "no-such-model", "--output", "a.h5"], "no model and no folder"),
+        (["predict", "SCAN", "--model", "x", "--output", "a.txt"], "A crystal map is saved as"),
+        (["train", "nowhere.cif", "--beam-energy", "200", "--reciprocal-radius", "1.5", "--output", "m"],
+         "There is no structure file nowhere.cif"),
+        (["demo", "--model", "no-such-model"], "no model and no folder"),
+        (["benchmark", "--data", "nowhere"], "There is no folder nowhere"),
+    ],
+)  # fmt: skip
+def test_user_errors_are_messages(run, scan, arguments, message):
+    result = run(*[scan if a == "SCAN" else a for a in arguments])
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "a.cif"], ["predict"], ["benchmark", "--only", "nonsense"], ["benchmark", "--model", "gold=x"]],
+)
+def test_wrong_usage_ends_with_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_debug_shows_where(run):
+    result = run("--debug", "benchmark", "--data", "nowhere")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_interrupted_training_says_how_to_go_on(run, tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        assert kwargs["beam_energy"] == 200 and kwargs["max_minutes"] == 3 and kwargs["seed"] == 5
+        raise KeyboardInterrupt("Interrupted; call again with resume=True.")
+
+    monkeypatch.setattr("pyxem_dl.training.train", interrupted)
+    (tmp_path / "a.cif").write_text("data_a")
+    settings = ("--beam-energy", 200, "--reciprocal-radius", 1.5, "--max-minutes", 3, "--seed", 5)
+    result = run("train", "a.cif", *settings, "--output", "m")
+    assert result.exit_code == 130 and "call again" in result.stderr
+
+
+def test_training_does_not_overwrite_a_model(run, tmp_path):
+    (tmp_path / "a.cif").write_text("data_a")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    result = run("train", "a.cif", "--beam-energy", 200, "--reciprocal-radius", 1.5, "--output", "m")
+    assert result.exit_code == 1 and "holds a model already" in result.stderr
+
+
+def check_demo(result, folder):
+    assert result.exit_code == 0, result.output
+    assert "| network |" in result.output and "| templates (torch) |" in result.output
+    assert (folder / "comparison.md").read_text(encoding="utf-8").count("|\n") == 4
+    network, templates = (io.load(folder / f"{name}.h5") for name in ("network", "templates_torch"))
+    assert network.shape == templates.shape == (28, 21)
+    assert network.scan_unit == "nm" and network.dx == pytest.approx(9.09)
+    assert {"scores", "reliability"} <= set(network.prop)
+    assert io.load(folder / "network.ang").shape == (28, 21)
+    import matplotlib
+
+    for name in PICTURES:
+        picture = matplotlib.image.imread(folder / f"{name}.png")[..., :3]
+        assert min(picture.shape[:2]) > 300 and picture.std() > 0.05, name
+    return network, templates
+
+
+def test_demo_with_any_model(run, monkeypatch, tmp_path):
+    """The path from end to end, with the fake network and two rows of the scan."""
+    from pyxem_dl import data
+
+    whole = data.mgo_nanocubes
+    monkeypatch.setattr(data, "mgo_nanocubes", lambda lazy: whole(lazy))
+    monkeypatch.setattr(models, "load_model", lambda name: make_model())
+    result = run("demo", "--no-pyxem", "--output", "out")
+    check_demo(result, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (models.PRETRAINED / "mgo-300kv" / "config.json").exists(), reason="the model mgo-300kv is not bundled yet"
+)
+def test_demo_as_it_ships(run, tmp_path):
+    result = run("demo")
+    network, templates = (
+        check_demo_with_pyxem(result, tmp_path / "pyxem-dl-demo")
+    )
+    # the flat cube: [001] along the beam, by both
+    for xmap in (network, templates):
+        axis = xmap.rotations.data.reshape(28, 21, -1, 4)[22:27, 4:9, 0]
+        w, x, y, z = np.moveaxis(axis, -1, 0)
+        direction = np.abs([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)]).max(0)
+        assert (direction > np.cos(np.deg2rad(10))).mean() > 0.95
+    assert 0.2 < (network.phase_id >= 0).mean() < 0.95
+
+
+def check_demo_with_pyxem(result, folder):
+    assert "| templates (pyxem) |" in result.output
+    text = (folder / "comparison.md").read_text(encoding="utf-8")
+    (folder / "comparison.md").write_text("\n".join(text.splitlines()[:4]) + "\n", encoding="utf-8")
+    return check_demo(result, folder)

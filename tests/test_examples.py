@@ -1,0 +1,151 @@
+"""The examples run and draw something, and every Python block of the documentation runs, top to bottom."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyxem_dl import data, models, training
+from pyxem_dl.networks import build_network
+from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.simulation import SimulationSettings
+
+PICTURES = {
+    "01_reference_frames": ["reference_frames"],
+    "02_orientation_map": ["orientations", "reliability", "patterns"],
+    "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
+    "04_train_your_own": ["training_patterns", "training_log"],
+}
+PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
+         "docs/how_it_works.md"]  # fmt: skip
+#: A line in front of a block that cannot run
+NOT_RUN = "<!-- not run -->"
+
+
+def test_all_examples_and_pages_are_tested(root):
+    assert sorted(path.stem for path in (root / "examples").glob("*.py")) == sorted(PICTURES)
+    pages = {"README.md"} | {f"docs/{path.name}" for path in (root / "docs").glob("*.md")}
+    assert pages == set(PAGES)
+
+
+@pytest.mark.parametrize("example", PICTURES)
+def test_an_example_runs_and_draws(example, root, tmp_path):
+    if example == "02_orientation_map" and "mgo-300kv" not in models.list_models():
+        pytest.skip("needs the bundled model mgo-300kv, which is not here")
+    run_example(root, tmp_path, example)
+    for name in PICTURES[example]:
+        assert_something_is_drawn(tmp_path / example / f"{name}.png")
+
+
+def test_the_map_example_says_how_to_get_a_model(root, tmp_path, monkeypatch):
+    if "mgo-300kv" in models.list_models():
+        pytest.skip("the model is bundled")
+    failed = run_example(root, tmp_path, "02_orientation_map", check=False)
+    assert failed.returncode == 1
+    assert "mgo-300kv is not bundled" in failed.stderr and "pyxem-dl train MgO.cif" in failed.stderr
+
+
+def run_example(root, folder, example, check=True):
+    """Run a script as a user does, in a folder of his own and without a display."""
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    finished = subprocess.run(
+        [sys.executable, str(root / "examples" / f"{example}.py")],
+        cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=900,
+    )  # fmt: skip
+    assert not check or finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
+def assert_something_is_drawn(path):
+    """A picture of some size in which more than a frame and a title are inked."""
+    from matplotlib.image import imread
+
+    picture = imread(path)[..., :3]
+    assert min(picture.shape[:2]) > 200
+    inked = (np.abs(picture - picture[0, 0]) > 0.1).any(axis=-1)
+    assert inked.mean() > 0.02
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_blocks_of_a_page_run(page, root, users_folder):
+    code = python_blocks((root / page).read_text(encoding="utf-8"))
+    if page != "docs/how_it_works.md":
+        assert code.strip()
+    exec(compile(code, page, "exec"), {"__name__": "page"})
+
+
+def python_blocks(text):
+    """All Python blocks of a page that can run, as one program with the page's line numbers."""
+    lines, running, skipped = [], False, False
+    previous = ""
+    for line in text.splitlines():
+        if re.match(r"```python\s*$", line):
+            running, skipped = True, previous.strip() == NOT_RUN
+            lines.append("")
+        elif line.startswith("```"):
+            running = False
+            lines.append("")
+        else:
+            lines.append(line if running and not skipped else "")
+        previous = line
+    return "\n".join(lines)
+
+
+def test_blocks_keep_their_lines_and_may_be_left_out():
+    text = f"Words\n```python\na = 1\n```\n{NOT_RUN}\n```python\nb = 2\n```\n```bash\nc\n```\n```python\nd = 4\n```"
+    assert python_blocks(text).splitlines() == ["", "", "a = 1", *[""] * 9, "d = 4", ""][: text.count("\n") + 1]
+
+
+@pytest.fixture
+def users_folder(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of; trainings in it take a few steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    data.mgo_nanocubes(lazy=False).inav[9:12, 10:14].save("scan.zspy")
+    source = Path(data.__file__).parent / "_data" / "MgO.cif"
+    for name in ("MgO.cif", "structure.cif"):
+        shutil.copyfile(source, name)
+    make_model("my_model")
+    if "mgo-300kv" not in models.list_models():
+        for name in ("mgo-300kv", "al-200kv", "linio2-200kv"):
+            make_model(tmp_path / "pretrained" / name)
+        monkeypatch.setattr(models, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(training, "_VALIDATION_PATTERNS", 16)
+    real = training.train
+
+    def short(phases, **arguments):
+        simulation = arguments.get("simulation", SimulationSettings())
+        changes = {"setup_size": 16, "pixels": (48,)}
+        tiny = {
+            "max_steps": 4, "batch_size": 16, "device": "cpu", "show_progressbar": False,
+            "network": {"width": 16, "depth": 1, "kernel": 9, "resolution": 10.0},
+            "simulation": SimulationSettings(**(simulation.to_dict() | changes)),
+        }  # fmt: skip
+        return real(phases, **(arguments | tiny))
+
+    import pyxem_dl
+
+    monkeypatch.setattr(pyxem_dl, "train", short, raising=False)
+    return tmp_path
+
+
+def make_model(folder):
+    """Save a small network that was not trained, as a model of MgO that finds a crystal everywhere."""
+    phase = data.mgo_phase()
+    preprocessing = PolarPreprocessing(1.6, n_k=16, n_phi=72)
+    arguments = {"n_k": 16, "n_phi": 72, "width": 16, "depth": 1, "kernel": 9, "resolution": 10.0}
+    models.OrientationModel(
+        network_name="polar",
+        network=build_network("polar", laue_groups=[phase.point_group.laue.name], **arguments),
+        preprocessing=preprocessing,
+        phases=[phase],
+        domain={"beam_energy": 300.0, "reciprocal_radius": 1.6, "scale": [0.01, 0.1], "disk_radius": [0.01, 0.05]},
+        thresholds={"crystal": 0.0},
+        name=Path(folder).name,
+    ).save(folder)

@@ -89,7 +89,7 @@ def main():
         f"orientations_{engine}": plot.orientation_map(xmap, title=f"Template matching ({engine})")
         for engine, xmap in maps.items()
     }
-    pictures["patterns"] = plot.patterns_with_spots(s, maps, reciprocal_radius=RADIUS, max_excitation_error=0.05)
+    pictures["patterns"] = plot.patterns_with_spots(s, maps, reciprocal_radius=RADIUS, max_excitation_error=0.08)
     if len(maps) == 2:
         between = metrics.disorientation(maps["torch"], maps["pyxem"], modulo_180=True)
         print(f"Between the engines, modulo 180°: within 5° at {np.mean(between < 5):.0%} of the positions")

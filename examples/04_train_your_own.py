@@ -70,6 +70,7 @@ def draw_training_log(path):
     loss.set(xlabel="step", ylabel="loss", title="Loss (each stage has its own)")
     accuracy.set(xlabel="step", ylabel="%", ylim=(0, 100), title="Fresh patterns within 5°, modulo 180°")
     for axes in (loss, accuracy):
+        axes.set_xlim(left=0)
         if axes.lines:
             axes.legend(frameon=False)
     return figure

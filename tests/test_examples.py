@@ -116,10 +116,10 @@ def users_folder(tmp_path, monkeypatch):
         for name in ("mgo-300kv", "al-200kv", "linio2-200kv"):
             make_model(tmp_path / "pretrained" / name)
         monkeypatch.setattr(models, "PRETRAINED", tmp_path / "pretrained")
-    monkeypatch.setattr(training, "_VALIDATION_PATTERNS", 16)
+    monkeypatch.setattr(training.learning, "VALIDATION_PATTERNS", 16)
     real = training.train
 
-    def short(phases, **arguments):
+    def short(phases=None, **arguments):
         simulation = arguments.get("simulation", SimulationSettings())
         changes = {"setup_size": 16, "pixels": (48,)}
         tiny = {
@@ -146,6 +146,7 @@ def make_model(folder):
         preprocessing=preprocessing,
         phases=[phase],
         domain={"beam_energy": 300.0, "reciprocal_radius": 1.6, "scale": [0.01, 0.1], "disk_radius": [0.01, 0.05]},
-        thresholds={"crystal": 0.0},
+        thresholds={"crystal": 0.0, "score": 0.0},
+        training={"beam_energy": 300.0, "reciprocal_radius": 1.6},
         name=Path(folder).name,
     ).save(folder)

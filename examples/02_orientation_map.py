@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import pyxem_dl
-from pyxem_dl import metrics, plot
+from pyxem_dl import crystals, metrics, plot
+from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import save_map
 
 
@@ -32,24 +33,32 @@ def main():
 
     indexed = xmap.phase_id >= 0
     print(f"\n{xmap}\n")
-    print(f"Indexed: {indexed.mean():.0%} of {xmap.size} positions; the rest is vacuum and carbon film")
+    print(f"Indexed: {indexed.mean():.0%} of {xmap.size} positions")
     if indexed.any():
         spread = metrics.neighbour_disorientation(xmap, modulo_180=True)
         spread = spread[np.isfinite(spread)]
         print(f"Median reliability where indexed: {np.median(xmap.prop['reliability'][indexed]):.2f}")
         if spread.size:
             print(f"Median disorientation to the neighbours, modulo 180°: {np.median(spread):.2f}°")
+    # without truth, the detected peaks are the judge; turned about the beam they say what chance explains
+    peaks = metrics.find_peaks(s.data.compute().reshape(-1, 144, 144), Calibration.from_signal(s).center)
+    crowded = np.array([len(each) >= 5 for each in peaks])
+    reflections = [crystals.reflections(pyxem_dl.data.mgo_phase(), 1.3)]
+    found = metrics.explained_peaks(xmap, s, reflections, tolerance=0.05, reciprocal_radius=1.3, peaks=peaks).summary()
+    share, chance = found["share_indexed"], found["chance_indexed"]
+    print(f"Detected peaks explained: {share:.0%} where indexed (chance: {chance:.0%})")
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     save_map(arguments.output / "map.h5", xmap, overwrite=True)
     pictures = {
         "orientations": plot.orientation_map(
-            xmap, brightness="reliability", title="MgO nanocubes by mgo-300kv; brightness: reliability"
+            xmap, brightness="reliability", title="MgO nanocubes; brightness: reliability"
         ),
         "reliability": plot.property_map(xmap, "reliability", vmin=0, vmax=1),
     }
-    if indexed.any():
-        pictures["patterns"] = plot.patterns_with_spots(s, xmap, reciprocal_radius=1.6)
+    if (indexed & crowded).any():
+        positions = plot.spread_positions(xmap, among=crowded)
+        pictures["patterns"] = plot.patterns_with_spots(s, xmap, positions, reciprocal_radius=1.6)
     for name, figure in pictures.items():
         figure.savefig(arguments.output / f"{name}.png")
     print(f"In {arguments.output}: map.h5, {', '.join(f'{name}.png' for name in pictures)}")

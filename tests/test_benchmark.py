@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from fake_network import make_model, make_phase
 from orix.crystal_map import CrystalMap, PhaseList
 from orix.quaternion import Rotation
 
-from fake_network import make_model, make_phase
 from pyxem_dl import benchmark
 from pyxem_dl.benchmark import datasets, machine, measure, report
 from pyxem_dl.crystals import reflections
@@ -147,7 +147,7 @@ def test_speed_takes_fixed_costs_away(monkeypatch):
         assert scan._lazy
         clock["now"] += 7 + scan.axes_manager.navigation_size / 50
 
-    found = measure.speed({"network x": predictor}, labelled)["network x"]
+    found = dict(measure.speed({"network x": predictor}, labelled))["network x"]
     assert found["patterns_per_second"] == pytest.approx(50)
     assert found["whole_call"] == pytest.approx(4096 / (7 + 4096 / 50), abs=0.1)
 

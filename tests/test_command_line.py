@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from fake_network import make_model
 from orix import io
 from typer.testing import CliRunner
 
-from fake_network import make_model
 from pyxem_dl import __main__ as command_line, models
 from pyxem_dl.benchmark.datasets import make_signal
 from pyxem_dl.frames import Calibration

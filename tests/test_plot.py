@@ -3,10 +3,10 @@
 import matplotlib
 import numpy as np
 import pytest
+from fake_network import make_phase
 from orix.crystal_map import CrystalMap, PhaseList
 from orix.quaternion import Rotation
 
-from fake_network import make_phase
 from pyxem_dl import plot
 from pyxem_dl.benchmark.datasets import make_signal
 from pyxem_dl.frames import Calibration, k_to_pixel

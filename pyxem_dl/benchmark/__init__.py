@@ -184,7 +184,7 @@ def _run_speed(data: Path, choose, results: Results) -> None:
         if any("pyxem" in label for label in predictors):
             own = measure.PyxemsOwnCalls(labelled.phase, labelled.signal)
             predictors["pyxem's own calls, n_best=1, 1°"] = own
-        for label, numbers in measure.speed(predictors, labelled).items():
+        for label, numbers in measure.speed(predictors, labelled):
             results.add("speed", f"{name}, 128 × 128 px, lazy", label, numbers)
 
 

@@ -64,8 +64,9 @@ def kinematical(folder: Path, n: int = 1000, seed: int = _SEED) -> Labelled:
     Positions and intensities are those of diffsims' ``SimulationGenerator`` (excitation errors up to 0.03 1/Angstrom);
     nothing of :mod:`pyxem_dl.simulation` is used.  Intensities are multiplied by log-normal factors, since dynamical
     scattering changes them; see :func:`draw_pattern` for the rest.  The difficulty was set by trying five settings with
-    template matching (never with a network): with these, pyxem's finds 70 % of the first 200 within 5 degrees modulo 180
-    (46 % within 2, median 2.4), near the 70 % on the patterns that the project's targets were made with (56 %, 1.4).
+    template matching (never with a network): with these, pyxem's found 70 % of 200 such patterns within 5 degrees
+    modulo 180 (46 % within 2, median 2.4), as on the patterns that the project's targets were made with (70 %; 56 %,
+    1.4).
     """
     rng = np.random.default_rng(seed)
     phase = multislice_phase(folder, "Al")

@@ -25,7 +25,9 @@ app = typer.Typer(
 _settings = {"debug": False}
 
 Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps, ...")]
-BeamEnergy = Annotated[float | None, typer.Option(help="In kV; by default what the file says.", min=0)]
+BeamEnergy = Annotated[
+    float | None, typer.Option(help="In kV; by default what the file (of a scan) or the recipe says.", min=0)
+]
 
 
 class Section(StrEnum):
@@ -119,8 +121,9 @@ def demo(
     typer.echo(f"All done in {time.perf_counter() - start:.0f} s.")
 
 
-_EXPLANATION = """explained: share of the detected peaks that lie on a spot of the orientation found there (chance: the
-same with the peaks turned about the beam); over the whole scan, and where the method gives an orientation.
+_EXPLANATION = """peaks explained: share of the detected peaks that lie on a spot of the orientation found there, at
+the positions that the network indexes (template matching indexes everything, vacuum too); by chance: the same with the
+peaks turned about the beam.
 patterns/s: from the lazy signal to the crystal map, making of templates included."""
 
 #: How far out peaks are compared with simulated spots, and how near they must be (1/Angstrom): the scan is distorted by
@@ -204,44 +207,53 @@ def _comparison(signal, maps: dict, seconds: dict, peaks: list) -> str:
     from pyxem_dl.crystals import reflections
     from pyxem_dl.metrics import explained_peaks
 
-    rows = ["| method | indexed | patterns/s | explained | chance | explained where indexed | chance |",
-            "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    judged = maps["network"].phase_id >= 0
+    there = [found if here else found[:0] for found, here in zip(peaks, judged)]
+    rows = ["| method | indexed | patterns/s | peaks explained | by chance |", "| --- | --- | --- | --- | --- |"]
     for name, xmap in maps.items():
         tables = {key: reflections(phase, _PEAK_RADIUS) for key, phase in xmap.phases if key >= 0}
         found = explained_peaks(
-            xmap, signal, tables, tolerance=_PEAK_TOLERANCE, reciprocal_radius=_PEAK_RADIUS, peaks=peaks
+            xmap, signal, tables, tolerance=_PEAK_TOLERANCE, reciprocal_radius=_PEAK_RADIUS, peaks=there
         ).summary()
-        shares = (found[key] for key in ("share", "chance", "share_indexed", "chance_indexed"))
         numbers = [f"{(xmap.phase_id >= 0).mean():.0%}", f"{xmap.size / seconds[name]:.0f}"]
-        rows.append(f"| {' | '.join([name, *numbers, *(f'{share:.0%}' for share in shares)])} |")
+        shares = [f"{found[key]:.1%}" for key in ("share", "chance")]
+        rows.append(f"| {' | '.join([name, *numbers, *shares])} |")
     return "\n".join(rows)
 
 
 @app.command()
 @_clear_errors
 def train(
-    structures: Annotated[list[Path], typer.Argument(help="CIF files of the phases to tell apart.")],
-    beam_energy: Annotated[float, typer.Option(help="In kV.")],
-    reciprocal_radius: Annotated[float, typer.Option(help="How far out spots are seen, in 1/Å.")],
     output: Annotated[Path, typer.Option(help="Folder of the model.")],
-    max_minutes: Annotated[float, typer.Option(help="Time limit.")] = 20.0,
-    seed: Annotated[int, typer.Option(help="Of weights and patterns.")] = 0,
+    structures: Annotated[
+        list[Path] | None, typer.Argument(help="CIF files of the phases to tell apart; by default the recipe's.")
+    ] = None,
+    beam_energy: BeamEnergy = None,
+    reciprocal_radius: Annotated[
+        float | None, typer.Option(help="How far out spots are seen, in 1/Å.", min=0)
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 20 without a recipe.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A model to take all settings from that are not given: a name or a folder.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and patterns; 0 without a recipe.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted training in the same folder.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a model for a crystal from nothing but its structure."""
-    missing = [str(path) for path in structures if not path.is_file()]
+    missing = [str(path) for path in structures or () if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"There is no structure file {', '.join(missing)}.")
     if (output / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
 
+    settings = {} if seed is None else {"seed": seed}
     model = train_model(
-        structures, beam_energy=beam_energy, reciprocal_radius=reciprocal_radius, output=output,
-        max_minutes=max_minutes, seed=seed, device=device, resume=resume, show_progressbar=progress,
+        structures or None, beam_energy=beam_energy, reciprocal_radius=reciprocal_radius, output=output,
+        max_minutes=max_minutes, recipe=recipe, device=device, resume=resume, show_progressbar=progress, **settings,
     )  # fmt: skip
     typer.echo(f"{model} is in {output}; {output / 'README.md'} says how good it is.")
 

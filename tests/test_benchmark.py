@@ -128,7 +128,10 @@ def test_mgo_numbers_of_a_map_that_is_known():
     peaks = [np.zeros((0, 3))] * 105**2
     spot = np.array([[*k_to_pixel(2 / 4.2, 0.0, calibration), 10.0], [*k_to_pixel(0.3, 0.2, calibration), 10.0]])
     peaks[90 * 105 + 20] = spot  # in the flat cube: one peak is (200), the other is none
-    numbers = measure.mgo(lambda s: make_scan_map(phase), signal, phase, peaks)
+    numbers, judged = measure.mgo(lambda s: make_scan_map(phase), signal, phase, peaks)
+    assert numbers["explained"]["share_judged"] == numbers["explained"]["share_indexed"]
+    elsewhere, _ = measure.mgo(lambda s: make_scan_map(phase), signal, phase, peaks, np.zeros_like(judged))
+    assert elsewhere["explained"]["share_judged"] != numbers["explained"]["share_judged"]
     assert numbers["flat_001"] == 1
     assert all(cube["neighbour_disorientation"] == pytest.approx(0, abs=0.01) for cube in numbers["cubes"].values())
     assert numbers["empty_indexed"]["vacuum"] == pytest.approx(0.5, abs=0.05)
@@ -221,3 +224,12 @@ def test_wrong_arguments(tmp_path, shared_data):
         benchmark.run(tmp_path, tmp_path, sections=["multislice"])
     with pytest.raises(ValueError, match="Unknown section speeed; known: kinematical"):
         benchmark.run(tmp_path, tmp_path, sections=["speeed"])
+
+
+def test_calibration_of_scores():
+    found = measure.calibration_of_scores([0.1, 0.15, 0.95, 1.0], [False, True, True, True])
+    assert found == [
+        {"n": 2, "score": 0.125, "right": 0.5},
+        {"n": 1, "score": 0.95, "right": 1.0},
+        {"n": 1, "score": 1.0, "right": 1.0},
+    ]

@@ -14,7 +14,7 @@ import torch
 from pyxem_dl.benchmark.datasets import CUBES, EMPTY, Labelled, lazy_scan, region
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import Calibration
-from pyxem_dl.metrics import accuracy, explained_peaks, find_peaks, neighbour_disorientation
+from pyxem_dl.metrics import accuracy, disorientation, explained_peaks, find_peaks, neighbour_disorientation
 from pyxem_dl.rotations import zone_axes
 from pyxem_dl.template_matching import PyxemMatcher
 
@@ -33,7 +33,7 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
     dict
         ``n``; under ``strict`` and ``modulo_180`` the shares ``within_5`` and ``within_2`` (degrees) and the ``median``
         (degrees, of what is indexed); ``not_indexed`` (share); ``patterns_per_second``, the making of templates
-        included.
+        included; for a network ``calibration``, see :func:`calibration_of_scores`.
     """
     start = time.perf_counter()
     xmap = predictor(data.signal)
@@ -47,7 +47,36 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
             "median": round(each.median, 3),
         }
     not_indexed = round(found["strict"].not_indexed, 4)
+    if "crystal" in xmap.prop:
+        angle = disorientation(xmap, data.rotations, data.phase)
+        numbers["calibration"] = calibration_of_scores(xmap.prop["scores"], angle < 5)
     return numbers | {"not_indexed": not_indexed, "patterns_per_second": round(len(data.rotations) / seconds, 1)}
+
+
+def calibration_of_scores(scores, right, edges=(0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 1)) -> list[dict]:
+    """Compare what a network says of its answers with how often they are right.
+
+    Parameters
+    ----------
+    scores : array, shape (n,)
+        Probabilities of the best orientations.
+    right : array of bool, shape (n,)
+        Whether they are.
+    edges : sequence of float
+        Of the bins.
+
+    Returns
+    -------
+    list of dict
+        For each bin that is not empty ``n``, mean ``score`` and share ``right``.
+    """
+    scores, right = np.asarray(scores, dtype=float), np.asarray(right)
+    bins = np.clip(np.digitize(scores, edges[1:-1]), 0, len(edges) - 2)
+    return [
+        {"n": int(here.sum()), "score": _round(scores[here].mean()), "right": _round(right[here].mean())}
+        for here in (bins == i for i in range(len(edges) - 1))
+        if here.any()
+    ]
 
 
 def peaks_of(signal) -> list[np.ndarray]:
@@ -59,7 +88,7 @@ def peaks_of(signal) -> list[np.ndarray]:
     return peaks
 
 
-def mgo(predictor: Callable, signal, phase, peaks) -> dict:
+def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, np.ndarray]:
     """Measure what a predictor makes of the MgO scan.
 
     Parameters
@@ -72,11 +101,15 @@ def mgo(predictor: Callable, signal, phase, peaks) -> dict:
         MgO.
     peaks : list of array
         From :func:`peaks_of`.
+    judged : array of bool, shape (n,), optional
+        Positions at which methods are compared, whatever they leave out; by default all that this one indexes.
 
     Returns
     -------
-    dict
+    numbers : dict
         Shares and degrees; :func:`pyxem_dl.benchmark.report.markdown` says what each is.
+    judged : array of bool, shape (n,)
+        As given, or what this one indexes.
     """
     start = time.perf_counter()
     xmap = predictor(signal)
@@ -96,10 +129,13 @@ def mgo(predictor: Callable, signal, phase, peaks) -> dict:
             "neighbour_disorientation_modulo_180": _median(neighbours[True][here]),
         }
     table = dict.fromkeys((key for key, _ in xmap.phases if key >= 0), reflections(phase, _PEAK_RADIUS))
-    explained = explained_peaks(
-        xmap, signal, table, tolerance=_PEAK_TOLERANCE, reciprocal_radius=_PEAK_RADIUS, peaks=peaks
-    ).summary()
-    return {
+    judged = indexed if judged is None else judged
+    settings = {"tolerance": _PEAK_TOLERANCE, "reciprocal_radius": _PEAK_RADIUS}
+    explained = explained_peaks(xmap, signal, table, peaks=peaks, **settings).summary()
+    there = [found if here else found[:0] for found, here in zip(peaks, judged)]
+    same = explained_peaks(xmap, signal, table, peaks=there, **settings).summary()
+    explained |= {"share_judged": same["share"], "chance_judged": same["chance"]}
+    numbers = {
         "n": int(xmap.size),
         "indexed": _round(indexed.mean()),
         "flat_001": _round(((tilt < 10) & indexed)[masks["flat"]].mean()),
@@ -108,6 +144,7 @@ def mgo(predictor: Callable, signal, phase, peaks) -> dict:
         "explained": {key: _round(value) for key, value in explained.items()},
         "patterns_per_second": round(xmap.size / seconds, 1),
     }
+    return numbers, judged
 
 
 def _angle_to_001(xmap) -> np.ndarray:

@@ -94,9 +94,18 @@ def _accuracy(title: str, explanation: str):
                 pair = _pair({"within_5": five, "within_2": two})
                 cells = (data, method, "", "", "", pair, f"{median:.1f}°", "", "", "", "quoted")
                 lines.append(_line(*(f"*{cell}*" if cell else "" for cell in cells)))
-        return "\n".join(lines)
+        return "\n".join(lines + _calibration(rows))
 
     return write
+
+
+def _calibration(rows: list[dict]) -> list[str]:
+    """Lines on how often answers of a score are right."""
+    lines = []
+    for row in (row for row in rows if row.get("calibration")):
+        bins = ", ".join(f"{b['score']:.2f}: {b['right']:.0%} of {b['n']}" for b in row["calibration"])
+        lines.append(f"- {row['data']}, {row['predictor']}: {bins}")
+    return lines and ["", "What a score means: mean score of a bin: share within 5°, strict, of so many.", "", *lines]
 
 
 def _mgo(rows: list[dict], content: dict) -> str:
@@ -126,10 +135,10 @@ def _mgo(rows: list[dict], content: dict) -> str:
     for name in rows[0]["empty_indexed"]:
         lines.append(_line(f"{name} indexed", *(_percent(row["empty_indexed"][name]) for row in rows), "0 %"))
     for key, label, asked in (
-        ("share", "detected peaks explained", "above templates"),
+        ("share_judged", "detected peaks explained, where the network indexes", "above templates"),
+        ("chance_judged", "of these by chance", ""),
+        ("share", "explained, whole scan (what is not indexed explains nothing)", ""),
         ("chance", "of these by chance", ""),
-        ("share_indexed", "explained, where indexed", ""),
-        ("chance_indexed", "of these by chance", ""),
     ):
         lines.append(_line(label, *(_percent(row["explained"][key]) for row in rows), asked))
     lines.append(_line("patterns/s", *(f"{row['patterns_per_second']:.0f}" for row in rows), ""))

@@ -63,7 +63,9 @@ class TemplateBank:
     On the multislice patterns of the benchmark (Al and LiNiO2, 10**3 and 10**4 electrons) the
     exponent 0.25 with these weights was much better than 0.5: dynamical intensities are spread
     more evenly than kinematical ones.  Exponent, weight and grid were chosen among some 35
-    settings on these very patterns, so that this engine's numbers there are optimistic.  The bank takes ``8 * t * n_k * n_phi / 2`` bytes.
+    settings on these very patterns, so that this engine's numbers there are optimistic.
+
+    The bank takes ``8 * t * n_k * n_phi / 2`` bytes.
     """
 
     phases: list

@@ -4,6 +4,7 @@ from . import (
     crystals as crystals,
     data as data,
     frames as frames,
+    maps as maps,
     metrics as metrics,
     models as models,
     networks as networks,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pyxem_dl.benchmark.datasets import CUBES, EMPTY, Labelled, lazy_scan, region
+from pyxem_dl.benchmark.datasets import AFTERGLOW, CUBES, EMPTY, Labelled, lazy_scan, region
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import Calibration
 from pyxem_dl.metrics import accuracy, disorientation, explained_peaks, find_peaks, neighbour_disorientation
@@ -116,7 +116,7 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, n
     seconds = time.perf_counter() - start
     indexed = xmap.phase_id >= 0
     shape = signal.axes_manager._navigation_shape_in_array
-    masks = {name: region(polygon, shape).ravel() for name, polygon in (CUBES | EMPTY).items()}
+    masks = {name: region(polygon, shape).ravel() for name, polygon in (CUBES | EMPTY | AFTERGLOW).items()}
     tilt = _angle_to_001(xmap)
     neighbours = {modulo: neighbour_disorientation(xmap, modulo_180=modulo) for modulo in (False, True)}
     cubes = {}
@@ -140,7 +140,7 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, n
         "indexed": _round(indexed.mean()),
         "flat_001": _round(((tilt < 10) & indexed)[masks["flat"]].mean()),
         "cubes": cubes,
-        "empty_indexed": {name: _round(indexed[masks[name]].mean()) for name in EMPTY},
+        "empty_indexed": {name: _round(indexed[masks[name]].mean()) for name in EMPTY | AFTERGLOW},
         "explained": {key: _round(value) for key, value in explained.items()},
         "patterns_per_second": round(xmap.size / seconds, 1),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyxem_dl.benchmark.datasets import EMPTY
+
 _KINEMATICAL = "kinematical Al"
 _AL_4, _AL_3 = ("multislice Al, 10⁴ scattered electrons", "multislice Al, 10³ scattered electrons")
 _LI_4, _LI_3 = ("multislice LiNiO2, 10⁴ scattered electrons", "multislice LiNiO2, 10³ scattered electrons")
@@ -133,7 +135,7 @@ def _mgo(rows: list[dict], content: dict) -> str:
         )
         lines.append(_line(f"cube “{cube}”, {found[0]['positions']} positions", *cells, "≤ 1.5°"))
     for name in rows[0]["empty_indexed"]:
-        lines.append(_line(f"{name} indexed", *(_percent(row["empty_indexed"][name]) for row in rows), "0 %"))
+        lines.append(_line(f"{name} indexed", *(_percent(row["empty_indexed"][name]) for row in rows), "0 %" if name in EMPTY else ""))
     for key, label, asked in (
         ("share_judged", "detected peaks explained, where the network indexes", "above templates"),
         ("chance_judged", "of these by chance", ""),

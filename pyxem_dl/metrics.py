@@ -184,7 +184,7 @@ def find_peaks(
     center=None,
     *,
     spot_radius: float = 1.5,
-    threshold: float = 6.0,
+    threshold: float = 4.5,
     exclude_radius: float = 6.0,
     signal_mask=None,
 ) -> list[np.ndarray]:
@@ -194,8 +194,9 @@ def find_peaks(
     of Gaussians) is compared with its own noise: on rings two pixels wide about the centre, the
     first quartile of its distance from the ring's median / 0.319, as of a normal distribution
     (of the quartiles this one minds crowded rings the least).  Where the pattern holds whole
-    numbers the noise is taken for no less than that of Poisson counts.  Peaks are local maxima above `threshold`
-    times the noise above that median, with positions refined by parabolas.
+    numbers the noise is taken for no less than that of Poisson counts, an electron being the
+    smallest value that is not 0.  Peaks are local maxima above `threshold` times the noise
+    above that median, with positions refined by parabolas.
 
     Parameters
     ----------
@@ -262,9 +263,12 @@ def _difference_and_noise(patterns, ring, masked, spot_radius) -> tuple[np.ndarr
             middle[:, i], noise[:, i] = _middle_and_spread(values[:, start:end])
     middle, noise = middle[:, ring], noise[:, ring]
     # the squares of the narrow kernel's weights add up to 1 / (4 pi sigma^2)
-    counts = np.maximum(wide, 0) / (4 * np.pi * spot_radius**2)
+    # one electron makes at least the smallest value that is not 0
+    electron = np.where(x > 0, x, np.inf).min(axis=(1, 2), keepdims=True)
+    electron = np.where(np.isfinite(electron), electron, 1)
+    variance = electron * np.maximum(wide, 0) / (4 * np.pi * spot_radius**2)
     # and no less than half an electron
-    poisson = np.maximum(np.sqrt(counts), 0.5 / (2 * np.pi * spot_radius**2))
+    poisson = np.maximum(np.sqrt(variance), 0.5 * electron / (2 * np.pi * spot_radius**2))
     whole = (x == np.round(x)).all(axis=(1, 2))
     noise = np.where(whole[:, None, None], np.maximum(noise, poisson), noise)
     floor = 1e-6 * np.abs(narrow).max(axis=(1, 2), keepdims=True)

@@ -248,9 +248,8 @@ EMPTY = {
     "vacuum": [[(44, 1), (60, 1), (60, 17), (44, 17)], [(70, 48), (104, 48), (104, 64), (70, 64)]],
     "bare carbon": [[(1, 1), (34, 1), (34, 14), (1, 14)]],
 }
-#: Vacuum and film that the beam reached right after the flat cube: the mean pattern of each shows that cube's spots, some
-#: 10 to 60 positions behind it and weaker with the distance, as the afterglow of a detector would.  What an indexing of
-#: them is worth is a matter of taste; it is reported apart.
+#: Vacuum and film that the beam reached right after the flat cube: the mean pattern of each shows that cube's spots, 10
+#: to 60 positions behind it and weaker with the distance, as the afterglow of a detector would.  Reported apart.
 AFTERGLOW = {
     "carbon and vacuum right of the flat cube": [
         [(44, 72), (54, 72), (54, 102), (44, 102)],

@@ -135,7 +135,8 @@ def _mgo(rows: list[dict], content: dict) -> str:
         )
         lines.append(_line(f"cube “{cube}”, {found[0]['positions']} positions", *cells, "≤ 1.5°"))
     for name in rows[0]["empty_indexed"]:
-        lines.append(_line(f"{name} indexed", *(_percent(row["empty_indexed"][name]) for row in rows), "0 %" if name in EMPTY else ""))
+        asked = "0 %" if name in EMPTY else ""
+        lines.append(_line(f"{name} indexed", *(_percent(row["empty_indexed"][name]) for row in rows), asked))
     for key, label, asked in (
         ("share_judged", "detected peaks explained, where the network indexes", "above templates"),
         ("chance_judged", "of these by chance", ""),

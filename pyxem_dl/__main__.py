@@ -24,7 +24,7 @@ app = typer.Typer(
 
 _settings = {"debug": False}
 
-Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps, ...")]
+Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, mps (not to train), ...")]
 BeamEnergy = Annotated[
     float | None, typer.Option(help="In kV; by default what the file (of a scan) or the recipe says.", min=0)
 ]
@@ -253,7 +253,8 @@ def train(
     settings = {} if seed is None else {"seed": seed}
     model = train_model(
         structures or None, beam_energy=beam_energy, reciprocal_radius=reciprocal_radius, output=output,
-        max_minutes=max_minutes, recipe=recipe, device=device, resume=resume, show_progressbar=progress, **settings,
+        max_minutes=max_minutes, recipe=recipe, device=device, resume=resume, overwrite=overwrite,
+        show_progressbar=progress, **settings,
     )  # fmt: skip
     typer.echo(f"{model} is in {output}; {output / 'README.md'} says how good it is.")
 

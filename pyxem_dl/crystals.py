@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -20,6 +19,8 @@ from pyxem_dl.rotations import matmul, to_matrix
 _EXTINCT = 1e-6
 # Half width (1/Angstrom) of the curve that ranks reflections by how strong they may be.
 _SELECTION_WIDTH = 0.01
+# Extinction distance (Angstrom) of padding: dark, and finite, so that 0 times it is 0.
+_NEVER = 1e9
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,14 @@ def _with_symmetry_found(phase):
     atoms = list(phase.structure)
     numbers = [kinds.setdefault((a.element, round(a.occupancy, 4)), len(kinds)) for a in atoms]
     cell = (lattice.base, fractional_coordinates(phase.structure), numbers)
-    data = spglib.get_symmetry_dataset(cell, symprec=1e-3)
+    # coordinates of three digits, as many files have them, are off by 0.003 Angstrom
+    data = spglib.get_symmetry_dataset(cell, symprec=1e-2)
     if data is None or data.number == 1:
         phase.space_group = 1
+        warnings.warn(
+            f"{phase.name!r} came without symmetry, and spglib finds none: space group P1 (1).",
+            stacklevel=4,
+        )
         return phase
     species = list(kinds)
     standard = Structure(
@@ -255,7 +261,7 @@ class ReflectionTable(NamedTuple):
         columns = (
             [pad(r.g, 0.0) for r in reflections],
             [pad(r.structure_factor, 0.0) for r in reflections],
-            [pad(r.extinction_distance(beam_energy), math.inf) for r in reflections],
+            [pad(r.extinction_distance(beam_energy), _NEVER) for r in reflections],
         )
         return cls(*(torch.stack(column).to(device) for column in columns))
 

@@ -509,7 +509,10 @@ def _grid_positions(xmap) -> tuple[np.ndarray, np.ndarray]:
         if coordinate is None or not len(coordinate):
             positions.append(np.zeros(xmap.size, dtype=int))
         else:
-            steps = np.unique(np.round(coordinate, 6))
-            step = np.diff(steps).min() if len(steps) > 1 else 1.0
+            steps = np.unique(coordinate)
+            gaps = np.diff(steps)
+            # what differs by rounding only is no step
+            gaps = gaps[gaps > 1e-6 * np.ptp(steps)] if len(steps) > 1 else gaps
+            step = gaps.min() if len(gaps) else 1.0
             positions.append(np.round((coordinate - steps[0]) / step).astype(int))
     return positions[0], positions[1]

@@ -18,7 +18,7 @@ from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.frames import Calibration
 from pyxem_dl.networks import OrientationCandidates, build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.rotations import misorientation_angle
+from pyxem_dl.rotations import laue_group, misorientation_angle
 
 FORMAT_VERSION = 1
 #: Folder of the bundled models
@@ -31,7 +31,7 @@ CARD = "README.md"
 TRAINING_LOG = "training_log.csv"
 
 # Patterns that go through the network at once
-_PORTION = {"cpu": 64, "other": 1024}
+_PORTION = {"cpu": 64, "other": 256}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -81,7 +81,8 @@ class OrientationModel:
 
     def __post_init__(self) -> None:
         self.network.eval()
-        if self.precision == "auto":
+        self._follows_device = self.precision == "auto"
+        if self._follows_device:
             self.precision = native_precision(self.device)
 
     def __repr__(self) -> str:
@@ -96,9 +97,8 @@ class OrientationModel:
 
     def to(self, device) -> OrientationModel:
         """Move the network to a device; returns the model itself."""
-        before = native_precision(self.device)
         self.network.to(device)
-        if self.precision == before:
+        if self._follows_device:
             self.precision = native_precision(self.device)
         return self
 
@@ -436,7 +436,7 @@ def _config(model: OrientationModel) -> dict:
         "network": {"name": model.network_name, "arguments": model.network.arguments},
         "preprocessing": {"name": "polar", "arguments": model.preprocessing.to_dict()},
         "phases": [phase_to_dict(phase) for phase in model.phases],
-        "laue_groups": [phase.point_group.laue.name for phase in model.phases],
+        "laue_groups": [laue_group(phase).name for phase in model.phases],
         "domain": model.domain,
         "thresholds": model.thresholds,
         "training": model.training,

@@ -7,6 +7,7 @@ import json
 import os
 import time
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -298,7 +299,8 @@ class _Partial:
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = dict(file)
-        except (OSError, ValueError, EOFError) as error:
+                arrays["done"]  # noqa: B018 (a file without it is damaged)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             print(f"  {self.path} cannot be read ({error}): beginning anew.")
             return found
         if str(arrays.pop("fingerprint", "")) != self.fingerprint:

@@ -15,7 +15,7 @@ import torch
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import Calibration, excitation_error, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
-from pyxem_dl.rotations import to_matrix
+from pyxem_dl.rotations import laue_group, to_matrix
 
 _DIRECTIONS = {
     "x": ((1, 0, 0), "x, to the right in the pattern"),
@@ -391,7 +391,7 @@ def _ipf_colors(xmap, phases, direction: str) -> np.ndarray:
     for key, phase in phases.items():
         here = xmap.phase_id == key
         if here.any():
-            laue = phase.point_group.laue
+            laue = laue_group(phase)
             ipf = IPFColorKeyTSL(laue, direction=Vector3d(_DIRECTIONS[direction][0]))
             colors[here] = ipf.orientation2color(Orientation(quaternions[here], symmetry=laue))
     return colors
@@ -413,7 +413,7 @@ def _draw_keys(figure, place, phases) -> None:
     """Draw the colour keys below each other, one for each Laue group."""
     keys = {}
     for phase in phases.values():
-        keys.setdefault(phase.point_group.laue.name, (phase.point_group.laue, []))[1].append(phase.name)
+        keys.setdefault(laue_group(phase).name, (laue_group(phase), []))[1].append(phase.name)
     from orix import plot as _registers_the_projection  # noqa: F401
 
     column = place.subgridspec(max(1, len(keys)), 1)

@@ -19,6 +19,8 @@ from pyxem_dl.rotations import matmul
 
 # Sample points in a polar bin are at most this far apart, in pixels.
 _SAMPLE_DISTANCE = 0.7
+# Detectors with more pixels than this across a polar bin are binned before.
+_FINE = 2.0
 # A bin less covered by valid pixels than this counts as not measured.
 _MINIMUM_COVERAGE = 0.3
 
@@ -92,6 +94,11 @@ class PolarPreprocessing:
         if signal_mask is not None:
             weights = (~signal_mask).to(patterns)[None]
             patterns = patterns * weights
+        factor = int(self.reciprocal_radius / self.n_k / max(calibration.scale) / _FINE)
+        if factor > 1:
+            patterns, weights, centers, calibration = _bin_pixels(
+                factor, patterns, weights, centers, calibration
+            )
         if centers is not None:
             if weights is not None:
                 weights = shift_to_center(weights.expand(n, -1, -1), centers, calibration)
@@ -135,11 +142,6 @@ class PolarPreprocessing:
         rms = ((x**2 * weight).sum((1, 2)) / total).sqrt().clamp_min(1e-20)
         x = (x / rms[:, None, None]).clamp_max(self.clip)
         return torch.stack([x, valid], dim=1)
-
-    def usable(self, patterns: torch.Tensor) -> torch.Tensor:
-        """Tell which patterns can be looked at (n,): finite, and not constant."""
-        flat = patterns.reshape(len(patterns), -1)
-        return torch.isfinite(flat).all(1) & (flat.amax(1) > flat.amin(1))
 
 
 def check_patterns(data) -> None:
@@ -220,6 +222,23 @@ def shift_to_center(patterns, centers, calibration: Calibration) -> torch.Tensor
         patterns[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )
     return shifted[:, 0]
+
+
+def _bin_pixels(factor: int, patterns, weights, centers, calibration: Calibration):
+    """Average blocks of `factor` x `factor` pixels; all that goes with the patterns follows."""
+    pool = torch.nn.functional.avg_pool2d
+    patterns = pool(patterns[:, None], factor)[:, 0]
+    if weights is not None:
+        weights = pool(weights[:, None], factor)[:, 0]
+    middle = (factor - 1) / 2
+    if centers is not None:
+        centers = (centers - middle) / factor
+    binned = calibration.replace(
+        scale=tuple(s * factor for s in calibration.scale),
+        center=tuple((c - middle) / factor for c in calibration.center),
+        shape=tuple(patterns.shape[1:]),
+    )
+    return patterns, weights, centers, binned
 
 
 def _average(matrix: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

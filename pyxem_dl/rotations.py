@@ -52,6 +52,15 @@ def to_matrix(q: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows, dim=-2)
 
 
+def from_matrix(matrix: torch.Tensor) -> torch.Tensor:
+    """Quaternions (..., 4), float32, of rotation matrices (..., 3, 3)."""
+    from scipy.spatial.transform import Rotation
+
+    # orix 0.15 loses signs of rotations by 180 degrees
+    q = Rotation.from_matrix(matrix.double().numpy()).as_quat()[..., [3, 0, 1, 2]]
+    return _quaternions(q)
+
+
 def exponential(v: torch.Tensor) -> torch.Tensor:
     """Rotation vectors (..., 3) in radians to quaternions (..., 4)."""
     angle = v.norm(dim=-1, keepdim=True)
@@ -98,8 +107,64 @@ def zone_axes(q: torch.Tensor) -> torch.Tensor:
     return to_matrix(q)[..., :, 2]
 
 
+def laue_group(phase):
+    """Laue group of a phase, as orix' symmetry in orix' own setting.
+
+    Parameters
+    ----------
+    phase : orix.crystal_map.Phase or orix.quaternion.Symmetry or str
+        A phase with its space or point group, a symmetry, or the name of a group.
+    """
+    from orix.crystal_map import Phase
+
+    if isinstance(phase, str):
+        return Phase(point_group=phase).point_group.laue
+    number = getattr(getattr(phase, "space_group", None), "number", None)
+    if number is None:
+        return getattr(phase, "point_group", phase).laue
+    # orix has no name for the Laue group of space groups 6 to 9; diffpy numbers further
+    # settings of a group in the thousands
+    number = (number - 1) % 1000 + 1
+    name = next(name for last, name in _LAUE_GROUPS if number <= last)
+    return Phase(point_group=name).point_group
+
+
+#: Last space group number of each Laue group.
+_LAUE_GROUPS = (
+    (2, "-1"), (15, "2/m"), (74, "mmm"), (88, "4/m"), (142, "4/mmm"), (148, "-3"), (167, "-3m"),
+    (176, "6/m"), (194, "6/mmm"), (206, "m-3"), (230, "m-3m"),
+)  # fmt: skip
+
+
+def setting(phase) -> torch.Tensor:
+    """Rotation (4,) that takes orix' setting of a Laue group to the phase's own.
+
+    orix has the twofold axis of 2/m along z, where a phase with the unique axis b has it along
+    y, and twofold axes of -3m where P312 has none.  The space group's operations on the lattice
+    are what counts; see :func:`proper_operations`.
+
+    Parameters
+    ----------
+    phase : orix.crystal_map.Phase
+        With space group and lattice; without, orix' setting is taken.
+    """
+    standard = _quaternions(laue_group(phase).proper_subgroup.data)
+    true = _operations_of_space_group(phase)
+    identity = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    if true is None or _same_operations(standard, true):
+        return identity
+    for candidate in _axis_alignments(standard, true):
+        moved = multiply(multiply(candidate, standard), conjugate(candidate))
+        if _same_operations(moved, true):
+            return candidate
+    raise ValueError(
+        f"The symmetry of {phase.name!r} does not fit its cell: space group "
+        f"{phase.space_group.short_name}, Laue group {laue_group(phase).name}. Check the CIF file."
+    )
+
+
 def proper_operations(phase) -> torch.Tensor:
-    """Proper rotations (n, 4) of a phase's Laue group.
+    """Proper rotations (n, 4) of a phase's Laue group, in the crystal's Cartesian frame.
 
     A pattern cannot tell a crystal from its inversion, so the Laue group and not the point
     group decides which orientations are alike.
@@ -107,11 +172,67 @@ def proper_operations(phase) -> torch.Tensor:
     Parameters
     ----------
     phase : orix.crystal_map.Phase or orix.quaternion.Symmetry
-        With its point group set.
+        With a phase the operations are those of its space group on its lattice.
     """
-    group = getattr(phase, "point_group", phase)
-    operations = group.laue.proper_subgroup.data
-    return torch.as_tensor(np.ascontiguousarray(operations), dtype=torch.float32)
+    standard = _quaternions(laue_group(phase).proper_subgroup.data)
+    turn = setting(phase)
+    return multiply(multiply(turn, standard), conjugate(turn))
+
+
+def _quaternions(data) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(data), dtype=torch.float32)
+
+
+def _operations_of_space_group(phase) -> torch.Tensor | None:
+    """Proper rotations of a space group on its lattice; None without either."""
+    group = getattr(phase, "space_group", None)
+    if group is None:
+        return None
+    base = np.asarray(phase.structure.lattice.base)
+    parts = {tuple(np.round(o.R).astype(int).ravel()) for o in group.symop_list}
+    matrices = [base.T @ np.reshape(p, (3, 3)) @ np.linalg.inv(base.T) for p in parts]
+    if not all(np.allclose(m @ m.T, np.eye(3), atol=0.02) for m in matrices):
+        return None  # no lattice was given that has this symmetry
+    proper = np.array([m * np.sign(np.linalg.det(m)) for m in matrices])
+    q = from_matrix(torch.as_tensor(proper))
+    keep = [i for i in range(len(q)) if i == 0 or bool(((q[:i] @ q[i]).abs() < 0.999).all())]
+    return q[keep]
+
+
+def _same_operations(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two sets of rotations are the same, the sign of quaternions aside."""
+    return len(a) == len(b) and bool(((a @ b.T).abs().amax(1) > 1 - 1e-4).all())
+
+
+def _axis_alignments(standard: torch.Tensor, true: torch.Tensor):
+    """Yield rotations that lay the axes of one group onto those of another."""
+
+    def axes(q):
+        """Directions of the rotation axes, with their angles, largest first."""
+        v = logarithm(q)
+        angle = v.norm(dim=-1)
+        there = angle > 1e-3
+        return [(v[i] / angle[i], float(angle[i])) for i in torch.nonzero(there)[:, 0].tolist()]
+
+    def frame(first, second):
+        third = torch.linalg.cross(first, second)
+        third = third / third.norm()
+        return torch.stack([first, third, torch.linalg.cross(first, third)], dim=1)
+
+    ours, theirs = axes(standard), axes(true)
+    # a helper direction for groups with a single axis
+    helper = [(torch.nn.functional.normalize(torch.tensor([0.3, 0.5, 0.8]), dim=0), 0.0)]
+    for b1, angle in theirs:
+        for a1, a_angle in ours:
+            if abs(angle - a_angle) > 1e-2:
+                continue
+            for b2, second in [*theirs, *helper]:
+                for a2, a_second in [*ours, *helper]:
+                    skew = abs(abs(float(a1 @ a2)) - 1) < 1e-3 or abs(abs(float(b1 @ b2)) - 1) < 1e-3
+                    if skew or abs(second - a_second) > 1e-2:
+                        continue
+                    matrix = frame(b1, b2) @ frame(a1, a2).T
+                    yield from_matrix(matrix)
 
 
 def reduced_grid(phase, resolution: float) -> torch.Tensor:
@@ -130,14 +251,22 @@ def reduced_grid(phase, resolution: float) -> torch.Tensor:
     tensor, shape (n, 4)
         Euler angles (0, Phi, phi2): turn them about the beam to get all orientations.
     """
+    from orix.quaternion import Rotation
     from orix.sampling import get_sample_reduced_fundamental
 
-    group = getattr(phase, "point_group", phase).laue.proper_subgroup
     # of orix' meshes this one covers the sphere with the fewest points
     rotations = get_sample_reduced_fundamental(
-        resolution, method="spherified_cube_edge", point_group=group
+        resolution,
+        method="spherified_cube_edge",
+        point_group=laue_group(phase).proper_subgroup,
     )
-    return torch.as_tensor(np.ascontiguousarray(rotations.data), dtype=torch.float32)
+    turn = setting(phase)
+    grid = _quaternions(rotations.data)
+    if bool((turn[1:] == 0).all()):
+        return grid
+    x, y, z = zone_axes(multiply(turn, grid)).double().unbind(-1)
+    euler = torch.stack([0 * x, torch.acos(z.clamp(-1, 1)), math.pi / 2 - torch.atan2(y, x)], -1)
+    return _quaternions(Rotation.from_euler(euler.numpy()).data)
 
 
 def misorientation_angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -146,3 +146,18 @@ def test_answers_do_not_depend_on_the_batch():
         parts = [model.predict_batch(p, calibration, n_best=2) for p in patterns.split(size)]
         for one, many in zip(whole, zip(*parts, strict=True), strict=True):
             torch.testing.assert_close(torch.cat(many), one, atol=1e-5, rtol=0)
+
+
+def test_scores_do_not_depend_on_n_best():
+    network = small(comparison={"n_reflections": 12, "reciprocal_radius": 1.5, "beam_energy": 200.0})
+    generator = torch.Generator().manual_seed(7)
+    network.comparison.g.copy_(torch.rand(1, 12, 3, generator=generator) - 0.5)
+    network.comparison.structure_factor.fill_(1.0)
+    network.comparison.extinction_distance.fill_(500.0)
+    polar = torch.rand(4, 2, 64, 144, generator=generator)
+    with torch.inference_mode():
+        found = {n: network.predict(polar, n) for n in (1, 3, 8, 15)}
+    for n, candidates in found.items():
+        torch.testing.assert_close(candidates.scores[:, 0], found[15].scores[:, 0])
+        torch.testing.assert_close(candidates.rotations, found[15].rotations[:, :n])
+        assert bool((candidates.scores.sum(1) <= candidates.crystal + 1e-5).all())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.preprocessing import PolarPreprocessing, find_direct_beam
 
 RADIUS = 1.0
@@ -138,15 +138,6 @@ def test_dictionary_round_trip():
     assert PolarPreprocessing(**PREPROCESSING.to_dict()) == PREPROCESSING
 
 
-def test_usable_patterns():
-    patterns = torch.rand(5, *CALIBRATION.shape)
-    patterns[1] = 0
-    patterns[2] = 3
-    patterns[3, 5, 5] = math.nan
-    patterns[4, 5, 5] = math.inf
-    assert PREPROCESSING.usable(patterns).tolist() == [True, False, False, False, False]
-
-
 @pytest.mark.parametrize("center", [(60.0, 62.0), (57.3, 66.8), (63.6, 60.1)])
 def test_find_direct_beam(center):
     pattern = 50 * spots([(0, 0)], CALIBRATION, sigma=0.04, center=center)
@@ -161,3 +152,20 @@ def test_find_direct_beam_is_not_fooled():
     torch.testing.assert_close(find_direct_beam(pattern, CALIBRATION), torch.tensor([[60.0, 62.0]]), atol=0.3, rtol=0)
     nothing = torch.zeros_like(pattern)
     torch.testing.assert_close(find_direct_beam(nothing, CALIBRATION), torch.tensor([[60.0, 62.0]]))
+
+
+def test_fine_detectors_are_binned_and_give_the_same_answer():
+    """One spot on detectors of 512 and 1,024 pixels, with a mask and with centres of their own."""
+    polar = []
+    for n in (512, 1024):
+        scale = 3.0 / n
+        calibration = Calibration((scale, scale), (n / 2 - 0.5, n / 2 - 0.5), (n, n))
+        row, column = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+        kx, ky = pixel_to_k(row, column, calibration)
+        pattern = torch.exp(-((kx - 0.6) ** 2 + (ky - 0.5) ** 2) / (2 * 0.04**2))[None]
+        mask = (kx < -0.2) & (ky.abs() < 0.1)
+        center = torch.tensor([calibration.center])
+        found, valid = PolarPreprocessing(1.4).resample(pattern, calibration, center, mask)
+        polar.append(found)
+        assert not valid[0, 30, 72] and valid[0, 30, 0]
+    torch.testing.assert_close(*polar, atol=0.02, rtol=0)

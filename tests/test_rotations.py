@@ -139,3 +139,31 @@ def test_random_rotations_are_uniform_and_seeded():
     torch.testing.assert_close(q, rotations.random_rotations(4000, torch.Generator().manual_seed(3)))
     # E(q q^T) = 1/4
     torch.testing.assert_close(q.T @ q / 4000, torch.eye(4) / 4, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["Al", "Mg", "LiNiO2", "ZrO2", "P312", "Pm"])
+def test_operations_map_reflections_onto_reflections_of_the_same_strength(name):
+    """The space group's operations on the lattice: 2/m with b unique, and P312, are not in orix' setting."""
+    from diffpy.structure import Atom, Lattice, Structure
+    from orix.crystal_map import Phase
+    from sample_phases import phase as sample
+
+    from pyxem_dl.crystals import load_phases, reflections
+
+    own = {
+        "P312": (149, (4.0, 4.0, 6.0, 90, 90, 120)),
+        "Pm": (6, (4.0, 5.0, 6.0, 90, 105, 90)),
+    }
+    if name in own:
+        number, cell = own[name]
+        atoms = [Atom("Ti", [0.13, 0.29, 0.17]), Atom("O", [0.41, 0.03, 0.31])]
+        (phase,) = load_phases(Phase(name, space_group=number, structure=Structure(atoms, Lattice(*cell))))
+    else:
+        phase = sample(name)
+    found = reflections(phase, 0.9)
+    for operation in rotations.proper_operations(phase):
+        moved = found.g @ rotations.to_matrix(operation).T
+        distance, partner = torch.cdist(moved, found.g).min(dim=1)
+        assert float(distance.max()) < 2e-3
+        difference = (found.structure_factor[partner] - found.structure_factor).abs()
+        assert float(difference.max()) < 1e-2 * float(found.structure_factor.max())

@@ -194,3 +194,14 @@ def test_the_strongest_spot_of_an_undisturbed_pattern_is_a_reflection():
         brightest = int((s.patterns[i] * away).argmax())
         at = brightest // s.calibration.shape[1], brightest % s.calibration.shape[1]
         assert float(torch.hypot(row[i] - at[0], column[i] - at[1]).min()) < 1.5
+
+
+def test_phases_of_different_size_are_simulated_together():
+    phases = crystals.load_phases([aluminium(), lithium_nickel_oxide()])
+    simulator = PatternSimulator(phases, 200, 1.2, SimulationSettings(setup_size=8, pixels=(64,)), seed=0)
+    seen = set()
+    for _ in range(20):
+        batch = simulator()
+        assert bool(torch.isfinite(batch.patterns).all())
+        seen |= set(batch.phase_id.tolist())
+    assert seen == {-1, 0, 1}

@@ -109,6 +109,19 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
     assert "| propose | 0 | 96 |" in card
 
 
+def test_checkpoints_of_another_training_are_not_taken(tmp_path):
+    (tmp_path / "model" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "model" / "checkpoint" / "recipe.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="checkpoints of a training with other phases or settings"):
+        training.train(aluminium(), output=tmp_path / "model", max_steps=2, **SMALL)
+
+
+def test_a_model_is_not_overwritten_by_accident(tmp_path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        training.train(aluminium(), output=tmp_path, max_steps=2, **SMALL)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "exponential"])
 def test_the_learning_rate_falls_with_the_clock(schedule):
     c = training.TrainingConfiguration(200, 1.5, schedule=schedule)
@@ -124,6 +137,7 @@ def test_the_learning_rate_falls_with_the_clock(schedule):
     [
         ({"beam_energy": -200.0}, "beam_energy must be positive"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
+        ({"verification_share": 1.0}, "verification_share is at least 0 and less than 1"),
         ({"schedule": "linear"}, "'cosine' or 'exponential', not 'linear'"),
         ({"batch_size": 17}, "must be a multiple of the simulation's setup_size"),
         ({"device": "tpu"}, "device 'tpu' is not available"),

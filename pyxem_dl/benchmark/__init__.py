@@ -173,9 +173,13 @@ def _measure_labelled(section, labelled, choose, results) -> None:
 def _run_mgo(data: Path, choose, results: Results) -> None:
     signal, phase = datasets.mgo_scan(data)
     peaks = measure.peaks_of(signal)
-    judged = None  # the first method is the network: all are compared where it gives an orientation
+    judged = None  # all methods are compared where the network, which comes first, gives an orientation
     for label, predictor in choose("mgo", phase, reciprocal_radius=measure.MGO_RADIUS).items():
-        numbers, judged = measure.mgo(predictor, signal, phase, peaks, judged)
+        numbers, indexed = measure.mgo(predictor, signal, phase, peaks, judged)
+        if judged is None and label.startswith("network"):
+            judged = indexed
+        if judged is None:
+            numbers["explained"] = {k: v for k, v in numbers["explained"].items() if "judged" not in k}
         results.add("mgo", "MgO scan, 105 × 105", label, numbers)
 
 

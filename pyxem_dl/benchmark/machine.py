@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pyxem_dl.models import CARD, PRETRAINED, TRAINING_LOG, load_model
+from pyxem_dl.models import CARD, PRETRAINED, load_model
 
 _PACKAGES = ("pyxem-dl", "torch", "hyperspy", "pyxem", "orix", "diffsims", "numpy", "dask")
 
@@ -75,7 +74,7 @@ def _version(package: str) -> str:
 
 
 def training_of(model: str) -> dict:
-    """Tell how long a model was trained, and where, from its card and its log.
+    """Tell how long a model was trained, and where, from its card.
 
     Parameters
     ----------
@@ -89,25 +88,12 @@ def training_of(model: str) -> dict:
     """
     folder = PRETRAINED / model if (PRETRAINED / model).is_dir() else Path(model)
     found = {"parameters": sum(p.numel() for p in load_model(model).network.parameters())}
-    found |= _last_of_log(folder / TRAINING_LOG)
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    match = re.search(r"([\d,]+)\s+patterns\s+in\s+([\d.]+)\s+minutes\s+on\s+(.+?),\s+precision\s+(\S+?)\.?\s", card)
-    if match:
-        patterns, minutes, hardware, precision = match.groups()
-        found["patterns"] = int(patterns.replace(",", ""))
-        found.setdefault("minutes", float(minutes))
-        found |= {"hardware": " ".join(hardware.split()), "precision": precision}
-    return found
-
-
-def _last_of_log(path: Path) -> dict:
-    """Patterns and minutes of the last line of a training log that has them."""
-    found = {}
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row.get("minutes"):
-                    found["minutes"] = round(float(row["minutes"]), 1)
-                if row.get("patterns"):
-                    found["patterns"] = int(float(row["patterns"]))
+    stages = re.findall(r"^\| (?:propose|verify) \| (\d+) \| ([\d,]+) \|$", card, re.MULTILINE)
+    if stages:
+        found["minutes"] = sum(int(minutes) for minutes, _ in stages)
+        found["patterns"] = sum(int(patterns.replace(",", "")) for _, patterns in stages)
+    where = re.search(r"each seen once, on (.+?), (\S+):$", card, re.MULTILINE)
+    if where:
+        found |= {"hardware": where[1], "precision": where[2]}
     return found

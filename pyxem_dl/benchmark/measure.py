@@ -48,7 +48,9 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
         }
     not_indexed = round(found["strict"].not_indexed, 4)
     if "crystal" in xmap.prop:
-        angle = disorientation(xmap, data.rotations, data.phase)
+        # of all answers, also those that the thresholds leave out
+        answers = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
+        angle = disorientation(answers, data.rotations, data.phase)
         numbers["calibration"] = calibration_of_scores(xmap.prop["scores"], angle < 5)
     return numbers | {"not_indexed": not_indexed, "patterns_per_second": round(len(data.rotations) / seconds, 1)}
 

@@ -143,7 +143,8 @@ def _mgo(rows: list[dict], content: dict) -> str:
         ("share", "explained, whole scan (what is not indexed explains nothing)", ""),
         ("chance", "of these by chance", ""),
     ):
-        lines.append(_line(label, *(_percent(row["explained"][key]) for row in rows), asked))
+        found = (row["explained"].get(key) for row in rows)
+        lines.append(_line(label, *("" if share is None else _percent(share) for share in found), asked))
     lines.append(_line("patterns/s", *(f"{row['patterns_per_second']:.0f}" for row in rows), ""))
     lines.append(_line("run", *(_letter(row, content) for row in rows), ""))
     return "\n".join(lines)

@@ -67,6 +67,9 @@ class PolarNetwork(nn.Module):
     ----------
     laue_groups : list of str
         Laue group of each phase (orix' names).
+    settings : list of quaternion, optional
+        Rotation from orix' setting of each group to the phase's, see
+        :func:`pyxem_dl.rotations.setting`; by default none.
     n_k, n_phi : int
         Shape of the polar pattern; `n_phi` is a multiple of `phi_steps`.
     channels : int
@@ -85,6 +88,7 @@ class PolarNetwork(nn.Module):
     def __init__(
         self,
         laue_groups: list[str],
+        settings: list[list[float]] | None = None,
         n_k: int = 64,
         n_phi: int = 144,
         channels: int = 2,
@@ -100,12 +104,12 @@ class PolarNetwork(nn.Module):
         if n_phi % phi_steps or kernel % 2 == 0 or kernel > 2 * phi_steps:
             raise ValueError("n_phi must be a multiple of phi_steps, and kernel odd and smaller.")
         self.arguments = {
-            "laue_groups": list(laue_groups), "n_k": n_k, "n_phi": n_phi, "channels": channels,
+            "laue_groups": list(laue_groups), "settings": settings, "n_k": n_k, "n_phi": n_phi, "channels": channels,
             "phi_steps": phi_steps, "resolution": resolution, "width": width, "depth": depth,
             "kernel": kernel, "expansion": expansion, "comparison": comparison,
         }
         self.phi_steps, self.n_phases = phi_steps, len(laue_groups)
-        self._make_grid(laue_groups, resolution)
+        self._make_grid(laue_groups, settings, resolution)
         stride = n_phi // phi_steps
         self.stem = nn.Conv1d(
             channels * n_k, width, 3 * stride + 1 - stride % 2, stride=stride,
@@ -128,16 +132,23 @@ class PolarNetwork(nn.Module):
         self.comparison = CandidateComparison(self.n_phases, **arguments).to(self.nodes.device)
         self.arguments["comparison"] = arguments
 
-    def _make_grid(self, laue_groups: list[str], resolution: float) -> None:
-        groups = [_laue_group(name) for name in laue_groups]
-        grids = [rot.reduced_grid(group, resolution) for group in groups]
+    def _make_grid(self, laue_groups: list[str], settings, resolution: float) -> None:
+        groups = [rot.laue_group(name) for name in laue_groups]
+        turns = torch.tensor(settings or [[1.0, 0.0, 0.0, 0.0]] * len(groups))
+        grids = [
+            rot.multiply(turn, rot.reduced_grid(group, resolution))
+            for turn, group in zip(turns, groups, strict=True)
+        ]
         self.register_buffer("nodes", torch.cat(grids), persistent=False)
         phase = torch.repeat_interleave(
             torch.arange(len(grids)), torch.tensor([len(grid) for grid in grids])
         )
         self.register_buffer("node_phase", phase, persistent=False)
         # Padded to one length by repeating the identity, so that batches may mix phases.
-        operations = [rot.proper_operations(group) for group in groups]
+        operations = [
+            rot.multiply(rot.multiply(turn, rot.proper_operations(group)), rot.conjugate(turn))
+            for turn, group in zip(turns, groups, strict=True)
+        ]
         length = max(len(o) for o in operations)
         padded = [torch.cat([o, o[:1].expand(length - len(o), 4)]) for o in operations]
         self.register_buffer("operations", torch.stack(padded), persistent=False)
@@ -273,17 +284,23 @@ class PolarNetwork(nn.Module):
         """
         if self.comparison is None:
             return self.propose(polar, n_best)
-        proposed = self.propose(polar, max(n_best, N_PROPOSED))
-        rotations, phase_id, p, crystal = proposed
-        log_p = p.clamp_min(1e-6).log()
-        score, rotations = self.comparison.improve(polar, rotations, phase_id, log_p, rounds=1)
-        best = score.topk(max(n_best, _N_VERIFIED), dim=1).indices
-        phase_id, log_p = phase_id.gather(1, best), log_p.gather(1, best)
-        rotations = rotations.gather(1, best[..., None].expand(-1, -1, 4))
-        score, rotations = self.comparison.improve(polar, rotations, phase_id, log_p, rounds=1)
-        # the comparison shares out what the proposals had together: noise stays improbable
-        p = score.softmax(dim=1) * proposed.scores.sum(1, keepdim=True)
-        # proposals may have met on the way
+        rotations, phase_id, p, crystal = self.propose(polar, max(n_best, N_PROPOSED))
+        # always the same number is compared: scores must not depend on n_best
+        best = torch.arange(N_PROPOSED, device=p.device).expand(len(p), -1)
+        rotations = rotations.clone()
+        for keep in (_N_VERIFIED, None):
+            at = best[..., None].expand(-1, -1, 4)
+            part = phase_id.gather(1, best), p.gather(1, best).clamp_min(1e-6).log()
+            score, better = self.comparison.improve(
+                polar, rotations.gather(1, at), *part, rounds=1
+            )
+            rotations.scatter_(1, at, better)
+            if keep is not None:
+                best = best.gather(1, score.topk(keep, dim=1).indices)
+        # the comparison shares out what its candidates had together: noise stays improbable
+        shared = score.softmax(dim=1) * p.gather(1, best).sum(1, keepdim=True)
+        p = p.scatter(1, best, shared)
+        # candidates may have met on the way
         return self.separate_modes(rotations, phase_id, p, crystal, n_best)
 
     def separate_modes(self, rotations, phase_id, p, crystal, n_best) -> OrientationCandidates:
@@ -321,10 +338,3 @@ class PolarNetwork(nn.Module):
             left = left * ~(near & same_phase[every, :, best])
         columns = [torch.stack(column, dim=1) for column in zip(*results, strict=True)]
         return OrientationCandidates(*columns, crystal)
-
-
-def _laue_group(name: str):
-    """Laue group by orix' name, as a symmetry."""
-    from orix.crystal_map import Phase
-
-    return Phase(point_group=name).point_group

@@ -45,6 +45,8 @@ def draw_spots(
     tensor, shape (n, rows, columns)
         Expected electrons per pixel.
     """
+    if abs(calibration.scale[0] / calibration.scale[1] - 1) > 1e-3:
+        raise ValueError(f"Disks are drawn on square pixels only, not {calibration.scale} 1/Å.")
     n, _ = kx.shape
     rows, columns = calibration.shape
     radius = disk_radius / calibration.scale[1]

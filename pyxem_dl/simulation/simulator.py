@@ -202,9 +202,9 @@ class PatternSimulator:
         )
         electrons = self._log_uniform(*s.electrons, n)
         crystal = self._draw_crystal(phase_id, rotations, setup)
+        empty = self._happens(s.empty_share, n) | (crystal.sum((1, 2)) == 0)
         crystal = crystal / crystal.sum((1, 2), keepdim=True).clamp_min(1e-30)
         crystal = self._overlap(crystal, setup)
-        empty = self._happens(s.empty_share, n) | (crystal.sum((1, 2)) == 0)
         expected = crystal * (~empty * electrons)[:, None, None]
         expected = expected + self._draw_background(electrons, setup)
         expected = expected + self._draw_ghosts(electrons, setup)

@@ -14,6 +14,7 @@ from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, repair_pyxem_orientation
 from pyxem_dl.models import usable_patterns
 from pyxem_dl.preprocessing import shift_to_center
+from pyxem_dl.rotations import laue_group, reduced_grid, setting
 from pyxem_dl.template_matching.modes import MODE_DISTANCE, Match, padded_operations, separate_modes
 
 # Patterns that pyxem gets at once: it prepares grid and templates anew for each batch.
@@ -62,15 +63,20 @@ class PyxemMatcher:
     ) -> PyxemMatcher:
         """Simulate the templates; the parameters are those of :class:`TemplateBank`."""
         from diffsims.generators.simulation_generator import SimulationGenerator
+        from orix.quaternion import Rotation
         from orix.sampling import get_sample_reduced_fundamental
 
         phases = load_phases(phases)
         simulations = []
         for phase in phases:
             reflections(phase, reciprocal_radius)  # its error, if there is none
-            grid = get_sample_reduced_fundamental(
-                resolution, method="spherified_cube_edge", point_group=phase.point_group.laue
-            )
+            if setting(phase)[1:].any():
+                # the half that pyxem's mirrored templates leave out is another one than orix'
+                grid = Rotation(reduced_grid(phase, resolution).numpy())
+            else:
+                grid = get_sample_reduced_fundamental(
+                    resolution, method="spherified_cube_edge", point_group=laue_group(phase)
+                )
             simulation = SimulationGenerator(beam_energy).calculate_diffraction2d(
                 phase,
                 grid,

@@ -21,10 +21,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from pyxem_dl.crystals import load_phases
-from pyxem_dl.models import OrientationModel, load_model, native_precision
+from pyxem_dl.crystals import load_phases, phase_to_dict
+from pyxem_dl.models import CONFIG, OrientationModel, load_model, native_precision
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.rotations import laue_group, setting
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training import learning
 from pyxem_dl.training.configuration import TrainingConfiguration
@@ -53,6 +54,7 @@ def train(
     max_minutes: float | None = None,
     recipe=None,
     resume: bool = True,
+    overwrite: bool = False,
     device: str = "auto",
     show_progressbar: bool | None = None,
     name: str | None = None,
@@ -78,6 +80,8 @@ def train(
         it.  ``train(recipe="al-200kv", output=...)`` makes the bundled model anew.
     resume : bool
         Go on from the checkpoint of an interrupted training in the same folder.
+    overwrite : bool
+        Replace a model that is in the folder already.
     device : str
         "auto" (CUDA, else CPU), "cpu" or "cuda".
     show_progressbar : bool, optional
@@ -95,7 +99,10 @@ def train(
     Raises
     ------
     ValueError, FileNotFoundError
-        For phases, settings or a device that cannot be trained with.
+        For phases, settings or a device that cannot be trained with, and for the checkpoint of
+        another training in the folder.
+    FileExistsError
+        If the folder holds a model already.
     KeyboardInterrupt
         If the training is interrupted; the same call goes on where it was.
     """
@@ -107,11 +114,13 @@ def train(
     phases, configuration = _from_recipe(recipe, phases, settings)
     phases = load_phases(phases)
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     name = name or output.name
+    if (output / CONFIG).exists() and not overwrite:
+        raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
     work = output / _CHECKPOINT
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
+    _claim(work, phases, configuration)
     lightning.seed_everything(configuration.seed, verbose=False)
     root, precision = _device_and_precision(device)
     network, batches, validation = _ingredients(phases, configuration, root)
@@ -128,6 +137,21 @@ def train(
         _fit(module, work / stage, root, precision, show_progressbar)
         modules.append(module)
     return _finish(modules, phases, output, f"{_hardware(root)}, {precision}", name, description)
+
+
+def _claim(work: Path, phases, configuration: TrainingConfiguration) -> None:
+    """Write down what a folder of checkpoints is of, or make sure that it is of the same."""
+    claim = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
+    text = json.dumps(claim, indent=1, ensure_ascii=False)
+    path = work / "recipe.json"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{work} holds the checkpoints of a training with other phases or settings (see "
+            f"{path.name} there). Give the same ones to go on, resume=False to begin anew, or "
+            "another folder."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _from_recipe(recipe, phases, settings: dict):
@@ -162,7 +186,8 @@ def _ingredients(phases, configuration: TrainingConfiguration, root: torch.devic
     """Network, endless batches, and a batch for validation."""
     preprocessing = PolarPreprocessing(configuration.reciprocal_radius)
     network = build_network(
-        "polar", laue_groups=[p.point_group.laue.name for p in phases],
+        "polar", laue_groups=[laue_group(p).name for p in phases],
+        settings=[setting(p).tolist() for p in phases],
         n_k=preprocessing.n_k, n_phi=preprocessing.n_phi, channels=preprocessing.channels,
         **configuration.network,
     )
@@ -243,6 +268,8 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
     last = modules[-1]
     configuration, batches = last.configuration, last.batches
     low, high = batches.simulator.scale_range
+    # Lightning has moved it to the CPU
+    last.network.to(batches.simulator.device)
     thresholds = {"crystal": 0.5, "score": fit_score_threshold(last)}
     model = OrientationModel(
         network_name="polar",

@@ -64,6 +64,10 @@ class TrainingConfiguration:
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}.")
+        if not 0 <= self.verification_share < 1:
+            raise ValueError(
+                f"verification_share is at least 0 and less than 1, not {self.verification_share!r}."
+            )
         if self.batch_size % self.simulation.setup_size:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of the simulation's setup_size "

@@ -137,7 +137,7 @@ def short_training(phases=None, **arguments):
         "network": {"width": 16, "depth": 1, "kernel": 9, "resolution": 10.0},
         "simulation": SimulationSettings(**(simulation | {"setup_size": 16, "pixels": (48,)})),
     }  # fmt: skip
-    return training.train(phases, **(arguments | tiny))
+    return training.train(phases, **(arguments | tiny | {"overwrite": True}))
 
 
 def make_model(folder):

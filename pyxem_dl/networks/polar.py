@@ -285,21 +285,24 @@ class PolarNetwork(nn.Module):
         if self.comparison is None:
             return self.propose(polar, n_best)
         rotations, phase_id, p, crystal = self.propose(polar, max(n_best, N_PROPOSED))
-        # always the same number is compared: scores must not depend on n_best
-        best = torch.arange(N_PROPOSED, device=p.device).expand(len(p), -1)
-        rotations = rotations.clone()
-        for keep in (_N_VERIFIED, None):
-            at = best[..., None].expand(-1, -1, 4)
-            part = phase_id.gather(1, best), p.gather(1, best).clamp_min(1e-6).log()
-            score, better = self.comparison.improve(
-                polar, rotations.gather(1, at), *part, rounds=1
-            )
-            rotations.scatter_(1, at, better)
-            if keep is not None:
-                best = best.gather(1, score.topk(keep, dim=1).indices)
-        # the comparison shares out what its candidates had together: noise stays improbable
-        shared = score.softmax(dim=1) * p.gather(1, best).sum(1, keepdim=True)
-        p = p.scatter(1, best, shared)
+        # Always the same number is compared: scores must not depend on n_best.
+        compared = slice(None, N_PROPOSED)
+        rest = rotations[:, N_PROPOSED:], p[:, N_PROPOSED:]
+        rotations, p, phases = rotations[:, compared], p[:, compared], phase_id[:, compared]
+        log_p = p.clamp_min(1e-6).log()
+        score, rotations = self.comparison.improve(polar, rotations, phases, log_p, rounds=1)
+        best = score.topk(_N_VERIFIED, dim=1).indices
+        at = best[..., None].expand(-1, -1, 4)
+        again, better = self.comparison.improve(
+            polar, rotations.gather(1, at), phases.gather(1, best), log_p.gather(1, best), rounds=1
+        )
+        rotations = rotations.scatter(1, at, better)
+        # The comparison shares out what the proposals had together: noise stays improbable.  The
+        # second look is at the best of the first, and shares out what those had.
+        share = score.softmax(dim=1)
+        second = again.softmax(dim=1) * share.gather(1, best).sum(1, keepdim=True)
+        p = share.scatter(1, best, second) * p.sum(1, keepdim=True)
+        rotations, p = torch.cat([rotations, rest[0]], dim=1), torch.cat([p, rest[1]], dim=1)
         # candidates may have met on the way
         return self.separate_modes(rotations, phase_id, p, crystal, n_best)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,15 +147,22 @@ class OrientationModel:
         answers (10⁻³); portions of one size, padded, make them independent of the batch.
         """
         size = _PORTION["cpu" if polar.device.type == "cpu" else "other"]
-        parts = []
-        with computing(polar.device, self.precision):
-            for portion in polar.split(size):
-                missing = size - len(portion)
-                if missing and self.precision != "float32":
-                    padding = portion.new_zeros(missing, *portion.shape[1:])
-                    portion = torch.cat([portion, padding])
+
+        def predict(portion):
+            missing = size - len(portion)
+            if missing and self.precision != "float32":
+                padding = portion.new_zeros(missing, *portion.shape[1:])
+                portion = torch.cat([portion, padding])
+            with computing(portion.device, self.precision):
                 found = self.network.predict(portion, n_best)
-                parts.append([column[: size - missing] for column in found])
+            return [column[: size - missing] for column in found]
+
+        portions = polar.split(size)
+        threads = torch.get_num_threads()
+        if polar.device.type == "cpu" and min(threads, len(portions)) > 1:
+            parts = _in_threads(predict, portions, threads)
+        else:
+            parts = [predict(portion) for portion in portions]
         return OrientationCandidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def check_domain(self, calibration: Calibration) -> None:
@@ -348,6 +356,16 @@ def usable_patterns(
         return torch.zeros_like(patterns), seen.new_zeros(len(seen), dtype=torch.bool)
     usable = torch.isfinite(seen).all(1) & (seen.amax(1) > seen.amin(1))
     return torch.where(usable[:, None, None], patterns, 0.0), usable
+
+
+def _in_threads(function, portions, threads: int) -> list:
+    """Compute portions side by side, each on one core: faster than all cores on one portion."""
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, portions))
+    finally:
+        # parts of torch take the number that was set last, in whatever thread
+        torch.set_num_threads(threads)
 
 
 def native_precision(device: torch.device) -> str:

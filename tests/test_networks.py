@@ -141,7 +141,9 @@ def test_answers_do_not_depend_on_the_batch():
     )
     patterns = torch.rand(70, 48, 48, generator=torch.Generator().manual_seed(6))
     calibration = Calibration((0.05, 0.05), (24.0, 24.0), (48, 48), 200.0)
+    threads = torch.get_num_threads()
     whole = model.predict_batch(patterns, calibration, n_best=2)
+    assert torch.get_num_threads() == threads
     for size in (1, 9, 64):
         parts = [model.predict_batch(p, calibration, n_best=2) for p in patterns.split(size)]
         for one, many in zip(whole, zip(*parts, strict=True), strict=True):

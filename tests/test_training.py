@@ -110,10 +110,20 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
 
 
 def test_checkpoints_of_another_training_are_not_taken(tmp_path):
-    (tmp_path / "model" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "model" / "checkpoint" / "propose").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint" / "recipe.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model" / "checkpoint" / "propose" / "last.ckpt").touch()
     with pytest.raises(ValueError, match="checkpoints of a training with other phases or settings"):
         training.train(aluminium(), output=tmp_path / "model", max_steps=2, **SMALL)
+
+
+def test_a_call_that_failed_at_once_claims_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no reflection within"):
+        training.train(
+            aluminium(), output=tmp_path / "model", max_steps=4, **(SMALL | {"reciprocal_radius": 0.1})
+        )
+    model = training.train(aluminium(), output=tmp_path / "model", max_steps=4, **SMALL)
+    assert model.domain["reciprocal_radius"] == SMALL["reciprocal_radius"]
 
 
 def test_a_model_is_not_overwritten_by_accident(tmp_path):

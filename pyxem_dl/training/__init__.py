@@ -144,7 +144,9 @@ def _claim(work: Path, phases, configuration: TrainingConfiguration) -> None:
     claim = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
     text = json.dumps(claim, indent=1, ensure_ascii=False)
     path = work / "recipe.json"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    # a call that failed before it learnt anything claims nothing
+    learnt = any(work.glob("*/*.ckpt"))
+    if learnt and path.exists() and path.read_text(encoding="utf-8") != text:
         raise ValueError(
             f"{work} holds the checkpoints of a training with other phases or settings (see "
             f"{path.name} there). Give the same ones to go on, resume=False to begin anew, or "

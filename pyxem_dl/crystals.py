@@ -226,6 +226,44 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
     )
 
 
+def structure_factors(phase, limits, debye_waller: float = 0.0) -> np.ndarray:
+    """Complex structure factors of all reflections in a box of Miller indices.
+
+    Parameters
+    ----------
+    phase : orix.crystal_map.Phase
+        From :func:`load_phases`.
+    limits : sequence of 3 int
+        Largest h, k and l.
+    debye_waller : float
+        B in square Angstrom, of all atoms.
+
+    Returns
+    -------
+    array of complex, shape (2h + 1, 2k + 1, 2l + 1)
+        In Angstrom; indices (h, k, l) are at ``[h + limits[0], k + limits[1], l + limits[2]]``.
+        Moduli are those of :func:`reflections` for B = 0.
+    """
+    from diffpy.structure import Atom, Structure
+    from diffsims.utils.sim_utils import get_kinematical_intensities
+
+    axes = [np.arange(-n, n + 1) for n in limits]
+    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    flat = hkl.reshape(-1, 3)
+    lattice = phase.structure.lattice
+    length = np.linalg.norm(flat @ lattice.recbase.T, axis=1)
+    total = np.zeros(len(flat), dtype=complex)
+    scattering = {}
+    for atom, xyz in zip(phase.structure, fractional_coordinates(phase.structure), strict=True):
+        if atom.element not in scattering:
+            # diffsims gives squares only: the scattering factor is that of an atom alone
+            alone = Structure(lattice=lattice, atoms=[Atom(atom.element, [0, 0, 0])])
+            scattering[atom.element] = np.sqrt(get_kinematical_intensities(alone, flat, length))
+        phase_factor = np.exp(2j * np.pi * (flat @ xyz))
+        total += atom.occupancy * scattering[atom.element] * phase_factor
+    return (total * np.exp(-debye_waller * length**2 / 4)).reshape(hkl.shape[:3])
+
+
 class Spots(NamedTuple):
     """Reflections near the Ewald sphere, per pattern; all tensors (n_patterns, n_spots).
 

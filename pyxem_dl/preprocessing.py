@@ -209,6 +209,31 @@ def find_direct_beam(
     return torch.where((height[:, 0] > 0), found, nominal)
 
 
+def rescale(patterns: torch.Tensor, factor: float) -> torch.Tensor:
+    """Change the size of patterns and keep their counts.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Intensities.
+    factor : float
+        New size relative to the old one.
+
+    Returns
+    -------
+    tensor, shape (n, floor(factor * rows), floor(factor * columns))
+        A place at pixel (row, column) is now at ``(row + 0.5) * factor - 0.5``, and so is its
+        column.
+    """
+    if factor == 1:
+        return patterns
+    scaled = torch.nn.functional.interpolate(
+        patterns[:, None], scale_factor=factor, mode="bilinear", align_corners=False,
+        antialias=factor < 1, recompute_scale_factor=False,
+    )  # fmt: skip
+    return scaled[:, 0] / factor**2
+
+
 def shift_to_center(patterns, centers, calibration: Calibration) -> torch.Tensor:
     """Move each pattern so that its direct beam lies at the calibration's centre."""
     rows, columns = patterns.shape[1:]

@@ -1,0 +1,366 @@
+"""Convergent-beam patterns with the truth of every disk, for the training of the detector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.preprocessing import rescale
+from pyxem_dl.rotations import random_rotations
+from pyxem_dl.simulation.detector import Background, beam_stop, draw_spots, expected_background
+from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
+
+_GRID = 9
+# Dynamical patterns are kept on shelves, each of one phase and convergence angle, and used
+# several times: turned, in another noise, on another detector.
+_SHELVES, _ON_SHELF, _USES = 8, 32, 6
+
+
+@dataclass(frozen=True)
+class DiskSettings:
+    """What is drawn at random, and between which limits.
+
+    Ranges are (low, high); those marked log are drawn evenly in the logarithm.
+
+    Parameters
+    ----------
+    radius : float
+        Disk radius after rescaling, in px.
+    size : int
+        Of the rescaled patterns, in px.
+    native_radius : tuple of float
+        Disk radius on the detector in px, log.  Larger ones differ only in the rescaling.
+    disk_radius : tuple of float
+        Semi-convergence angle over wavelength in 1/Angstrom, log.
+    thickness : tuple of float
+        In Angstrom, log.
+    electrons : tuple of float
+        Per pattern, the direct beam included, log.
+    background : tuple of float
+        Electrons in halo and inelastic background, relative to those in disks, log.
+    texture : tuple of float
+        Relative standard deviation of the background's grain.
+    blur : tuple of float
+        Of the disks' edges, in detector px.
+    gain_share, gain : float, tuple of float
+        Share of patterns whose counts are no electrons, and counts per electron there, log.
+    clipped_share, bullseye_share, aberrated_share : float
+        Shares of setups whose probe is no round, even disk.
+    ghost_share, fault_share, beam_stop_share, blank_share : float
+        Shares of patterns with a ghost disk, with dead or hot pixels, with a beam stop, and
+        without a crystal.
+    """
+
+    radius: float = 5.0
+    size: int = 96
+    native_radius: tuple[float, float] = (1.5, 10.0)
+    disk_radius: tuple[float, float] = (0.025, 0.16)
+    thickness: tuple[float, float] = (40.0, 900.0)
+    electrons: tuple[float, float] = (1e2, 1e7)
+    background: tuple[float, float] = (1e-4, 3.0)
+    texture: tuple[float, float] = (0.0, 0.25)
+    blur: tuple[float, float] = (0.3, 0.8)
+    gain_share: float = 0.3
+    gain: tuple[float, float] = (0.2, 200.0)
+    clipped_share: float = 0.15
+    bullseye_share: float = 0.1
+    aberrated_share: float = 0.2
+    ghost_share: float = 0.15
+    fault_share: float = 0.2
+    beam_stop_share: float = 0.08
+    blank_share: float = 0.05
+
+    def to_dict(self) -> dict:
+        """Plain numbers for ``config.json``."""
+        return asdict(self)
+
+
+class DiskPatterns(NamedTuple):
+    """Rescaled patterns of one setup with the truth of their disks.
+
+    ``patterns (n, size, size)`` in counts; ``probe (size, size)`` the direct beam alone, at
+    pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
+    rescaled px; ``electrons (n, m)`` counts expected in each; ``noise (n, m)`` standard deviation of what
+    counting them gives, what lies under them included; 0 electrons is padding.
+    """
+
+    patterns: torch.Tensor
+    probe: torch.Tensor
+    positions: torch.Tensor
+    electrons: torch.Tensor
+    noise: torch.Tensor
+
+
+class DiskSimulator:
+    """Simulate convergent-beam patterns of phases, on a device, seeded.
+
+    Parameters
+    ----------
+    phases : list of orix.crystal_map.Phase
+        From :func:`pyxem_dl.crystals.load_phases`.
+    beam_energy : float
+        In kV.  The disks do not tell it: one will do.
+    settings : DiskSettings, optional
+        What is drawn.
+    seed : int
+        Of the random numbers.
+    device : str or torch.device
+        Where patterns are made.
+    """
+
+    def __init__(
+        self, phases: list, beam_energy: float = 200.0, settings: DiskSettings | None = None, *,
+        seed: int = 0, device="cpu",
+    ) -> None:  # fmt: skip
+        self.settings = settings or DiskSettings()
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.phases = [ManyBeam(phase, beam_energy, 1.6, device=device) for phase in phases]
+        self.beam_energy = float(beam_energy)
+        self._shelves = [None] * _SHELVES
+
+    # ---------------------------------------------------------------- random numbers
+    def _uniform(self, low, high, *shape):
+        u = torch.rand(shape, generator=self.generator, device=self.device)
+        return low + (high - low) * u
+
+    def _log_uniform(self, low, high, *shape):
+        return torch.exp(self._uniform(math.log(low), math.log(high), *shape))
+
+    def _normal(self, *shape):
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def _happens(self, share, *shape):
+        return self._uniform(0, 1, *shape) < share
+
+    def _draw(self, low_high) -> float:
+        return float(self._log_uniform(*low_high))
+
+    # ---------------------------------------------------------------- one setup
+    def __call__(self, n: int = 8) -> DiskPatterns:
+        """Simulate the patterns of one setup: one phase, detector and probe."""
+        s = self.settings
+        shelf = self._take_shelf()
+        setup = self._draw_setup(shelf.disk_radius)
+        chosen = (self._uniform(0, _ON_SHELF, n)).long().clamp_max(_ON_SHELF - 1)
+        beams = BeamIntensities(*(column[chosen] for column in shelf.beams))
+        kx, ky, inside = _turned(beams, self._uniform(0, 2 * math.pi, n), setup)
+        electrons = self._log_uniform(*s.electrons, n)
+        dose = electrons[:, None] * (beams.present & ~self._happens(s.blank_share, n)[:, None])
+        dose[:, 0] = electrons
+        disks = draw_spots(
+            kx, ky, dose, setup.calibration,
+            disk_radius=setup.disk_radius, blur=setup.blur, rocking_curve=inside,
+        )  # fmt: skip
+        expected = disks + self._draw_background(electrons, setup)
+        expected = expected + self._draw_ghosts(electrons, setup)
+        held = dose * _mean_in_disk(inside, setup, self.device)
+        counts, lost, gain = self._detect(expected, setup)
+        row, column = k_to_pixel(kx, ky, setup.calibration)
+        noise, seen = _under_disks(expected, lost, row, column, held, setup)
+        return self._rescaled(counts, row, column, held * seen * gain, noise * gain, setup)
+
+    def _take_shelf(self) -> _Shelf:
+        """Take a shelf at random, filled anew where it has been used up."""
+        i = int(self._uniform(0, _SHELVES).clamp_max(_SHELVES - 1e-3))
+        if self._shelves[i] is None or self._shelves[i].left == 0:
+            s = self.settings
+            phase = self.phases[int(self._uniform(0, len(self.phases)).clamp_max(len(self.phases) - 1e-3))]
+            disk_radius = self._draw(s.disk_radius)
+            rotations = random_rotations(_ON_SHELF, self.generator)
+            thickness = self._log_uniform(*s.thickness, _ON_SHELF)
+            beams = phase(rotations, thickness, disk_radius, _GRID)
+            self._shelves[i] = _Shelf(disk_radius, beams, _USES * _ON_SHELF // 8)
+        self._shelves[i].left -= 1
+        return self._shelves[i]
+
+    def _draw_setup(self, disk_radius: float) -> _DiskSetup:
+        s = self.settings
+        radius = self._draw(s.native_radius)
+        factor = s.radius / radius
+        size = math.ceil((s.size + 1) / factor)
+        center = (size * self._uniform(0.05, 0.95, 2)).tolist()
+        return _DiskSetup(
+            calibration=Calibration((disk_radius / radius,) * 2, tuple(center), (size, size), self.beam_energy),
+            disk_radius=disk_radius,
+            radius=radius,
+            factor=factor,
+            blur=float(self._uniform(*s.blur)),
+            shape=self._draw_shape(),
+        )
+
+    def _draw_shape(self) -> Callable:
+        """Intensity of the probe at (u, v) in units of its radius; 1 on average."""
+        s, turn = self.settings, float(self._uniform(0, 2 * math.pi))
+        edge, rings, bow = (float(self._uniform(*r)) for r in ((0.3, 0.9), (1.5, 3.5), (-0.5, 0.5)))
+        clipped, bullseye, aberrated = (
+            bool(self._happens(share)) for share in (s.clipped_share, s.bullseye_share, s.aberrated_share)
+        )
+
+        def shape(u, v):
+            along, rho2 = u * math.cos(turn) + v * math.sin(turn), u**2 + v**2
+            value = torch.ones_like(along)
+            if clipped:
+                value = value * torch.sigmoid((edge - along) * 12)
+            if bullseye:
+                value = value * (0.15 + torch.sigmoid(8 * torch.cos(2 * math.pi * rings * rho2.sqrt())))
+            if aberrated:
+                value = value * (1 + bow * (rho2 - 0.5) + 0.3 * bow * along)
+            return value
+
+        return _normalised(shape, self.device)
+
+    def _draw_background(self, electrons, setup: _DiskSetup) -> torch.Tensor:
+        """Halo and inelastic background, with grain."""
+        s, n = self.settings, len(electrons)
+        radius = 1.5 * max(setup.calibration.shape) * setup.calibration.scale[0]
+        k = torch.linspace(0, radius, 256, device=self.device)[None] / setup.disk_radius
+
+        def column(values):
+            return values[:, None]
+
+        profile = torch.exp(-k / column(self._log_uniform(1.0, 12.0, n))) * column(self._uniform(0, 1, n))
+        tail = (1 + (k / column(self._log_uniform(1.5, 10.0, n))) ** 2) ** -1.5
+        profile = profile + tail * column(self._uniform(0, 1, n)) + column(0.05 * self._uniform(0, 1, n) ** 2)
+        middle, width = column(self._uniform(2, 12, n)), column(self._log_uniform(0.5, 3, n))
+        ring = torch.exp(-(((k - middle) / width) ** 2))
+        profile = profile + ring * column(self._uniform(0, 0.4, n) * self._happens(0.4, n))
+        shift = torch.zeros(n, 2, device=self.device)
+        halo = expected_background(Background(profile, radius, shift), setup.calibration)
+        halo = halo * (electrons * self._log_uniform(*s.background, n))[:, None, None]
+        # grain of any size: noise of few pixels, enlarged
+        rows, columns = setup.calibration.shape
+        coarse = max(4, round(rows / float(self._log_uniform(1.0, 3 * setup.radius))))
+        grain = functional.interpolate(
+            self._normal(n, 1, coarse, coarse), (rows, columns), mode="bicubic", align_corners=False
+        )[:, 0]
+        return halo * torch.exp(self._uniform(*s.texture, n)[:, None, None] * grain)
+
+    def _draw_ghosts(self, electrons, setup: _DiskSetup) -> torch.Tensor:
+        """Draw a blurred spot that is no disk: images of the beam, as detectors and lenses make."""
+        n = len(electrons)
+        amount = electrons * self._log_uniform(1e-4, 0.1, n) * self._happens(self.settings.ghost_share, n)
+        k = self._uniform(1, 12, n) * setup.disk_radius
+        angle = self._uniform(0, 2 * math.pi, n)
+        # clearly smaller or larger than a disk, and soft
+        size = float(self._log_uniform(0.15, 0.4) if self._happens(0.5) else self._log_uniform(1.7, 3.0))
+        return draw_spots(
+            (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None], setup.calibration,
+            disk_radius=size * setup.disk_radius, blur=0.3 * size * setup.radius + 0.3,
+        )  # fmt: skip
+
+    def _detect(self, expected: torch.Tensor, setup: _DiskSetup):
+        """Count electrons with a detector's faults: counts, what is lost, counts per electron."""
+        s, n = self.settings, len(expected)
+        lost = torch.zeros_like(expected, dtype=torch.bool)
+        stopped = self._happens(s.beam_stop_share, n)
+        if stopped.any():
+            stop = beam_stop(
+                setup.calibration, setup.disk_radius * float(self._uniform(1.0, 2.5)),
+                setup.disk_radius * float(self._uniform(0.5, 1.5)), float(self._uniform(0, 2 * math.pi)), self.device,
+            )  # fmt: skip
+            lost = stopped[:, None, None] & stop
+        counts = torch.poisson(expected.clamp(0, 1e8), generator=self.generator) * ~lost
+        other = self._happens(s.gain_share, n)
+        gain = torch.where(other, self._log_uniform(*s.gain, n), 1.0)[:, None]
+        counts = counts * gain[..., None]
+        readout = torch.where(other, self._uniform(0, 0.5, n), 0.0)[:, None, None] * gain[..., None]
+        counts = (counts + readout * self._normal(*counts.shape)).clamp_min(0)
+        faulty = self._happens(s.fault_share, n).nonzero()[:, 0]
+        if len(faulty):
+            flat = counts.reshape(n, -1)
+            pixel = self._uniform(0, flat.shape[1] - 1, len(faulty), 6).long()
+            level = flat[faulty].amax(1, keepdim=True) * self._uniform(0, 1, len(faulty), 6) ** 3
+            flat[faulty[:, None], pixel] = level * self._happens(0.5, len(faulty), 6)
+        return counts, lost, gain
+
+    def _rescaled(self, counts, row, column, electrons, noise, setup: _DiskSetup) -> DiskPatterns:
+        size, factor = self.settings.size, setup.factor
+        patterns = rescale(counts, factor)[:, :size, :size]
+        positions = (torch.stack([row, column], dim=-1) + 0.5) * factor - 0.5
+        middle = Calibration((1.0, 1.0), (size // 2, size // 2), (size, size))
+        zero, one = torch.zeros(1, 1, device=self.device), torch.ones(1, 1, device=self.device)
+        probe = draw_spots(
+            zero, zero, one, middle, disk_radius=self.settings.radius,
+            blur=max(0.3, setup.blur * factor),
+            rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
+        )[0]  # fmt: skip
+        return DiskPatterns(patterns, probe / probe.sum(), positions, electrons, noise)
+
+
+@dataclass
+class _Shelf:
+    """Dynamical patterns of one phase and convergence angle, and how often they are used yet."""
+
+    disk_radius: float
+    beams: BeamIntensities
+    left: int
+
+
+@dataclass(frozen=True)
+class _DiskSetup:
+    """What the patterns of one call share."""
+
+    calibration: Calibration
+    disk_radius: float
+    radius: float
+    factor: float
+    blur: float
+    shape: Callable
+
+
+def _unit_disk(device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points (u, v) spread evenly over the unit disk."""
+    u = torch.linspace(-1, 1, 11, device=device)
+    v, u = torch.meshgrid(u, u, indexing="ij")
+    inside = u**2 + v**2 <= 1
+    return u[inside], v[inside]
+
+
+def _normalised(shape: Callable, device) -> Callable:
+    mean = shape(*_unit_disk(device)).mean()
+    return lambda u, v: shape(u, v) / mean
+
+
+def _turned(beams: BeamIntensities, angle: torch.Tensor, setup: _DiskSetup):
+    """Turn patterns in their plane: positions (n, m) twice, and intensity as function of place."""
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    kx, ky = cos * beams.kx - sin * beams.ky, sin * beams.kx + cos * beams.ky
+    images = beams.intensity.flatten(0, 1)[:, None]
+
+    def inside(qx, qy):
+        u, v = qx / setup.disk_radius, qy / setup.disk_radius
+        u, v = torch.broadcast_tensors(u.expand(*kx.shape, *u.shape[-2:]), v)
+        c, s = cos[..., None, None], sin[..., None, None]
+        grid = torch.stack([c * u + s * v, -s * u + c * v], dim=-1).flatten(0, 1)
+        values = functional.grid_sample(images, grid, align_corners=True, padding_mode="border")
+        return values.reshape(u.shape) * setup.shape(u, v)
+
+    return kx, ky, inside
+
+
+def _mean_in_disk(inside: Callable, setup: _DiskSetup, device) -> torch.Tensor:
+    """Mean intensity (n, m) over the disks."""
+    u, v = (x[None, None, None] * setup.disk_radius for x in _unit_disk(device))
+    return inside(u, v).mean((-1, -2))
+
+
+def _under_disks(expected, lost, row, column, electrons, setup: _DiskSetup):
+    """Noise (n, m) of counting each disk with all that lies under it, and which are on show."""
+    rows, columns = expected.shape[1:]
+    half = math.ceil(setup.radius)
+    step = torch.arange(-half, half + 1, device=expected.device)
+    disk = (torch.hypot(step[:, None].float(), step[None].float()) <= setup.radius).to(expected)
+    sums = functional.conv2d(expected[:, None], disk[None, None], padding=half)[:, 0]
+    r, c = row.round().long(), column.round().long()
+    on_show = (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
+    at = r.clamp(0, rows - 1) * columns + c.clamp(0, columns - 1)
+    on_show &= ~lost.flatten(1).gather(1, at)
+    there = sums.flatten(1).gather(1, at)
+    return torch.maximum(there, electrons).clamp_min(0).sqrt(), on_show

@@ -1,0 +1,145 @@
+"""Dynamical diffraction by a few dozen beams: the uneven insides of convergent-beam disks.
+
+The amplitudes of the beams follow Howie and Whelan's equations.  Between two thin slices each
+beam gathers the phase of its excitation error, and in each slice the beams scatter into each
+other: a multislice calculation with Bragg beams for pixels, for all the directions of a
+convergent probe at once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pyxem_dl import crystals
+from pyxem_dl.frames import electron_wavelength, excitation_error_in_disk, interaction_parameter
+
+# Thickness of a slice in Angstrom: an eighth of the shortest beating at the excitation errors
+# that are let in.
+_SLICE = 4.0
+_MAX_EXCITATION_ERROR = 0.06
+
+
+class BeamIntensities(NamedTuple):
+    """Disks of patterns: the direct beam first, then the reflections.
+
+    ``kx``, ``ky``, ``excitation_error`` of the disks' centres, shape (n, beams), in 1/Angstrom;
+    ``intensity (n, beams, p, p)`` on a grid of positions (qy, qx) in the disk, from -1 to 1
+    times its radius, relative to the incident beam; ``present (n, beams)`` is False for padding.
+    """
+
+    kx: torch.Tensor
+    ky: torch.Tensor
+    excitation_error: torch.Tensor
+    intensity: torch.Tensor
+    present: torch.Tensor
+
+
+class ManyBeam:
+    """Many-beam calculation for one phase.
+
+    Parameters
+    ----------
+    phase : orix.crystal_map.Phase
+        From :func:`pyxem_dl.crystals.load_phases`.
+    beam_energy : float
+        In kV.
+    reciprocal_radius : float
+        Beams to this radius take part, in 1/Angstrom.
+    n_beams : int
+        At most so many, the direct beam included: those that promise to be the strongest.
+    debye_waller : float
+        B in square Angstrom, of all atoms.
+    device : str or torch.device
+        Where to compute.
+
+    Notes
+    -----
+    Without absorption and without thermal diffuse scattering; relativistic corrections are in
+    the wavelength and the interaction parameter.  See Hirsch, Howie, Nicholson, Pashley &
+    Whelan, *Electron Microscopy of Thin Crystals*, chapter 12.
+    """
+
+    def __init__(
+        self, phase, beam_energy: float, reciprocal_radius: float, *, n_beams: int = 64,
+        debye_waller: float = 0.5, device="cpu",
+    ) -> None:  # fmt: skip
+        self.beam_energy, self.n_beams = float(beam_energy), n_beams
+        self.wavelength = electron_wavelength(beam_energy)
+        self.device = torch.device(device)
+        found = crystals.reflections(phase, reciprocal_radius)
+        self.table = crystals.ReflectionTable.stack([found], beam_energy, self.device)
+        self._hkl = torch.as_tensor(found.hkl, device=self.device)
+        span = np.abs(found.hkl).max(axis=0)
+        factors = crystals.structure_factors(phase, 2 * span, debye_waller)
+        scale = interaction_parameter(beam_energy) / (math.pi * found.volume)
+        # 1 / extinction distance, complex, by Miller indices
+        self._coupling = torch.as_tensor(scale * factors, dtype=torch.complex64, device=self.device)
+        self._offset = torch.as_tensor(2 * span, device=self.device)
+
+    def __call__(
+        self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9
+    ) -> BeamIntensities:
+        """Compute the disks of crystals.
+
+        Parameters
+        ----------
+        rotations : tensor, shape (n, 4)
+            Lab to crystal.
+        thickness : tensor, shape (n,)
+            In Angstrom; rounded to slices of 4 Angstrom.
+        disk_radius : float
+            In 1/Angstrom: semi-convergence angle over wavelength.
+        n_grid : int
+            Positions along a disk's diameter.
+        """
+        n = len(rotations)
+        spots = crystals.find_spots(
+            self.table, torch.zeros(n, dtype=torch.long, device=self.device), rotations,
+            self.beam_energy, n_spots=self.n_beams - 1, max_excitation_error=_MAX_EXCITATION_ERROR,
+        )  # fmt: skip
+        present = spots.structure_factor > 0
+        hkl = self._hkl[spots.index] * present[..., None]
+        kx, ky, error, present, hkl = (
+            torch.cat([column.new_full(column[:, :1].shape, first), column], dim=1)
+            for column, first in (
+                (spots.kx * present, 0), (spots.ky * present, 0),
+                (spots.excitation_error * present, 0), (present, True), (hkl, 0),
+            )
+        )
+        q = torch.linspace(-1, 1, n_grid, device=self.device) * disk_radius
+        in_disk = excitation_error_in_disk(
+            error[..., None, None], kx[..., None, None], ky[..., None, None],
+            q[None, :], q[:, None], self.wavelength,
+        )  # fmt: skip
+        # the direct beam is the reference of all phases
+        in_disk = in_disk - in_disk[:, :1]
+        amplitude = self._propagate(in_disk.flatten(2), self._scattering(hkl, present), thickness)
+        intensity = (amplitude.abs() ** 2 * present[:, None]).transpose(1, 2)
+        shape = (*kx.shape, n_grid, n_grid)
+        return BeamIntensities(kx, ky, error, intensity.reshape(shape), present)
+
+    def _scattering(self, hkl, present) -> torch.Tensor:
+        """Matrices (n, beams, beams): how a slice scatters the beams into each other."""
+        difference = (hkl[:, :, None] - hkl[:, None, :] + self._offset).unbind(-1)
+        coupling = self._coupling[difference]
+        both = present[:, :, None] & present[:, None, :]
+        diagonal = torch.eye(hkl.shape[1], dtype=torch.bool, device=self.device)
+        coupling = torch.where(both & ~diagonal, coupling, 0)
+        return torch.linalg.matrix_exp(1j * math.pi * _SLICE * coupling)
+
+    def _propagate(self, error, scattering, thickness) -> torch.Tensor:
+        """Amplitudes (n, positions, beams) behind the crystal."""
+        # half a slice of free propagation before and after each scattering
+        half = torch.exp(1j * math.pi * _SLICE * error.transpose(1, 2))
+        amplitude = torch.zeros_like(half)
+        amplitude[..., 0] = 1
+        slices = (thickness / _SLICE).round().long().clamp_min(1)
+        result = amplitude
+        for i in range(1, int(slices.max()) + 1):
+            amplitude = half * ((half * amplitude) @ scattering.transpose(1, 2))
+            result = torch.where((slices == i)[:, None, None], amplitude, result)
+        return result

@@ -1,0 +1,127 @@
+"""Simulated convergent-beam patterns: truth and counts agree, and the detector's network can be taught."""
+
+import pytest
+import torch
+from diffpy.structure import Atom, Lattice, Structure
+from orix.crystal_map import Phase
+
+from pyxem_dl import crystals
+from pyxem_dl.frames import Calibration
+from pyxem_dl.networks.fcunet import FCUNet
+from pyxem_dl.preprocessing import rescale
+from pyxem_dl.simulation.detector import draw_spots
+from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
+
+PLAIN = {
+    "gain_share": 0.0, "fault_share": 0.0, "beam_stop_share": 0.0, "ghost_share": 0.0, "clipped_share": 0.0,
+    "bullseye_share": 0.0, "aberrated_share": 0.0, "blank_share": 0.0, "background": (1e-9, 2e-9),
+}  # fmt: skip
+
+
+def simulator(seed=0, **settings):
+    atoms = [Atom("Cu", [0, 0, 0])]
+    copper = Phase("Cu", space_group=225, structure=Structure(atoms, Lattice(3.615, 3.615, 3.615, 90, 90, 90)))
+    return DiskSimulator(crystals.load_phases(copper), settings=DiskSettings(**settings), seed=seed)
+
+
+@pytest.mark.parametrize("factor", [0.37, 0.5, 1.0, 2.3])
+def test_rescaling_keeps_counts_and_maps_places_as_it_says(factor):
+    place = torch.tensor([[30.3, 25.8]])
+    calibration = Calibration((1.0, 1.0), (30.3, 25.8), (64, 64))
+    zero = torch.zeros(1, 1)
+    image = draw_spots(zero, zero, torch.full((1, 1), 100.0), calibration, disk_radius=6.0, blur=1.0)
+    scaled = rescale(image, factor)
+    assert scaled.shape[1] == int(64 * factor)
+    torch.testing.assert_close(scaled.sum(), torch.tensor(100.0), rtol=0.01, atol=0)
+    rows = torch.arange(scaled.shape[1], dtype=torch.float32)
+    middle = torch.stack([(scaled[0].sum(1) * rows).sum(), (scaled[0].sum(0) * rows).sum()]) / scaled.sum()
+    torch.testing.assert_close(middle, ((place + 0.5) * factor - 0.5)[0], atol=0.02, rtol=0)
+
+
+def test_disks_hold_the_electrons_and_lie_where_the_truth_says():
+    found = simulator(native_radius=(5.0, 5.1), electrons=(1e6, 2e6), **PLAIN)(8)
+    size = found.patterns.shape[-1]
+    at = torch.arange(size, dtype=torch.float32)
+    checked = 0
+    for pattern, positions, electrons in zip(found.patterns, found.positions, found.electrons, strict=True):
+        strong = (electrons > 2000).nonzero()[:, 0]
+        for i in strong:
+            others = (electrons > 20) & (torch.arange(len(electrons)) != i)
+            alone = bool(((positions[others] - positions[i]).norm(dim=1) > 17).all())
+            if not alone or (positions[i] - size / 2).abs().max() > size / 2 - 9:
+                continue
+            near = torch.hypot(at[:, None] - positions[i, 0], at[None] - positions[i, 1]) < 7.5
+            assert float(pattern[near].sum() / electrons[i]) == pytest.approx(1, abs=0.1)
+            checked += 1
+    assert checked > 5
+
+
+def test_patterns_are_seeded():
+    one, same, other = simulator(3)(4), simulator(3)(4), simulator(4)(4)
+    assert torch.equal(one.patterns, same.patterns) and torch.equal(one.electrons, same.electrons)
+    assert not torch.equal(one.patterns, other.patterns)
+
+
+def test_what_nobody_can_see_is_said_to_be_noise():
+    found = simulator(electrons=(1e2, 2e2), background=(2.0, 3.0))(8)
+    significance = found.electrons[:, 1:] / found.noise[:, 1:].clamp_min(1e-9)
+    assert float(significance.max()) < 10
+    assert bool((found.noise > 0).any())
+
+
+def disk_image(places, electrons, size=96, radius=5.0, blur=0.6):
+    calibration = Calibration((1.0, 1.0), (0.0, 0.0), (size, size))
+    from pyxem_dl.frames import pixel_to_k
+
+    kx, ky = pixel_to_k(places[..., 0], places[..., 1], calibration)
+    return draw_spots(kx, ky, electrons, calibration, disk_radius=radius, blur=blur)
+
+
+def test_the_correlation_layer_peaks_at_the_disks_whatever_the_dose():
+    places = torch.tensor([[[30.0, 40.0], [60.0, 70.0]]])
+    probe = disk_image(torch.tensor([[[48.0, 48.0]]]), torch.ones(1, 1))[0]
+    network = FCUNet()
+    for dose in (300.0, 3e5):
+        image = disk_image(places, torch.tensor([[dose, dose / 3]]))
+        found = network.correlation(image, probe)
+        normalised = found.channels[0, 1]
+        for row, column in ((30, 40), (60, 70)):
+            assert float(normalised[row, column]) > 0.9
+            assert float(normalised[row, column]) == float(
+                normalised[row - 4 : row + 5, column - 4 : column + 5].max()
+            )
+        assert float(found.excess[0, 30, 40]) == pytest.approx(dose, rel=0.05)
+
+
+def test_the_network_answers_where_its_cells_are():
+    network = FCUNet().eval()
+    with torch.no_grad():
+        network.heads.weight.zero_()
+        network.heads.bias.copy_(torch.tensor([-4.0, 0.5, -0.25, 0.0, 0.0]))
+        found = network.predict(torch.zeros(2, 40, 52), torch.ones(33, 33), max_disks=7)
+    assert found.row.shape == (2, 7)
+    # cells of 2 px have their middles at 0.5, 2.5, ...
+    assert bool((((found.row - 1.0) % 2) == 0).all()) and bool((((found.column - 0.25) % 2) == 0).all())
+    torch.testing.assert_close(found.position_error, torch.ones(2, 7))
+    assert float(found.confidence.max()) < 0.02
+
+
+def test_a_few_steps_teach_it_something():
+    torch.manual_seed(0)
+    sim = simulator(native_radius=(5.0, 5.1), electrons=(1e4, 1e6), size=64, **PLAIN)
+    network = FCUNet(widths=(8, 12, 16, 16))
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(12):
+        batch = sim(8)
+        significance = batch.electrons / batch.noise.clamp_min(1e-9)
+        loss, parts = network.loss(
+            batch.patterns, batch.probe, batch.positions, batch.electrons, batch.noise,
+            visible=significance > 3.5, counted=significance > 1.5,
+        )  # fmt: skip
+        assert torch.isfinite(loss) and set(parts) == {"centre", "position", "intensity"}
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-3:]) < sum(losses[:3])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from pyxem_dl.networks.fcunet import Disks, FCUNet
 from pyxem_dl.networks.polar import N_PROPOSED, OrientationCandidates, PolarNetwork
 
-NETWORKS = {"polar": PolarNetwork}
+NETWORKS = {"polar": PolarNetwork, "fcunet": FCUNet}
 
 
 def build_network(name: str, **arguments) -> torch.nn.Module:
@@ -24,4 +25,6 @@ def build_network(name: str, **arguments) -> torch.nn.Module:
     return NETWORKS[name](**arguments)
 
 
-__all__ = ["NETWORKS", "N_PROPOSED", "OrientationCandidates", "PolarNetwork", "build_network"]
+__all__ = [
+    "NETWORKS", "N_PROPOSED", "Disks", "FCUNet", "OrientationCandidates", "PolarNetwork", "build_network",
+]  # fmt: skip

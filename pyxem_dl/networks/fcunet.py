@@ -65,7 +65,7 @@ class CorrelationLayer(nn.Module):
         self.radius = radius
 
     def _kernels(self, probe: torch.Tensor) -> torch.Tensor:
-        """Probe less its mean in the window, window, ring and aperture (4, rows, columns)."""
+        """Probes less their mean in the window, window, ring and aperture (m, 4, rows, columns)."""
         size = probe.shape[-1]
         at = torch.arange(size, device=probe.device, dtype=torch.float32) - size // 2
         distance = torch.hypot(at[:, None], at[None]) / self.radius
@@ -77,20 +77,24 @@ class CorrelationLayer(nn.Module):
 
         window, ring, aperture = between(-1, _WINDOW), between(*_RING), between(-1, _APERTURE)
         window = window / window.sum()
-        contrast = probe / probe.sum()
-        contrast = contrast * (window > 0) - window * (contrast * (window > 0)).sum()
-        contrast = contrast / ((contrast**2).sum() / window.max()).sqrt().clamp_min(1e-12)
-        return torch.stack([contrast, window, ring / ring.sum(), aperture])
+        inside = probe * (window > 0)
+        contrast = inside / inside.sum((-2, -1), keepdim=True)
+        contrast = contrast * (window > 0) - window
+        # correlation with a pattern that is the probe itself is its standard deviation there
+        norm = (contrast**2).sum((-2, -1), keepdim=True) * (window > 0).sum()
+        contrast = contrast / norm.sqrt().clamp_min(1e-12)
+        others = torch.stack([window, ring / ring.sum(), aperture])
+        return torch.cat([contrast[:, None], others.expand(len(probe), -1, -1, -1)], dim=1)
 
     def forward(self, patterns: torch.Tensor, probe: torch.Tensor) -> Correlation:
-        """Correlate patterns (n, rows, columns) with a probe centred at (size // 2, size // 2)."""
-        kernels = self._kernels(probe)
+        """Correlate patterns (n, rows, columns) with their probe, (size, size) or (n, size, size)."""
+        kernels = self._kernels(probe if probe.ndim == 3 else probe[None])
         size, (rows, columns) = kernels.shape[-1], patterns.shape[1:]
         # room enough that nothing comes back in at the other side
         shape = tuple(_even(n + 2 * math.ceil(_RING[1] * self.radius) + 1) for n in (rows, columns))
         crop = min(size // 2, math.ceil(_RING[1] * self.radius) + 1)
         middle = slice(size // 2 - crop, size // 2 + crop + 1)
-        kernels = torch.fft.rfft2(kernels[:, middle, middle], s=shape).conj()
+        kernels = torch.fft.rfft2(kernels[..., middle, middle], s=shape).conj()
 
         def correlate(images, kernel):
             product = torch.fft.rfft2(images, s=shape) * kernel
@@ -98,9 +102,9 @@ class CorrelationLayer(nn.Module):
             # the kernel's middle lies `crop` in from its corner
             return full.roll((crop, crop), (-2, -1))[..., :rows, :columns]
 
-        contrast, mean, ring, disk = correlate(patterns[:, None], kernels[None]).unbind(1)
+        contrast, mean, ring, disk = correlate(patterns[:, None], kernels).unbind(1)
         # rounding in the transforms: sums of counts may come out below 0
-        square = correlate(patterns**2, kernels[1]).clamp_min(0)
+        square = correlate(patterns**2, kernels[:, 1]).clamp_min(0)
         variance = (square - mean**2).clamp_min(0) + 1e-6 * square + 1e-9
         normalised = (contrast / variance.sqrt()).clamp(-1, 1)
         area = math.pi * (_APERTURE * self.radius) ** 2
@@ -171,7 +175,7 @@ class FCUNet(nn.Module):
         ----------
         patterns : tensor, shape (n, rows, columns)
             Rescaled, in counts.
-        probe : tensor, shape (size, size)
+        probe : tensor, shape (size, size) or (n, size, size)
             Rescaled, centred at (size // 2, size // 2).
 
         Returns

@@ -7,22 +7,15 @@ time that has passed, and an interrupted training goes on where it was.
 from __future__ import annotations
 
 import json
-import logging
-import platform
 import shutil
-import signal
-import threading
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
 
 from pyxem_dl.crystals import load_phases, phase_to_dict
-from pyxem_dl.models import CONFIG, OrientationModel, load_model, native_precision
+from pyxem_dl.models import CONFIG, OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.rotations import laue_group, setting
@@ -36,9 +29,10 @@ from pyxem_dl.training.learning import (
     validate,
 )
 from pyxem_dl.training.report import join_logs, model_card
+from pyxem_dl.training.running import claim_folder, device_and_precision, fit, hardware
 
 _CHECKPOINT = "checkpoint"
-_MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
+_MAX_SPOTS = 48
 
 __all__ = [
     "OrientationTraining", "SimulatedBatches", "TrainingConfiguration", "train", "validate",
@@ -120,9 +114,12 @@ def train(
     work = output / _CHECKPOINT
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
-    _claim(work, phases, configuration)
+    claim_folder(
+        work,
+        {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)},
+    )
     lightning.seed_everything(configuration.seed, verbose=False)
-    root, precision = _device_and_precision(device)
+    root, precision = device_and_precision(device)
     network, batches, validation = _ingredients(phases, configuration, root)
     print(
         f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "
@@ -134,26 +131,9 @@ def train(
         if stage == "verify":
             _add_comparison(network, batches.simulator, configuration)
         module = OrientationTraining(network, configuration, stage, batches, validation)
-        _fit(module, work / stage, root, precision, show_progressbar)
+        fit(module, work / stage, root, precision, show_progressbar)
         modules.append(module)
-    return _finish(modules, phases, output, f"{_hardware(root)}, {precision}", name, description)
-
-
-def _claim(work: Path, phases, configuration: TrainingConfiguration) -> None:
-    """Write down what a folder of checkpoints is of, or make sure that it is of the same."""
-    claim = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
-    text = json.dumps(claim, indent=1, ensure_ascii=False)
-    path = work / "recipe.json"
-    # a call that failed before it learnt anything claims nothing
-    learnt = any(work.glob("*/*.ckpt"))
-    if learnt and path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{work} holds the checkpoints of a training with other phases or settings (see "
-            f"{path.name} there). Give the same ones to go on, resume=False to begin anew, or "
-            "another folder."
-        )
-    work.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    return _finish(modules, phases, output, f"{hardware(root)}, {precision}", name, description)
 
 
 def _from_recipe(recipe, phases, settings: dict):
@@ -170,18 +150,6 @@ def _from_recipe(recipe, phases, settings: dict):
     if missing:
         raise ValueError(f"Give {' and '.join(sorted(missing))}, or a recipe.")
     return phases, TrainingConfiguration.from_dict(entries | settings)
-
-
-def _device_and_precision(device: str) -> tuple[torch.device, str]:
-    """Device to train on, and bfloat16 where the hardware computes in it."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(
-            f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
-            "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."
-        )
-    return torch.device(device), _MIXED[native_precision(torch.device(device))]
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):
@@ -207,62 +175,17 @@ def _ingredients(phases, configuration: TrainingConfiguration, root: torch.devic
 
 def _add_comparison(network, simulator, configuration: TrainingConfiguration) -> None:
     """Give the network what it needs to verify; what it learnt before stays as it is."""
+    n_reflections = simulator.table.g.shape[1]
     network.add_comparison(
-        n_reflections=simulator.table.g.shape[1],
+        n_reflections=n_reflections,
+        # about as many as a low-index zone axis shows: a layer through the origin is an eighth
+        n_spots=min(_MAX_SPOTS, max(16, n_reflections // 8)),
+        # a spot at the rim must not be displaced out of its sample points
+        n_radial=3 if configuration.displacement < 0.1 else 5,
         reciprocal_radius=configuration.reciprocal_radius,
         beam_energy=configuration.beam_energy,
     )
     network.comparison.set_reflections(simulator.table)
-
-
-def _fit(module, folder: Path, root, precision: str, show_progressbar: bool | None) -> None:
-    """Run a stage, or the rest of it, with checkpoints in a folder."""
-    from hyperspy.api import preferences
-
-    if show_progressbar is None:
-        show_progressbar = preferences.General.show_progressbar
-    # what Lightning says of hardware and tips is no news to a microscopist
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(root.type, root.type), devices=1, precision=precision,
-        max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=25,
-        logger=CSVLogger(folder, name="", flush_logs_every_n_steps=50),
-        callbacks=[
-            ModelCheckpoint(
-                folder, filename="interrupted", save_last=True, save_top_k=0,
-                every_n_train_steps=250, save_on_exception=True,
-            ),
-            *([TQDMProgressBar(refresh_rate=10)] if show_progressbar else []),
-        ],
-        enable_model_summary=False, enable_progress_bar=bool(show_progressbar),
-    )
-    checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if checkpoints:
-        print(f"{module.stage}: going on from {checkpoints[-1]}")
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            # our own checkpoint, which holds no more than Lightning's and the clock
-            trainer.fit(
-                module, ckpt_path=checkpoints[-1] if checkpoints else None, weights_only=False
-            )
-    except SystemExit:
-        # Lightning has turned Ctrl-C into an exit, and deaf: a notebook must survive it
-        raise KeyboardInterrupt(
-            f"The training was interrupted after {module.elapsed / 60:.1f} minutes of this stage. "
-            f"Nothing is lost: the same call goes on from {folder}."
-        ) from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)
-    trainer.save_checkpoint(folder / "last.ckpt")
-
-
-def _hardware(root: torch.device) -> str:
-    if root.type == "cuda":
-        return torch.cuda.get_device_name(root)
-    return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _finish(modules, phases, output, where: str, name: str, description: str):

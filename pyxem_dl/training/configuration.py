@@ -84,18 +84,33 @@ class TrainingConfiguration:
             )
         return cls(**(entries | {"simulation": simulation}))
 
+    @property
+    def displacement(self) -> float:
+        """How far distortions displace a spot at the rim, at most, in 1/Angstrom."""
+        s = self.simulation
+        return self.reciprocal_radius * (max(map(abs, s.scale_error)) + max(s.ellipticity))
+
     def stages(self) -> dict[str, tuple[float, float]]:
         """Minutes and steps (infinite without a limit) of each stage of the training."""
         shares = {"propose": 1 - self.verification_share, "verify": self.verification_share}
-        steps = self.max_steps or math.inf
-        return {
-            stage: (share * self.max_minutes, math.ceil(share * steps) if self.max_steps else steps)
-            for stage, share in shares.items() if share > 0
-        }
+        return share_out(shares, self.max_minutes, self.max_steps)
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate relative to its peak, after a share `progress` of the training."""
-        warm_up = min(1.0, (step + 1) / 200)
-        if self.schedule == "exponential":
-            return warm_up * math.exp(math.log(0.02) * progress)
-        return warm_up * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+        return relative_rate(self.schedule, progress, step)
+
+
+def share_out(shares: dict[str, float], max_minutes: float, max_steps: int | None) -> dict:
+    """Minutes and steps of each stage that has a share of the training."""
+    return {
+        stage: (share * max_minutes, math.ceil(share * max_steps) if max_steps else math.inf)
+        for stage, share in shares.items() if share > 0
+    }
+
+
+def relative_rate(schedule: str, progress: float, step: int) -> float:
+    """Learning rate relative to its peak: a short warm-up, then "cosine" or "exponential"."""
+    warm_up = min(1.0, (step + 1) / 200)
+    if schedule == "exponential":
+        return warm_up * math.exp(math.log(0.02) * progress)
+    return warm_up * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

@@ -55,8 +55,100 @@ class SimulatedBatches(IterableDataset):
             yield self.make()
 
 
-class OrientationTraining(lightning.LightningModule):
-    """What Lightning runs: loss, validation, learning rate, and the clock.
+class ClockedTraining(lightning.LightningModule):
+    """What Lightning runs for every network: learning rate, validation, and the clock.
+
+    Subclasses say what is learnt (``learner``), ``training_step`` and ``validation_results``.
+
+    Parameters
+    ----------
+    configuration : TrainingConfiguration
+        With ``stages``, ``rate``, ``learning_rate``, ``weight_decay``, ``validation_minutes``
+        and ``seed``.
+    stage : str
+        Of the configuration's.
+    batches : iterable
+        Endless batches, with ``simulator.generator``.
+    """
+
+    def __init__(self, configuration, stage: str, batches) -> None:
+        super().__init__()
+        self.configuration, self.stage, self.batches = configuration, stage, batches
+        self.minutes, self.steps = configuration.stages()[stage]
+        self.elapsed = 0.0
+        self.patterns_seen = 0
+        self.results: dict[str, float] = {}
+        self._tick = self._validated = 0.0
+
+    @property
+    def learner(self):
+        """The network whose weights are learnt."""
+        raise NotImplementedError
+
+    def validation_results(self) -> dict[str, float]:
+        """Return what the log says of the network as it is now."""
+        raise NotImplementedError
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage that is done, by the clock or by steps."""
+        return max(self.elapsed / (60 * self.minutes), self.global_step / self.steps)
+
+    def configure_optimizers(self):
+        """Return AdamW with a learning rate that follows the clock."""
+        c = self.configuration
+        optimizer = torch.optim.AdamW(
+            self.learner.parameters(), c.learning_rate, weight_decay=c.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: c.rate(self.progress, step)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return a loader of endless batches."""
+        # batches come whole and on their device
+        return DataLoader(self.batches, batch_size=None, num_workers=0)
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._tick = time.monotonic()
+        self._validated = self.elapsed
+
+    def on_train_batch_end(self, *_) -> None:
+        """Stop the clock, validate when it is time, end the stage when it is over."""
+        now = time.monotonic()
+        self.elapsed += now - self._tick
+        self._tick = now
+        since = (self.elapsed - self._validated) / 60
+        if since > self.configuration.validation_minutes or self.progress >= 1:
+            self._validated = self.elapsed
+            self.results = self.validation_results()
+            self.log_dict(
+                self.results
+                | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
+            )
+        if self.progress >= 1:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint) -> None:
+        """Keep the clock."""
+        checkpoint["clock"] = {
+            "elapsed": self.elapsed, "patterns": self.patterns_seen, "results": self.results,
+        }
+
+    def on_load_checkpoint(self, checkpoint) -> None:
+        """Take the clock up again, with patterns that were not seen before."""
+        clock = checkpoint["clock"]
+        self.elapsed, self.patterns_seen = clock["elapsed"], clock["patterns"]
+        self.results = clock["results"]
+        self.batches.simulator.generator.manual_seed(
+            self.configuration.seed + self.patterns_seen + 1
+        )
+
+
+class OrientationTraining(ClockedTraining):
+    """Loss and validation of the orientation network.
 
     Parameters
     ----------
@@ -73,41 +165,13 @@ class OrientationTraining(lightning.LightningModule):
     """
 
     def __init__(self, network, configuration, stage, batches, validation) -> None:
-        super().__init__()
-        self.network, self.configuration, self.stage = network, configuration, stage
-        self.batches, self._validation = batches, validation
-        self.minutes, self.steps = configuration.stages()[stage]
-        self.elapsed = 0.0
-        self.patterns_seen = 0
-        self.results: dict[str, float] = {}
-        self._tick = self._validated = 0.0
+        super().__init__(configuration, stage, batches)
+        self.network, self._validation = network, validation
 
     @property
-    def progress(self) -> float:
-        """Share of the stage that is done, by the clock or by steps."""
-        return max(self.elapsed / (60 * self.minutes), self.global_step / self.steps)
-
-    def configure_optimizers(self):
-        """Return AdamW with a learning rate that follows the clock."""
-        c = self.configuration
-        learner = self.network if self.stage == "propose" else self.network.comparison
-        optimizer = torch.optim.AdamW(
-            learner.parameters(), c.learning_rate, weight_decay=c.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: c.rate(self.progress, step)
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-    def train_dataloader(self) -> DataLoader:
-        """Return a loader of endless batches."""
-        # batches come whole and on their device
-        return DataLoader(self.batches, batch_size=None, num_workers=0)
-
-    def on_train_start(self) -> None:
-        """Start the clock."""
-        self._tick = time.monotonic()
-        self._validated = self.elapsed
+    def learner(self):
+        """The whole network, or its comparison alone."""
+        return self.network if self.stage == "propose" else self.network.comparison
 
     def training_step(self, batch, _):
         """Return the loss of a batch."""
@@ -129,37 +193,11 @@ class OrientationTraining(lightning.LightningModule):
             polar, proposed, rotations, phase_id, self.network.operations
         )
 
-    def on_train_batch_end(self, *_) -> None:
-        """Stop the clock, validate when it is time, end the stage when it is over."""
-        now = time.monotonic()
-        self.elapsed += now - self._tick
-        self._tick = now
-        since = (self.elapsed - self._validated) / 60
-        if since > self.configuration.validation_minutes or self.progress >= 1:
-            self._validated = self.elapsed
-            self.results = validate(self.network, *self._validation)
-            self.log_dict(
-                self.results
-                | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
-            )
-            self.log("right_5deg", self.results["within_5_modulo_180"], prog_bar=True)
-        if self.progress >= 1:
-            self.trainer.should_stop = True
-
-    def on_save_checkpoint(self, checkpoint) -> None:
-        """Keep the clock."""
-        checkpoint["clock"] = {
-            "elapsed": self.elapsed, "patterns": self.patterns_seen, "results": self.results,
-        }
-
-    def on_load_checkpoint(self, checkpoint) -> None:
-        """Take the clock up again, with patterns that were not seen before."""
-        clock = checkpoint["clock"]
-        self.elapsed, self.patterns_seen = clock["elapsed"], clock["patterns"]
-        self.results = clock["results"]
-        self.batches.simulator.generator.manual_seed(
-            self.configuration.seed + self.patterns_seen + 1
-        )
+    def validation_results(self) -> dict[str, float]:
+        """Accuracy on patterns that are not trained on."""
+        results = validate(self.network, *self._validation)
+        self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
+        return results
 
 
 def validate(network, polar, rotations, phase_id) -> dict[str, float]:

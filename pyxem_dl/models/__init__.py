@@ -1,0 +1,71 @@
+"""Models: a network with all that belongs to it, kept as a folder without pickles."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pyxem_dl.models.bragg import BraggModel
+from pyxem_dl.models.computing import computing, native_precision, usable_patterns
+from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model, read_config, read_model
+from pyxem_dl.models.orientation import OrientationModel
+
+__all__ = [
+    "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationModel", "computing", "list_models",
+    "load_model", "native_precision", "usable_patterns",
+]  # fmt: skip
+
+
+def load_model(model) -> OrientationModel:
+    """Load a model.
+
+    Parameters
+    ----------
+    model : str, pathlib.Path or OrientationModel
+        Name of a bundled model (see :func:`list_models`), or a model folder.  A name goes before
+        a folder of that name: write ``./name`` for the folder.  A model is returned as it is.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a folder that is not there or lacks a file.
+    ValueError
+        For an unknown name, and for a folder that is no model, damaged, or too new.
+    """
+    if isinstance(model, Model):
+        return model
+    if not isinstance(model, (str, Path)):
+        raise TypeError(
+            "A model is the name of a bundled model, a model folder or an OrientationModel, "
+            f"not {type(model).__name__}."
+        )
+    known = _bundled()
+    if isinstance(model, str) and model in known:
+        return read_model(known[model])
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return read_model(folder)
+    if isinstance(model, Path) or any(c in model for c in "/\\~"):
+        raise FileNotFoundError(f"There is no model folder {str(folder)!r}.")
+    near = difflib.get_close_matches(model, known, n=max(1, len(known)), cutoff=0.5)
+    names = [*near, *(name for name in known if name not in near)]
+    raise ValueError(f"There is no model and no folder {model!r}. Known models: {', '.join(names) or 'none'}.")
+
+
+def list_models() -> dict[str, str]:
+    """List the bundled models.
+
+    Returns
+    -------
+    dict of str to str
+        A line on each, by name.
+    """
+    lines = {}
+    for name, folder in _bundled().items():
+        config = read_config(folder)
+        lines[name] = config["description"] or ", ".join(p["name"] for p in config.get("phases", []))
+    return lines
+
+
+def _bundled() -> dict[str, Path]:
+    return {folder.parent.name: folder.parent for folder in sorted(PRETRAINED.glob(f"*/{CONFIG}"))}

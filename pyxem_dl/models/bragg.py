@@ -1,0 +1,171 @@
+"""The disk detector: from patterns and a probe to Bragg disks."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+
+from pyxem_dl.models.computing import computing, in_threads, usable_patterns
+from pyxem_dl.models.folder import Model
+from pyxem_dl.networks.fcunet import Disks
+from pyxem_dl.preprocessing import rescale
+
+# Patterns that go through the network at once
+_PORTION = {"cpu": 8, "other": 64}
+
+
+@dataclass
+class BraggModel(Model):
+    """A disk detector with its standard disk radius and its limits.
+
+    Parameters
+    ----------
+    network_name : str
+        By which `pyxem_dl.networks.build_network` knows it.
+    network : torch.nn.Module
+        With ``arguments``, ``radius`` (px) and ``predict(patterns, probe, max_disks)``.
+    domain : dict
+        What the model was trained for: ``disk_radius`` (smallest and largest, in detector px).
+    thresholds : dict
+        ``confidence`` above which a disk is reported.
+    name, description : str
+        A name, and a line on what the model is for.
+    training : dict
+        The training's configuration.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the network's convolutions; the correlation with the probe is always float32.
+    """
+
+    network_name: str
+    network: torch.nn.Module
+    domain: dict = field(default_factory=dict)
+    thresholds: dict = field(default_factory=lambda: {"confidence": 0.3})
+    name: str = "unnamed"
+    description: str = ""
+    training: dict = field(default_factory=dict)
+    precision: str = "auto"
+
+    format = "pyxem_dl disk detector"
+    inputs = "patterns"
+
+    def __repr__(self) -> str:
+        return f"BraggModel {self.name!r} ({self.network_name})"
+
+    def predict_batch(
+        self,
+        patterns: torch.Tensor,
+        probe: torch.Tensor,
+        radius: float,
+        *,
+        signal_mask: torch.Tensor | None = None,
+        max_disks: int = 128,
+    ) -> Disks:
+        """Find the disks of a batch of patterns.
+
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            Counts.
+        probe : tensor, shape (size, size)
+            The undiffracted disk, rescaled to the network's radius, its centre at
+            (size // 2, size // 2).
+        radius : float
+            Of the disks in the patterns, in px.
+        signal_mask : tensor of bool, shape (rows, columns), optional
+            True where the detector is excluded.
+        max_disks : int
+            At most so many in a pattern.
+
+        Returns
+        -------
+        Disks
+            Positions and their errors in px of the patterns.  Patterns that nobody can read
+            (NaN or infinite pixels, constant) have none.
+        """
+        device = self.device
+        mask = None if signal_mask is None else signal_mask.to(device)
+        size = _PORTION["cpu" if device.type == "cpu" else "other"]
+        portions = patterns.to(device).split(size)
+        probe, factor = probe.to(device), self.network.radius / radius
+
+        def predict(portion):
+            return self._predict_portion(portion, probe, factor, mask, max_disks, size)
+
+        threads = torch.get_num_threads()
+        if device.type == "cpu" and min(threads, len(portions)) > 1:
+            parts = in_threads(predict, threads, portions)
+        else:
+            parts = [predict(portion) for portion in portions]
+        return Disks(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _predict_portion(self, patterns, probe, factor: float, mask, max_disks: int, size: int) -> Disks:
+        patterns, usable = usable_patterns(patterns, mask)
+        n = len(patterns)
+        if n < size and self.precision != "float32":
+            # one size for all, or bfloat16 shows in the answers
+            patterns = torch.cat([patterns, patterns.new_zeros(size - n, *patterns.shape[1:])])
+        with computing(self.device):
+            rescaled = rescale(patterns, factor)
+        with computing(self.device, self.precision):
+            found = self.network.predict(rescaled, probe, max_disks)
+        row, column, intensity, confidence, error = (x[:n].float() for x in found)
+        row, column = (row + 0.5) / factor - 0.5, (column + 0.5) / factor - 0.5
+        good = usable[:, None] & row.isfinite() & column.isfinite() & intensity.isfinite()
+        if mask is not None:
+            rows, columns = mask.shape
+            at = row.round().long().clamp(0, rows - 1) * columns + column.round().long().clamp(0, columns - 1)
+            good &= ~mask.flatten()[at]
+        return Disks(row, column, intensity, confidence * good, error / factor)
+
+    def check_domain(self, radius: float) -> None:
+        """Warn, with both numbers, of disks that the model was not trained for.
+
+        Parameters
+        ----------
+        radius : float
+            Of the disks, in px.
+        """
+        low, high = self.domain.get("disk_radius") or (0, float("inf"))
+        if not low <= radius <= high:
+            warnings.warn(
+                f"The disks have a radius of {radius:.3g} px, the model {self.name!r} was trained "
+                f"for {low:g} to {high:g} px. Bin the patterns if they are larger; smaller ones are "
+                "spots, for which peak finding is enough.",
+                stacklevel=3,
+            )
+
+    # ---------------------------------------------------------------- the folder
+    def _own_config(self) -> dict:
+        return {"preprocessing": {"name": "disk radius", "arguments": {"radius": self.network.radius}}}
+
+    @classmethod
+    def _from_config(cls, network, config: dict, **common) -> BraggModel:
+        return cls(network=network, **common)
+
+    def _default_reference(self) -> torch.Tensor:
+        at = torch.arange(64.0)
+        disks = [
+            torch.hypot(at[:, None] - row, at[None] - column) < self.network.radius
+            for row, column in ((32, 32), (14.5, 40), (45, 18))
+        ]
+        image = 200.0 * disks[0] + 40.0 * disks[1] + 8.0 * disks[2]
+        return torch.poisson(image.expand(2, -1, -1), torch.Generator().manual_seed(0))
+
+    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        at = torch.arange(33.0, device=inputs.device) - 16
+        probe = (torch.hypot(at[:, None], at[None]) < self.network.radius).float()
+        return self.network.predict(inputs, probe / probe.sum(), 4)._asdict()
+
+    def _differences(self, now: dict, stored: dict) -> str:
+        confidence = float((now["confidence"] - stored["confidence"]).abs().max())
+        clear = stored["confidence"] > 0.5
+        moved = float(((now["row"] - stored["row"]).abs() * clear).max())
+        if confidence > 1e-3 or moved > 0.02:
+            return f"confidences differ by up to {confidence:.2g} (allowed 0.001), places by {moved:.2g} px (0.02 px)"
+        return ""
+
+    def _minimal_card(self) -> str:
+        domain = "\n".join(f"- {key}: {value}" for key, value in self.domain.items())
+        return f"# {self.name}\n\n{self.description or 'A disk detector of pyxem_dl.'}\n\n## Trained for\n{domain}\n"

@@ -1,0 +1,82 @@
+"""How a model computes: precision, threads, and patterns that are fit for it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+def usable_patterns(
+    patterns: torch.Tensor, signal_mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make patterns fit for computing, and tell which of them say anything.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Intensities.
+    signal_mask : tensor of bool, shape (rows, columns), optional
+        True where the detector is excluded.
+
+    Returns
+    -------
+    patterns : tensor, shape (n, rows, columns)
+        Not negative, 0 where masked, and all 0 where not usable.
+    usable : tensor of bool, shape (n,)
+        False for NaN or infinite pixels and for constant patterns, where not masked.
+    """
+    patterns = patterns.float().clamp_min(0)  # NaN stays
+    seen = patterns.flatten(1)
+    if signal_mask is not None:
+        mask = signal_mask.to(patterns.device)
+        patterns = torch.where(mask, 0.0, patterns)
+        seen = seen[:, ~mask.flatten()]
+    if not seen.shape[1]:
+        return torch.zeros_like(patterns), seen.new_zeros(len(seen), dtype=torch.bool)
+    low, high = seen.amin(1), seen.amax(1)  # NaN where there is one
+    usable = low.isfinite() & high.isfinite() & (high > low)
+    if usable.all():
+        return patterns, usable
+    return torch.where(usable[:, None, None], patterns, 0.0), usable
+
+
+def in_threads(function, threads: int, *portions) -> list:
+    """Compute portions side by side, each on one core: faster than all cores on one portion."""
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, *portions))
+    finally:
+        # parts of torch take the number that was set last, in whatever thread
+        torch.set_num_threads(threads)
+
+
+def native_precision(device: torch.device) -> str:
+    """Return "bfloat16" where the device computes in it, else "float32"."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    return "float32"
+
+
+@contextmanager
+def computing(device: torch.device, precision: str = "float32"):
+    """Compute without gradients in a stated precision.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where.
+    precision : {"float32", "bfloat16"}
+        float32 is without TF32: like bfloat16, it rounds so coarsely that another batch size,
+        for which the library takes another algorithm, shows in the answers (10⁻³ to 10⁻²).
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        if precision == "bfloat16":
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+        yield

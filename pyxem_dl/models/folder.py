@@ -1,0 +1,273 @@
+"""A model is a folder: what every kind of model keeps in it, and how it is read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from pyxem_dl.models.computing import computing, native_precision
+from pyxem_dl.networks import build_network
+
+FORMAT_VERSION = 1
+#: Folder of the bundled models
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+REFERENCE = "reference.safetensors"
+CARD = "README.md"
+TRAINING_LOG = "training_log.csv"
+
+_REQUIRED = (
+    "package_version", "name", "description", "network", "preprocessing", "domain", "thresholds", "weights",
+)  # fmt: skip
+
+
+class Model:
+    """A network with all that belongs to it, kept as a folder without pickles.
+
+    Each kind of model is a dataclass with ``network_name``, ``network``, ``domain``, ``thresholds``, ``name``,
+    ``description``, ``training`` and ``precision``, and says below what is its own.
+    """
+
+    #: How config.json calls this kind, and reference.safetensors its inputs.
+    format: str
+    inputs: str
+
+    # ---------------------------------------------------------------- what each kind says
+    def _own_config(self) -> dict:
+        """Entries of config.json beside those that all kinds have; with "preprocessing"."""
+        raise NotImplementedError
+
+    @classmethod
+    def _from_config(cls, network, config: dict, **common):
+        """Make a model of what :meth:`_own_config` said."""
+        raise NotImplementedError
+
+    def _default_reference(self) -> torch.Tensor:
+        """Return inputs whose answers are kept, where none are given."""
+        raise NotImplementedError
+
+    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Answers to the reference's inputs."""
+        raise NotImplementedError
+
+    def _differences(self, now: dict, stored: dict) -> str:
+        """Say in what today's answers differ from the stored ones; empty if they do not."""
+        raise NotImplementedError
+
+    def _minimal_card(self) -> str:
+        """Card of a model that came without one."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- what all kinds have
+    def __post_init__(self) -> None:
+        self.network.eval()
+        self._follows_device = self.precision == "auto"
+        if self._follows_device:
+            self.precision = native_precision(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    def to(self, device):
+        """Move the network to a device; returns the model itself."""
+        self.network.to(device)
+        if self._follows_device:
+            self.precision = native_precision(self.device)
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and settings: the same for the same answers."""
+        weights = _hash_tensors(self.network.state_dict())
+        text = json.dumps([weights, _config(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(
+        self,
+        folder,
+        *,
+        dtype: torch.dtype = torch.float32,
+        card: str | None = None,
+        training_log=None,
+        reference: torch.Tensor | None = None,
+    ) -> Path:
+        """Write the model as a folder that :func:`load_model` reads.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            Made if it is not there; files of an earlier model in it are replaced.
+        dtype : torch.dtype
+            Of the stored parameters; ``torch.float16`` halves the file.
+        card : str, optional
+            Text of ``README.md``; by default a short one, unless there is one already.
+        training_log : str or pathlib.Path, optional
+            CSV file that is copied to ``training_log.csv``.
+        reference : tensor, shape (n, channels, n_k, n_phi), optional
+            Inputs of the network, that are stored with its answers for :meth:`verify`; by
+            default a few synthetic ones.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = _stored_weights(self.network, dtype)
+        save_file(stored, folder / WEIGHTS)
+        config = _config(self) | {"weights": {"file": WEIGHTS, "sha256": _hash_file(folder / WEIGHTS)}}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # The answers of what will be loaded, that is of the rounded weights
+        rounded = read_model(folder)
+        reference = self._default_reference() if reference is None else reference
+        save_file(_reference_answers(rounded, reference.cpu().float()), folder / REFERENCE)
+        if card is not None or not (folder / CARD).exists():
+            (folder / CARD).write_text(card or self._minimal_card(), encoding="utf-8")
+        if training_log is not None and Path(training_log).resolve() != (folder / TRAINING_LOG).resolve():
+            shutil.copyfile(training_log, folder / TRAINING_LOG)
+        return folder
+
+    def verify(self, folder) -> None:
+        """Compare today's answers to the ones stored in a model folder.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            Where the model was loaded from.
+
+        Raises
+        ------
+        ValueError
+            If they differ by more than rounding.
+        """
+        from safetensors.torch import load_file
+
+        stored = load_file(_existing(Path(folder), REFERENCE))
+        differences = self._differences(_reference_answers(self, stored[self.inputs]), stored)
+        if differences:
+            raise ValueError(f"The model in {folder} does not give its stored answers any more: {differences}.")
+
+
+def read_model(folder: Path) -> Model:
+    """Read a model folder; every way to fail says which file and why."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(folder)
+    path = _existing(folder, WEIGHTS)
+    if _hash_file(path) != config["weights"]["sha256"]:
+        raise ValueError(
+            f"{path} is damaged or does not belong to {CONFIG}: its sha256 is not the one that is "
+            "written there. Copy the folder again, whole."
+        )
+    kind = _kinds()[config["format"]]
+    try:
+        weights = load_file(path)
+        network = build_network(config["network"]["name"], **config["network"]["arguments"])
+        current = network.state_dict()
+        network.load_state_dict({k: v.to(current[k].dtype) if k in current else v for k, v in weights.items()})
+        return kind._from_config(
+            network,
+            config,
+            network_name=config["network"]["name"],
+            training=config.get("training", {}),
+            **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
+        )
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The model in {folder} cannot be made from its {CONFIG} and {WEIGHTS}, written by "
+            f"pyxem_dl {config['package_version']}: {error}"
+        ) from error
+
+
+def _kinds() -> dict[str, type[Model]]:
+    return {kind.format: kind for kind in Model.__subclasses__()}
+
+
+def read_config(folder: Path) -> dict:
+    """Read and check a model's config.json."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; a model is a folder with a {CONFIG} inside.")
+    path = _existing(folder, CONFIG)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, it is no JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") not in _kinds():
+        raise ValueError(f"{folder} is no model of pyxem_dl: its {CONFIG} was written by something else.")
+    version = config.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ValueError(
+            f"The model in {folder} was written by a newer pyxem_dl ({config.get('package_version')}, "
+            f"format {version}; this one reads up to {FORMAT_VERSION}). Update pyxem_dl."
+        )
+    missing = [key for key in _REQUIRED if key not in config]
+    if missing:
+        raise ValueError(f"{path} is damaged: {', '.join(missing)} missing.")
+    return config
+
+
+def _config(model: Model) -> dict:
+    """All that is not a tensor, as plain numbers and strings."""
+    from pyxem_dl import __version__
+
+    config = {
+        "format": model.format,
+        "format_version": FORMAT_VERSION,
+        "package_version": __version__,
+        "name": model.name,
+        "description": model.description,
+        "network": {"name": model.network_name, "arguments": model.network.arguments},
+        "domain": model.domain,
+        "thresholds": model.thresholds,
+        "training": model.training,
+    }
+    return json.loads(json.dumps(config | model._own_config()))
+
+
+def _reference_answers(model: Model, inputs: torch.Tensor) -> dict:
+    with computing(model.device):
+        tensors = {model.inputs: inputs} | model._answers(inputs.to(model.device))
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"{folder} is no complete model folder: {name} is missing. A model folder holds "
+            f"{CONFIG}, {WEIGHTS} and {REFERENCE}."
+        )
+    return folder / name
+
+
+def _stored_weights(network, dtype: torch.dtype) -> dict:
+    """State of a network with its parameters (not its buffers) as `dtype`."""
+    parameters = {name for name, _ in network.named_parameters()}
+    return {
+        name: (t.to(dtype) if name in parameters else t).detach().cpu().clone().contiguous()
+        for name, t in network.state_dict().items()
+    }
+
+
+def _hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _hash_tensors(tensors: dict) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()

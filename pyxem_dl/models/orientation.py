@@ -1,0 +1,255 @@
+"""The orientation model: from patterns to orientations with probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.frames import Calibration
+from pyxem_dl.models.computing import computing, in_threads, usable_patterns
+from pyxem_dl.models.folder import Model
+from pyxem_dl.networks import OrientationCandidates
+from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.rotations import laue_group, misorientation_angle
+
+# Patterns that go through the network at once
+_PORTION = {"cpu": 64, "other": 256}
+# check_domain: other beam energies by this share, and detectors that cover less than this share
+_ENERGY_TOLERANCE = 0.05
+_RADIUS_COVERED = 0.8
+
+
+@dataclass
+class OrientationModel(Model):
+    """An orientation network with its preprocessing, phases and limits.
+
+    Parameters
+    ----------
+    network_name : str
+        By which `pyxem_dl.networks.build_network` knows it.
+    network : torch.nn.Module
+        With ``arguments`` and ``predict(polar, n_best)``.
+    preprocessing : PolarPreprocessing
+        From detector pixels to the network's input.
+    phases : list of orix.crystal_map.Phase
+        In the order of the network's phases.
+    domain : dict
+        What the model was trained for: ``beam_energy`` (kV), ``reciprocal_radius`` (1/Angstrom),
+        ``scale`` (smallest and largest pixel, 1/Angstrom), ``disk_radius`` (smallest and
+        largest, 1/Angstrom).  A key that is missing or None is not checked.
+    thresholds : dict
+        A pattern is not indexed where the probability that there is a crystal is below
+        ``crystal``, or that of the best orientation below ``score``.
+    name, description : str
+        A name, and a line on what the model is for.
+    training : dict
+        The training's configuration, from which :func:`pyxem_dl.train` makes such a model anew.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the network's matrix products; "auto" takes bfloat16 where the device has it.  Scores
+        differ by some 10⁻² between the two, orientations by some 0.01 degrees.  Not kept in
+        the folder.
+    """
+
+    network_name: str
+    network: torch.nn.Module
+    preprocessing: PolarPreprocessing
+    phases: list
+    domain: dict = field(default_factory=dict)
+    thresholds: dict = field(default_factory=lambda: {"crystal": 0.5})
+    name: str = "unnamed"
+    description: str = ""
+    training: dict = field(default_factory=dict)
+    precision: str = "auto"
+
+    format = "pyxem_dl orientation model"
+    inputs = "polar"
+
+    def __repr__(self) -> str:
+        phases = ", ".join(phase.name for phase in self.phases)
+        return f"OrientationModel {self.name!r} ({self.network_name}; {phases})"
+
+    def predict_batch(
+        self,
+        patterns: torch.Tensor,
+        calibration: Calibration,
+        *,
+        centers: torch.Tensor | None = None,
+        signal_mask: torch.Tensor | None = None,
+        n_best: int = 1,
+    ) -> OrientationCandidates:
+        """Predict the orientations of a batch of patterns.
+
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            Intensities.
+        calibration : Calibration
+            Of the detector.
+        centers : tensor, shape (n, 2), optional
+            Direct beam (row, column) in pixels, by default the calibration's.
+        signal_mask : tensor of bool, shape (rows, columns), optional
+            True where the detector is excluded.
+        n_best : int
+            Number of separated orientations.
+
+        Returns
+        -------
+        OrientationCandidates
+            On the model's device.  ``crystal`` is 0 for patterns that nobody can index: with
+            NaN or infinite pixels, or constant (all-zero, saturated) where not masked.
+        """
+        device = self.device
+        mask = None if signal_mask is None else signal_mask.to(device)
+        size = _PORTION["cpu" if device.type == "cpu" else "other"]
+        patterns = patterns.to(device).split(size)
+        centers = [None] * len(patterns) if centers is None else centers.to(device).split(size)
+
+        def predict(portion, portion_centers):
+            return self._predict_portion(portion, calibration, portion_centers, mask, n_best, size)
+
+        threads = torch.get_num_threads()
+        if device.type == "cpu" and min(threads, len(patterns)) > 1:
+            parts = in_threads(predict, threads, patterns, centers)
+        else:
+            parts = [predict(*each) for each in zip(patterns, centers, strict=True)]
+        return OrientationCandidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int):
+        """Predict at most `size` patterns.
+
+        In bfloat16 a library that takes another algorithm for another number of patterns shows
+        in the answers (10⁻³); portions of one size, padded, make them independent of the batch.
+        """
+        patterns, usable = usable_patterns(patterns, mask)
+        with computing(self.device):
+            polar = self.preprocessing(patterns, calibration, centers, mask)
+        n = len(polar)
+        if n < size and self.precision != "float32":
+            polar = torch.cat([polar, polar.new_zeros(size - n, *polar.shape[1:])])
+        with computing(self.device, self.precision):
+            found = self.network.predict(polar, n_best)
+        return _without_unusable([column[:n] for column in found], usable)
+
+    def check_domain(self, calibration: Calibration) -> None:
+        """Compare a detector with what the model was trained for.
+
+        Parameters
+        ----------
+        calibration : Calibration
+            Of the signal.
+
+        Warns
+        -----
+        UserWarning
+            With both numbers, for another beam energy, a detector that does not reach as far
+            as the model looks, or another pixel size.
+
+        Raises
+        ------
+        ValueError
+            If the detector shows nothing of what the model looks at.
+        """
+        for message in _domain_warnings(self, calibration):
+            warnings.warn(message, stacklevel=3)
+
+    # ---------------------------------------------------------------- the folder
+    def _own_config(self) -> dict:
+        return {
+            "preprocessing": {"name": "polar", "arguments": self.preprocessing.to_dict()},
+            "phases": [phase_to_dict(phase) for phase in self.phases],
+            "laue_groups": [laue_group(phase).name for phase in self.phases],
+        }
+
+    @classmethod
+    def _from_config(cls, network, config: dict, **common) -> OrientationModel:
+        return cls(
+            network=network,
+            preprocessing=PolarPreprocessing(**config["preprocessing"]["arguments"]),
+            phases=[phase_from_dict(entry) for entry in config["phases"]],
+            **common,
+        )
+
+    def _default_reference(self) -> torch.Tensor:
+        return _synthetic_reference(self.preprocessing)
+
+    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.network.predict(inputs, 2)._asdict()
+
+    def _differences(self, now: dict, stored: dict) -> str:
+        score = max(float((now[k] - stored[k]).abs().max()) for k in ("scores", "crystal"))
+        # where the first two modes are as good as each other, either may be the first
+        clear = stored["scores"][:, 0] - stored["scores"][:, -1] > 0.01
+        angle = misorientation_angle(now["rotations"][:, 0], stored["rotations"][:, 0]) * clear
+        degrees = float(torch.rad2deg(angle).max())
+        other_phase = (now["phase_id"] != stored["phase_id"])[:, 0] & clear
+        if score > 1e-3 or degrees > 0.1 or other_phase.any():
+            return f"scores differ by up to {score:.2g} (allowed 0.001), orientations by {degrees:.2g}° (0.1°)"
+        return ""
+
+    def _minimal_card(self) -> str:
+        phases = "\n".join(
+            f"- {phase.name}: space group {phase.space_group.short_name}, "
+            f"{', '.join(f'{x:.4g}' for x in phase.structure.lattice.abcABG())}"
+            for phase in self.phases
+        )
+        domain = "\n".join(f"- {key}: {value}" for key, value in self.domain.items())
+        return (
+            f"# {self.name}\n\n{self.description or 'An orientation model of pyxem_dl.'}\n\n"
+            f"## Phases\n{phases}\n\n## Trained for\n{domain or '- not recorded'}\n"
+        )
+
+
+def _without_unusable(found, usable: torch.Tensor) -> OrientationCandidates:
+    """Give patterns that are not usable (or came out not finite) crystal = 0."""
+    rotations, phase_id, scores, crystal = (x if i == 1 else x.float() for i, x in enumerate(found))
+    finite = rotations.isfinite().flatten(1).all(1) & scores.isfinite().all(1) & crystal.isfinite()
+    good = usable & finite
+    identity = rotations.new_tensor([1.0, 0, 0, 0])
+    return OrientationCandidates(
+        rotations=torch.where(good[:, None, None], rotations, identity),
+        phase_id=torch.where(good[:, None], phase_id, 0),
+        scores=torch.where(good[:, None], scores, 0.0),
+        crystal=torch.where(good, crystal, 0.0),
+    )
+
+
+def _domain_warnings(model, calibration: Calibration) -> list[str]:
+    """Sentences on what lies outside of the model's domain."""
+    radius, covered = model.preprocessing.reciprocal_radius, calibration.reciprocal_radius
+    if covered <= model.preprocessing.inner_radius:
+        raise ValueError(
+            f"The detector reaches only {covered:.3g} 1/Å from the direct beam at (row, column) = "
+            f"({calibration.center[0]:.4g}, {calibration.center[1]:.4g}), of which the model "
+            f"{model.name!r} looks at {radius:.3g} 1/Å. Check the calibration's scale, unit and "
+            "center."
+        )
+    messages = []
+    energy = model.domain.get("beam_energy")
+    known = calibration.beam_energy
+    if energy and known and abs(known - energy) > _ENERGY_TOLERANCE * energy:
+        messages.append(f"The beam energy is {known:g} kV, the model {model.name!r} was trained for {energy:g} kV.")
+    if covered < _RADIUS_COVERED * radius:
+        messages.append(
+            f"The detector covers {covered:.3g} 1/Å all around the direct beam, the model "
+            f"{model.name!r} looks at {radius:.3g} 1/Å: what lies outside counts as not measured."
+        )
+    low, high = model.domain.get("scale") or (0, np.inf)
+    if not all(low * 0.999 <= s <= high * 1.001 for s in calibration.scale):
+        text = " × ".join(f"{s:.3g}" for s in dict.fromkeys(calibration.scale))
+        messages.append(
+            f"The scale is {text} 1/Å per pixel, the model {model.name!r} was trained for {low:.3g} to {high:.3g} 1/Å."
+        )
+    return messages
+
+
+def _synthetic_reference(preprocessing: PolarPreprocessing, n: int = 4) -> torch.Tensor:
+    """Make inputs (n, 2, n_k, n_phi) with a few spots each, where nothing else is given."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (n, preprocessing.n_k, preprocessing.n_phi)
+    noise = 0.3 * torch.rand(shape, generator=generator)
+    spots = (torch.rand(shape, generator=generator) > 0.99) * 5.0
+    return torch.stack([noise + spots, torch.ones(shape)], dim=1)

@@ -1,0 +1,259 @@
+"""Training of the disk detector on simulated convergent-beam patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset
+
+from pyxem_dl.networks.fcunet import Disks
+from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
+from pyxem_dl.training.configuration import relative_rate, share_out
+from pyxem_dl.training.learning import ClockedTraining
+
+VALIDATION_BATCHES = 12
+# A disk is a target if it stands out of the noise of counting it by this factor; below the
+# second nobody could see it.  Between the two an answer counts neither way.
+_VISIBLE, _INVISIBLE = 4.0, 1.0
+_SETUP_SIZE = 8
+# A detection within this share of the radius of a disk is that disk.
+_HIT = 0.6
+_THRESHOLDS = torch.linspace(0.05, 0.9, 35)
+
+
+@dataclass(frozen=True)
+class BraggConfiguration:
+    """All that the training of a disk detector is made of; saved with the weights.
+
+    Parameters
+    ----------
+    max_minutes : float
+        Time limit, validation included.
+    max_steps : int, optional
+        Limit on the number of batches; the earlier limit counts.
+    batch_size : int
+        Patterns in a batch, a multiple of 8.
+    learning_rate : float
+        Its peak, after a short warm-up.
+    schedule : {"cosine", "exponential"}
+        How the learning rate falls.
+    weight_decay : float
+        Of AdamW.
+    validation_minutes : float
+        Time between validations.
+    seed : int
+        Of weights and patterns.
+    network : dict
+        Arguments of :class:`pyxem_dl.networks.fcunet.FCUNet`.
+    simulation : DiskSettings
+        What the patterns look like.
+    """
+
+    max_minutes: float = 60.0
+    max_steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    validation_minutes: float = 5.0
+    seed: int = 0
+    network: dict = field(default_factory=dict)
+    simulation: DiskSettings = field(default_factory=DiskSettings)
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Minutes and steps of the one stage."""
+        return share_out({"detect": 1.0}, self.max_minutes, self.max_steps)
+
+    def rate(self, progress: float, step: int) -> float:
+        """Learning rate relative to its peak, after a share `progress` of the training."""
+        return relative_rate(self.schedule, progress, step)
+
+
+class DiskBatch(NamedTuple):
+    """Patterns (n, size, size) with probes of the same shape, and the truth of their disks."""
+
+    patterns: torch.Tensor
+    probe: torch.Tensor
+    positions: torch.Tensor
+    electrons: torch.Tensor
+    noise: torch.Tensor
+    visible: torch.Tensor
+    counted: torch.Tensor
+
+
+class DiskBatches(IterableDataset):
+    """Endless batches of simulated patterns with disks.
+
+    Parameters
+    ----------
+    simulator : DiskSimulator
+        Makes the patterns.
+    batch_size : int
+        Patterns in a batch.
+    """
+
+    def __init__(self, simulator: DiskSimulator, batch_size: int) -> None:
+        self.simulator, self.n_setups = simulator, max(1, batch_size // _SETUP_SIZE)
+
+    def make(self) -> DiskBatch:
+        """Make one batch of several setups."""
+        with torch.no_grad():
+            parts = [self.simulator(_SETUP_SIZE) for _ in range(self.n_setups)]
+        probes = torch.cat([p.probe.expand(_SETUP_SIZE, -1, -1) for p in parts])
+        most = max(p.electrons.shape[1] for p in parts)
+        patterns = torch.cat([p.patterns for p in parts])
+        positions = torch.cat([_widened(p.positions, most) for p in parts])
+        electrons, noise = (
+            torch.cat([_widened(getattr(p, name), most) for p in parts])
+            for name in ("electrons", "noise")
+        )
+        significance = electrons / noise.clamp_min(1e-9)
+        inside = ((positions >= 0) & (positions <= patterns.shape[-1] - 1)).all(-1)
+        there = inside & (electrons > 0)
+        return DiskBatch(
+            patterns, probes, positions, electrons, noise,
+            visible=there & (significance > _VISIBLE), counted=there & (significance > _INVISIBLE),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator:
+        while True:
+            yield self.make()
+
+
+def _widened(column: torch.Tensor, most: int) -> torch.Tensor:
+    missing = most - column.shape[1]
+    return torch.cat([column, column.new_zeros(len(column), missing, *column.shape[2:])], dim=1)
+
+
+class BraggTraining(ClockedTraining):
+    """Loss and validation of the disk detector.
+
+    Parameters
+    ----------
+    network : FCUNet
+        To be trained.
+    configuration : BraggConfiguration
+        Of the training.
+    batches : DiskBatches
+        To train on.
+    validation : list of DiskBatch
+        Not trained on.
+    """
+
+    def __init__(self, network, configuration, batches, validation) -> None:
+        super().__init__(configuration, "detect", batches)
+        self.network, self._validation = network, validation
+
+    @property
+    def learner(self):
+        """The whole network."""
+        return self.network
+
+    def training_step(self, batch, _):
+        """Return the loss of a batch."""
+        loss, parts = self.network.loss(*batch)
+        self.patterns_seen += len(batch.patterns)
+        self.log("loss", loss, prog_bar=True)
+        self.log_dict({f"loss_{name}": value for name, value in parts.items()})
+        return loss
+
+    def validation_results(self) -> dict[str, float]:
+        """Precision, recall and errors on patterns that are not trained on."""
+        return validate(self.network, self._validation)
+
+
+def validate(network, batches: list[DiskBatch]) -> dict[str, float]:
+    """Measure a detector on simulated patterns.
+
+    Returns
+    -------
+    dict of float
+        ``threshold`` with the best ``f1``, ``precision`` and ``recall`` there;
+        ``position_error``: root mean square in disk radii of what is found; ``intensity``: rank
+        correlation with the true one.
+    """
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        found = [match(network.predict(b.patterns, b.probe, 96), b, network.radius) for b in batches]
+    network.train(training)
+    confidence, hit, error, intensity, truth, targets, hit_targets = (
+        torch.cat(column) for column in zip(*found, strict=True)
+    )
+    best = {"f1": -1.0}
+    for threshold in _THRESHOLDS.tolist():
+        kept = confidence >= threshold
+        precision = float(hit[kept].float().mean()) if kept.any() else 0.0
+        recall = float((hit_targets >= threshold).float().mean())
+        f1 = 2 * precision * recall / max(precision + recall, 1e-9)
+        if f1 > best["f1"]:
+            best = {"f1": f1, "precision": precision, "recall": recall, "threshold": threshold}
+    good = hit & (confidence >= best["threshold"])
+    rms = float((error[good] ** 2).mean().sqrt()) / network.radius
+    ranks = torch.stack([x[good].argsort().argsort().float() for x in (intensity, truth)])
+    correlation = float(torch.corrcoef(ranks)[0, 1]) if good.sum() > 1 else 0.0
+    return best | {"position_error": rms, "intensity": correlation}
+
+
+def match(disks: Disks, batch: DiskBatch, radius: float):
+    """Compare detections with the truth, one to one from the most confident on.
+
+    Returns
+    -------
+    tuple of tensor
+        Of all detections that count ``confidence``, ``hit``, ``error`` (px), ``intensity`` and
+        true counts; number of targets as ones; and for each target the confidence with which it
+        was found, or -1.
+    """
+    place = torch.stack([disks.row, disks.column], dim=-1)
+    distance = torch.cdist(place, batch.positions)
+    reachable = torch.where(batch.counted[:, None], distance, torch.inf)
+    nearest, which = reachable.min(dim=2)
+    near = nearest < _HIT * radius
+    visible = batch.visible.gather(1, which) & near
+    # a second detection of the same disk is no hit: they come in the order of confidence
+    same = (which[:, :, None] == which[:, None]) & near[:, :, None] & near[:, None]
+    first = ~(same & torch.ones_like(same[0]).tril(-1)).any(2)
+    real = disks.confidence > 0
+    hit = visible & first & real
+    counts = real & ~(near & ~visible & first)
+    found_at = torch.full_like(batch.electrons, -1.0)
+    found_at.scatter_reduce_(1, which, torch.where(hit, disks.confidence, -1.0), "amax")
+    truth = batch.electrons.gather(1, which)
+    columns = (disks.confidence, hit, nearest, disks.intensity, truth)
+    return (
+        *(column[counts] for column in columns),
+        torch.ones_like(found_at[batch.visible]), found_at[batch.visible],
+    )  # fmt: skip
+
+
+#: Crystals on which the bundled detector is trained: space group, cell (Angstrom, degrees), atoms.
+PHASES = {
+    "Cu": (225, (3.615, 3.615, 3.615, 90, 90, 90), [("Cu", (0, 0, 0))]),
+    "Si": (227, (5.431, 5.431, 5.431, 90, 90, 90), [("Si", (0, 0, 0))]),
+    "Fe": (229, (2.867, 2.867, 2.867, 90, 90, 90), [("Fe", (0, 0, 0))]),
+    "Ti": (194, (2.951, 2.951, 4.686, 90, 90, 120), [("Ti", (1 / 3, 2 / 3, 0.25))]),
+    "TiO2": (136, (4.594, 4.594, 2.959, 90, 90, 90), [("Ti", (0, 0, 0)), ("O", (0.305, 0.305, 0))]),
+    "SrTiO3": (
+        221, (3.905, 3.905, 3.905, 90, 90, 90), [("Sr", (0, 0, 0)), ("Ti", (0.5, 0.5, 0.5)), ("O", (0.5, 0.5, 0))]
+    ),
+    "GaN": (186, (3.189, 3.189, 5.185, 90, 90, 120), [("Ga", (1 / 3, 2 / 3, 0)), ("N", (1 / 3, 2 / 3, 0.377))]),
+    "Al2O3": (167, (4.759, 4.759, 12.993, 90, 90, 120), [("Al", (0, 0, 0.352)), ("O", (0.306, 0, 0.25))]),
+    "W": (229, (3.165, 3.165, 3.165, 90, 90, 90), [("W", (0, 0, 0))]),
+}  # fmt: skip
+
+
+def training_phases() -> list:
+    """Crystals of :data:`PHASES` as orix phases with full cells."""
+    from diffpy.structure import Atom, Lattice, Structure
+    from orix.crystal_map import Phase
+
+    from pyxem_dl.crystals import load_phases
+
+    return load_phases([
+        Phase(name, space_group=group, structure=Structure([Atom(*a) for a in atoms], Lattice(*cell)))
+        for name, (group, cell, atoms) in PHASES.items()
+    ])  # fmt: skip

@@ -1,0 +1,99 @@
+"""What every training shares: its folder, its device, and Lightning's trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import signal
+import threading
+import warnings
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from pyxem_dl.models import native_precision
+
+_MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
+
+
+def claim_folder(work: Path, recipe: dict) -> None:
+    """Write down what a folder of checkpoints is of, or make sure that it is of the same."""
+    text = json.dumps(recipe, indent=1, ensure_ascii=False)
+    path = work / "recipe.json"
+    # a call that failed before it learnt anything claims nothing
+    learnt = any(work.glob("*/*.ckpt"))
+    if learnt and path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{work} holds the checkpoints of a training with other phases or settings (see "
+            f"{path.name} there). Give the same ones to go on, resume=False to begin anew, or "
+            "another folder."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def device_and_precision(device: str) -> tuple[torch.device, str]:
+    """Device to train on, and bfloat16 where the hardware computes in it."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(
+            f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
+            "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."
+        )
+    return torch.device(device), _MIXED[native_precision(torch.device(device))]
+
+
+def fit(module, folder: Path, root, precision: str, show_progressbar: bool | None) -> None:
+    """Run a stage, or the rest of it, with checkpoints in a folder."""
+    from hyperspy.api import preferences
+
+    if show_progressbar is None:
+        show_progressbar = preferences.General.show_progressbar
+    # what Lightning says of hardware and tips is no news to a microscopist
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = lightning.Trainer(
+        accelerator={"cuda": "gpu"}.get(root.type, root.type), devices=1, precision=precision,
+        max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=25,
+        logger=CSVLogger(folder, name="", flush_logs_every_n_steps=50),
+        callbacks=[
+            ModelCheckpoint(
+                folder, filename="interrupted", save_last=True, save_top_k=0,
+                every_n_train_steps=250, save_on_exception=True,
+            ),
+            *([TQDMProgressBar(refresh_rate=10)] if show_progressbar else []),
+        ],
+        enable_model_summary=False, enable_progress_bar=bool(show_progressbar),
+    )
+    checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if checkpoints:
+        print(f"{module.stage}: going on from {checkpoints[-1]}")
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            # our own checkpoint, which holds no more than Lightning's and the clock
+            trainer.fit(
+                module, ckpt_path=checkpoints[-1] if checkpoints else None, weights_only=False
+            )
+    except SystemExit:
+        # Lightning has turned Ctrl-C into an exit, and deaf: a notebook must survive it
+        raise KeyboardInterrupt(
+            f"The training was interrupted after {module.elapsed / 60:.1f} minutes of this stage. "
+            f"Nothing is lost: the same call goes on from {folder}."
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
+    trainer.save_checkpoint(folder / "last.ckpt")
+
+
+def hardware(root: torch.device) -> str:
+    """Name what a training ran on."""
+    if root.type == "cuda":
+        return torch.cuda.get_device_name(root)
+    return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,68 @@
+"""The disk detector as a model: its folder, its rescaling, and patterns that nobody can read."""
+
+import pytest
+import torch
+
+from pyxem_dl.models import BraggModel, load_model
+from pyxem_dl.networks.fcunet import FCUNet
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = FCUNet(widths=(8, 8, 8, 8))
+    # answers that depend on the pattern without any training
+    torch.nn.init.normal_(network.heads.weight, std=0.5)
+    return BraggModel("fcunet", network, domain={"disk_radius": [1.5, 40.0]}, name="small")
+
+
+def probe(radius=5.0, size=33):
+    at = torch.arange(float(size)) - size // 2
+    disk = (torch.hypot(at[:, None], at[None]) < radius).float()
+    return disk / disk.sum()
+
+
+def patterns(n=11, size=70, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.poisson(30 * torch.rand(n, size, size, generator=generator), generator)
+
+
+def test_a_folder_gives_the_same_model(model, tmp_path):
+    model.save(tmp_path / "small")
+    back = load_model(tmp_path / "small")
+    assert isinstance(back, BraggModel) and back.name == "small" and back.domain == model.domain
+    back.verify(tmp_path / "small")
+    with torch.no_grad():
+        back.network.heads.bias += 1
+    with pytest.raises(ValueError, match="stored answers"):
+        back.verify(tmp_path / "small")
+
+
+@pytest.mark.parametrize("radius", [2.5, 5.0, 10.2])
+def test_answers_do_not_depend_on_the_batch(model, radius):
+    x = patterns(size=round(14 * radius))
+    whole = model.predict_batch(x, probe(), radius, max_disks=20)
+    parts = [model.predict_batch(part, probe(), radius, max_disks=20) for part in x.split(3)]
+    for one, many in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.cat(many), atol=1e-5, rtol=1e-5)
+    assert float(whole.row.max()) < x.shape[1] and float(whole.row[whole.confidence > 0].min()) > -0.5 - radius / 5
+
+
+def test_what_nobody_can_read_has_no_disks(model):
+    x = patterns(4)
+    x[0], x[1], x[2, 3, 3] = 0, 7, torch.nan
+    found = model.predict_batch(x, probe(), 5.0)
+    assert found.confidence[:3].abs().max() == 0 and found.confidence[3].max() > 0
+    assert all(bool(column.isfinite().all()) for column in found)
+
+
+def test_disks_under_the_mask_are_not_reported(model):
+    mask = torch.zeros(70, 70, dtype=torch.bool)
+    mask[:, 35:] = True
+    found = model.predict_batch(patterns(3), probe(), 5.0, signal_mask=mask)
+    assert bool((found.column[found.confidence > 0] < 35).all())
+
+
+def test_other_disks_than_it_was_trained_for_are_warned_of(model):
+    with pytest.warns(UserWarning, match=r"0\.9 px.*1\.5 to 40 px"):
+        model.check_domain(0.9)

@@ -1,0 +1,77 @@
+"""Training of the disk detector: what counts as found, and a few steps through Lightning."""
+
+import torch
+
+from pyxem_dl.networks.fcunet import Disks, FCUNet
+from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
+from pyxem_dl.training.bragg import (
+    BraggConfiguration,
+    BraggTraining,
+    DiskBatch,
+    DiskBatches,
+    match,
+    training_phases,
+    validate,
+)
+from pyxem_dl.training.running import fit
+
+
+def batch(visible, counted):
+    positions = torch.tensor([[[10.0, 10.0], [30.0, 30.0], [50.0, 50.0]]])
+    electrons = torch.tensor([[100.0, 50.0, 5.0]])
+    empty = torch.zeros(1, 64, 64)
+    return DiskBatch(
+        empty, empty, positions, electrons, electrons.sqrt(), torch.tensor([visible]), torch.tensor([counted])
+    )
+
+
+def detections(*rows):
+    row, column, confidence = (torch.tensor([values]) for values in zip(*rows, strict=True))
+    return Disks(row, column, torch.full_like(row, 7.0), confidence, torch.ones_like(row))
+
+
+def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
+    truth = batch([True, True, False], [True, True, True])
+    found = detections(
+        (10.5, 10.0, 0.9),  # the first disk
+        (11.0, 10.0, 0.8),  # the first disk again: wrong
+        (50.0, 50.0, 0.7),  # the doubtful one: does not count
+        (20.0, 40.0, 0.6),  # nothing there: wrong
+    )
+    confidence, hit, error, _, electrons, targets, found_at = match(found, truth, radius=5.0)
+    torch.testing.assert_close(confidence, torch.tensor([0.9, 0.8, 0.6]))
+    assert hit.tolist() == [True, False, False]
+    torch.testing.assert_close(error[0], torch.tensor(0.5))
+    assert float(electrons[0]) == 100
+    assert len(targets) == 2
+    torch.testing.assert_close(found_at, torch.tensor([0.9, -1.0]))
+
+
+def test_a_detector_is_trained_through_lightning(tmp_path):
+    settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
+    simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
+    batches = DiskBatches(simulator, 8)
+    configuration = BraggConfiguration(max_minutes=1.0, max_steps=3, batch_size=8, simulation=settings)
+    network = FCUNet(widths=(8, 8, 8, 8))
+    before = network.heads.weight.detach().clone()
+    module = BraggTraining(network, configuration, batches, [batches.make()])
+    fit(module, tmp_path / "detect", torch.device("cpu"), "32-true", False)
+    assert not torch.equal(before, network.heads.weight)
+    assert set(module.results) == {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
+    assert (tmp_path / "detect" / "last.ckpt").is_file()
+    assert module.patterns_seen == 24
+
+
+def test_a_perfect_detector_scores_one():
+    class Perfect(torch.nn.Module):
+        radius = 5.0
+
+        def predict(self, patterns, probe, most):
+            t = truth
+            confidence = torch.where(t.visible, 0.95, 0.0)
+            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, confidence, confidence)
+
+    truth = batch([True, True, False], [True, True, False])
+    results = validate(Perfect(), [truth])
+    assert results["f1"] == 1 and results["precision"] == 1 and results["position_error"] == 0
+    assert results["intensity"] > 0.999

@@ -133,15 +133,17 @@ class PolarPreprocessing:
             Normalised intensity, and 1 where the bin was measured.
         """
         polar, valid = self.resample(patterns, calibration, centers, signal_mask)
-        valid = valid.to(polar).expand_as(polar)
+        valid = valid.to(polar)
         x = polar.clamp_min(0).pow(self.gamma)
         outer = torch.arange(self.n_k, device=x.device) + 0.5
         outer = (outer * (self.reciprocal_radius / self.n_k) > self.inner_radius).to(x)
         weight = valid * outer[:, None]
         total = weight.sum((1, 2)).clamp_min(1)
         rms = ((x**2 * weight).sum((1, 2)) / total).sqrt().clamp_min(1e-20)
-        x = (x / rms[:, None, None]).clamp_max(self.clip)
-        return torch.stack([x, valid], dim=1)
+        result = x.new_empty(len(x), 2, *x.shape[1:])
+        result[:, 0] = (x / rms[:, None, None]).clamp_max_(self.clip)
+        result[:, 1] = valid
+        return result
 
 
 def check_patterns(data) -> None:

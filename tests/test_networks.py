@@ -8,6 +8,7 @@ from orix.crystal_map import Phase
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.networks import build_network
+from pyxem_dl.networks.comparison import PolarView
 
 
 def small(laue_groups=("m-3m",), **more):
@@ -113,9 +114,9 @@ def test_comparison_corrects_in_the_frame_of_the_pattern():
     step = torch.tensor(10 * 2 * math.pi / 144)
     arguments = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1)
     with torch.inference_mode():
-        score, better = comparison.improve(polar, q, *arguments, rounds=1)
+        score, better = comparison.improve(PolarView.of(polar), q, *arguments)
         turned = comparison.improve(
-            polar.roll(10, dims=-1), rot.rotate_in_plane(q, step), *arguments, rounds=1
+            PolarView.of(polar.roll(10, dims=-1)), rot.rotate_in_plane(q, step), *arguments
         )
     torch.testing.assert_close(turned[0], score, atol=1e-4, rtol=0)
     assert float(rot.misorientation_angle(better, q)) > 1e-4
@@ -161,5 +162,6 @@ def test_scores_do_not_depend_on_n_best():
         found = {n: network.predict(polar, n) for n in (1, 3, 8, 15)}
     for n, candidates in found.items():
         torch.testing.assert_close(candidates.scores[:, 0], found[15].scores[:, 0])
-        torch.testing.assert_close(candidates.rotations, found[15].rotations[:, :n])
+        there = candidates.scores > 0
+        torch.testing.assert_close(candidates.rotations[there], found[15].rotations[:, :n][there])
         assert bool((candidates.scores.sum(1) <= candidates.crystal + 1e-5).all())

@@ -4,12 +4,13 @@ For each proposal the reflections near the Ewald sphere are looked up in the pol
 What stands there, next to what the reflection could give, goes through one small network
 for each reflection; the sum over the reflections gives the proposal's score and a small
 rotation that improves it.  Nothing in it knows which crystal it is: it is template
-matching with a learned comparison, for a dozen candidates instead of thousands.
+matching with a learned comparison, for a few candidates instead of thousands.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,10 +20,34 @@ from pyxem_dl.crystals import ReflectionTable, find_spots
 
 # Sample points around each predicted spot, in 1/Angstrom along the radius and across it.
 _PITCH = 0.03
-_RADIAL, _AZIMUTHAL = (-1, 0, 1), (-2, -1, 0, 1, 2)
+_AZIMUTHAL = (-2, -1, 0, 1, 2)
 # Unit of the corrections (radians), and of excitation errors (1/Angstrom).
 _ANGLE = math.radians(2.0)
 _ERROR = 0.01
+
+
+class PolarView(NamedTuple):
+    """What all looks at the same polar patterns (n, n_k, n_phi) share.
+
+    ``intensity (n, n_k, n_phi + 2)`` with one column beyond each end, which closes the circle;
+    ``valid (n, n_k, n_phi)``; ``ring (n, n_k)`` averages; ``log_excess (n,)`` of what stands out
+    of the rings in all.
+    """
+
+    intensity: torch.Tensor
+    valid: torch.Tensor
+    ring: torch.Tensor
+    log_excess: torch.Tensor
+
+    @classmethod
+    def of(cls, polar: torch.Tensor) -> PolarView:
+        """Look at preprocessed patterns (n, 2, n_k, n_phi)."""
+        intensity, valid = polar.unbind(1)
+        ring = intensity.mean(2)
+        radius = torch.arange(polar.shape[2], device=polar.device) + 0.5
+        excess = (intensity - ring[..., None]).clamp_min(0).sum(2) * radius
+        closed = torch.cat([intensity[..., -1:], intensity, intensity[..., :1]], dim=-1)
+        return cls(closed, valid, ring, excess[:, 4:].sum(1).clamp_min(1e-3).log())
 
 
 class _Bins:
@@ -59,6 +84,9 @@ class CandidateComparison(nn.Module):
         Reflections looked up for each candidate, the most promising ones.
     width : int
         Of the small networks.
+    n_radial : int
+        Sample points along the radius around each spot, 0.03 1/Angstrom apart: more of them
+        find it on a detector that is more distorted.  Odd.
     """
 
     def __init__(
@@ -67,16 +95,17 @@ class CandidateComparison(nn.Module):
         n_reflections: int,
         reciprocal_radius: float,
         beam_energy: float,
-        n_spots: int = 56,
-        width: int = 96,
+        n_spots: int = 48,
+        width: int = 64,
+        n_radial: int = 3,
     ) -> None:
         super().__init__()
         self.reciprocal_radius, self.beam_energy = reciprocal_radius, beam_energy
-        self.n_spots = n_spots
+        self.n_spots, self.n_radial = n_spots, n_radial
         self.register_buffer("g", torch.zeros(n_phases, n_reflections, 3))
         self.register_buffer("structure_factor", torch.zeros(n_phases, n_reflections))
         self.register_buffer("extinction_distance", torch.ones(n_phases, n_reflections))
-        n_samples = len(_RADIAL) * len(_AZIMUTHAL)
+        n_samples = n_radial * len(_AZIMUTHAL)
         self.spot = nn.Sequential(
             nn.Linear(n_samples + 8, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
         )
@@ -98,16 +127,15 @@ class CandidateComparison(nn.Module):
         """The phases' reflections."""
         return ReflectionTable(self.g, self.structure_factor, self.extinction_distance)
 
-    def _sample(self, polar: torch.Tensor, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
-        """Read polar patterns (n, n_k, n_phi) around points (n, m): (n, m, samples)."""
-        n, n_k, n_phi = polar.shape
+    def _sample(self, closed: torch.Tensor, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
+        """Read closed polar patterns (n, n_k, n_phi + 2) around points (n, m): (n, m, samples)."""
+        n, n_k, n_phi = closed.shape[0], closed.shape[1], closed.shape[2] - 2
         k, phi = torch.hypot(kx, ky), torch.atan2(ky, kx)
-        radial = torch.tensor(_RADIAL, device=polar.device)[:, None] * _PITCH
-        azimuthal = torch.tensor(_AZIMUTHAL, device=polar.device)[None] * _PITCH
+        half = self.n_radial // 2
+        radial = torch.arange(-half, half + 1, device=closed.device)[:, None] * _PITCH
+        azimuthal = torch.tensor(_AZIMUTHAL, device=closed.device)[None] * _PITCH
         k_at = (k[..., None, None] + radial).clamp_min(0)
         phi_at = phi[..., None, None] + azimuthal / k[..., None, None].clamp_min(0.1)
-        # one column beyond each end closes the circle
-        closed = torch.cat([polar[..., -1:], polar, polar[..., :1]], dim=-1)
         column = (phi_at * (n_phi / (2 * math.pi))) % n_phi + 1
         row = k_at * (n_k / self.reciprocal_radius) - 0.5
         x = column * (2 / (n_phi + 1)) - 1
@@ -119,14 +147,14 @@ class CandidateComparison(nn.Module):
         return values[:, 0]
 
     def forward(
-        self, polar, rotations, phase_id, log_probability
+        self, view: PolarView, rotations, phase_id, log_probability
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare candidates with the pattern.
 
         Parameters
         ----------
-        polar : tensor, shape (n, 2, n_k, n_phi)
-            Preprocessed patterns.
+        view : PolarView
+            Of the preprocessed patterns.
         rotations : tensor, shape (n, m, 4)
             Candidates.
         phase_id : tensor of int, shape (n, m)
@@ -150,10 +178,9 @@ class CandidateComparison(nn.Module):
         kx, ky, error, factor, distance, _ = spots
         k = torch.hypot(kx, ky)
         there = (factor > 0) & (k < self.reciprocal_radius)
-        intensity, valid = polar.unbind(1)
-        samples = self._sample(intensity, kx.reshape(n, -1), ky.reshape(n, -1))
+        samples = self._sample(view.intensity, kx.reshape(n, -1), ky.reshape(n, -1))
         samples = samples.reshape(*k.shape, -1)
-        bins = _Bins(k, torch.atan2(ky, kx), polar.shape[2:], self.reciprocal_radius)
+        bins = _Bins(k, torch.atan2(ky, kx), view.valid.shape[1:], self.reciprocal_radius)
         strongest = factor.amax(2, keepdim=True).clamp_min(1e-6)
         relative = factor / strongest
         closeness = 1 / (1 + (error / _ERROR) ** 2)
@@ -161,21 +188,17 @@ class CandidateComparison(nn.Module):
             [
                 k, error / _ERROR, error.abs() / _ERROR, closeness,
                 relative.clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
-                relative**2 * closeness, bins.read(valid),
+                relative**2 * closeness, bins.read(view.valid),
             ],
             dim=-1,
         )
         h = self.spot(torch.cat([samples, known], dim=-1)) * there[..., None]
         pooled = torch.cat([h.mean(2), h.amax(2)], dim=-1)
         # how much of what stands out of the rings the reflections explain
-        ring = intensity.mean(2)
-        above = (samples[..., samples.shape[-1] // 2] - bins.read_ring(ring)).clamp_min(0)
-        radius = torch.arange(polar.shape[2], device=polar.device) + 0.5
-        excess = (intensity - ring[..., None]).clamp_min(0) * radius[:, None]
-        total = excess[:, 4:].sum((1, 2)).clamp_min(1e-3)
+        above = (samples[..., samples.shape[-1] // 2] - bins.read_ring(view.ring)).clamp_min(0)
         explained = (above * there).sum(2).clamp_min(1e-3)
         global_ = torch.stack(
-            [log_probability, explained.log(), total.log()[:, None].expand(n, m) - 8], dim=-1
+            [log_probability, explained.log(), view.log_excess[:, None].expand(n, m) - 8], dim=-1
         )
         score = self.score(torch.cat([pooled, global_], dim=-1))[..., 0]
         a, b, c = (self.correction(h) * there[..., None]).unbind(-1)
@@ -185,8 +208,8 @@ class CandidateComparison(nn.Module):
         )
         return score.float(), (5 * _ANGLE) * correction.float()
 
-    def improve(self, polar, rotations, phase_id, log_probability, rounds: int = 2):
-        """Compare and correct repeatedly; the scores are those of the last round.
+    def improve(self, view: PolarView, rotations, phase_id, log_probability):
+        """Compare and correct.
 
         Returns
         -------
@@ -195,10 +218,8 @@ class CandidateComparison(nn.Module):
         rotations : tensor, shape (n, m, 4)
             Improved candidates.
         """
-        for _ in range(rounds):
-            score, correction = self(polar, rotations, phase_id, log_probability)
-            rotations = rot.multiply(rotations, rot.exponential(correction))
-        return score, rotations
+        score, correction = self(view, rotations, phase_id, log_probability)
+        return score, rot.multiply(rotations, rot.exponential(correction))
 
     def loss(self, polar, candidates, rotations, phase_id, operations, rounds: int = 2):
         """Cross-entropy against the candidates near the truth, plus what is left to correct.
@@ -219,9 +240,9 @@ class CandidateComparison(nn.Module):
         proposed, log_p = candidates.rotations, candidates.scores.clamp_min(1e-6).log()
         equivalent = rot.multiply(operations[phase_id.clamp_min(0)], rotations[:, None])
         right = (candidates.phase_id == phase_id[:, None]).float()
-        cross_entropy = refinement = 0
+        view, cross_entropy, refinement = PolarView.of(polar), 0, 0
         for _ in range(rounds):
-            score, correction = self(polar, proposed, candidates.phase_id, log_p)
+            score, correction = self(view, proposed, candidates.phase_id, log_p)
             product = rot.matmul(proposed, equivalent.transpose(1, 2))
             nearest = product.abs().argmax(dim=2)
             truth = equivalent.gather(1, nearest[..., None].expand(-1, -1, 4))

@@ -232,3 +232,28 @@ def test_calibration_of_scores():
         {"n": 1, "score": 0.95, "right": 1.0},
         {"n": 1, "score": 1.0, "right": 1.0},
     ]
+
+
+def test_the_distortion_of_the_scan_is_found_where_the_crystal_is_known(monkeypatch):
+    from types import SimpleNamespace
+
+    from pyxem_dl.benchmark import datasets
+    from pyxem_dl.frames import Calibration, k_to_pixel
+
+    true = np.array([[1.05, 0.01], [0.01, 0.98]])
+    spacing = 2 / 4.217
+    turn = np.deg2rad(17.0)
+    basis = spacing * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    indices = np.array([(h, k) for h in range(-4, 5) for k in range(-4, 5) if h or k])
+    places = indices @ basis @ true
+    calibration = Calibration((0.03246, 0.03246), (72.0, 72.0), (144, 144), 300.0)
+    rows, columns = k_to_pixel(*places.T, calibration)
+    peaks = np.column_stack([rows, columns, np.ones(len(rows))])
+    monkeypatch.setattr(datasets.Calibration, "from_signal", lambda signal: calibration)
+    monkeypatch.setattr(datasets, "find_peaks", lambda patterns, center: [peaks])
+    signal = SimpleNamespace(data=np.zeros((105, 105, 2, 2)))
+    phase = SimpleNamespace(structure=SimpleNamespace(lattice=SimpleNamespace(a=4.217)))
+    np.testing.assert_allclose(datasets.mgo_distortion(signal, phase), true, atol=1e-6)
+    back = measure._undistorted([peaks], calibration, true)[0]
+    expected = np.column_stack(k_to_pixel(*(indices @ basis).T, calibration))
+    np.testing.assert_allclose(back[:, :2], expected, atol=1e-6)

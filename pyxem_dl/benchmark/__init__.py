@@ -172,14 +172,15 @@ def _measure_labelled(section, labelled, choose, results) -> None:
 
 def _run_mgo(data: Path, choose, results: Results) -> None:
     signal, phase = datasets.mgo_scan(data)
-    peaks = measure.peaks_of(signal)
+    peaks, distortion = measure.peaks_of(signal), datasets.mgo_distortion(signal, phase)
     judged = None  # all methods are compared where the network, which comes first, gives an orientation
     for label, predictor in choose("mgo", phase, reciprocal_radius=measure.MGO_RADIUS).items():
-        numbers, indexed = measure.mgo(predictor, signal, phase, peaks, judged)
+        numbers, indexed = measure.mgo(predictor, signal, phase, peaks, judged, distortion)
         if judged is None and label.startswith("network"):
             judged = indexed
         if judged is None:
-            numbers["explained"] = {k: v for k, v in numbers["explained"].items() if "judged" not in k}
+            whole = ("share", "chance", "share_indexed", "chance_indexed", "excess", "peaks")
+            numbers["explained"] = {key: numbers["explained"][key] for key in whole}
         results.add("mgo", "MgO scan, 105 × 105", label, numbers)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pyxem_dl.crystals import load_phases
-from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
+from pyxem_dl.metrics import find_peaks
 
 #: Doses of the multislice patterns: expected electrons outside the direct beam
 DOSES = (10_000, 1_000)
@@ -214,6 +215,40 @@ def mgo_scan(folder: Path):
     (phase,) = load_phases(_existing(Path(folder) / "MgO.cif"))
     phase.name = "MgO"
     return signal, phase
+
+
+def mgo_distortion(signal, phase) -> np.ndarray:
+    """Measure the distortion of the MgO scan where the crystal is known: in the flat cube, [001] along the beam.
+
+    Returns
+    -------
+    array, shape (2, 2)
+        Symmetric; a place k (kx, ky) is seen at ``k @ distortion``.
+    """
+    calibration = Calibration.from_signal(signal)
+    here = region(CUBES["flat"], signal.data.shape[:2])
+    mean = np.asarray(signal.data).astype(np.float32)[here].mean(axis=0)
+    peaks = find_peaks(mean[None], calibration.center)[0]
+    k = np.stack(pixel_to_k(peaks[:, 0], peaks[:, 1], calibration), axis=1)
+    k = k[np.hypot(*k.T) < 2.2]
+    spacing = 2 / phase.structure.lattice.a
+
+    def square(angle):
+        cos, sin = np.cos(angle), np.sin(angle)
+        return spacing * np.array([[cos, sin], [-sin, cos]])
+
+    def misfit(basis):
+        indices = k @ np.linalg.inv(basis)
+        return np.abs(indices - np.round(indices)).mean()
+
+    basis = min((square(angle) for angle in np.deg2rad(np.arange(0, 90, 0.5))), key=misfit)
+    for _ in range(8):
+        indices = np.round(k @ np.linalg.inv(basis))
+        good = (np.abs(k - indices @ basis).max(axis=1) < 0.12) & indices.any(axis=1)
+        basis = np.linalg.lstsq(indices[good], k[good], rcond=None)[0]
+    # what is left of the square lattice after turning it is the distortion (polar decomposition)
+    _, stretches, axes = np.linalg.svd(basis / spacing)
+    return axes.T @ np.diag(stretches) @ axes
 
 
 def _existing(path: Path) -> Path:

@@ -13,7 +13,7 @@ import torch
 
 from pyxem_dl.benchmark.datasets import AFTERGLOW, CUBES, EMPTY, Labelled, lazy_scan, region
 from pyxem_dl.crystals import reflections
-from pyxem_dl.frames import Calibration
+from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import accuracy, disorientation, explained_peaks, find_peaks, neighbour_disorientation
 from pyxem_dl.rotations import zone_axes
 from pyxem_dl.template_matching import PyxemMatcher
@@ -90,7 +90,7 @@ def peaks_of(signal) -> list[np.ndarray]:
     return peaks
 
 
-def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, np.ndarray]:
+def mgo(predictor: Callable, signal, phase, peaks, judged=None, distortion=None) -> tuple[dict, np.ndarray]:
     """Measure what a predictor makes of the MgO scan.
 
     Parameters
@@ -105,6 +105,8 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, n
         From :func:`peaks_of`.
     judged : array of bool, shape (n,), optional
         Positions at which methods are compared, whatever they leave out; by default all that this one indexes.
+    distortion : array, shape (2, 2), optional
+        From :func:`pyxem_dl.benchmark.datasets.mgo_distortion`: peaks are also counted where they would be without it.
 
     Returns
     -------
@@ -137,6 +139,10 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, n
     there = [found if here else found[:0] for found, here in zip(peaks, judged)]
     same = explained_peaks(xmap, signal, table, peaks=there, **settings).summary()
     explained |= {"share_judged": same["share"], "chance_judged": same["chance"]}
+    if distortion is not None:
+        moved = _undistorted(there, Calibration.from_signal(signal), distortion)
+        same = explained_peaks(xmap, signal, table, peaks=moved, **settings).summary()
+        explained |= {"share_undistorted": same["share"], "chance_undistorted": same["chance"]}
     numbers = {
         "n": int(xmap.size),
         "indexed": _round(indexed.mean()),
@@ -147,6 +153,15 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None) -> tuple[dict, n
         "patterns_per_second": round(xmap.size / seconds, 1),
     }
     return numbers, judged
+
+
+def _undistorted(peaks, calibration: Calibration, distortion) -> list[np.ndarray]:
+    """Peaks (row, column, height) where they would be on a detector that does not distort."""
+    moved = []
+    for found in peaks:
+        k = np.stack(pixel_to_k(found[:, 0], found[:, 1], calibration), axis=1) @ np.linalg.inv(distortion)
+        moved.append(np.column_stack([*k_to_pixel(*k.T, calibration), found[:, 2]]))
+    return moved
 
 
 def _angle_to_001(xmap) -> np.ndarray:

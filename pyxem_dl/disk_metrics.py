@@ -72,7 +72,7 @@ def match_points(found, truth, tolerance: float) -> tuple[np.ndarray, np.ndarray
     from scipy.optimize import linear_sum_assignment
 
     found, truth = np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2))
-    distance = np.hypot(*(found[:, None] - truth[None]).T).T.reshape(len(found), len(truth))
+    distance = _distances(found, truth)
     # a pair that is none costs more than all pairs together
     none = tolerance * (min(distance.shape) + 1) + 1
     i, j = linear_sum_assignment(np.where(distance <= tolerance, distance, none))
@@ -107,8 +107,7 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
         if here.shape[1] > 2 and there.shape[1] > 2:
             intensities.append(np.stack([here[i, 2], there[j, 2]], 1))
         rest = np.delete(here[:, :2], i, axis=0)
-        excused = np.hypot(*(rest[:, None] - neither.reshape(1, -1, 2)).T).T <= tolerance
-        false += int((~excused.reshape(len(rest), -1).any(1)).sum())
+        false += int((_distances(rest, neither.reshape(-1, 2)) > tolerance).all(1).sum())
     distances = np.concatenate(distances) if distances else np.empty(0)
     return DiskScore(
         n_patterns=len(found),
@@ -118,6 +117,10 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
         position_error=float(np.sqrt(np.mean(distances**2))) if len(distances) else math.nan,
         rank_correlation=_rank_correlation(np.concatenate(intensities) if intensities else np.empty((0, 2))),
     )
+
+
+def _distances(a, b) -> np.ndarray:
+    return np.linalg.norm(a[:, None] - b[None], axis=-1)
 
 
 def _rank_correlation(pairs) -> float:

@@ -42,7 +42,8 @@ class Maxima(NamedTuple):
     def select(self, keep: torch.Tensor) -> Maxima:
         """Drop the peaks where `keep` (n, m) is False: the others move up, the padding stays at the end."""
         keep = keep & self.valid
-        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(1, int(keep.sum(1).max()))]
+        width = max(1, int(keep.sum(1).max())) if len(keep) else 1
+        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
         kept = keep.gather(1, order)
         return Maxima(*(torch.where(kept, x.gather(1, order), 0) for x in self[:3]), kept)
 

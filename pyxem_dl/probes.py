@@ -1,7 +1,7 @@
 """The probe of a 4D-STEM scan: what an undiffracted disk looks like, measured in vacuum or estimated from patterns.
 
-Radius and centre are measured at the edge of the disk: along many azimuths, where the intensity falls to half of what it
-is just inside, and by the circle through those points that are no outliers.  So neither the uneven inside of a
+Radius and centre are measured at the edge of the disk: along many azimuths, where the intensity falls to half of what
+it is just inside, and by the circle through those points that are no outliers.  So neither the uneven inside of a
 dynamically scattered beam nor a neighbouring disk that touches it counts for much.
 """
 
@@ -144,7 +144,8 @@ class Probe:
             error, center_error = max(error, float(spread[0])), max(center_error, float(np.hypot(*spread[1:])))
         _check(edge, patterns.shape[1:], error)
         probe = cls.ideal(edge.radius, edge.blur)
-        return replace(probe, center=(float(edge.row), float(edge.column)), radius_error=error, center_error=center_error)
+        center = (float(edge.row), float(edge.column))
+        return replace(probe, center=center, radius_error=error, center_error=center_error)
 
     def resampled(self, factor: float) -> Probe:
         """Magnify the probe, as by a camera length that is `factor` times as long.
@@ -284,7 +285,7 @@ def _follow_edge(image: np.ndarray, row: float, column: float, radius: float, n_
         rays = map_coordinates(image, where, order=1, mode="constant", cval=np.nan)
         rays = uniform_filter1d(rays, 5, axis=0, mode="wrap")
         inside = rays[:, (r > 0.5 * radius) & (r < 0.8 * radius)].mean(1)
-        outside = rays[:, (r > 1.15 * radius + 1) & ~np.isnan(rays).any(0)].mean(1)
+        outside = _mean_of_known(rays[:, r > 1.15 * radius + 1])
         contrast = inside - outside
         typical = np.nanmedian(contrast) if np.isfinite(contrast).any() else 0.0
         levels = outside[:, None] + contrast[:, None] * np.array([0.75, 0.5, 0.25])
@@ -301,6 +302,13 @@ def _follow_edge(image: np.ndarray, row: float, column: float, radius: float, n_
     error = uneven / math.sqrt(max(1.0, usable.sum() / 5))
     width = float(np.median(found[usable, 2] - found[usable, 0]))
     return _Edge(row, column, radius, width / 1.349, background, seen, uneven, error, 2 * error)
+
+
+def _mean_of_known(rays) -> np.ndarray:
+    """Mean of each ray without its NaN; NaN where there is nothing else."""
+    known = ~np.isnan(rays)
+    count = known.sum(1)
+    return np.where(count > 0, np.where(known, rays, 0).sum(1) / np.maximum(count, 1), np.nan)
 
 
 def _crossing(rays, r, level, start) -> np.ndarray:

@@ -24,7 +24,7 @@ class Maxima(NamedTuple):
     row, column : tensor, shape (n, m)
         Sub-pixel positions in pixels; pixel centres are integers.
     value : tensor, shape (n, m)
-        The map's value at the pixel of the maximum (of the parabola's top, where that is asked for).
+        The map's value at the pixel of the maximum.
     valid : tensor of bool, shape (n, m)
         False where a row is padded: all else is 0 there.
     """
@@ -142,13 +142,11 @@ def _refined(maps, peaks: Maxima) -> Maxima:
     index = torch.arange(len(maps), device=maps.device)[:, None]
     row, column = peaks.row.long() + 1, peaks.column.long() + 1
     middle = around[index, row, column]
-    shifts, top = [], peaks.value
+    shifts = []
     for step in ((1, 0), (0, 1)):
         before = around[index, row - step[0], column - step[1]]
         after = around[index, row + step[0], column + step[1]]
         bend = before - 2 * middle + after
         good = peaks.valid & (bend < 0) & bend.isfinite()
-        shift = torch.where(good, 0.5 * (before - after) / torch.where(good, bend, 1), 0).clamp(-0.5, 0.5)
-        top = top + torch.where(good, -0.25 * (before - after).nan_to_num() * shift, 0)
-        shifts.append(shift)
-    return Maxima(peaks.row + shifts[0], peaks.column + shifts[1], top, peaks.valid)
+        shifts.append(torch.where(good, 0.5 * (before - after) / torch.where(good, bend, 1), 0).clamp(-0.5, 0.5))
+    return peaks._replace(row=peaks.row + shifts[0], column=peaks.column + shifts[1])

@@ -22,7 +22,7 @@ def test_finds_what_was_put_there_the_strongest_first():
     expected = np.array(sorted(POINTS, key=lambda p: -p[2]))
     np.testing.assert_allclose(found.row[0], expected[:, 0], atol=0.03)
     np.testing.assert_allclose(found.column[0], expected[:, 1], atol=0.03)
-    np.testing.assert_allclose(found.value[0], expected[:, 2], rtol=0.01)
+    np.testing.assert_allclose(found.value[0], expected[:, 2], rtol=0.05)
 
 
 def test_each_map_is_its_own(rng):
@@ -56,7 +56,7 @@ def test_kept_as_a_loop_over_all_maxima_keeps_them(rng, distance):
 def test_the_most_peaks_are_the_strongest():
     found = find_maxima(bumps((40, 50), POINTS)[None], 0.5, 3, 2)
     assert found.value.shape == (1, 2)
-    np.testing.assert_allclose(found.value[0], [3, 2], rtol=0.01)
+    np.testing.assert_allclose(found.value[0], [3, 2], rtol=0.05)
 
 
 def test_a_threshold_for_each_map():

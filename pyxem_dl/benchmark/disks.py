@@ -52,7 +52,16 @@ class BraggDisks:
 
 
 def bragg_disks(
-    folder: Path, name: str, electrons: float, seed: int = _SEED, *, semi_angle: str = "3mrad", n: int | None = None
+    folder: Path,
+    name: str,
+    electrons: float,
+    seed: int = _SEED,
+    *,
+    semi_angle: str = "3mrad",
+    scattered: bool = False,
+    least: float = _LEAST_ELECTRONS,
+    isolated: bool = False,
+    n: int | None = None,
 ) -> BraggDisks:
     """Multislice patterns of a material with Poisson noise, and their disks.
 
@@ -63,18 +72,24 @@ def bragg_disks(
     name : {"Al", "LiNiO2"}
         Material.
     electrons : float
-        Expected in every pattern, in all.
+        Expected in every pattern, in all or (`scattered`) outside of the direct beam's disk and 1.5 px around it.
     seed : int
         Of the noise.
     semi_angle : {"3mrad", "1.5mrad"}
         Convergence: disks of 10.2 px in 256 x 256, or of 2.55 px in 128 x 128.
+    scattered : bool
+        What `electrons` counts.
+    least : float
+        A true disk has more expected electrons.
+    isolated : bool
+        Disks within two radii of a stronger one, or of the direct beam, count neither way.
     n : int, optional
         The first so many patterns only.
 
     Returns
     -------
     BraggDisks
-        True disks are those with ``|s| < 0.03`` and ``|k| < 1.5`` 1/Angstrom and more than 20 expected electrons.
+        True disks are those with ``|s| < 0.03`` and ``|k| < 1.5`` 1/Angstrom and more than `least` expected electrons.
     """
     path = Path(folder) / "multislice" / f"{name}_{semi_angle}.npz"
     if not path.exists():
@@ -82,7 +97,10 @@ def bragg_disks(
     with np.load(path) as file:
         data = {key: file[key] for key in file.files}
     images = data["images"][:n].astype(float)
-    factor = electrons / images.sum((1, 2))
+    radius = float(data["disk_radius_px"])
+    row, column = np.indices(images.shape[1:])
+    counted = np.hypot(row - data["centre"][0], column - data["centre"][1]) > (radius + 1.5 if scattered else -1)
+    factor = electrons / images[:, counted].sum(1)
     scale, energy = float(data["px"]), float(data["energy"]) / 1000
     calibration = Calibration((scale, scale), tuple(float(c) for c in data["centre"]), images.shape[1:], energy)
     patterns = np.random.default_rng(seed).poisson(images * factor[:, None, None]).astype(np.float32)
@@ -90,12 +108,21 @@ def bragg_disks(
     for i in range(len(images)):
         spots, weak = (_reflections(data, kind, i, calibration) for kind in ("spot", "weak"))
         expected = spots[:, 2] * factor[i]
-        visible = (spots[:, 3] < _RADIUS) & (spots[:, 4] < _EXCITATION_ERROR) & (expected > _LEAST_ELECTRONS)
+        visible = (spots[:, 3] < _RADIUS) & (spots[:, 4] < _EXCITATION_ERROR) & (expected > least)
+        if isolated:
+            visible &= _isolated(spots[:, :2], expected, calibration.center, 2 * radius)
         truth.append(np.column_stack([spots[visible, :2], expected[visible]]))
         ignored.append(np.concatenate([spots[~visible, :2], weak[:, :2], [calibration.center]]))
     title = f"multislice {name}, {semi_angle}, {electrons:.0e} electrons"
     signal = make_signal(patterns, calibration, title)
-    return BraggDisks(title, signal, data["vacuum"], float(data["disk_radius_px"]), truth, ignored)
+    return BraggDisks(title, signal, data["vacuum"], radius, truth, ignored)
+
+
+def _isolated(positions, expected, center, distance: float) -> np.ndarray:
+    """Tell which disks (n,) have no stronger one, and not the direct beam, nearer than `distance` px."""
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    beside = (apart < distance) & (expected[None] > expected[:, None])
+    return ~beside.any(1) & (np.linalg.norm(positions - center, axis=1) >= distance)
 
 
 def _reflections(data, kind: str, i: int, calibration: Calibration) -> np.ndarray:

@@ -27,7 +27,7 @@ def match_disks(
     signal,
     probe=None,
     *,
-    threshold: float = 0.2,
+    threshold: float | None = None,
     min_distance: float | None = None,
     max_peaks: int = 200,
     subpixel: bool = True,
@@ -49,8 +49,9 @@ def match_disks(
         Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy; in electrons, where that is known.
     probe : Probe, signal or array of shape (rows, columns), optional
         Or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
-    threshold : float
-        Of the confidence, between 0 and 1: the correlation of pattern and probe, for any dose.
+    threshold : float, optional
+        Of the confidence, between 0 and 1: the correlation of pattern and probe, the same for any dose; by default
+        :func:`~pyxem_dl.bragg_vectors.matcher.default_threshold`, which depends on the probe's radius.
     min_distance : float, optional
         Between two disks in pixels; by default the probe's radius, and at least 2.
     max_peaks : int
@@ -117,7 +118,12 @@ def match_disks(
     else:
         print_summary(
             "Correlation of disks",
-            {"Probe": f"radius {probe.radius:.3g} px", "Patterns": scan.describe(), "Device": device},
+            {
+                "Probe": f"radius {probe.radius:.3g} px",
+                "Threshold": f"{matcher.threshold:.3g}",
+                "Patterns": scan.describe(),
+                "Device": device,
+            },
         )
         found = []
         with timed(lambda: sum(len(part.indices) for part in found)):
@@ -176,7 +182,7 @@ def _some_patterns(scan: Scan) -> np.ndarray:
 
 
 def _check_arguments(threshold, reciprocal_radius) -> None:
-    if not 0 <= threshold < 1:
+    if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is a correlation, from 0 to below 1, not {threshold!r}.")
     if reciprocal_radius is not None and not (math.isfinite(reciprocal_radius) and reciprocal_radius > 0):
         raise ValueError(f"reciprocal_radius must be positive and finite (1/Å), not {reciprocal_radius!r}.")

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import pad
 
 # Candidates that are looked at for each peak that is kept, before the separation
 _CANDIDATES_PER_PEAK = 4
@@ -104,9 +104,7 @@ def _candidates(maps, threshold, min_distance, most: int) -> Maxima:
     """Largest pixels of the squares that lie inside of circles of the radius `min_distance`, the strongest first."""
     threshold = torch.as_tensor(threshold, dtype=maps.dtype, device=maps.device).reshape(-1, 1, 1)
     half = max(1, int(min_distance / math.sqrt(2)))
-    # one dimension after the other: the same maximum, in fewer steps
-    highest = max_pool2d(maps[:, None], (2 * half + 1, 1), 1, (half, 0))
-    highest = max_pool2d(highest, (1, 2 * half + 1), 1, (0, half))[:, 0]
+    highest = _sliding_maximum(_sliding_maximum(maps, half, 1), half, 2)
     index, row, column = ((maps == highest) & (maps > threshold)).nonzero(as_tuple=True)
     value = maps[index, row, column]
     # by map, in each by strength; what is equal stays in the order of rows and columns
@@ -124,6 +122,18 @@ def _candidates(maps, threshold, min_distance, most: int) -> Maxima:
 
     valid = padded(torch.ones_like(row, dtype=torch.bool))
     return Maxima(padded(row.to(maps)), padded(column.to(maps)), padded(value), valid)
+
+
+def _sliding_maximum(x: torch.Tensor, half: int, dim: int) -> torch.Tensor:
+    """Maximum of the 2 half + 1 neighbours along a dimension, by doubling: several times faster than pooling."""
+    x = pad(x, (0, 0) * (x.ndim - 1 - dim) + (half, half), value=-math.inf)
+    size, width = 2 * half + 1, 1
+    while width < size:
+        step = min(width, size - width)
+        n = x.shape[dim] - step
+        x = torch.maximum(x.narrow(dim, 0, n), x.narrow(dim, step, n))
+        width += step
+    return x
 
 
 def _separated(peaks: Maxima, min_distance: float) -> torch.Tensor:

@@ -1,26 +1,32 @@
 # The one list of public names: lazy_loader reads it, and so do editors and type checkers.
 from . import (
     benchmark as benchmark,
+    bragg_vectors as bragg_vectors,
     crystals as crystals,
     data as data,
+    disk_metrics as disk_metrics,
     frames as frames,
     maps as maps,
     metrics as metrics,
     models as models,
     networks as networks,
     orientation as orientation,
+    peaks as peaks,
     plot as plot,
     preprocessing as preprocessing,
+    probes as probes,
     rotations as rotations,
     simulation as simulation,
     streaming as streaming,
     template_matching as template_matching,
     training as training,
 )
+from .bragg_vectors import match_disks as match_disks, to_py4dstem as to_py4dstem
 from .crystals import load_phases as load_phases
 from .frames import Calibration as Calibration
 from .models import OrientationModel as OrientationModel, list_models as list_models, load_model as load_model
 from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
+from .probes import Probe as Probe
 from .template_matching import match_templates as match_templates
 from .training import train as train
 

@@ -16,7 +16,7 @@ import pytest
 LAYERS = (
     ("frames",),
     ("rotations",),
-    ("crystals", "preprocessing", "metrics"),
+    ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
     ("models", "streaming"),
     ("maps",),

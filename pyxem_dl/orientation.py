@@ -210,7 +210,10 @@ class _Job:
             raise ValueError(f"n_best must be a whole number of at least 1, not {n_best!r}.")
         device = resolve_device(device)
         batch_size = check_batch_size(batch_size) or default_batch_size(device)
-        model = load_model(model).to(device)
+        model = load_model(model)
+        if not isinstance(model, OrientationModel):
+            raise TypeError(f"{model!r} does not find orientations: give an orientation model.")
+        model = model.to(device)
         scan = Scan.from_signal(signal, **reading)
         model.check_domain(scan.calibration)
         return cls(scan, model, int(n_best), batch_size, device, show_progressbar)

@@ -66,3 +66,44 @@ def test_disks_under_the_mask_are_not_reported(model):
 def test_other_disks_than_it_was_trained_for_are_warned_of(model):
     with pytest.warns(UserWarning, match=r"0\.9 px.*1\.5 to 40 px"):
         model.check_domain(0.9)
+
+
+def test_predicted_vectors_are_like_matched_ones(model):
+    import numpy as np
+    from pyxem.signals import ElectronDiffraction2D
+
+    from pyxem_dl.bragg_vectors import predict_bragg_vectors
+    from pyxem_dl.probes import Probe
+
+    signal = ElectronDiffraction2D(patterns(6).numpy().reshape(2, 3, 70, 70))
+    for axis in signal.axes_manager.signal_axes:
+        axis.scale, axis.offset, axis.units = 0.02, -0.7, "$A^{-1}$"
+    signal.set_experimental_parameters(beam_energy=200.0)
+    whole = predict_bragg_vectors(signal, model, Probe.ideal(5.0), threshold=0.01, show_progressbar=False)
+    assert list(whole.column_names) == ["ky", "kx", "intensity", "confidence", "position_error"]
+    first = whole.data[0, 0]
+    found = model.predict_batch(patterns(6)[:1], Probe.ideal(5.0).image, 5.0, max_disks=200)
+    keep = found.confidence[0] > 0.01
+    np.testing.assert_allclose(first[:, 0], (found.row[0, keep] - 35.0) * 0.02, atol=1e-4)
+    np.testing.assert_allclose(first[:, 1], (found.column[0, keep] - 35.0) * 0.02, atol=1e-4)
+    lazy = predict_bragg_vectors(
+        signal.as_lazy(), model, Probe.ideal(5.0), threshold=0.01, lazy_output=True, show_progressbar=False
+    )
+    lazy.compute()
+    np.testing.assert_allclose(lazy.data[1, 2], whole.data[1, 2], atol=1e-5)
+
+
+def test_an_orientation_model_is_no_detector():
+    from fake_network import make_model
+
+    from pyxem_dl.bragg_vectors import predict_bragg_vectors
+
+    with pytest.raises(TypeError, match="finds orientations, not disks"):
+        predict_bragg_vectors(None, make_model())
+
+
+def test_a_detector_is_no_orientation_model(model):
+    from pyxem_dl import predict_orientation
+
+    with pytest.raises(TypeError, match="does not find orientations"):
+        predict_orientation(None, model)

@@ -1,8 +1,10 @@
-"""Bragg disks by correlation with the probe: from a signal to pyxem's diffraction vectors and py4DSTEM's file."""
+"""Bragg disks, by correlation or a trained detector: from a signal to pyxem's diffraction vectors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +13,14 @@ from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import Scan, print_summary, timed
+from pyxem_dl.models import BraggModel, load_model
 from pyxem_dl.probes import Probe
 from pyxem_dl.streaming import resolve_device, stream
 
-__all__ = ["COLUMNS", "DiskMatcher", "match_disks", "ragged", "read_probe", "to_diffraction_vectors", "to_py4dstem"]
+__all__ = [
+    "COLUMNS", "DiskMatcher", "match_disks", "predict_bragg_vectors", "ragged", "read_probe",
+    "to_diffraction_vectors", "to_py4dstem",
+]  # fmt: skip
 
 #: Columns of the vectors; those of a detector that knows more follow
 COLUMNS = ("ky", "kx", "intensity", "confidence")
@@ -110,31 +116,163 @@ def match_disks(
         min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel, device=device,
     )  # fmt: skip
 
-    def detect(patterns, indices):
-        return _centred(matcher(patterns), scan, patterns, indices, reciprocal_radius, subtract_center)
+    def find(patterns):
+        maxima, intensity = matcher(patterns)
+        return maxima.row, maxima.column, (intensity, maxima.value), maxima.valid
 
-    if lazy_output:
-        rows = _lazy_rows(scan, detect, device, batch_size)
-    else:
-        print_summary(
-            "Correlation of disks",
-            {
-                "Probe": f"radius {probe.radius:.3g} px",
-                "Threshold": f"{matcher.threshold:.3g}",
-                "Patterns": scan.describe(),
-                "Device": device,
-            },
+    job = _Job(signal, scan, find, COLUMNS, reciprocal_radius, subtract_center, device, batch_size)
+    lines = {"Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{matcher.threshold:.3g}"}
+    return job.run("Correlation of disks", lines, show_progressbar, lazy_output)
+
+
+def predict_bragg_vectors(
+    signal,
+    model,
+    probe=None,
+    *,
+    threshold: float | None = None,
+    max_peaks: int = 200,
+    reciprocal_radius: float | None = None,
+    subtract_center: bool = True,
+    navigation_mask=None,
+    signal_mask=None,
+    center=None,
+    batch_size: int | None = None,
+    device: str | torch.device = "auto",
+    show_progressbar: bool | None = None,
+    lazy_output: bool = False,
+):
+    """Find Bragg disks with a trained detector.
+
+    Parameters
+    ----------
+    signal : pyxem.signals.Diffraction2D
+        Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy.
+    model : str, pathlib.Path or BraggModel
+        A model folder or a loaded model.
+    probe : Probe, signal or array of shape (rows, columns), optional
+        Or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
+    threshold : float, optional
+        Of the confidence, between 0 and 1; by default the model's.
+    max_peaks, reciprocal_radius, subtract_center, navigation_mask, signal_mask, center
+        As in :func:`match_disks`.
+    batch_size, device, show_progressbar, lazy_output
+        As in :func:`match_disks`.
+
+    Returns
+    -------
+    pyxem.signals.DiffractionVectors or LazyDiffractionVectors
+        See :func:`to_diffraction_vectors`.  ``intensity`` is what the disk holds above the background, in the units of
+        the patterns; ``confidence`` is the detector's; ``position_error``, in px, what it expects to be wrong by.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a signal, a probe, a model, masks, centers or arguments that cannot be used; the message says what to do.
+
+    Warns
+    -----
+    UserWarning
+        If the probe is poorly known, hardly a disk, or smaller or larger than the model was trained for.
+    """
+    model = load_model(model)
+    if not isinstance(model, BraggModel):
+        raise TypeError(f"{model!r} finds orientations, not disks: give a disk detector.")
+    scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
+    _check_arguments(threshold, reciprocal_radius)
+    device = resolve_device(device)
+    model.to(device)
+    probe = read_probe(probe, scan)
+    model.check_domain(probe.radius)
+    least = model.thresholds["confidence"] if threshold is None else threshold
+    image = probe.resampled(model.network.radius / probe.radius).image
+
+    def find(patterns):
+        disks = model.predict_batch(
+            patterns, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks
         )
-        found = []
-        with timed(lambda: sum(len(part.indices) for part in found)):
-            found.extend(
-                stream(
-                    scan.data, detect, device=device, batch_size=batch_size,
-                    navigation_mask=scan.navigation_mask, show_progressbar=show_progressbar,
-                )  # fmt: skip
-            )
-        rows = ragged(found, scan.size)
-    return to_diffraction_vectors(signal, rows, scan.calibration, subtract_center=subtract_center)
+        extras = disks.intensity, disks.confidence, disks.position_error
+        return disks.row, disks.column, extras, disks.confidence > max(least, 0)
+
+    columns = (*COLUMNS, "position_error")
+    job = _Job(signal, scan, find, columns, reciprocal_radius, subtract_center, device, batch_size)
+    lines = {"Model": model.name, "Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{least:.3g}"}
+    return job.run("Detection of disks", lines, show_progressbar, lazy_output)
+
+
+@dataclass
+class _Job:
+    """One search for disks, whatever finds them in a batch.
+
+    ``find(patterns)`` returns row and column (n, m) in pixels, a tuple of further columns (n, m), and which are there.
+    """
+
+    signal: object
+    scan: Scan
+    find: Callable
+    columns: Sequence[str]
+    reciprocal_radius: float | None
+    subtract_center: bool
+    device: torch.device
+    batch_size: int | None
+
+    def run(self, title: str, lines: dict, show_progressbar: bool | None, lazy_output: bool):
+        """Search, or prepare to."""
+        scan = self.scan
+        if lazy_output:
+            rows = self._lazy_rows()
+        else:
+            print_summary(title, lines | {"Patterns": scan.describe(), "Device": self.device})
+            found = []
+            with timed(lambda: sum(len(part.indices) for part in found)):
+                found.extend(
+                    stream(
+                        scan.data, self._detect, device=self.device, batch_size=self.batch_size,
+                        navigation_mask=scan.navigation_mask, show_progressbar=show_progressbar,
+                    )  # fmt: skip
+                )
+            rows = ragged(found, scan.size, len(self.columns))
+        return to_diffraction_vectors(
+            self.signal, rows, scan.calibration, subtract_center=self.subtract_center, columns=self.columns
+        )
+
+    def _detect(self, patterns, indices) -> dict:
+        """Table (n, m, columns) in pixels from the direct beam or from the first pixel, and which rows are there."""
+        row, column, extras, keep = self.find(patterns)
+        centers = self.scan.batch_centers(patterns, indices)
+        centers = row.new_tensor([self.scan.calibration.center]) if centers is None else centers.to(row)
+        from_beam = row - centers[:, :1], column - centers[:, 1:]
+        if self.reciprocal_radius is not None:
+            scale = self.scan.calibration.scale
+            k = torch.hypot(from_beam[0] * scale[0], from_beam[1] * scale[1])
+            keep = keep & (k <= self.reciprocal_radius)
+        place = from_beam if self.subtract_center else (row, column)
+        return {"table": torch.stack([*place, *extras], -1), "keep": keep}
+
+    def _lazy_rows(self):
+        """Dask array of the navigation's shape, whose chunks are computed when they are asked for."""
+        import dask.array as da
+
+        scan = self.scan
+        data = scan.data if hasattr(scan.data, "dask") else da.from_array(scan.data)
+        if data.ndim == 2:
+            data = data[None]
+        data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+        shape = data.shape[:-2]
+        indices = da.from_array(np.arange(scan.size).reshape(shape), chunks=data.chunks[:-2])[..., None, None]
+
+        def block(patterns, index):
+            index = index.reshape(-1)
+            parts = stream(
+                patterns.reshape(-1, *patterns.shape[-2:]), lambda x, i: self._detect(x, index[i]),
+                device=self.device, batch_size=self.batch_size, navigation_mask=scan.navigation_mask[index],
+                show_progressbar=False,
+            )  # fmt: skip
+            return ragged(parts, len(index), len(self.columns)).reshape(patterns.shape[:-2])
+
+        drop = [data.ndim - 2, data.ndim - 1]
+        meta = np.empty((0,) * len(shape), object)
+        return da.map_blocks(block, data, indices, dtype=object, drop_axis=drop, meta=meta)
 
 
 def read_probe(probe, scan: Scan) -> Probe:
@@ -188,22 +326,7 @@ def _check_arguments(threshold, reciprocal_radius) -> None:
         raise ValueError(f"reciprocal_radius must be positive and finite (1/Å), not {reciprocal_radius!r}.")
 
 
-def _centred(found, scan: Scan, patterns, indices, reciprocal_radius, subtract_center: bool) -> dict:
-    """Table (n, m, 4) of what was found, in pixels from the direct beam or from the first pixel, and its lengths."""
-    maxima, intensity = found
-    centers = scan.batch_centers(patterns, indices)
-    centers = maxima.row.new_tensor([scan.calibration.center]) if centers is None else centers.to(maxima.row)
-    row, column = maxima.row - centers[:, :1], maxima.column - centers[:, 1:]
-    keep = maxima.valid
-    if reciprocal_radius is not None:
-        scale = scan.calibration.scale
-        keep = keep & (torch.hypot(row * scale[0], column * scale[1]) <= reciprocal_radius)
-    if not subtract_center:
-        row, column = maxima.row, maxima.column
-    return {"table": torch.stack([row, column, intensity, maxima.value], -1), "keep": keep}
-
-
-def ragged(parts, n: int) -> np.ndarray:
+def ragged(parts, n: int, columns: int = len(COLUMNS)) -> np.ndarray:
     """Gather tables of batches in an object array (n,) of float arrays (m, columns).
 
     Parameters
@@ -212,41 +335,17 @@ def ragged(parts, n: int) -> np.ndarray:
         With the results "table" (n, m, columns) and "keep" (n, m), which tells which rows are there.
     n : int
         Number of positions; those without a result have (0, columns).
+    columns : int
+        Of the tables.
     """
     rows = np.empty(n, dtype=object)
-    columns = len(COLUMNS)
     for part in parts:
-        columns = part.results["table"].shape[-1]
         for i, table, keep in zip(part.indices, part.results["table"], part.results["keep"], strict=True):
             rows[i] = table[keep].astype(float)
     for i in range(n):
         if rows[i] is None:
             rows[i] = np.zeros((0, columns))
     return rows
-
-
-def _lazy_rows(scan: Scan, detect, device, batch_size):
-    """Dask array of the navigation's shape, whose chunks are computed when they are asked for."""
-    import dask.array as da
-
-    data = scan.data if hasattr(scan.data, "dask") else da.from_array(scan.data)
-    if data.ndim == 2:
-        data = data[None]
-    data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    shape = data.shape[:-2]
-    chunks = data.chunks[:-2]
-    indices = da.from_array(np.arange(scan.size).reshape(shape), chunks=chunks)[..., None, None]
-
-    def block(patterns, index):
-        index = index.reshape(-1)
-        parts = stream(
-            patterns.reshape(-1, *patterns.shape[-2:]), lambda x, i: detect(x, index[i]), device=device,
-            batch_size=batch_size, navigation_mask=scan.navigation_mask[index], show_progressbar=False,
-        )  # fmt: skip
-        return ragged(parts, len(index)).reshape(patterns.shape[:-2])
-
-    drop = [data.ndim - 2, data.ndim - 1]
-    return da.map_blocks(block, data, indices, dtype=object, drop_axis=drop, meta=np.empty((0,) * len(shape), object))
 
 
 def to_diffraction_vectors(

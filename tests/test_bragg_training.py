@@ -1,7 +1,9 @@
 """Training of the disk detector: what counts as found, and a few steps through Lightning."""
 
+import pytest
 import torch
 
+from pyxem_dl.models import load_model
 from pyxem_dl.networks.fcunet import Disks, FCUNet
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.bragg import (
@@ -10,6 +12,7 @@ from pyxem_dl.training.bragg import (
     DiskBatch,
     DiskBatches,
     match,
+    train_bragg,
     training_phases,
     validate,
 )
@@ -75,3 +78,20 @@ def test_a_perfect_detector_scores_one():
     results = validate(Perfect(), [truth])
     assert results["f1"] == 1 and results["precision"] == 1 and results["position_error"] == 0
     assert results["intensity"] > 0.999
+
+
+def test_train_bragg_leaves_a_model_folder(tmp_path):
+    settings = {"size": 48, "native_radius": (5.0, 6.0)}
+    arguments = {
+        "max_steps": 2, "batch_size": 8, "network": {"widths": (8, 8, 8, 8)},
+        "simulation": DiskSettings(**settings), "show_progressbar": False,
+    }  # fmt: skip
+    made = train_bragg(training_phases()[:1], output=tmp_path / "small", **arguments)
+    back = load_model(tmp_path / "small")
+    back.verify(tmp_path / "small")
+    assert back.thresholds == made.thresholds and back.training["simulation"]["size"] == 48
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "Cu" in card and "F1" in card
+    assert not (tmp_path / "small" / "checkpoint").exists()
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        train_bragg(output=tmp_path / "small", **arguments)

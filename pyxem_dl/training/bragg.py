@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+import lightning
 import torch
 from torch.utils.data import IterableDataset
 
-from pyxem_dl.networks.fcunet import Disks
+from pyxem_dl.crystals import load_phases, phase_to_dict
+from pyxem_dl.models import CONFIG, BraggModel
+from pyxem_dl.networks import Disks, build_network
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.configuration import relative_rate, share_out
 from pyxem_dl.training.learning import ClockedTraining
+from pyxem_dl.training.report import bragg_card, join_logs
+from pyxem_dl.training.running import claim_folder, device_and_precision, fit, hardware
+
+_CHECKPOINT = "checkpoint"
+# Larger disks are binned: nothing else changes.  In px.
+_LARGEST_RADIUS = 40.0
 
 VALIDATION_BATCHES = 12
 # A disk is a target if it stands out of the noise of counting it by this factor; below the
@@ -257,3 +269,104 @@ def training_phases() -> list:
         Phase(name, space_group=group, structure=Structure([Atom(*a) for a in atoms], Lattice(*cell)))
         for name, (group, cell, atoms) in PHASES.items()
     ])  # fmt: skip
+
+
+def train_bragg(
+    phases=None,
+    *,
+    output,
+    max_minutes: float | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    name: str | None = None,
+    description: str = "",
+    **settings,
+) -> BraggModel:
+    """Train a disk detector on simulated convergent-beam patterns.
+
+    Parameters
+    ----------
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        Crystals whose patterns it is trained on; by default the nine of :data:`PHASES`.  The
+        detector is for any crystal.
+    output : path
+        The model's folder; made if it is not there.
+    max_minutes : float, optional
+        Time limit, by default 60.
+    resume : bool
+        Go on from the checkpoint of an interrupted training in the same folder.
+    overwrite : bool
+        Replace a model that is in the folder already.
+    device : str
+        "auto" (CUDA, else CPU), "cpu" or "cuda".
+    show_progressbar : bool, optional
+        By default HyperSpy's preference.
+    name, description : str, optional
+        Of the model; the name is by default the folder's.
+    **settings
+        Further fields of :class:`BraggConfiguration`.
+
+    Returns
+    -------
+    BraggModel
+        The trained model; the same as ``load_model(output)``.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        For phases, settings or a device that cannot be trained with, and for the checkpoint of
+        another training in the folder.
+    FileExistsError
+        If the folder holds a model already.
+    KeyboardInterrupt
+        If the training is interrupted; the same call goes on where it was.
+    """
+    if max_minutes is not None:
+        settings["max_minutes"] = max_minutes
+    configuration = BraggConfiguration(**settings)
+    phases = training_phases() if phases is None else load_phases(phases)
+    output = Path(output)
+    name = name or output.name
+    if (output / CONFIG).exists() and not overwrite:
+        raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
+    work = output / _CHECKPOINT
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
+    claim_folder(work, recipe)
+    lightning.seed_everything(configuration.seed, verbose=False)
+    root, precision = device_and_precision(device)
+
+    def batches(seed: int) -> DiskBatches:
+        simulator = DiskSimulator(phases, settings=configuration.simulation, seed=seed, device=root)
+        return DiskBatches(simulator, configuration.batch_size)
+
+    fresh = batches(configuration.seed + 1_000_000)
+    validation = [fresh.make() for _ in range(VALIDATION_BATCHES)]
+    network = build_network(
+        "fcunet", radius=configuration.simulation.radius, **configuration.network
+    ).to(root)
+    print(
+        f"Training {name}: disks of {', '.join(p.name for p in phases)}; "
+        f"{configuration.max_minutes:g} minutes on {root}, precision {precision}"
+    )
+    module = BraggTraining(network, configuration, batches(configuration.seed), validation)
+    fit(module, work / "detect", root, precision, show_progressbar)
+    model = BraggModel(
+        network_name="fcunet",
+        network=network.float().cpu(),
+        domain={"disk_radius": [configuration.simulation.native_radius[0], _LARGEST_RADIUS]},
+        thresholds={"confidence": round(module.results["threshold"], 3)},
+        name=name,
+        description=description or "Bragg disks of any crystal",
+        training=json.loads(json.dumps(recipe["training"])),
+    )
+    model.save(
+        output, dtype=torch.float16,
+        card=bragg_card(model, module, phases, f"{hardware(root)}, {precision}"),
+        training_log=join_logs(work, configuration.stages()),
+    )  # fmt: skip
+    shutil.rmtree(work, ignore_errors=True)
+    return model

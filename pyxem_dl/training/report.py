@@ -26,6 +26,16 @@ def join_logs(folder: Path, stages) -> Path:
     return folder / "log.csv"
 
 
+def _tables(configuration) -> tuple[str, str]:
+    """Rows of Markdown: the settings of a training, and those of its simulation."""
+    entries = asdict(configuration)
+    simulation = entries.pop("simulation")
+    return tuple(
+        "\n".join(f"| `{key}` | {value} |" for key, value in part.items())
+        for part in (entries, simulation)
+    )
+
+
 def model_card(model, modules, where: str) -> str:
     """Model card in Markdown: data, metrics, limits, licence, and how it was made."""
     configuration, r = modules[-1].configuration, modules[-1].results
@@ -37,12 +47,7 @@ def model_card(model, modules, where: str) -> str:
     stages = "\n".join(
         f"| {m.stage} | {m.elapsed / 60:.0f} | {m.patterns_seen:,} |" for m in modules
     )
-    settings = {k: v for k, v in asdict(configuration).items() if k != "simulation"}
-    simulation = asdict(configuration.simulation)
-
-    def table(entries):
-        return "\n".join(f"| `{key}` | {value} |" for key, value in entries.items())
-
+    settings, simulation = _tables(configuration)
     radii = " to ".join(f"{x:g}" for x in configuration.simulation.disk_radius)
     return f"""# {model.name}
 
@@ -64,11 +69,11 @@ simulated during training, each seen once, on {where}:
 
 | setting | |
 | --- | --- |
-{table(settings)}
+{settings}
 
 | simulation | |
 | --- | --- |
-{table(simulation)}
+{simulation}
 
 ## Metrics on {VALIDATION_PATTERNS} fresh simulated patterns of the same kind
 | | strict | modulo 180° |
@@ -85,6 +90,45 @@ empty ones with two or three spots; the project's benchmark has numbers to compa
 ## Limits
 Kinematical and two-beam intensities with random factors, no full dynamical scattering. Patterns
 outside the domain are answered, with a warning.
+
+## Licence
+GPL-3.0-or-later.
+"""
+
+
+def bragg_card(model, module, phases, where: str) -> str:
+    """Card of a disk detector in Markdown."""
+    r = module.results
+    settings, simulation = _tables(module.configuration)
+    low, high = model.domain["disk_radius"]
+    return f"""# {model.name}
+
+{model.description}. Disk detector of pyxem_dl.
+
+## Domain
+Disks of {low:g} to {high:g} px radius, any crystal, any dose from 100 electrons per pattern.
+
+## Recipe
+`pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
+{", ".join(p.name for p in phases)} in random orientations and thicknesses (many-beam disks, each
+pattern drawn anew), {module.elapsed / 60:.0f} minutes and {module.patterns_seen:,} patterns on {where}:
+
+| setting | |
+| --- | --- |
+{settings}
+
+| simulation | |
+| --- | --- |
+{simulation}
+
+## Metrics on fresh simulated patterns of the same kind
+At the threshold of {r["threshold"]:.2f}: F1 {r["f1"]:.3f}, precision {r["precision"]:.3f}, recall
+{r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square); rank
+correlation of the intensities {r["intensity"]:.3f}. Doses go down to 100 electrons per pattern, and
+disks of 4 times the noise count: the project's benchmark has numbers to compare with.
+
+## Limits
+Disks without the probe's shape (strong aberrations that change from disk to disk) are not found.
 
 ## Licence
 GPL-3.0-or-later.

@@ -21,6 +21,7 @@ from pyxem_dl.simulation import (
     expected_background,
     spot_intensity,
 )
+from pyxem_dl.simulation.simulator import _Setup
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
 
@@ -194,6 +195,23 @@ def test_the_strongest_spot_of_an_undisturbed_pattern_is_a_reflection():
         brightest = int((s.patterns[i] * away).argmax())
         at = brightest // s.calibration.shape[1], brightest % s.calibration.shape[1]
         assert float(torch.hypot(row[i] - at[0], column[i] - at[1]).min()) < 1.5
+
+
+def test_coma_displaces_with_the_square_of_the_distance_and_not_evenly():
+    phases = crystals.load_phases(aluminium())
+    none = {"scale_error": (0, 0), "ellipticity": (0, 0), "center_error": 0}
+    kx, ky = torch.tensor([[0.5, -0.5, 1.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    simulator = PatternSimulator(phases, 200, 1.5, SimulationSettings(coma=(0.02, 0.02), **none), seed=2)
+    coma = simulator._draw_coma(1)
+    torch.testing.assert_close(coma.norm(dim=1), torch.tensor([0.02]))
+    setup = _Setup(
+        CALIBRATION, "linear", 0.02, 0.5, 0.0, simulator._draw_distortion(1), coma, torch.zeros(1, 2)
+    )
+    x, y = setup.distort(kx, ky)
+    moved = torch.stack([x - kx, y - ky], -1)[0]
+    torch.testing.assert_close(moved[0], moved[1])  # the same way on both sides: Friedel pairs differ
+    torch.testing.assert_close(moved[2], 4 * moved[0])
+    torch.testing.assert_close(moved[3].norm(), torch.tensor(0.02))
 
 
 def test_phases_of_different_size_are_simulated_together():

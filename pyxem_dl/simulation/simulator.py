@@ -50,6 +50,9 @@ class SimulationSettings:
         Expected electrons in halo, rings and inelastic background relative to the spots', log.
     scale_error, ellipticity : tuple of float
         Relative.
+    coma : tuple of float
+        Distortion that grows with the square of the distance from the beam and is not the same
+        on both sides of it: a spot at k is displaced by this times k squared, in Angstrom.
     center_error, position_jitter : float
         Standard deviations of the direct beam's and of each spot's position, in pixels.
     overlap_share, empty_share, ghost_share, fault_share, threshold_share : float
@@ -76,6 +79,7 @@ class SimulationSettings:
     background: tuple[float, float] = (0.003, 10.0)
     scale_error: tuple[float, float] = (-0.02, 0.02)
     ellipticity: tuple[float, float] = (0.0, 0.03)
+    coma: tuple[float, float] = (0.0, 0.0)
     center_error: float = 0.3
     position_jitter: float = 0.15
     overlap_share: float = 0.2
@@ -198,6 +202,7 @@ class PatternSimulator:
                 if self._happens(s.precession_share) else 0.0
             ),
             distortion=self._draw_distortion(n),
+            coma=self._draw_coma(n),
             center_error=s.center_error * self._normal(n, 2) * calibration.scale[0],
         )
         electrons = self._log_uniform(*s.electrons, n)
@@ -222,6 +227,13 @@ class PatternSimulator:
         a, b = ellipticity * angle.cos(), ellipticity * angle.sin()
         rows = torch.stack([torch.stack([1 + a, b], -1), torch.stack([b, 1 - a], -1)], -2)
         return scale[:, None, None] * rows
+
+    def _draw_coma(self, n: int) -> torch.Tensor:
+        """Vectors (n, 2) in any direction."""
+        if not self.settings.coma[1]:
+            return torch.zeros(n, 2, device=self.device)
+        size, angle = self._uniform(*self.settings.coma, n), self._uniform(0, 2 * math.pi, n)
+        return torch.stack([size * angle.cos(), size * angle.sin()], dim=-1)
 
     def _draw_crystal(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
         """Draw crystals without the direct beam: expected patterns, in arbitrary units."""
@@ -362,11 +374,13 @@ class _Setup:
     blur: float
     precession_angle: float
     distortion: torch.Tensor
+    coma: torch.Tensor
     center_error: torch.Tensor
 
     def distort(self, kx, ky):
         """Where reflections land on the imperfect detector, in 1/Angstrom."""
         k = torch.stack([kx, ky], -1) @ self.distortion.transpose(1, 2)
+        k = k + self.coma[:, None] * (kx**2 + ky**2)[..., None]
         k = k + self.center_error[:, None]
         return k[..., 0], k[..., 1]
 
@@ -374,5 +388,5 @@ class _Setup:
         """Return the setup of some of the patterns."""
         return _Setup(
             self.calibration, self.shape_factor, self.disk_radius, self.blur,
-            self.precession_angle, self.distortion[index], self.center_error[index],
+            self.precession_angle, self.distortion[index], self.coma[index], self.center_error[index],
         )

@@ -87,8 +87,8 @@ class TrainingConfiguration:
     @property
     def displacement(self) -> float:
         """How far distortions displace a spot at the rim, at most, in 1/Angstrom."""
-        s = self.simulation
-        return self.reciprocal_radius * (max(map(abs, s.scale_error)) + max(s.ellipticity))
+        s, radius = self.simulation, self.reciprocal_radius
+        return radius * (max(map(abs, s.scale_error)) + max(s.ellipticity) + radius * max(s.coma))
 
     def stages(self) -> dict[str, tuple[float, float]]:
         """Minutes and steps (infinite without a limit) of each stage of the training."""

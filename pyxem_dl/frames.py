@@ -151,7 +151,7 @@ class Calibration:
             path = "Acquisition_instrument.TEM.beam_energy"
             value = signal.metadata.get_item(path)
             beam_energy = float(value) if value else None
-        factors = [_unit_factor(axis, beam_energy) for axis in (y, x)]
+        factors = [_unit_factor(axis.units, beam_energy) for axis in (y, x)]
         if x.scale == 0 or y.scale == 0:
             raise ValueError("A signal axis has scale 0. Set it with `s.calibration.scale = ...`.")
         # The direct beam is where the axis says 0.
@@ -182,9 +182,8 @@ def _plain_unit(units) -> str:
     return re.sub(r"_?(\^|-|\^-)1$", "^-1", text)
 
 
-def _unit_factor(axis, beam_energy: float | None) -> float:
-    """Return what the axis' scale is multiplied with to be 1/Angstrom."""
-    units = axis.units
+def _unit_factor(units, beam_energy: float | None) -> float:
+    """Return what a length in some unit is multiplied with to be 1/Angstrom."""
     how = (
         "Set the calibration, for example `s.calibration.scale = 0.02; "
         "s.calibration.units = '1/Å'; s.calibration.center = None` (pyxem), "
@@ -237,6 +236,32 @@ def k_to_pixel(kx, ky, calibration: Calibration, center=None):
     """Reciprocal coordinates to pixel position: the inverse of :func:`pixel_to_k`."""
     row0, column0 = calibration.center if center is None else center
     return row0 - ky / calibration.scale[0], column0 + kx / calibration.scale[1]
+
+
+def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = None):
+    """Wave vectors of pyxem's diffraction vectors, which run as the rows and columns of the pattern do.
+
+    Parameters
+    ----------
+    along_rows, along_columns : float, array or tensor
+        First and second column of the vectors, measured from the direct beam.
+    units : sequence of str
+        Of the two.
+    beam_energy : float, optional
+        In kV; needed where the units are angles.
+
+    Returns
+    -------
+    kx, ky
+        1/Angstrom.
+
+    Raises
+    ------
+    ValueError
+        For units that are no reciprocal length and no angle.
+    """
+    row_factor, column_factor = (_unit_factor(unit, beam_energy) for unit in units)
+    return along_columns * column_factor, -along_rows * row_factor
 
 
 def beam_shift_to_center(shifts, calibration: Calibration):

@@ -78,13 +78,7 @@ class Scan:
         data = _in_data_order(signal)
         check_patterns(data)
         shape = data.shape[:-2]
-        mask = _checked_mask(navigation_mask, shape, "navigation_mask", "positions (y, x)")
-        mask = np.zeros(shape, dtype=bool) if mask is None else mask
-        if mask.all():
-            raise ValueError(
-                "All patterns are excluded by navigation_mask (True = excluded): there is nothing "
-                "to do. Did you mean `~navigation_mask`?"
-            )
+        mask = _checked_navigation_mask(navigation_mask, shape)
         detector = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
         if detector is not None and detector.all():
             raise ValueError("All pixels are excluded by signal_mask (True = excluded). Did you mean `~signal_mask`?")
@@ -100,6 +94,25 @@ class Scan:
             y=y,
             scan_unit=unit,
         )
+
+    @classmethod
+    def of_positions(cls, axes, shape, navigation_mask, calibration: Calibration) -> Scan:
+        """Positions without patterns: for what was already found at them.
+
+        Parameters
+        ----------
+        axes : sequence of hyperspy axes
+            Of the navigation, x first.
+        shape : tuple of int
+            Of the navigation, in data order.
+        navigation_mask : array of bool, optional
+            True where a position is excluded.
+        calibration : Calibration
+            With the beam energy.
+        """
+        mask = _checked_navigation_mask(navigation_mask, shape)
+        x, y, unit = _coordinates(axes, shape if len(axes) else ())
+        return cls(None, calibration, mask.reshape(-1), None, None, x, y, unit)
 
     @property
     def size(self) -> int:
@@ -298,6 +311,18 @@ def _in_data_order(signal):
     if not (hasattr(data, "dask") or isinstance(data, np.ndarray)):
         data = np.asarray(data)
     return data if order == sorted(order) else data.transpose(order)
+
+
+def _checked_navigation_mask(mask, shape) -> np.ndarray:
+    """Return a mask of the positions; an error where it leaves nothing."""
+    mask = _checked_mask(mask, shape, "navigation_mask", "positions (y, x)")
+    mask = np.zeros(shape, dtype=bool) if mask is None else mask
+    if mask.all():
+        raise ValueError(
+            "All patterns are excluded by navigation_mask (True = excluded): there is nothing "
+            "to do. Did you mean `~navigation_mask`?"
+        )
+    return mask
 
 
 def _checked_mask(mask, shape, name: str, order: str) -> np.ndarray | None:

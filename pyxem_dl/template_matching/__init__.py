@@ -14,6 +14,7 @@ from pyxem_dl.streaming import Collected, resolve_device, stream
 from pyxem_dl.template_matching.bank import TemplateBank, polar_grid
 from pyxem_dl.template_matching.modes import Match
 from pyxem_dl.template_matching.pyxem_engine import PYXEM_BATCH, PyxemMatcher
+from pyxem_dl.template_matching.vectors import VectorScan, is_vectors
 
 __all__ = ["Match", "PyxemMatcher", "TemplateBank", "match_templates", "polar_grid"]
 
@@ -39,8 +40,9 @@ def match_templates(
 
     Parameters
     ----------
-    signal : pyxem.signals.Diffraction2D
-        Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy.
+    signal : pyxem.signals.Diffraction2D or DiffractionVectors
+        Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy; or the Bragg
+        vectors of such patterns, measured from the direct beam.
     phases : orix.crystal_map.Phase, path of a CIF file, or an iterable of these
         The crystals.
     n_best : int
@@ -51,7 +53,8 @@ def match_templates(
     resolution : float
         Step between zone axes in degrees.
     reciprocal_radius : float, optional
-        Outer radius in 1/Angstrom; by default up to the detector's nearest edge.
+        Outer radius in 1/Angstrom; by default up to the detector's nearest edge, or the farthest
+        vector.
     max_excitation_error : float
         Largest distance of a template's reflections from the Ewald sphere in 1/Angstrom.
     beam_energy : float, optional
@@ -89,16 +92,22 @@ def match_templates(
     _check_positive(resolution=resolution, max_excitation_error=max_excitation_error)
     if isinstance(n_best, bool) or int(n_best) != n_best or n_best < 1:
         raise ValueError(f"n_best must be a whole number of at least 1, not {n_best!r}.")
-    scan = Scan.from_signal(
-        signal,
-        navigation_mask=navigation_mask,
-        signal_mask=signal_mask,
-        center=center,
-        beam_energy=beam_energy,
-    )
+    vectors = None
+    if is_vectors(signal):
+        _check_arguments_for_vectors(engine, signal_mask, center)
+        vectors = VectorScan(signal, navigation_mask, beam_energy)
+        scan = vectors.scan
+    else:
+        scan = Scan.from_signal(
+            signal,
+            navigation_mask=navigation_mask,
+            signal_mask=signal_mask,
+            center=center,
+            beam_energy=beam_energy,
+        )
     _ = scan.calibration.wavelength  # its error, before anything is computed
     if reciprocal_radius is None:
-        reciprocal_radius = scan.calibration.reciprocal_radius
+        reciprocal_radius = (vectors or scan.calibration).reciprocal_radius
     _check_positive(reciprocal_radius=reciprocal_radius)
     device = resolve_device("cpu" if engine == "pyxem" else device)
     make = PyxemMatcher if engine == "pyxem" else TemplateBank
@@ -116,13 +125,15 @@ def match_templates(
             "Phases": ", ".join(phase.name for phase in bank.phases),
             "Templates": f"{len(bank)}, {resolution:g} degrees apart, "
             f"up to {reciprocal_radius:.4g} 1/Å",
-            "Patterns": scan.describe(),
+            "Patterns": vectors.describe() if vectors else scan.describe(),
             "Device": device,
         },
     )
     detector = None if scan.signal_mask is None else scan.signal_mask.to(device)
 
     def match(patterns, indices):
+        if vectors:
+            return vectors.match(bank, indices, n_best, device)
         centers = scan.batch_centers(patterns, indices)
         return bank.match(patterns, scan.calibration, centers, detector, n_best=n_best)
 
@@ -131,7 +142,8 @@ def match_templates(
         batch_size = PYXEM_BATCH
     with timed(collected.done.sum):
         for part in stream(
-            scan.data,
+            # where there are vectors, nothing has to be read for a position but its place
+            np.zeros((scan.size, 1, 1), np.float32) if vectors else scan.data,
             match,
             device=device,
             batch_size=batch_size,
@@ -140,6 +152,16 @@ def match_templates(
         ):
             collected.add(part)
     return _crystal_map(scan, collected.arrays, bank.phases)
+
+
+def _check_arguments_for_vectors(engine: str, signal_mask, center) -> None:
+    given = {"engine='pyxem'": engine == "pyxem", "signal_mask": signal_mask is not None, "center": center is not None}
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise ValueError(
+            f"Vectors are matched by the torch engine, without a detector: {' and '.join(wrong)} "
+            "cannot be used with them."
+        )
 
 
 def _crystal_map(scan: Scan, found: dict, phases):

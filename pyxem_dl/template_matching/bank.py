@@ -188,7 +188,34 @@ class TemplateBank:
             degrees from the best one and from its twin turned by 180 degrees about the beam.
             Patterns without any contrast are not indexed.
         """
-        spectrum = self._spectrum(polar, valid)
+        return self._match_spectra(self._spectrum(polar, valid), n_best)
+
+    def match_spots(self, n: int, owner, k, phi, intensity, *, n_best: int = 1) -> Match:
+        """Find the orientations of patterns of which only the spots are known.
+
+        Parameters
+        ----------
+        n : int
+            Number of patterns.
+        owner : tensor of int, shape (m,)
+            To which pattern each spot belongs.
+        k, phi, intensity : tensor, shape (m,)
+            Of the spots: 1/Angstrom, radians from +kx to +ky, any unit.
+        n_best : int
+            How many modes to return.
+
+        Returns
+        -------
+        Match
+            As of :meth:`match_polar`.
+        """
+        amplitude = intensity.clamp_min(0).pow(self.preprocessing.gamma)
+        spectra = draw_spectra(
+            n, owner, k, phi, amplitude, self.preprocessing, _spot_radius(self.preprocessing)
+        )
+        return self._match_spectra(_normalised(spectra, self.preprocessing), n_best)
+
+    def _match_spectra(self, spectrum, n_best: int) -> Match:
         parts = [
             self._select(*self._correlate(part), n_best)
             for part in spectrum.split(self._chunks()[0])
@@ -253,6 +280,10 @@ def polar_grid(reciprocal_radius: float, **changes) -> PolarPreprocessing:
     return PolarPreprocessing(reciprocal_radius=reciprocal_radius, **settings)
 
 
+def _spot_radius(preprocessing: PolarPreprocessing) -> float:
+    return 0.8 * preprocessing.reciprocal_radius / preprocessing.n_k
+
+
 class _Simulation:
     """Make the spectra of a phase's templates."""
 
@@ -260,9 +291,7 @@ class _Simulation:
         self.preprocessing = preprocessing
         self.wavelength = wavelength
         self.max_excitation_error = max_excitation_error
-        self.step = preprocessing.reciprocal_radius / preprocessing.n_k
-        self.spot_radius = 0.8 * self.step if spot_radius is None else spot_radius
-        self.reach = max(1, math.ceil(2.5 * self.spot_radius / self.step))
+        self.spot_radius = _spot_radius(preprocessing) if spot_radius is None else spot_radius
 
     def __call__(self, phase, quaternions) -> torch.Tensor:
         """Normalised conjugate spectra (n_phi // 2 + 1, n_k, t)."""
@@ -288,25 +317,54 @@ class _Simulation:
         return template, torch.hypot(kx, ky), torch.atan2(ky, kx), intensity
 
     def _render(self, crystal, quaternions) -> torch.Tensor:
-        """Draw the spots as Gaussians, exactly in angle: (t, n_k, n_phi // 2 + 1)."""
-        p = self.preprocessing
+        """Spectra of the templates' spots: (t, n_k, n_phi // 2 + 1)."""
         template, k, phi, intensity = self._spots(crystal, quaternions)
-        order = torch.arange(p.n_phi // 2 + 1)
-        # the spot's radius as an angle; and the two bins wide tent of the polar resampling
-        angular = self.spot_radius / k.clamp_min(self.spot_radius)
-        shape = torch.exp(-0.5 * (order * angular[:, None]) ** 2)
-        shape = shape * (intensity * angular)[:, None] * torch.sinc(order / p.n_phi) ** 2
-        spectrum = torch.polar(shape, -order * phi[:, None])
-        result = torch.zeros(len(quaternions) * p.n_k, len(order), dtype=spectrum.dtype)
-        nearest = (k / self.step).floor().long()
-        for offset in range(-self.reach, self.reach + 1):
-            ring = nearest + offset
-            distance = (ring + 0.5) * self.step - k
-            weight = torch.exp(-0.5 * (distance / self.spot_radius) ** 2)
-            inside = (ring >= 0) & (ring < p.n_k)
-            index = (template * p.n_k + ring)[inside]
-            result.index_add_(0, index, spectrum[inside] * weight[inside, None])
-        return result.reshape(len(quaternions), p.n_k, -1)
+        return draw_spectra(
+            len(quaternions), template, k, phi, intensity, self.preprocessing, self.spot_radius
+        )
+
+
+def draw_spectra(
+    n: int, owner, k, phi, amplitude, preprocessing: PolarPreprocessing, spot_radius: float
+) -> torch.Tensor:
+    """Draw spots as Gaussians, exactly in angle, on polar grids that are Fourier transformed along it.
+
+    Parameters
+    ----------
+    n : int
+        Number of grids.
+    owner : tensor of int, shape (m,)
+        On which grid each spot is.
+    k, phi, amplitude : tensor, shape (m,)
+        Of the spots, in 1/Angstrom and radians.
+    preprocessing : PolarPreprocessing
+        The grid.
+    spot_radius : float
+        Standard deviation in 1/Angstrom.
+
+    Returns
+    -------
+    tensor of complex, shape (n, n_k, n_phi // 2 + 1)
+    """
+    p = preprocessing
+    step = p.reciprocal_radius / p.n_k
+    reach = max(1, math.ceil(2.5 * spot_radius / step))
+    order = torch.arange(p.n_phi // 2 + 1, device=k.device)
+    # the spot's radius as an angle; and the two bins wide tent of the polar resampling
+    angular = spot_radius / k.clamp_min(spot_radius)
+    shape = torch.exp(-0.5 * (order * angular[:, None]) ** 2)
+    shape = shape * (amplitude * angular)[:, None] * torch.sinc(order / p.n_phi) ** 2
+    spectrum = torch.polar(shape, -order * phi[:, None])
+    result = torch.zeros(n * p.n_k, len(order), dtype=spectrum.dtype, device=k.device)
+    nearest = (k / step).floor().long()
+    for offset in range(-reach, reach + 1):
+        ring = nearest + offset
+        distance = (ring + 0.5) * step - k
+        weight = torch.exp(-0.5 * (distance / spot_radius) ** 2)
+        inside = (ring >= 0) & (ring < p.n_k)
+        index = (owner * p.n_k + ring)[inside]
+        result.index_add_(0, index, spectrum[inside] * weight[inside, None])
+    return result.reshape(n, p.n_k, -1)
 
 
 def _normalised(spectrum, preprocessing: PolarPreprocessing) -> torch.Tensor:

@@ -111,7 +111,8 @@ def _calibration(rows: list[dict]) -> list[str]:
 
 
 def _mgo(rows: list[dict], content: dict) -> str:
-    """Table of the MgO scan: a column for each method."""
+    """Table of the MgO scan: a column for each method, networks first."""
+    rows = sorted(rows, key=lambda row: not row["predictor"].startswith("network"))
     lines = [
         "## A real scan: MgO nanocubes, 105 × 105, 300 kV",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ _REQUIRED = (
 )  # fmt: skip
 
 
-class Model:
+class Model(ABC):
     """A network with all that belongs to it, kept as a folder without pickles.
 
     Each kind of model is a dataclass with ``network_name``, ``network``, ``domain``, ``thresholds``, ``name``,
@@ -39,30 +40,30 @@ class Model:
     inputs: str
 
     # ---------------------------------------------------------------- what each kind says
+    @abstractmethod
     def _own_config(self) -> dict:
         """Entries of config.json beside those that all kinds have; with "preprocessing"."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def _from_config(cls, network, config: dict, **common):
         """Make a model of what :meth:`_own_config` said."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _default_reference(self) -> torch.Tensor:
         """Return inputs whose answers are kept, where none are given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Answers to the reference's inputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _differences(self, now: dict, stored: dict) -> str:
         """Say in what today's answers differ from the stored ones; empty if they do not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _minimal_card(self) -> str:
         """Card of a model that came without one."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------------- what all kinds have
     def __post_init__(self) -> None:

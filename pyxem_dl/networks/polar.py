@@ -21,8 +21,8 @@ _NODE_SCALE = math.radians(3.0)
 # Nodes closer than this to a mode's best node belong to it (radians).
 _MODE_RADIUS = math.radians(6.0)
 _TOP_NODES = 20
-# Proposals that the comparison looks at, and how many of them twice: the right one is among
-# the first four as often as among the first twelve (99 %).
+# Proposals that the comparison looks at, and how many of them twice.  The right one is hardly
+# ever further down.
 N_PROPOSED, _N_VERIFIED = 4, 2
 
 

@@ -146,7 +146,7 @@ class DiskSimulator:
     def __call__(self, n: int = 8) -> DiskPatterns:
         """Simulate the patterns of one setup: one phase, detector and probe."""
         s = self.settings
-        shelf = self._take_shelf()
+        shelf = self._take_shelf(n)
         setup = self._draw_setup(shelf.disk_radius)
         chosen = (self._uniform(0, _ON_SHELF, n)).long().clamp_max(_ON_SHELF - 1)
         beams = BeamIntensities(*(column[chosen] for column in shelf.beams))
@@ -166,18 +166,18 @@ class DiskSimulator:
         noise, seen = _under_disks(expected, lost, row, column, held, setup)
         return self._rescaled(counts, row, column, held * seen * gain, noise * gain, setup)
 
-    def _take_shelf(self) -> _Shelf:
-        """Take a shelf at random, filled anew where it has been used up."""
+    def _take_shelf(self, n: int) -> _Shelf:
+        """Take a shelf for `n` patterns at random, filled anew where it has been used up."""
         i = int(self._uniform(0, _SHELVES).clamp_max(_SHELVES - 1e-3))
-        if self._shelves[i] is None or self._shelves[i].left == 0:
+        if self._shelves[i] is None or self._shelves[i].left <= 0:
             s = self.settings
             phase = self.phases[int(self._uniform(0, len(self.phases)).clamp_max(len(self.phases) - 1e-3))]
             disk_radius = self._draw(s.disk_radius)
             rotations = random_rotations(_ON_SHELF, self.generator)
             thickness = self._log_uniform(*s.thickness, _ON_SHELF)
             beams = phase(rotations, thickness, disk_radius, _GRID)
-            self._shelves[i] = _Shelf(disk_radius, beams, _USES * _ON_SHELF // 8)
-        self._shelves[i].left -= 1
+            self._shelves[i] = _Shelf(disk_radius, beams, _USES * _ON_SHELF)
+        self._shelves[i].left -= n
         return self._shelves[i]
 
     def _draw_setup(self, disk_radius: float) -> _DiskSetup:
@@ -296,7 +296,7 @@ class DiskSimulator:
 
 @dataclass
 class _Shelf:
-    """Dynamical patterns of one phase and convergence angle, and how often they are used yet."""
+    """Dynamical patterns of one phase and convergence angle, and for how many more patterns they serve."""
 
     disk_radius: float
     beams: BeamIntensities

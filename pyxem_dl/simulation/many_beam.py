@@ -17,7 +17,7 @@ import torch
 from pyxem_dl import crystals
 from pyxem_dl.frames import electron_wavelength, excitation_error_in_disk, interaction_parameter
 
-# Thickness of a slice in Angstrom: an eighth of the shortest beating at the excitation errors
+# Thickness of a slice in Angstrom: a quarter of the shortest beating at the excitation errors
 # that are let in.
 _SLICE = 4.0
 _MAX_EXCITATION_ERROR = 0.06

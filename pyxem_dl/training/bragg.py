@@ -365,7 +365,7 @@ def train_bragg(
     )
     model.save(
         output, dtype=torch.float16,
-        card=bragg_card(model, module, phases, f"{hardware(root)}, {precision}"),
+        card=bragg_card(model, module, phases, _VISIBLE, f"{hardware(root)}, {precision}"),
         training_log=join_logs(work, configuration.stages()),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -55,7 +56,7 @@ class SimulatedBatches(IterableDataset):
             yield self.make()
 
 
-class ClockedTraining(lightning.LightningModule):
+class ClockedTraining(lightning.LightningModule, ABC):
     """What Lightning runs for every network: learning rate, validation, and the clock.
 
     Subclasses say what is learnt (``learner``), ``training_step`` and ``validation_results``.
@@ -81,13 +82,13 @@ class ClockedTraining(lightning.LightningModule):
         self._tick = self._validated = 0.0
 
     @property
+    @abstractmethod
     def learner(self):
         """The network whose weights are learnt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validation_results(self) -> dict[str, float]:
         """Return what the log says of the network as it is now."""
-        raise NotImplementedError
 
     @property
     def progress(self) -> float:

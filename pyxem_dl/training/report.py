@@ -96,17 +96,18 @@ GPL-3.0-or-later.
 """
 
 
-def bragg_card(model, module, phases, where: str) -> str:
+def bragg_card(model, module, phases, visible: float, where: str) -> str:
     """Card of a disk detector in Markdown."""
     r = module.results
     settings, simulation = _tables(module.configuration)
     low, high = model.domain["disk_radius"]
+    least = module.configuration.simulation.electrons[0]
     return f"""# {model.name}
 
 {model.description}. Disk detector of pyxem_dl.
 
 ## Domain
-Disks of {low:g} to {high:g} px radius, any crystal, any dose from 100 electrons per pattern.
+Disks of {low:g} to {high:g} px radius, any crystal, any dose from {least:g} electrons per pattern.
 
 ## Recipe
 `pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
@@ -124,8 +125,8 @@ pattern drawn anew), {module.elapsed / 60:.0f} minutes and {module.patterns_seen
 ## Metrics on fresh simulated patterns of the same kind
 At the threshold of {r["threshold"]:.2f}: F1 {r["f1"]:.3f}, precision {r["precision"]:.3f}, recall
 {r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square); rank
-correlation of the intensities {r["intensity"]:.3f}. Doses go down to 100 electrons per pattern, and
-disks of 4 times the noise count: the project's benchmark has numbers to compare with.
+correlation of the intensities {r["intensity"]:.3f}. Doses go down to {least:g} electrons per pattern,
+and disks of {visible:g} times the noise count.
 
 ## Limits
 Disks without the probe's shape (strong aberrations that change from disk to disk) are not found.

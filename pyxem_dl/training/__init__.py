@@ -11,11 +11,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-import lightning
 import torch
 
-from pyxem_dl.crystals import load_phases, phase_to_dict
-from pyxem_dl.models import CONFIG, OrientationModel, load_model
+from pyxem_dl.crystals import load_phases
+from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.rotations import laue_group, setting
@@ -29,9 +28,8 @@ from pyxem_dl.training.learning import (
     validate,
 )
 from pyxem_dl.training.report import join_logs, model_card
-from pyxem_dl.training.running import claim_folder, device_and_precision, fit, hardware
+from pyxem_dl.training.running import CHECKPOINT, begin, device_and_precision, fit, hardware
 
-_CHECKPOINT = "checkpoint"
 _MAX_SPOTS = 48
 
 __all__ = [
@@ -109,16 +107,7 @@ def train(
     phases = load_phases(phases)
     output = Path(output)
     name = name or output.name
-    if (output / CONFIG).exists() and not overwrite:
-        raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
-    work = output / _CHECKPOINT
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    claim_folder(
-        work,
-        {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)},
-    )
-    lightning.seed_everything(configuration.seed, verbose=False)
+    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
     root, precision = device_and_precision(device)
     network, batches, validation = _ingredients(phases, configuration, root)
     print(
@@ -217,8 +206,8 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
     )
     model.save(
         output, dtype=torch.float16, card=model_card(model, modules, where),
-        training_log=join_logs(output / _CHECKPOINT, configuration.stages()),
+        training_log=join_logs(output / CHECKPOINT, configuration.stages()),
         reference=last._validation[0][:4],
     )
-    shutil.rmtree(output / _CHECKPOINT, ignore_errors=True)
+    shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
     return model

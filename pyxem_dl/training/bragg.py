@@ -9,20 +9,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import lightning
 import torch
 from torch.utils.data import IterableDataset
 
-from pyxem_dl.crystals import load_phases, phase_to_dict
-from pyxem_dl.models import CONFIG, BraggModel
+from pyxem_dl.crystals import load_phases
+from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
-from pyxem_dl.training.configuration import relative_rate, share_out
+from pyxem_dl.training.configuration import LearningConfiguration
 from pyxem_dl.training.learning import ClockedTraining
 from pyxem_dl.training.report import bragg_card, join_logs
-from pyxem_dl.training.running import claim_folder, device_and_precision, fit, hardware
+from pyxem_dl.training.running import begin, device_and_precision, fit, hardware
 
-_CHECKPOINT = "checkpoint"
 # Larger disks are binned: nothing else changes.  In px.
 _LARGEST_RADIUS = 40.0
 
@@ -36,52 +34,34 @@ _HIT = 0.6
 _THRESHOLDS = torch.linspace(0.05, 0.9, 35)
 
 
-@dataclass(frozen=True)
-class BraggConfiguration:
+@dataclass(frozen=True, kw_only=True)
+class BraggConfiguration(LearningConfiguration):
     """All that the training of a disk detector is made of; saved with the weights.
 
     Parameters
     ----------
-    max_minutes : float
-        Time limit, validation included.
-    max_steps : int, optional
-        Limit on the number of batches; the earlier limit counts.
-    batch_size : int
-        Patterns in a batch, a multiple of 8.
-    learning_rate : float
-        Its peak, after a short warm-up.
-    schedule : {"cosine", "exponential"}
-        How the learning rate falls.
-    weight_decay : float
-        Of AdamW.
-    validation_minutes : float
-        Time between validations.
-    seed : int
-        Of weights and patterns.
-    network : dict
-        Arguments of :class:`pyxem_dl.networks.fcunet.FCUNet`.
     simulation : DiskSettings
         What the patterns look like.
+    **further
+        Those of :class:`~pyxem_dl.training.configuration.LearningConfiguration`; `network` holds
+        arguments of :class:`pyxem_dl.networks.FCUNet`.
     """
 
     max_minutes: float = 60.0
-    max_steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 2e-3
-    schedule: str = "cosine"
     weight_decay: float = 0.01
     validation_minutes: float = 5.0
-    seed: int = 0
-    network: dict = field(default_factory=dict)
     simulation: DiskSettings = field(default_factory=DiskSettings)
 
-    def stages(self) -> dict[str, tuple[float, float]]:
-        """Minutes and steps of the one stage."""
-        return share_out({"detect": 1.0}, self.max_minutes, self.max_steps)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_batch_size(_SETUP_SIZE)
 
-    def rate(self, progress: float, step: int) -> float:
-        """Learning rate relative to its peak, after a share `progress` of the training."""
-        return relative_rate(self.schedule, progress, step)
+    @property
+    def shares(self) -> dict[str, float]:
+        """There is one stage."""
+        return {"detect": 1.0}
 
 
 class DiskBatch(NamedTuple):
@@ -329,14 +309,7 @@ def train_bragg(
     phases = training_phases() if phases is None else load_phases(phases)
     output = Path(output)
     name = name or output.name
-    if (output / CONFIG).exists() and not overwrite:
-        raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
-    work = output / _CHECKPOINT
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
-    claim_folder(work, recipe)
-    lightning.seed_everything(configuration.seed, verbose=False)
+    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
     root, precision = device_and_precision(device)
 
     def batches(seed: int) -> DiskBatches:
@@ -361,7 +334,7 @@ def train_bragg(
         thresholds={"confidence": round(module.results["threshold"], 3)},
         name=name,
         description=description or "Bragg disks of any crystal",
-        training=json.loads(json.dumps(recipe["training"])),
+        training=json.loads(json.dumps(asdict(configuration))),
     )
     model.save(
         output, dtype=torch.float16,

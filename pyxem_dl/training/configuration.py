@@ -8,25 +8,18 @@ from dataclasses import dataclass, field
 from pyxem_dl.simulation import SimulationSettings
 
 
-@dataclass(frozen=True)
-class TrainingConfiguration:
-    """All that a training is made of; saved with the weights.
+@dataclass(frozen=True, kw_only=True)
+class LearningConfiguration:
+    """What every training has: its clock, its optimizer, and its seed.
 
     Parameters
     ----------
-    beam_energy : float
-        In kV.
-    reciprocal_radius : float
-        How far out the model looks, in 1/Angstrom.
     max_minutes : float
         Time limit, validation included.
-    verification_share : float
-        Share of the time in which the network learns to verify its own proposals; before, it
-        learns to propose.  0 leaves verification out.
     max_steps : int, optional
         Limit on the number of batches, shared out like the time; the earlier limit counts.
     batch_size : int
-        Patterns in a batch; a multiple of ``simulation.setup_size``.
+        Patterns in a batch; a multiple of the patterns in one setup of the simulation.
     learning_rate : float
         Its peak, after a short warm-up.
     schedule : {"cosine", "exponential"}
@@ -38,15 +31,10 @@ class TrainingConfiguration:
     seed : int
         Of weights and patterns.
     network : dict
-        Arguments of :class:`pyxem_dl.networks.PolarNetwork` other than the phases'.
-    simulation : SimulationSettings
-        What the patterns look like.
+        Arguments of the network other than the crystals'.
     """
 
-    beam_energy: float
-    reciprocal_radius: float
     max_minutes: float = 20.0
-    verification_share: float = 0.25
     max_steps: int | None = None
     batch_size: int = 64
     learning_rate: float = 1.2e-3
@@ -55,24 +43,81 @@ class TrainingConfiguration:
     validation_minutes: float = 4.0
     seed: int = 0
     network: dict = field(default_factory=dict)
-    simulation: SimulationSettings = field(default_factory=SimulationSettings)
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "exponential"):
             raise ValueError(f"schedule is 'cosine' or 'exponential', not {self.schedule!r}.")
-        for name in ("beam_energy", "reciprocal_radius", "max_minutes", "learning_rate"):
+        self._check_positive("max_minutes", "learning_rate")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}.")
+
+    def _check_batch_size(self, setup_size: int) -> None:
+        if self.batch_size % setup_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of the simulation's setup_size "
+                f"({setup_size})."
+            )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the training that each stage has."""
+        return {"train": 1.0}
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Minutes and steps (infinite without a limit) of each stage of the training."""
+        return {
+            stage: (
+                share * self.max_minutes,
+                math.ceil(share * self.max_steps) if self.max_steps else math.inf,
+            )
+            for stage, share in self.shares.items() if share > 0
+        }
+
+    def rate(self, progress: float, step: int) -> float:
+        """Learning rate relative to its peak, after a share `progress` of the training."""
+        warm_up = min(1.0, (step + 1) / 200)
+        if self.schedule == "exponential":
+            return warm_up * math.exp(math.log(0.02) * progress)
+        return warm_up * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+@dataclass(frozen=True)
+class TrainingConfiguration(LearningConfiguration):
+    """All that the training of an orientation model is made of; saved with the weights.
+
+    Parameters
+    ----------
+    beam_energy : float
+        In kV.
+    reciprocal_radius : float
+        How far out the model looks, in 1/Angstrom.
+    verification_share : float
+        Share of the time in which the network learns to verify its own proposals; before, it
+        learns to propose.  0 leaves verification out.
+    simulation : SimulationSettings
+        What the patterns look like.
+    **further
+        Those of :class:`LearningConfiguration`; `network` holds arguments of
+        :class:`pyxem_dl.networks.PolarNetwork`.
+    """
+
+    beam_energy: float
+    reciprocal_radius: float
+    verification_share: float = 0.25
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("beam_energy", "reciprocal_radius")
         if not 0 <= self.verification_share < 1:
             raise ValueError(
                 f"verification_share is at least 0 and less than 1, not {self.verification_share!r}."
             )
-        if self.batch_size % self.simulation.setup_size:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of the simulation's setup_size "
-                f"({self.simulation.setup_size})."
-            )
+        self._check_batch_size(self.simulation.setup_size)
 
     @classmethod
     def from_dict(cls, entries: dict) -> TrainingConfiguration:
@@ -90,27 +135,7 @@ class TrainingConfiguration:
         s, radius = self.simulation, self.reciprocal_radius
         return radius * (max(map(abs, s.scale_error)) + max(s.ellipticity) + radius * max(s.coma))
 
-    def stages(self) -> dict[str, tuple[float, float]]:
-        """Minutes and steps (infinite without a limit) of each stage of the training."""
-        shares = {"propose": 1 - self.verification_share, "verify": self.verification_share}
-        return share_out(shares, self.max_minutes, self.max_steps)
-
-    def rate(self, progress: float, step: int) -> float:
-        """Learning rate relative to its peak, after a share `progress` of the training."""
-        return relative_rate(self.schedule, progress, step)
-
-
-def share_out(shares: dict[str, float], max_minutes: float, max_steps: int | None) -> dict:
-    """Minutes and steps of each stage that has a share of the training."""
-    return {
-        stage: (share * max_minutes, math.ceil(share * max_steps) if max_steps else math.inf)
-        for stage, share in shares.items() if share > 0
-    }
-
-
-def relative_rate(schedule: str, progress: float, step: int) -> float:
-    """Learning rate relative to its peak: a short warm-up, then "cosine" or "exponential"."""
-    warm_up = min(1.0, (step + 1) / 200)
-    if schedule == "exponential":
-        return warm_up * math.exp(math.log(0.02) * progress)
-    return warm_up * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of proposing and verifying."""
+        return {"propose": 1 - self.verification_share, "verify": self.verification_share}

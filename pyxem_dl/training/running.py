@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shutil
 import signal
 import threading
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
@@ -15,12 +17,26 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from pyxem_dl.models import native_precision
+from pyxem_dl.crystals import phase_to_dict
+from pyxem_dl.models import CONFIG, native_precision
 
+CHECKPOINT = "checkpoint"
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
 
-def claim_folder(work: Path, recipe: dict) -> None:
+def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool) -> Path:
+    """Make sure of a model's folder, seed all random numbers, and return where checkpoints go."""
+    if (output / CONFIG).exists() and not overwrite:
+        raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
+    work = output / CHECKPOINT
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    _claim(work, {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)})
+    lightning.seed_everything(configuration.seed, verbose=False)
+    return work
+
+
+def _claim(work: Path, recipe: dict) -> None:
     """Write down what a folder of checkpoints is of, or make sure that it is of the same."""
     text = json.dumps(recipe, indent=1, ensure_ascii=False)
     path = work / "recipe.json"

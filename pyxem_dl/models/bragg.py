@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pyxem_dl.models.computing import computing, in_threads, usable_patterns
+from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.preprocessing import rescale
@@ -87,25 +87,16 @@ class BraggModel(Model):
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
         size = _PORTION["cpu" if device.type == "cpu" else "other"]
-        portions = patterns.to(device).split(size)
         probe, factor = probe.to(device), self.network.radius / radius
 
         def predict(portion):
             return self._predict_portion(portion, probe, factor, mask, max_disks, size)
 
-        threads = torch.get_num_threads()
-        if device.type == "cpu" and min(threads, len(portions)) > 1:
-            parts = in_threads(predict, threads, portions)
-        else:
-            parts = [predict(portion) for portion in portions]
-        return Disks(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return Disks(*in_portions(predict, size, device, patterns))
 
     def _predict_portion(self, patterns, probe, factor: float, mask, max_disks: int, size: int) -> Disks:
         patterns, usable = usable_patterns(patterns, mask)
-        n = len(patterns)
-        if n < size and self.precision != "float32":
-            # one size for all, or bfloat16 shows in the answers
-            patterns = torch.cat([patterns, patterns.new_zeros(size - n, *patterns.shape[1:])])
+        n, patterns = len(patterns), filled_up(patterns, size, self.precision)
         with computing(self.device):
             rescaled = rescale(patterns, factor)
         with computing(self.device, self.precision):

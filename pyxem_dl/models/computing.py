@@ -42,7 +42,46 @@ def usable_patterns(
     return torch.where(usable[:, None, None], patterns, 0.0), usable
 
 
-def in_threads(function, threads: int, *portions) -> list:
+def in_portions(function, size: int, device: torch.device, *columns) -> list[torch.Tensor]:
+    """Call a function with portions of batches, and put its results together.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a portion of each of the columns, returns a tuple of tensors.
+    size : int
+        Of the portions.
+    device : torch.device
+        Where they go; on a CPU they are computed side by side.
+    *columns : tensor or None
+        Of one length; None stays None.
+    """
+    first = columns[0].to(device).split(size)
+    others = [
+        [None] * len(first) if column is None else column.to(device).split(size)
+        for column in columns[1:]
+    ]
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and min(threads, len(first)) > 1:
+        parts = _in_threads(function, threads, first, *others)
+    else:
+        parts = [function(*each) for each in zip(first, *others, strict=True)]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def filled_up(x: torch.Tensor, size: int, precision: str) -> torch.Tensor:
+    """Pad a portion with zeros where its size would show in the answers.
+
+    In bfloat16 a library that takes another algorithm for another number of patterns gives
+    other answers (10⁻³): portions of one size make them independent of the batch.
+    """
+    missing = size - len(x)
+    if not missing or precision == "float32":
+        return x
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+
+
+def _in_threads(function, threads: int, *portions) -> list:
     """Compute portions side by side, each on one core: faster than all cores on one portion."""
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -10,7 +10,7 @@ import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.frames import Calibration
-from pyxem_dl.models.computing import computing, in_threads, usable_patterns
+from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks import OrientationCandidates
 from pyxem_dl.preprocessing import PolarPreprocessing
@@ -105,31 +105,18 @@ class OrientationModel(Model):
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
         size = _PORTION["cpu" if device.type == "cpu" else "other"]
-        patterns = patterns.to(device).split(size)
-        centers = [None] * len(patterns) if centers is None else centers.to(device).split(size)
 
         def predict(portion, portion_centers):
             return self._predict_portion(portion, calibration, portion_centers, mask, n_best, size)
 
-        threads = torch.get_num_threads()
-        if device.type == "cpu" and min(threads, len(patterns)) > 1:
-            parts = in_threads(predict, threads, patterns, centers)
-        else:
-            parts = [predict(*each) for each in zip(patterns, centers, strict=True)]
-        return OrientationCandidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return OrientationCandidates(*in_portions(predict, size, device, patterns, centers))
 
     def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int):
-        """Predict at most `size` patterns.
-
-        In bfloat16 a library that takes another algorithm for another number of patterns shows
-        in the answers (10⁻³); portions of one size, padded, make them independent of the batch.
-        """
+        """Predict at most `size` patterns."""
         patterns, usable = usable_patterns(patterns, mask)
         with computing(self.device):
             polar = self.preprocessing(patterns, calibration, centers, mask)
-        n = len(polar)
-        if n < size and self.precision != "float32":
-            polar = torch.cat([polar, polar.new_zeros(size - n, *polar.shape[1:])])
+        n, polar = len(polar), filled_up(polar, size, self.precision)
         with computing(self.device, self.precision):
             found = self.network.predict(polar, n_best)
         return _without_unusable([column[:n] for column in found], usable)

@@ -15,6 +15,7 @@ from pyxem_dl.preprocessing import rescale
 from pyxem_dl.rotations import random_rotations
 from pyxem_dl.simulation.detector import Background, beam_stop, draw_spots, expected_background
 from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
+from pyxem_dl.simulation.random_numbers import RandomNumbers
 
 _GRID = 9
 # Dynamical patterns are kept on shelves, each of one phase and convergence angle, and used
@@ -97,7 +98,7 @@ class DiskPatterns(NamedTuple):
     noise: torch.Tensor
 
 
-class DiskSimulator:
+class DiskSimulator(RandomNumbers):
     """Simulate convergent-beam patterns of phases, on a device, seeded.
 
     Parameters
@@ -118,26 +119,11 @@ class DiskSimulator:
         self, phases: list, beam_energy: float = 200.0, settings: DiskSettings | None = None, *,
         seed: int = 0, device="cpu",
     ) -> None:  # fmt: skip
+        super().__init__(seed, device)
         self.settings = settings or DiskSettings()
-        self.device = torch.device(device)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
         self.phases = [ManyBeam(phase, beam_energy, 1.6, device=device) for phase in phases]
         self.beam_energy = float(beam_energy)
         self._shelves = [None] * _SHELVES
-
-    # ---------------------------------------------------------------- random numbers
-    def _uniform(self, low, high, *shape):
-        u = torch.rand(shape, generator=self.generator, device=self.device)
-        return low + (high - low) * u
-
-    def _log_uniform(self, low, high, *shape):
-        return torch.exp(self._uniform(math.log(low), math.log(high), *shape))
-
-    def _normal(self, *shape):
-        return torch.randn(shape, generator=self.generator, device=self.device)
-
-    def _happens(self, share, *shape):
-        return self._uniform(0, 1, *shape) < share
 
     def _draw(self, low_high) -> float:
         return float(self._log_uniform(*low_high))
@@ -168,10 +154,10 @@ class DiskSimulator:
 
     def _take_shelf(self, n: int) -> _Shelf:
         """Take a shelf for `n` patterns at random, filled anew where it has been used up."""
-        i = int(self._uniform(0, _SHELVES).clamp_max(_SHELVES - 1e-3))
+        i = self._choice(range(_SHELVES))
         if self._shelves[i] is None or self._shelves[i].left <= 0:
             s = self.settings
-            phase = self.phases[int(self._uniform(0, len(self.phases)).clamp_max(len(self.phases) - 1e-3))]
+            phase = self._choice(self.phases)
             disk_radius = self._draw(s.disk_radius)
             rotations = random_rotations(_ON_SHELF, self.generator)
             thickness = self._log_uniform(*s.thickness, _ON_SHELF)

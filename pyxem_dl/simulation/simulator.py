@@ -17,6 +17,7 @@ from pyxem_dl.simulation.detector import (
     draw_spots,
     expected_background,
 )
+from pyxem_dl.simulation.random_numbers import RandomNumbers
 from pyxem_dl.simulation.scattering import spot_intensity
 
 _DETECTORS = 12
@@ -113,7 +114,7 @@ class SimulatedPatterns(NamedTuple):
     signal_mask: torch.Tensor | None
 
 
-class PatternSimulator:
+class PatternSimulator(RandomNumbers):
     """Simulate labelled patterns of phases in random orientations, on a device, seeded.
 
     Parameters
@@ -142,13 +143,12 @@ class PatternSimulator:
         seed: int = 0,
         device="cpu",
     ) -> None:
+        super().__init__(seed, device)
         self.settings = settings or SimulationSettings()
         self.phases = phases
         self.beam_energy = float(beam_energy)
         self.wavelength = electron_wavelength(beam_energy)
         self.reciprocal_radius = float(reciprocal_radius)
-        self.device = torch.device(device)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
         # Reflections a little outside: distortions bring them in.
         lists = [crystals.reflections(p, 1.05 * reciprocal_radius) for p in phases]
         self.table = crystals.ReflectionTable.stack(lists, beam_energy, self.device)
@@ -159,23 +159,6 @@ class PatternSimulator:
         """Finest and coarsest detector, in 1/Angstrom per pixel."""
         scales = [detector.scale[0] for detector in self._detectors]
         return min(scales), max(scales)
-
-    # ---------------------------------------------------------------- random numbers
-    def _uniform(self, low, high, *shape):
-        u = torch.rand(shape, generator=self.generator, device=self.device)
-        return low + (high - low) * u
-
-    def _log_uniform(self, low, high, *shape):
-        return torch.exp(self._uniform(math.log(low), math.log(high), *shape))
-
-    def _normal(self, *shape):
-        return torch.randn(shape, generator=self.generator, device=self.device)
-
-    def _happens(self, share, *shape):
-        return self._uniform(0, 1, *shape) < share
-
-    def _choice(self, options):
-        return options[int(self._uniform(0, len(options)).clamp_max(len(options) - 1e-3))]
 
     def _draw_detector(self) -> Calibration:
         s = self.settings

@@ -14,7 +14,8 @@ from pyxem_dl.metrics import find_peaks
 #: Doses of the multislice patterns: expected electrons outside the direct beam
 DOSES = (10_000, 1_000)
 
-_SEED = 2718
+#: Of the noise
+SEED = 2718
 _MULTISLICE_BEAM_ENERGY = 200.0
 
 
@@ -43,7 +44,7 @@ class Labelled:
     phase: object
 
 
-def kinematical(folder: Path, n: int = 1000, seed: int = _SEED) -> Labelled:
+def kinematical(folder: Path, n: int = 1000, seed: int = SEED) -> Labelled:
     """Fresh noisy kinematical patterns of aluminium at 200 kV in random orientations.
 
     Parameters
@@ -141,7 +142,7 @@ def _diffsims_spots(phase, rotations):
         yield kx[inside], ky[inside], np.asarray(vectors.intensity)[inside]
 
 
-def multislice(folder: Path, name: str, dose: float, seed: int = _SEED) -> Labelled:
+def multislice(folder: Path, name: str, dose: float, seed: int = SEED) -> Labelled:
     """Multislice patterns of a material with Poisson noise.
 
     Parameters
@@ -160,7 +161,7 @@ def multislice(folder: Path, name: str, dose: float, seed: int = _SEED) -> Label
     Labelled
         217 patterns of 128 x 128 px, 1.5 mrad.
     """
-    with np.load(_multislice_file(folder, name)) as file:
+    with np.load(multislice_file(folder, name)) as file:
         images, rotations = file["images"].astype(float), file["quat"]
         scale, (row0, column0) = float(file["px"]), file["centre"]
         radius = float(file["disk_radius_px"]) + 1.5
@@ -186,7 +187,7 @@ def multislice_phase(folder: Path, name: str):
     from diffpy.structure import Atom, Lattice, Structure
     from orix.crystal_map import Phase
 
-    with np.load(_multislice_file(folder, name)) as file:
+    with np.load(multislice_file(folder, name)) as file:
         lattice = Lattice(*(float(x) for x in file["lattice_parameters"]))
         atoms = [Atom(str(element), xyz) for element, xyz in zip(file["elements"], file["frac"])]
         space_group = int(file["space_group"])
@@ -195,8 +196,9 @@ def multislice_phase(folder: Path, name: str):
     return phase
 
 
-def _multislice_file(folder: Path, name: str) -> Path:
-    return _existing(Path(folder) / "multislice" / f"{name}_1.5mrad.npz")
+def multislice_file(folder: Path, name: str, semi_angle: str = "1.5mrad") -> Path:
+    """Path of the multislice patterns of a material; an error that says what is missing."""
+    return _existing(Path(folder) / "multislice" / f"{name}_{semi_angle}.npz")
 
 
 def mgo_scan(folder: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.benchmark.datasets import make_signal
+from pyxem_dl.benchmark.datasets import SEED, make_signal, multislice_file
 from pyxem_dl.disk_metrics import DiskScore, score_disks
 from pyxem_dl.frames import Calibration, k_to_pixel
 
@@ -20,7 +20,6 @@ _RADIUS = 1.5
 _LEAST_ELECTRONS = 20
 # A hit lies within so many radii of the disk
 _TOLERANCE = 0.6
-_SEED = 2718
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def bragg_disks(
     folder: Path,
     name: str,
     electrons: float,
-    seed: int = _SEED,
+    seed: int = SEED,
     *,
     semi_angle: str = "3mrad",
     scattered: bool = False,
@@ -91,10 +90,7 @@ def bragg_disks(
     BraggDisks
         True disks are those with ``|s| < 0.03`` and ``|k| < 1.5`` 1/Angstrom and more than `least` expected electrons.
     """
-    path = Path(folder) / "multislice" / f"{name}_{semi_angle}.npz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: give the folder of the benchmark data, as --data ../shared/data.")
-    with np.load(path) as file:
+    with np.load(multislice_file(folder, name, semi_angle)) as file:
         data = {key: file[key] for key in file.files}
     images = data["images"][:n].astype(float)
     radius = float(data["disk_radius_px"])

@@ -340,8 +340,10 @@ def ragged(parts, n: int, columns: int = len(COLUMNS)) -> np.ndarray:
     """
     rows = np.empty(n, dtype=object)
     for part in parts:
-        for i, table, keep in zip(part.indices, part.results["table"], part.results["keep"], strict=True):
-            rows[i] = table[keep].astype(float)
+        table, keep = part.results["table"], part.results["keep"]
+        tables = np.split(table[keep].astype(float), np.cumsum(keep.sum(1))[:-1])
+        for i, found in zip(part.indices, tables, strict=True):
+            rows[i] = found
     for i in range(n):
         if rows[i] is None:
             rows[i] = np.zeros((0, columns))

@@ -7,10 +7,10 @@ from pyxem_dl.models import BraggModel, load_model
 from pyxem_dl.networks.fcunet import FCUNet
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=["real", "complex"])
+def model(request):
     torch.manual_seed(0)
-    network = FCUNet(widths=(8, 8, 8, 8))
+    network = FCUNet(unet=request.param, widths=(8, 8, 8))
     # answers that depend on the pattern without any training
     torch.nn.init.normal_(network.heads.weight, std=0.5)
     return BraggModel("fcunet", network, domain={"disk_radius": [1.5, 40.0]}, name="small")
@@ -45,7 +45,8 @@ def test_answers_do_not_depend_on_the_batch(model, radius):
     parts = [model.predict_batch(part, probe(), radius, max_disks=20) for part in x.split(3)]
     for one, many in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(one, torch.cat(many), atol=1e-5, rtol=1e-5)
-    assert float(whole.row.max()) < x.shape[1] and float(whole.row[whole.confidence > 0].min()) > -0.5 - radius / 5
+    there = whole.row[whole.confidence > 0]
+    assert float(there.max()) < x.shape[1] and float(there.min()) > -0.5 - radius / 5
 
 
 def test_what_nobody_can_read_has_no_disks(model):
@@ -82,7 +83,8 @@ def test_predicted_vectors_are_like_matched_ones(model):
     whole = predict_bragg_vectors(signal, model, Probe.ideal(5.0), threshold=0.01, show_progressbar=False)
     assert list(whole.column_names) == ["ky", "kx", "intensity", "confidence", "position_error"]
     first = whole.data[0, 0]
-    found = model.predict_batch(patterns(6)[:1], Probe.ideal(5.0).image, 5.0, max_disks=200)
+    image = Probe.ideal(5.0).resampled(1.0).image
+    found = model.predict_batch(patterns(6)[:1], image, 5.0, max_disks=200)
     keep = found.confidence[0] > 0.01
     np.testing.assert_allclose(first[:, 0], (found.row[0, keep] - 35.0) * 0.02, atol=1e-4)
     np.testing.assert_allclose(first[:, 1], (found.column[0, keep] - 35.0) * 0.02, atol=1e-4)
@@ -91,6 +93,35 @@ def test_predicted_vectors_are_like_matched_ones(model):
     )
     lazy.compute()
     np.testing.assert_allclose(lazy.data[1, 2], whole.data[1, 2], atol=1e-5)
+
+
+def test_samples_with_dropout_tell_a_variance(model):
+    x = patterns(4)
+    once, drawn = (model.predict_batch(x, probe(), 5.0, max_disks=20, n_samples=n) for n in (0, 8))
+    assert float(once.position_variance.max()) == float(once.confidence_variance.max()) == 0
+    assert float(drawn.position_variance.min()) >= 0 and float(drawn.confidence_variance.max()) > 0
+    # dropout goes off again
+    again = model.predict_batch(x, probe(), 5.0, max_disks=20)
+    torch.testing.assert_close(again.row, once.row)
+
+
+def test_the_variance_is_a_column(model):
+    from pyxem.signals import ElectronDiffraction2D
+
+    from pyxem_dl.bragg_vectors import predict_bragg_vectors
+    from pyxem_dl.probes import Probe
+
+    signal = ElectronDiffraction2D(patterns(2).numpy())
+    for axis in signal.axes_manager.signal_axes:
+        axis.scale, axis.offset, axis.units = 0.02, -0.7, "$A^{-1}$"
+    signal.set_experimental_parameters(beam_energy=200.0)
+    found = predict_bragg_vectors(
+        signal, model, Probe.ideal(5.0), threshold=0.01, n_samples=4, show_progressbar=False
+    )
+    assert list(found.column_names)[4:] == ["position_error", "position_variance", "confidence_variance"]
+    assert found.data[0].shape[1] == 7 and found.data[0][:, 5].max() > 0
+    with pytest.raises(ValueError, match="n_samples is a number of answers"):
+        predict_bragg_vectors(signal, model, Probe.ideal(5.0), n_samples=-1)
 
 
 def test_an_orientation_model_is_no_detector():

@@ -30,7 +30,8 @@ def batch(visible, counted):
 
 def detections(*rows):
     row, column, confidence = (torch.tensor([values]) for values in zip(*rows, strict=True))
-    return Disks(row, column, torch.full_like(row, 7.0), confidence, torch.ones_like(row))
+    one = torch.ones_like(row)
+    return Disks(row, column, 7 * one, confidence, one, 0 * one, 0 * one)
 
 
 def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
@@ -55,7 +56,7 @@ def test_a_detector_is_trained_through_lightning(tmp_path):
     simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
     batches = DiskBatches(simulator, 8)
     configuration = BraggConfiguration(max_minutes=1.0, max_steps=3, batch_size=8, simulation=settings)
-    network = FCUNet(widths=(8, 8, 8, 8))
+    network = FCUNet(widths=(8, 8, 8))
     before = network.heads.weight.detach().clone()
     module = BraggTraining(network, configuration, batches, [batches.make()])
     fit(module, tmp_path / "detect", torch.device("cpu"), "32-true", False)
@@ -72,7 +73,7 @@ def test_a_perfect_detector_scores_one():
         def predict(self, patterns, probe, most):
             t = truth
             confidence = torch.where(t.visible, 0.95, 0.0)
-            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, confidence, confidence)
+            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, *[confidence] * 4)
 
     truth = batch([True, True, False], [True, True, False])
     results = validate(Perfect(), [truth])
@@ -83,7 +84,7 @@ def test_a_perfect_detector_scores_one():
 def test_train_bragg_leaves_a_model_folder(tmp_path):
     settings = {"size": 48, "native_radius": (5.0, 6.0)}
     arguments = {
-        "max_steps": 2, "batch_size": 8, "network": {"widths": (8, 8, 8, 8)},
+        "max_steps": 2, "batch_size": 8, "network": {"widths": (8, 8, 8)},
         "simulation": DiskSettings(**settings), "show_progressbar": False,
     }  # fmt: skip
     made = train_bragg(training_phases()[:1], output=tmp_path / "small", **arguments)

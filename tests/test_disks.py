@@ -109,7 +109,7 @@ def test_the_network_answers_where_its_cells_are():
 def test_a_few_steps_teach_it_something():
     torch.manual_seed(0)
     sim = simulator(native_radius=(5.0, 5.1), electrons=(1e4, 1e6), size=64, **PLAIN)
-    network = FCUNet(widths=(8, 12, 16, 16))
+    network = FCUNet(widths=(8, 12, 16))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     losses = []
     for _ in range(12):

@@ -132,6 +132,7 @@ def predict_bragg_vectors(
     *,
     threshold: float | None = None,
     max_peaks: int = 200,
+    n_samples: int = 0,
     reciprocal_radius: float | None = None,
     subtract_center: bool = True,
     navigation_mask=None,
@@ -154,6 +155,10 @@ def predict_bragg_vectors(
         Or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
     threshold : float, optional
         Of the confidence, between 0 and 1; by default the model's.
+    n_samples : int
+        Answers of the network drawn with dropout left on (Monte-Carlo dropout), as 20: their mean is given, and
+        their variance in two more columns.  Takes so many times as long; the answers then differ a little from one
+        call to the next.
     max_peaks, reciprocal_radius, subtract_center, navigation_mask, signal_mask, center
         As in :func:`match_disks`.
     batch_size, device, show_progressbar, lazy_output
@@ -163,7 +168,9 @@ def predict_bragg_vectors(
     -------
     pyxem.signals.DiffractionVectors or LazyDiffractionVectors
         See :func:`to_diffraction_vectors`.  ``intensity`` is what the disk holds above the background, in the units of
-        the patterns; ``confidence`` is the detector's; ``position_error``, in px, what it expects to be wrong by.
+        the patterns; ``confidence`` is the detector's; ``position_error``, in the units of the signal axes, what it
+        expects to be wrong by.  With `n_samples` also ``position_variance``, in those units squared, and
+        ``confidence_variance``.
 
     Raises
     ------
@@ -180,6 +187,8 @@ def predict_bragg_vectors(
         raise TypeError(f"{model!r} finds orientations, not disks: give a disk detector.")
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
     _check_arguments(threshold, reciprocal_radius)
+    if n_samples < 0:
+        raise ValueError(f"n_samples is a number of answers, 0 for one without dropout, not {n_samples!r}.")
     device = resolve_device(device)
     model.to(device)
     probe = read_probe(probe, scan)
@@ -189,12 +198,15 @@ def predict_bragg_vectors(
 
     def find(patterns):
         disks = model.predict_batch(
-            patterns, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks
+            patterns, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks, n_samples=n_samples
         )
-        extras = disks.intensity, disks.confidence, disks.position_error
-        return disks.row, disks.column, extras, disks.confidence > max(least, 0)
+        extras = [disks.intensity, disks.confidence, disks.position_error * scale]
+        if n_samples:
+            extras += [disks.position_variance * scale**2, disks.confidence_variance]
+        return disks.row, disks.column, tuple(extras), disks.confidence > max(least, 0)
 
-    columns = (*COLUMNS, "position_error")
+    scale = math.sqrt(math.prod(scan.calibration.scale))
+    columns = (*COLUMNS, "position_error", *(("position_variance", "confidence_variance") if n_samples else ()))
     job = _Job(signal, scan, find, columns, reciprocal_radius, subtract_center, device, batch_size)
     lines = {"Model": model.name, "Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{least:.3g}"}
     return job.run("Detection of disks", lines, show_progressbar, lazy_output)

@@ -61,6 +61,7 @@ class BraggModel(Model):
         *,
         signal_mask: torch.Tensor | None = None,
         max_disks: int = 128,
+        n_samples: int = 0,
     ) -> Disks:
         """Find the disks of a batch of patterns.
 
@@ -77,11 +78,14 @@ class BraggModel(Model):
             True where the detector is excluded.
         max_disks : int
             At most so many in a pattern.
+        n_samples : int
+            Answers drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
+            is known; 0 answers once, without.
 
         Returns
         -------
         Disks
-            Positions and their errors in px of the patterns.  Patterns that nobody can read
+            Positions, their errors and variances in px of the patterns.  Patterns that nobody can read
             (NaN or infinite pixels, constant) have none.
         """
         device = self.device
@@ -90,25 +94,29 @@ class BraggModel(Model):
         probe, factor = probe.to(device), self.network.radius / radius
 
         def predict(portion):
-            return self._predict_portion(portion, probe, factor, mask, max_disks, size)
+            return self._predict_portion(portion, probe, factor, mask, (max_disks, n_samples), size)
 
         return Disks(*in_portions(predict, size, device, patterns))
 
-    def _predict_portion(self, patterns, probe, factor: float, mask, max_disks: int, size: int) -> Disks:
+    def _predict_portion(self, patterns, probe, factor: float, mask, how: tuple, size: int) -> Disks:
         patterns, usable = usable_patterns(patterns, mask)
         n, patterns = len(patterns), filled_up(patterns, size, self.precision)
         with computing(self.device):
             rescaled = rescale(patterns, factor)
         with computing(self.device, self.precision):
-            found = self.network.predict(rescaled, probe, max_disks)
-        row, column, intensity, confidence, error = (x[:n].float() for x in found)
-        row, column = (row + 0.5) / factor - 0.5, (column + 0.5) / factor - 0.5
-        good = usable[:, None] & row.isfinite() & column.isfinite() & intensity.isfinite()
+            found = self.network.predict(rescaled, probe, *how)
+        found = Disks(*(x[:n].float() for x in found))
+        row, column = (found.row + 0.5) / factor - 0.5, (found.column + 0.5) / factor - 0.5
+        good = usable[:, None] & row.isfinite() & column.isfinite() & found.intensity.isfinite()
         if mask is not None:
             rows, columns = mask.shape
             at = row.round().long().clamp(0, rows - 1) * columns + column.round().long().clamp(0, columns - 1)
             good &= ~mask.flatten()[at]
-        return Disks(row, column, intensity, confidence * good, error / factor)
+        return found._replace(
+            row=row, column=column, confidence=found.confidence * good,
+            position_error=found.position_error / factor,
+            position_variance=found.position_variance / factor**2,
+        )  # fmt: skip
 
     def check_domain(self, radius: float) -> None:
         """Warn, with both numbers, of disks that the model was not trained for.

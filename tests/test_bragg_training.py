@@ -24,7 +24,7 @@ def batch(visible, counted):
     electrons = torch.tensor([[100.0, 50.0, 5.0]])
     empty = torch.zeros(1, 64, 64)
     return DiskBatch(
-        empty, empty, positions, electrons, electrons.sqrt(), torch.tensor([visible]), torch.tensor([counted])
+        empty, empty, positions, electrons, torch.tensor([visible]), torch.tensor([counted])
     )
 
 

@@ -1,5 +1,7 @@
 """Simulated convergent-beam patterns: truth and counts agree, and the detector's network can be taught."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffpy.structure import Atom, Lattice, Structure
@@ -10,7 +12,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.networks.fcunet import FCUNet
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.simulation.detector import draw_spots
-from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
+from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator, _significance
 
 PLAIN = {
     "gain_share": 0.0, "fault_share": 0.0, "beam_stop_share": 0.0, "ghost_share": 0.0, "clipped_share": 0.0,
@@ -64,9 +66,9 @@ def test_patterns_are_seeded():
 
 def test_what_nobody_can_see_is_said_to_be_noise():
     found = simulator(electrons=(1e2, 2e2), background=(2.0, 3.0))(8)
-    significance = found.electrons[:, 1:] / found.noise[:, 1:].clamp_min(1e-9)
+    significance = found.significance[:, 1:]
     assert float(significance.max()) < 10
-    assert bool((found.noise > 0).any())
+    assert bool((found.significance > 0).any())
 
 
 def disk_image(places, electrons, size=96, radius=5.0, blur=0.6):
@@ -75,6 +77,21 @@ def disk_image(places, electrons, size=96, radius=5.0, blur=0.6):
 
     kx, ky = pixel_to_k(places[..., 0], places[..., 1], calibration)
     return draw_spots(kx, ky, electrons, calibration, disk_radius=radius, blur=blur)
+
+
+def test_a_faint_disk_is_seen_beside_a_bright_one_and_not_under_it():
+    places = torch.tensor([[[40.0, 40.0], [40.0, 49.0], [40.0, 42.0], [80.0, 80.0]]])
+    electrons = torch.tensor([[1e5, 40.0, 40.0, 40.0]])
+    expected = disk_image(places, electrons)
+    setup = SimpleNamespace(radius=5.0)
+    lost = torch.zeros_like(expected, dtype=torch.bool)
+    bright, beside, under, alone = _significance(expected, lost, places[..., 0], places[..., 1], electrons, setup)[0]
+    assert float(bright) == pytest.approx(1e5**0.5, rel=0.05)
+    assert float(alone) == pytest.approx(40**0.5, rel=0.1)
+    assert 4 < float(beside) <= float(alone) and float(under) < 3
+    lost[:, 35:] = True
+    hidden = _significance(expected, lost, places[..., 0], places[..., 1], electrons, setup)[0]
+    assert float(hidden.abs().max()) == 0
 
 
 def test_the_correlation_layer_peaks_at_the_disks_whatever_the_dose():
@@ -114,10 +131,9 @@ def test_a_few_steps_teach_it_something():
     losses = []
     for _ in range(12):
         batch = sim(8)
-        significance = batch.electrons / batch.noise.clamp_min(1e-9)
         loss, parts = network.loss(
-            batch.patterns, batch.probe, batch.positions, batch.electrons, batch.noise,
-            visible=significance > 3.5, counted=significance > 1.5,
+            batch.patterns, batch.probe, batch.positions, batch.electrons,
+            visible=batch.significance > 3.5, counted=batch.significance > 1.5,
         )  # fmt: skip
         assert torch.isfinite(loss) and set(parts) == {"centre", "position", "intensity"}
         optimizer.zero_grad()

@@ -95,7 +95,7 @@ class FCUNet(nn.Module):
             return self.heads(features.float())
 
     # ---------------------------------------------------------------- loss
-    def loss(self, patterns, probe, positions, electrons, noise, visible, counted):
+    def loss(self, patterns, probe, positions, electrons, visible, counted):
         """Focal loss of the centres, and likelihood of positions and intensities.
 
         Parameters
@@ -104,8 +104,8 @@ class FCUNet(nn.Module):
             As in :meth:`correlate`.
         positions : tensor, shape (n, m, 2)
             True centres (row, column) in px.
-        electrons, noise : tensor, shape (n, m)
-            Counts of the disks, and what counting them is uncertain by.
+        electrons : tensor, shape (n, m)
+            Counts of the disks.
         visible, counted : tensor of bool, shape (n, m)
             Disks that can be seen; disks near which answers count at all: between the two are
             those of which nobody could say.

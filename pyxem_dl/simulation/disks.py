@@ -18,6 +18,8 @@ from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 
 _GRID = 9
+# Electrons that are always expected under a disk, so that one is not certain because nothing else is there
+_DARK = 1.0
 # Dynamical patterns are kept on shelves, each of one phase and convergence angle, and used
 # several times: turned, in another noise, on another detector.
 _SHELVES, _ON_SHELF, _USES = 8, 32, 6
@@ -87,15 +89,15 @@ class DiskPatterns(NamedTuple):
 
     ``patterns (n, size, size)`` in counts; ``probe (size, size)`` the direct beam alone, at
     pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
-    rescaled px; ``electrons (n, m)`` counts expected in each; ``noise (n, m)`` standard deviation of what
-    counting them gives, what lies under them included; 0 electrons is padding.
+    rescaled px; ``electrons (n, m)`` counts expected in each; ``significance (n, m)`` by how many
+    standard deviations each stands out of the counts of all that lies under it; 0 electrons is padding.
     """
 
     patterns: torch.Tensor
     probe: torch.Tensor
     positions: torch.Tensor
     electrons: torch.Tensor
-    noise: torch.Tensor
+    significance: torch.Tensor
 
 
 class DiskSimulator(RandomNumbers):
@@ -149,8 +151,8 @@ class DiskSimulator(RandomNumbers):
         held = dose * _mean_in_disk(inside, setup, self.device)
         counts, lost, gain = self._detect(expected, setup)
         row, column = k_to_pixel(kx, ky, setup.calibration)
-        noise, seen = _under_disks(expected, lost, row, column, held, setup)
-        return self._rescaled(counts, row, column, held * seen * gain, noise * gain, setup)
+        significance = _significance(expected, lost, row, column, held, setup)
+        return self._rescaled(counts, row, column, held * gain * (significance > 0), significance, setup)
 
     def _take_shelf(self, n: int) -> _Shelf:
         """Take a shelf for `n` patterns at random, filled anew where it has been used up."""
@@ -266,7 +268,7 @@ class DiskSimulator(RandomNumbers):
             flat[faulty[:, None], pixel] = level * self._happens(0.5, len(faulty), 6)
         return counts, lost, gain
 
-    def _rescaled(self, counts, row, column, electrons, noise, setup: _DiskSetup) -> DiskPatterns:
+    def _rescaled(self, counts, row, column, electrons, significance, setup: _DiskSetup) -> DiskPatterns:
         size, factor = self.settings.size, setup.factor
         patterns = rescale(counts, factor)[:, :size, :size]
         positions = (torch.stack([row, column], dim=-1) + 0.5) * factor - 0.5
@@ -277,7 +279,7 @@ class DiskSimulator(RandomNumbers):
             blur=max(0.3, setup.blur * factor),
             rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
         )[0]  # fmt: skip
-        return DiskPatterns(patterns, probe / probe.sum(), positions, electrons, noise)
+        return DiskPatterns(patterns, probe / probe.sum(), positions, electrons, significance)
 
 
 @dataclass
@@ -337,16 +339,23 @@ def _mean_in_disk(inside: Callable, setup: _DiskSetup, device) -> torch.Tensor:
     return inside(u, v).mean((-1, -2))
 
 
-def _under_disks(expected, lost, row, column, electrons, setup: _DiskSetup):
-    """Noise (n, m) of counting each disk with all that lies under it, and which are on show."""
+def _significance(expected, lost, row, column, electrons, setup: _DiskSetup) -> torch.Tensor:
+    """By how many standard deviations (n, m) disks stand out of the counts; 0 off the detector or behind the stop.
+
+    The best filter weighs each pixel with the inverse of what is expected there, so that a faint disk is seen where
+    no bright one covers it.
+    """
     rows, columns = expected.shape[1:]
     half = math.ceil(setup.radius)
     step = torch.arange(-half, half + 1, device=expected.device)
     disk = (torch.hypot(step[:, None].float(), step[None].float()) <= setup.radius).to(expected)
-    sums = functional.conv2d(expected[:, None], disk[None, None], padding=half)[:, 0]
+    weight = ~lost / (expected + _DARK / setup.radius**2)
+    sums = functional.conv2d(weight[:, None], disk[None, None], padding=half)[:, 0]
     r, c = row.round().long(), column.round().long()
     on_show = (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
     at = r.clamp(0, rows - 1) * columns + c.clamp(0, columns - 1)
     on_show &= ~lost.flatten(1).gather(1, at)
     there = sums.flatten(1).gather(1, at)
-    return torch.maximum(there, electrons).clamp_min(0).sqrt(), on_show
+    # an even disk alone has the square root of its electrons, and no disk more
+    alone = electrons.clamp_min(0).sqrt()
+    return torch.minimum(alone, electrons / disk.sum() * there.sqrt()) * on_show

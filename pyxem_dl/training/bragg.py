@@ -71,7 +71,6 @@ class DiskBatch(NamedTuple):
     probe: torch.Tensor
     positions: torch.Tensor
     electrons: torch.Tensor
-    noise: torch.Tensor
     visible: torch.Tensor
     counted: torch.Tensor
 
@@ -98,15 +97,14 @@ class DiskBatches(IterableDataset):
         most = max(p.electrons.shape[1] for p in parts)
         patterns = torch.cat([p.patterns for p in parts])
         positions = torch.cat([_widened(p.positions, most) for p in parts])
-        electrons, noise = (
+        electrons, significance = (
             torch.cat([_widened(getattr(p, name), most) for p in parts])
-            for name in ("electrons", "noise")
+            for name in ("electrons", "significance")
         )
-        significance = electrons / noise.clamp_min(1e-9)
         inside = ((positions >= 0) & (positions <= patterns.shape[-1] - 1)).all(-1)
         there = inside & (electrons > 0)
         return DiskBatch(
-            patterns, probes, positions, electrons, noise,
+            patterns, probes, positions, electrons,
             visible=there & (significance > _VISIBLE), counted=there & (significance > _INVISIBLE),
         )  # fmt: skip
 
@@ -234,6 +232,12 @@ PHASES = {
     ),
     "GaN": (186, (3.189, 3.189, 5.185, 90, 90, 120), [("Ga", (1 / 3, 2 / 3, 0)), ("N", (1 / 3, 2 / 3, 0.377))]),
     "Al2O3": (167, (4.759, 4.759, 12.993, 90, 90, 120), [("Al", (0, 0, 0.352)), ("O", (0.306, 0, 0.25))]),
+    "MoS2": (194, (3.160, 3.160, 12.294, 90, 90, 120), [("Mo", (1 / 3, 2 / 3, 0.25)), ("S", (1 / 3, 2 / 3, 0.621))]),
+    "YBa2Cu3O7": (
+        47, (3.823, 3.887, 11.68, 90, 90, 90),
+        [("Y", (0.5, 0.5, 0.5)), ("Ba", (0.5, 0.5, 0.184)), ("Cu", (0, 0, 0)), ("Cu", (0, 0, 0.355)),
+         ("O", (0, 0.5, 0)), ("O", (0, 0, 0.159)), ("O", (0.5, 0, 0.378)), ("O", (0, 0.5, 0.377))],
+    ),
     "W": (229, (3.165, 3.165, 3.165, 90, 90, 90), [("W", (0, 0, 0))]),
 }  # fmt: skip
 
@@ -269,7 +273,7 @@ def train_bragg(
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
-        Crystals whose patterns it is trained on; by default the nine of :data:`PHASES`.  The
+        Crystals whose patterns it is trained on; by default the eleven of :data:`PHASES`.  The
         detector is for any crystal.
     output : path
         The model's folder; made if it is not there.

@@ -143,6 +143,7 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None, distortion=None)
         moved = _undistorted(there, Calibration.from_signal(signal), distortion)
         same = explained_peaks(xmap, signal, table, peaks=moved, **settings).summary()
         explained |= {"share_undistorted": same["share"], "chance_undistorted": same["chance"]}
+        explained |= {"stretch_x": distortion[0, 0] - 1, "stretch_y": distortion[1, 1] - 1}
     numbers = {
         "n": int(xmap.size),
         "indexed": _round(indexed.mean()),

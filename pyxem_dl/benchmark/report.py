@@ -113,16 +113,17 @@ def _calibration(rows: list[dict]) -> list[str]:
 def _mgo(rows: list[dict], content: dict) -> str:
     """Table of the MgO scan: a column for each method, networks first."""
     rows = sorted(rows, key=lambda row: not row["predictor"].startswith("network"))
+    x, y = (_percent(rows[0]["explained"].get(f"stretch_{axis}", 0)) for axis in "xy")
     lines = [
         "## A real scan: MgO nanocubes, 105 × 105, 300 kV",
         "",
         "There is no truth table, but what lies where is seen in the virtual images: cubes (polygons inside of them,"
         " and only where a cube lies alone), holes and bare film. Detected peaks: up to 1.3 1/Å, explained if a"
         " reflection within 0.04 1/Å of the Ewald sphere lies within 0.05 1/Å; chance: the same with the peaks turned"
-        " about the beam. The scan is distorted: the flat cube's lattice is 6 % too large along x and right along y, so"
-        " that outer peaks lie up to 0.08 1/Å off. The peaks are counted as they are, and again after taking that"
-        " distortion off them. Cubes: median disorientation from the neighbours, strict (modulo 180°), and the share"
-        " that is indexed.",
+        f" about the beam. The scan is distorted: the flat cube's lattice is too large by {x} along x and {y} along y,"
+        " so that outer peaks lie further off than the tolerance. The peaks are counted as they are, and again after"
+        " taking that distortion off them. Cubes: median disorientation from the neighbours, strict (modulo 180°), and"
+        " the share that is indexed.",
         "",
         *_header("", *(row["predictor"] for row in rows), "asked of the network"),
         _line("positions", *(row["n"] for row in rows), ""),

@@ -11,6 +11,7 @@ from . import (
     models as models,
     networks as networks,
     orientation as orientation,
+    partial_results as partial_results,
     peaks as peaks,
     plot as plot,
     preprocessing as preprocessing,
@@ -21,13 +22,23 @@ from . import (
     template_matching as template_matching,
     training as training,
 )
-from .bragg_vectors import match_disks as match_disks, to_py4dstem as to_py4dstem
+from .bragg_vectors import (
+    bragg_vectors_to_file as bragg_vectors_to_file,
+    match_disks as match_disks,
+    predict_bragg_vectors as predict_bragg_vectors,
+    to_py4dstem as to_py4dstem,
+)
 from .crystals import load_phases as load_phases
 from .frames import Calibration as Calibration
-from .models import OrientationModel as OrientationModel, list_models as list_models, load_model as load_model
+from .models import (
+    BraggModel as BraggModel,
+    OrientationModel as OrientationModel,
+    list_models as list_models,
+    load_model as load_model,
+)
 from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
 from .probes import Probe as Probe
 from .template_matching import match_templates as match_templates
-from .training import train as train
+from .training import train as train, train_bragg as train_bragg
 
 __version__: str

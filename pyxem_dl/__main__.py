@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +16,7 @@ import typer
 
 app = typer.Typer(
     name="pyxem-dl",
-    help="Orientation maps from 4D-STEM scans with deep learning, and template matching beside it to check against.",
+    help="Orientations and Bragg disks of 4D-STEM scans by deep learning, and the classical ways to check against.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -103,122 +102,9 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Index a bundled piece of a real scan of MgO nanocubes, by a network and by template matching."""
-    start = time.perf_counter()
-    from pyxem_dl import data
-    from pyxem_dl.models import load_model
+    from pyxem_dl.demo import run
 
-    network = load_model(model)
-    signal = data.mgo_nanocubes(lazy=True)
-    typer.echo(f"{signal.metadata.General.title}: {signal}\n{signal.metadata.General.notes}\n")
-    output.mkdir(parents=True, exist_ok=True)
-    maps, seconds = _index(signal, network, data.mgo_phase(), device, pyxem)
-    peaks = _peaks(signal)
-    files = _write_maps(maps, output) + _draw(signal, maps, peaks, output)
-    table = _comparison(signal, maps, seconds, peaks)
-    (output / "comparison.md").write_text(table + "\n", encoding="utf-8")
-    typer.echo(f"\n{table}\n\n{_EXPLANATION}\n")
-    typer.echo(f"In {output}: {', '.join(files)}, comparison.md")
-    typer.echo(f"All done in {time.perf_counter() - start:.0f} s.")
-
-
-_EXPLANATION = """peaks explained: share of the detected peaks that lie on a spot of the orientation found there, at
-the positions that the network indexes (template matching indexes everything, vacuum too); by chance: the same with the
-peaks turned about the beam.
-patterns/s: from the lazy signal to the crystal map, making of templates included."""
-
-#: How far out peaks are compared with simulated spots, and how near they must be (1/Angstrom): the scan is distorted by
-#: a few percent.
-_PEAK_RADIUS, _PEAK_TOLERANCE = 1.3, 0.05
-
-
-def _index(signal, network, phase, device: str, with_pyxem: bool) -> tuple[dict, dict]:
-    """Crystal maps of all methods and the seconds that they took."""
-    from pyxem_dl.orientation import predict_orientation
-    from pyxem_dl.template_matching import match_templates
-
-    radius = network.preprocessing.reciprocal_radius
-    templates = functools.partial(match_templates, signal, phase, n_best=3, reciprocal_radius=radius)
-    methods = {
-        "network": functools.partial(predict_orientation, signal, network, n_best=3, device=device),
-        "templates (torch)": functools.partial(templates, device=device),
-    }
-    if with_pyxem:
-        methods["templates (pyxem)"] = functools.partial(templates, engine="pyxem")
-    maps, seconds = {}, {}
-    for name, method in methods.items():
-        start = time.perf_counter()
-        maps[name] = method()
-        seconds[name] = time.perf_counter() - start
-    return maps, seconds
-
-
-def _file_name(method: str) -> str:
-    return method.replace(" (", "_").replace(")", "")
-
-
-def _write_maps(maps: dict, output: Path) -> list[str]:
-    """Write every map as orix' HDF5, and the network's as .ang."""
-    from pyxem_dl.maps import save_map
-
-    files = [save_map(output / f"{_file_name(name)}.h5", xmap, overwrite=True) for name, xmap in maps.items()]
-    files.append(save_map(output / "network.ang", maps["network"], overwrite=True))
-    return [file.name for file in files]
-
-
-def _peaks(signal) -> list:
-    """Peaks of every pattern."""
-    import numpy as np
-
-    from pyxem_dl.frames import Calibration
-    from pyxem_dl.metrics import find_peaks
-
-    calibration = Calibration.from_signal(signal)
-    return find_peaks(np.asarray(signal.data).reshape(-1, *calibration.shape), calibration.center)
-
-
-def _draw(signal, maps: dict, peaks: list, output: Path) -> list[str]:
-    """Write the pictures."""
-    from pyxem_dl import plot
-
-    network, torch = maps["network"], maps["templates (torch)"]
-    pictures = {"virtual_image": plot.virtual_image(signal, title="Virtual dark-field image, 0.3 to 1.2 1/Å")}
-    for name, xmap in maps.items():
-        pictures[f"orientations_{_file_name(name)}"] = plot.orientation_map(
-            xmap, brightness="reliability", title=f"Orientations by {name}; brightness: reliability"
-        )
-    pictures["reliability"] = plot.property_map(
-        network, title="Reliability of the network's orientations", vmin=0, vmax=1
-    )
-    pictures["disorientation"] = plot.disorientation_map(
-        network, torch, title="Network and template matching (torch):\ndisorientation modulo 180° about the beam"
-    )
-    crowded = [len(found) >= 5 for found in peaks]
-    pictures["patterns"] = plot.patterns_with_spots(
-        signal, {"network": network, "templates (torch)": torch},
-        plot.spread_positions(network, among=crowded if any(crowded) else None), reciprocal_radius=1.6,
-    )  # fmt: skip
-    for name, figure in pictures.items():
-        figure.savefig(output / f"{name}.png")
-    return [f"{name}.png" for name in pictures]
-
-
-def _comparison(signal, maps: dict, seconds: dict, peaks: list) -> str:
-    """Table of what each method found, in Markdown."""
-    from pyxem_dl.crystals import reflections
-    from pyxem_dl.metrics import explained_peaks
-
-    judged = maps["network"].phase_id >= 0
-    there = [found if here else found[:0] for found, here in zip(peaks, judged)]
-    rows = ["| method | indexed | patterns/s | peaks explained | by chance |", "| --- | --- | --- | --- | --- |"]
-    for name, xmap in maps.items():
-        tables = {key: reflections(phase, _PEAK_RADIUS) for key, phase in xmap.phases if key >= 0}
-        found = explained_peaks(
-            xmap, signal, tables, tolerance=_PEAK_TOLERANCE, reciprocal_radius=_PEAK_RADIUS, peaks=there
-        ).summary()
-        numbers = [f"{(xmap.phase_id >= 0).mean():.0%}", f"{xmap.size / seconds[name]:.0f}"]
-        shares = [f"{found[key]:.1%}" for key in ("share", "chance")]
-        rows.append(f"| {' | '.join([name, *numbers, *shares])} |")
-    return "\n".join(rows)
+    run(output, model, with_pyxem=pyxem, device=device, echo=typer.echo)
 
 
 @app.command()
@@ -243,9 +129,7 @@ def train(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a model for a crystal from nothing but its structure."""
-    missing = [str(path) for path in structures or () if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"There is no structure file {', '.join(missing)}.")
+    _check_structures(structures)
     if (output / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
@@ -286,6 +170,79 @@ def predict(
     )  # fmt: skip
     indexed = (xmap.phase_id >= 0).mean()
     typer.echo(f"{xmap.size} positions, {indexed:.1%} indexed, are in {output}.")
+
+
+@app.command()
+@_clear_errors
+def vectors(
+    scan: Annotated[Path, typer.Argument(help="Anything that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")],
+    output: Annotated[
+        Path, typer.Option(help="Where the vectors go: .hspy or .zspy (HyperSpy), .h5 or .emd (py4DSTEM).")
+    ],
+    model: Annotated[str, typer.Option(help="Name of a bundled detector, or a model folder.")] = "bragg-disks",
+    correlation: Annotated[
+        bool, typer.Option("--correlation", help="Classical correlation instead of a network.")
+    ] = False,
+    probe: Annotated[
+        Path | None, typer.Option(help="File with the probe in vacuum; by default it is estimated from the scan.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Of the confidence; by default the model's.", min=0)] = None,
+    samples: Annotated[
+        int, typer.Option(help="Answers drawn with dropout, for columns with their variance.", min=0)
+    ] = 0,
+    scale: Annotated[float | None, typer.Option(help="1/Å per pixel, for a file without calibration.", min=0)] = None,
+    center: Annotated[
+        str | None, typer.Option(help="Direct beam: 'auto' (found in each pattern) or 'row,column' in pixels.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patterns on the device at once.", min=1)] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Find the Bragg disks of a scan into a file; an interrupted run goes on when it is called again."""
+    signal = _load_scan(scan, scale)
+    vacuum = None if probe is None else _load_scan(probe, scale)
+    from pyxem_dl.bragg_vectors import bragg_vectors_to_file
+
+    settings = {} if correlation else {"n_samples": samples}
+    found = bragg_vectors_to_file(
+        signal, output, None if correlation else model, vacuum, threshold=threshold, center=_read_center(center),
+        batch_size=batch_size, device=device, overwrite=overwrite, show_progressbar=progress, **settings,
+    )  # fmt: skip
+    disks = sum(len(table) for table in found.data.ravel())
+    typer.echo(f"{disks} disks of {found.data.size} positions are in {output}.")
+
+
+@app.command("train-bragg")
+@_clear_errors
+def train_bragg(
+    output: Annotated[Path, typer.Option(help="Folder of the model.")],
+    structures: Annotated[
+        list[Path] | None, typer.Argument(help="CIF files to simulate disks of; by default eleven common crystals.")
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 60 by default.")] = None,
+    unet: Annotated[str, typer.Option(help="'real', or 'complex' (on spectra, as it was published).")] = "real",
+    seed: Annotated[int, typer.Option(help="Of weights and patterns.")] = 0,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on from an interrupted training in the same folder.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Train a detector of Bragg disks on simulated convergent-beam patterns."""
+    _check_structures(structures)
+    from pyxem_dl.training import train_bragg as train_detector
+
+    model = train_detector(
+        structures or None, output=output, max_minutes=max_minutes, network={"unet": unet}, seed=seed, device=device,
+        resume=resume, overwrite=overwrite, show_progressbar=progress,
+    )  # fmt: skip
+    typer.echo(f"{model} is in {output}; {output / 'README.md'} says how good it is.")
+
+
+def _check_structures(structures: list[Path] | None) -> None:
+    missing = [str(path) for path in structures or () if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"There is no structure file {', '.join(missing)}.")
 
 
 def _load_scan(path: Path, scale: float | None):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import time
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +20,7 @@ from pyxem_dl.maps import (
     to_crystal_map,
 )
 from pyxem_dl.models import OrientationModel, load_model
+from pyxem_dl.partial_results import PartialResults, fingerprint
 from pyxem_dl.streaming import (
     Collected,
     check_batch_size,
@@ -32,9 +28,6 @@ from pyxem_dl.streaming import (
     resolve_device,
     stream,
 )
-
-# Seconds between two writings of what is done
-_SAVE_EVERY = 10.0
 
 
 def predict_orientation(
@@ -141,7 +134,7 @@ def predict_orientation_to_file(
     device: str = "auto",
     show_progressbar: bool | None = None,
     overwrite: bool = False,
-    save_every: float = _SAVE_EVERY,
+    save_every: float = 10.0,
     **reading,
 ):
     """Predict orientations into a file; an interrupted run goes on where it was.
@@ -171,24 +164,19 @@ def predict_orientation_to_file(
     path = check_map_path(path, overwrite=overwrite)
     job = _Job.prepare(signal, model, n_best, batch_size, device, show_progressbar, **reading)
     job.announce()
-    partial = _Partial(path.with_name(path.name + ".partial"), job.fingerprint())
-    found = partial.load(job.scan.size)
-    before, saved = int(found.done.sum()), time.monotonic()
-    try:
-        with timed(lambda: int(found.done.sum()) - before):
-            for part in job.parts(skip=found.done):
-                found.add(part)
-                if time.monotonic() - saved >= save_every:
-                    partial.save(found)
-                    saved = time.monotonic()
-    except BaseException:
-        if found.done.any():
-            partial.save(found)
-            print(f"  {found.done.sum()} of {job.scan.n_patterns} patterns are kept in {partial.path}")
-        raise
+    partial = PartialResults(path, job.fingerprint())
+    found, new = Collected(job.scan.size), []
+
+    def parts(done):
+        for part in job.parts(skip=done):
+            new.append(len(part.indices))
+            yield part
+
+    with timed(lambda: sum(new)):
+        partial.gather(found, parts, job.scan.n_patterns, save_every=save_every)
     xmap = job.to_map(found)
     save_map(path, xmap, overwrite=overwrite)
-    partial.path.unlink(missing_ok=True)
+    partial.remove()
     return xmap
 
 
@@ -272,55 +260,8 @@ class _Job:
     def fingerprint(self) -> str:
         """Hash of everything that the answers depend on: data, model and settings."""
         scan = self.scan
-        digest = hashlib.sha256(self.model.fingerprint.encode())
-        shape = tuple(int(n) for n in scan.data.shape)
-        settings = [shape, str(scan.data.dtype), repr(scan.calibration), self.n_best]
-        digest.update(json.dumps(settings).encode())
-        for array in (scan.navigation_mask, scan.signal_mask, scan.centers):
-            digest.update(b"none" if array is None else _bytes(array))
-        # Not the whole scan, which may take hours to read: its two ends
-        for end in (0, -1):
-            digest.update(_bytes(scan.data[(end,) * (len(shape) - 2)]))
-        return digest.hexdigest()
-
-
-def _bytes(array) -> bytes:
-    return array.encode() if isinstance(array, str) else np.ascontiguousarray(array).tobytes()
-
-
-class _Partial:
-    """What is done of an unfinished prediction, in a file that is replaced as a whole."""
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
-
-    def load(self, n: int) -> Collected:
-        """Read what an earlier run has done of the same work."""
-        found = Collected(n)
-        if not self.path.exists():
-            return found
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = dict(file)
-                arrays["done"]  # noqa: B018 (a file without it is damaged)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            print(f"  {self.path} cannot be read ({error}): beginning anew.")
-            return found
-        if str(arrays.pop("fingerprint", "")) != self.fingerprint:
-            print(f"  {self.path} is of another signal, model or setting: beginning anew.")
-            return found
-        found.done = arrays.pop("done")
-        found.arrays = arrays
-        print(f"  Going on after {found.done.sum()} patterns that {self.path} holds.")
-        return found
-
-    def save(self, found: Collected) -> None:
-        """Write what is done, so that no moment is without a whole file."""
-        new = self.path.with_name(self.path.name + ".new")
-        new.parent.mkdir(parents=True, exist_ok=True)
-        with open(new, "wb") as file:
-            np.savez(file, fingerprint=self.fingerprint, done=found.done, **found.arrays)
-        os.replace(new, self.path)
+        settings = [self.model.fingerprint, repr(scan.calibration), self.n_best]
+        return fingerprint(scan.data, settings, (scan.navigation_mask, scan.signal_mask, scan.centers))
 
 
 def to_orientation_map(

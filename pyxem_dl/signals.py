@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap, Phase, PhaseList
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 
-    from pyxem_dl.models import OrientationModel
+    from pyxem_dl.models import BraggModel, OrientationModel
     from pyxem_dl.probes import Probe
 
 
@@ -240,6 +240,7 @@ def match_disks(
     See Also
     --------
     pyxem_dl.bragg_vectors.match_disks : The same as a function, with all details and errors.
+    predict_bragg_vectors : The same by a trained network.
 
     Notes
     -----
@@ -266,9 +267,97 @@ def match_disks(
     )
 
 
+def predict_bragg_vectors(
+    self: Diffraction2D,
+    model: str | Path | BraggModel = "bragg-disks",
+    probe: Probe | Diffraction2D | np.ndarray | None = None,
+    *,
+    threshold: float | None = None,
+    max_peaks: int = 200,
+    n_samples: int = 0,
+    reciprocal_radius: float | None = None,
+    subtract_center: bool = True,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    lazy_output: bool = False,
+) -> DiffractionVectors:
+    """Find the Bragg disks at every position of the scan with a trained network, for any crystal.
+
+    Parameters
+    ----------
+    model : str, pathlib.Path or BraggModel, optional
+        Name of a bundled model, a model folder, or a loaded model. Default is ``"bragg-disks"``.
+    probe : Probe, signal or numpy.ndarray of shape (rows, columns), optional
+        Or a measured vacuum pattern. Default is to estimate it from the direct beam of 64 patterns.
+    threshold : float, optional
+        Smallest confidence, between 0 and 1. Default is the model's.
+    max_peaks : int, optional
+        Largest number of disks of a pattern, the most confident ones. Default is 200.
+    n_samples : int, optional
+        Answers drawn with dropout, whose variance is then told in two more columns. Default is 0, none.
+    reciprocal_radius : float, optional
+        Leave out disks beyond, in Å⁻¹. Default is to leave out none.
+    subtract_center : bool, optional
+        Measure positions from the direct beam (default), else from the first pixel.
+    navigation_mask : numpy.ndarray of bool, optional
+        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+    signal_mask : numpy.ndarray of bool, optional
+        Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
+    center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
+        Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+    batch_size : int, optional
+        Number of patterns that are on the device at once. Default is chosen for the device.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    lazy_output : bool, optional
+        Compute nothing yet, and return the lazy twin. Default is False.
+
+    Returns
+    -------
+    pyxem.signals.DiffractionVectors
+        Columns ky, kx (in the signal axes' units), intensity above the background, confidence, and position_error.
+
+    See Also
+    --------
+    pyxem_dl.bragg_vectors.predict_bragg_vectors : The same as a function, with all details and errors.
+    match_disks : The baseline to check against.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+    """
+    from pyxem_dl import bragg_vectors
+
+    return bragg_vectors.predict_bragg_vectors(
+        self,
+        model,
+        probe,
+        threshold=threshold,
+        max_peaks=max_peaks,
+        n_samples=n_samples,
+        reciprocal_radius=reciprocal_radius,
+        subtract_center=subtract_center,
+        navigation_mask=navigation_mask,
+        signal_mask=signal_mask,
+        center=center,
+        batch_size=batch_size,
+        device=device,
+        show_progressbar=show_progressbar,
+        lazy_output=lazy_output,
+    )
+
+
 #: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it
 METHODS = (
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),
 )

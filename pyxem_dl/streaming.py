@@ -158,6 +158,15 @@ class Collected:
             self.arrays[name][part.indices] = values
         self.done[part.indices] = True
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything, to be kept in a file."""
+        return {"done": self.done, **self.arrays}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`to_arrays` gave."""
+        self.done = arrays["done"]
+        self.arrays = {name: values for name, values in arrays.items() if name != "done"}
+
 
 def check_batch_size(batch_size) -> int | None:
     """Return a batch size as an int, None as None; a ValueError for what is neither."""

@@ -336,3 +336,70 @@ def test_the_benchmark_knows_its_disks(shared_data):
     vectors = to_diffraction_vectors(known.signal, tables, calibration)
     score = disks.score(vectors, known)
     assert score.f1 == 1 and score.position_error < 1e-6 and score.rank_correlation == pytest.approx(1)
+
+
+# ------------------------------------------------------------------ into a file
+class Stop(Exception):
+    """What ends a run early."""
+
+
+def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, capsys):
+    import hyperspy.api as hs
+
+    from pyxem_dl.bragg_vectors import bragg_vectors_to_file, search
+
+    signal, path, seen = make_signal(scan), tmp_path / "v.hspy", []
+    whole = match_disks(signal, PROBE, **QUIET)
+    original = search.Search._detect
+
+    def stops(self, patterns, indices):
+        if seen:
+            raise Stop
+        seen.extend(indices)
+        return original(self, patterns, indices)
+
+    monkeypatch.setattr(search.Search, "_detect", stops)
+    with pytest.raises(Stop):
+        bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
+    assert not path.exists() and "2 of 6 patterns are kept" in capsys.readouterr().out
+
+    def counts(self, patterns, indices):
+        seen.extend(indices)
+        return original(self, patterns, indices)
+
+    monkeypatch.setattr(search.Search, "_detect", counts)
+    vectors = bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
+    assert "Going on after 2 patterns" in capsys.readouterr().out
+    assert sorted(seen) == list(range(6)) and not (tmp_path / "v.hspy.partial").exists()
+    for table, expected, saved in zip(
+        vectors.data.ravel(), whole.data.ravel(), hs.load(path).data.ravel(), strict=True
+    ):
+        np.testing.assert_allclose(table, expected)
+        np.testing.assert_allclose(saved, expected)
+
+
+def test_other_settings_begin_anew(scan, tmp_path, capsys):
+    from pyxem_dl.bragg_vectors import FoundDisks, bragg_vectors_to_file
+    from pyxem_dl.partial_results import PartialResults
+
+    path = tmp_path / "v.hspy"
+    PartialResults(path, "another").save(FoundDisks(6))
+    bragg_vectors_to_file(make_signal(scan), path, None, PROBE, **QUIET)
+    assert "of another signal, model or setting: beginning anew" in capsys.readouterr().out
+
+
+def test_an_interrupted_search_gives_what_was_done(scan, monkeypatch):
+    from pyxem_dl.bragg_vectors import search
+
+    original, seen = search.Search._detect, []
+
+    def stops(self, patterns, indices):
+        if seen:
+            raise KeyboardInterrupt
+        seen.extend(indices)
+        return original(self, patterns, indices)
+
+    monkeypatch.setattr(search.Search, "_detect", stops)
+    with pytest.warns(UserWarning, match="Interrupted after 2 of 6 patterns"):
+        found = match_disks(make_signal(scan), PROBE, batch_size=2, **QUIET)
+    assert [len(table) > 0 for table in found.data.ravel()] == [True] * 2 + [False] * 4

@@ -1,10 +1,12 @@
 """The command line, driven as a user does."""
 
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from fake_network import make_model
 from orix import io
 from typer.testing import CliRunner
@@ -47,14 +49,14 @@ def test_help_is_quick_and_names_the_commands():
     code = (
         "import sys; from typer.testing import CliRunner; from pyxem_dl.__main__ import app; "
         "text = CliRunner().invoke(app, ['--help']).output; "
-        "assert all(c in text for c in ('demo', 'train', 'predict', 'models', 'benchmark')), text; "
+        "assert all(c in text for c in ('demo', 'train-bragg', 'predict', 'vectors', 'models', 'benchmark')), text; "
         "print(*({'torch', 'pyxem', 'hyperspy', 'orix', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "predict", "models", "benchmark"])
+@pytest.mark.parametrize("command", ["demo", "train", "train-bragg", "predict", "vectors", "models", "benchmark"])
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output
@@ -100,6 +102,70 @@ def test_predict_takes_scale_energy_and_center(run, fake_model, tmp_path, rng):
     assert wrong.exit_code == 2 and "neither 'auto' nor 'row,column'" in wrong.stderr
 
 
+@pytest.fixture
+def disk_scan(tmp_path, rng):
+    """Files with a scan of 2 x 3 positions with disks, and with their probe in vacuum."""
+    from pyxem_dl.simulation.detector import draw_spots
+
+    k = torch.tensor([[0.0, 0.7, -0.6]] * 7)
+    electrons = torch.tensor([[4000.0, 900.0, 700.0]] * 6 + [[4000.0, 0, 0]])
+    images = draw_spots(k, 0.5 * k, electrons, CALIBRATION, disk_radius=0.2, blur=0.4).numpy()
+    counts = rng.poisson(images[:6].reshape(2, 3, 40, 40)).astype("u2")
+    make_signal(counts, CALIBRATION, "disks").save(tmp_path / "disks.zspy")
+    make_signal(images[6], CALIBRATION, "vacuum").save(tmp_path / "vacuum.hspy")
+    return tmp_path
+
+
+def test_vectors_go_into_a_file(run, disk_scan):
+    import hyperspy.api as hs
+
+    result = run(
+        "vectors", "disks.zspy", "--correlation", "--probe", "vacuum.hspy", "--output", "v.hspy", "--no-progress"
+    )
+    assert result.exit_code == 0, result.output
+    assert "18 disks of 6 positions are in v.hspy" in result.output
+    found = hs.load(disk_scan / "v.hspy")
+    assert found.data.shape == (2, 3) and found.data[1, 2].shape == (3, 4)
+    np.testing.assert_allclose(sorted(found.data[0, 0][:, 1]), [-0.6, 0.0, 0.7], atol=0.02)
+    again = run("vectors", "disks.zspy", "--correlation", "--output", "v.hspy")
+    assert again.exit_code == 1 and "is there already" in again.stderr
+
+
+def test_vectors_of_a_detector_go_into_a_file_of_py4dstem(run, disk_scan):
+    import h5py
+
+    from pyxem_dl.networks import build_network
+
+    torch.manual_seed(0)
+    network = build_network("fcunet", widths=(8, 8, 8))
+    models.BraggModel("fcunet", network, {"disk_radius": [1.5, 40.0]}, {"confidence": 0.01}).save("detector")
+    settings = ("--model", "./detector", "--samples", 2, "--no-progress")
+    result = run("vectors", "disks.zspy", *settings, "--output", "v.h5")
+    assert result.exit_code == 0, result.output
+    with h5py.File(disk_scan / "v.h5") as file:
+        assert file["braggvectors_root/braggvectors/_v_uncal/data"].shape == (2, 3)
+
+
+def test_train_bragg_makes_a_detector(run, tmp_path, monkeypatch):
+    from pyxem_dl import training
+    from pyxem_dl.training import bragg
+
+    real = training.train_bragg
+    monkeypatch.setattr(bragg, "VALIDATION_BATCHES", 1)
+
+    def short(*arguments, **settings):
+        settings["network"] |= {"widths": [4, 4, 4]}
+        return real(*arguments, **(settings | {"max_steps": 1, "batch_size": 8}))
+
+    monkeypatch.setattr(training, "train_bragg", short)
+    shutil.copy(models.PRETRAINED.parent / "_data" / "MgO.cif", "MgO.cif")
+    result = run("train-bragg", "MgO.cif", "--output", "detector", "--unet", "complex", "--no-progress")
+    assert result.exit_code == 0, result.output
+    assert models.load_model(tmp_path / "detector").network.arguments["unet"] == "complex"
+    wrong = run("train-bragg", "MgO.cif", "--output", "other", "--unet", "imaginary")
+    assert wrong.exit_code == 1 and "There is no U-Net 'imaginary'; there are: real, complex" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -108,6 +174,10 @@ def test_predict_takes_scale_energy_and_center(run, fake_model, tmp_path, rng):
         (["predict", "SCAN", "--model", "x", "--output", "a.txt"], "A crystal map is saved as"),
         (["train", "nowhere.cif", "--beam-energy", "200", "--reciprocal-radius", "1.5", "--output", "m"],
          "There is no structure file nowhere.cif"),
+        (["vectors", "nowhere.zspy", "--output", "v.hspy"], "There is no file 'nowhere.zspy'"),
+        (["vectors", "SCAN", "--output", "v.txt"], "Vectors are saved as .hspy, .zspy (HyperSpy)"),
+        (["vectors", "SCAN", "--model", "no-such-model", "--output", "v.hspy"], "no model and no folder"),
+        (["train-bragg", "nowhere.cif", "--output", "m"], "There is no structure file nowhere.cif"),
         (["demo", "--model", "no-such-model"], "no model and no folder"),
         (["benchmark", "--data", "nowhere"], "There is no folder nowhere"),
     ],

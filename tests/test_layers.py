@@ -18,11 +18,11 @@ LAYERS = (
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
-    ("models", "streaming"),
+    ("models", "streaming", "partial_results"),
     ("maps",),
     ("orientation", "bragg_vectors", "template_matching", "training"),
     ("benchmark", "plot", "data"),
-    ("signals", "gui"),
+    ("signals", "gui", "demo"),
     ("__main__",),
 )
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

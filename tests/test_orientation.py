@@ -7,10 +7,11 @@ from orix import io
 from orix.crystal_map import CrystalMap
 from orix.quaternion import Rotation
 
-from pyxem_dl import maps, models, networks, orientation, predict_orientation, to_orientation_map
+from pyxem_dl import maps, models, networks, predict_orientation, to_orientation_map
 from pyxem_dl.frames import Calibration, beam_shift_to_center
 from pyxem_dl.maps import Scan
 from pyxem_dl.orientation import predict_orientation_to_file
+from pyxem_dl.partial_results import PartialResults
 
 DETECTOR = (21, 23)
 QUIET = {"device": "cpu", "show_progressbar": False}
@@ -394,13 +395,13 @@ def test_what_another_run_left_is_not_taken(scan, tmp_path, monkeypatch, capsys,
 
 
 def test_progress_is_written_while_it_runs(scan, tmp_path, monkeypatch):
-    saved, original = [], orientation._Partial.save
+    saved, original = [], PartialResults.save
 
     def save(self, found):
         saved.append(found.done.sum())
         original(self, found)
 
-    monkeypatch.setattr(orientation._Partial, "save", save)
+    monkeypatch.setattr(PartialResults, "save", save)
     options = QUIET | {"batch_size": 8, "save_every": 0}
     predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "a.ang", **options)
     assert saved == [8, 16, 20]

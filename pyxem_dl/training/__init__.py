@@ -20,6 +20,7 @@ from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.rotations import laue_group, setting
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training import learning
+from pyxem_dl.training.bragg import BraggConfiguration, train_bragg
 from pyxem_dl.training.configuration import TrainingConfiguration
 from pyxem_dl.training.learning import (
     OrientationTraining,
@@ -33,8 +34,9 @@ from pyxem_dl.training.running import CHECKPOINT, begin, device_and_precision, f
 _MAX_SPOTS = 48
 
 __all__ = [
-    "OrientationTraining", "SimulatedBatches", "TrainingConfiguration", "train", "validate",
-]
+    "BraggConfiguration", "OrientationTraining", "SimulatedBatches", "TrainingConfiguration", "train", "train_bragg",
+    "validate",
+]  # fmt: skip
 
 
 def train(

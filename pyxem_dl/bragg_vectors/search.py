@@ -1,0 +1,203 @@
+"""A search for disks in a scan, whatever finds them: at once, lazily, or into a file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
+from pyxem_dl.bragg_vectors.vectors import FoundDisks, to_diffraction_vectors
+from pyxem_dl.maps import Scan, print_summary, timed
+from pyxem_dl.partial_results import PartialResults, fingerprint
+from pyxem_dl.streaming import stream
+
+_PYXEM, _PY4DSTEM = (".hspy", ".zspy"), (".h5", ".hdf5", ".emd")
+
+
+@dataclass
+class Search:
+    """One search for disks, checked and ready to run.
+
+    Parameters
+    ----------
+    title : str
+        What it is.
+    lines : dict
+        What it is done with, to be printed.
+    signal : pyxem.signals.Diffraction2D
+        Of which the vectors are.
+    scan : Scan
+        The same, checked.
+    find : callable
+        ``find(patterns)`` returns row and column (n, m) in pixels, a tuple of further columns (n, m), and which of
+        them are there.
+    columns : sequence of str
+        Of the vectors.
+    settings : list
+        Plain numbers and texts on which the answers depend, beside the scan.
+    reciprocal_radius : float, optional
+        Disks beyond are left out, in 1/Angstrom.
+    subtract_center : bool
+        Measure from the direct beam; else from the first pixel.
+    device : torch.device
+        Where to search.
+    batch_size : int, optional
+        Patterns per batch.
+    """
+
+    title: str
+    lines: dict
+    signal: object
+    scan: Scan
+    find: Callable
+    columns: Sequence[str]
+    settings: list
+    reciprocal_radius: float | None
+    subtract_center: bool
+    device: torch.device
+    batch_size: int | None
+
+    def run(self, show_progressbar: bool | None = None, lazy_output: bool = False):
+        """Search, or prepare to; an interrupted search gives what was done."""
+        if lazy_output:
+            return self._to_vectors(self._lazy_tables())
+        self._announce()
+        found = FoundDisks(self.scan.size, len(self.columns))
+        try:
+            with timed(lambda: int(found.done.sum())):
+                for part in self._parts(None, show_progressbar):
+                    found.add(part)
+        except KeyboardInterrupt:
+            if not found.done.any():
+                raise
+            warnings.warn(
+                f"Interrupted after {found.done.sum()} of {self.scan.n_patterns} patterns: the rest has no vectors.",
+                stacklevel=3,
+            )
+        return self._to_vectors(found.tables)
+
+    def run_to_file(
+        self, path: str | Path, *, overwrite: bool = False, show_progressbar: bool | None = None,
+        save_every: float = 10.0,
+    ):  # fmt: skip
+        """Search, keep what is done in ``<path>.partial``, and write the vectors."""
+        path = check_vectors_path(path, overwrite=overwrite)
+        self._announce()
+        centers = (self.scan.navigation_mask, self.scan.signal_mask, self.scan.centers)
+        settings = [*self.settings, list(self.columns), self.reciprocal_radius, self.subtract_center]
+        settings.append(repr(self.scan.calibration))
+        partial = PartialResults(path, fingerprint(self.scan.data, settings, centers))
+        found, new = FoundDisks(self.scan.size, len(self.columns)), []
+
+        def parts(done):
+            for part in self._parts(done, show_progressbar):
+                new.append(len(part.indices))
+                yield part
+
+        with timed(lambda: sum(new)):
+            partial.gather(found, parts, self.scan.n_patterns, save_every=save_every)
+        vectors = self._to_vectors(found.tables)
+        save_vectors(path, vectors, overwrite=overwrite)
+        partial.remove()
+        return vectors
+
+    def _announce(self) -> None:
+        print_summary(self.title, self.lines | {"Patterns": self.scan.describe(), "Device": self.device})
+
+    def _parts(self, skip, show_progressbar: bool | None):
+        return stream(
+            self.scan.data, self._detect, device=self.device, batch_size=self.batch_size,
+            navigation_mask=self.scan.navigation_mask, skip=skip, show_progressbar=show_progressbar,
+        )  # fmt: skip
+
+    def _to_vectors(self, tables):
+        return to_diffraction_vectors(
+            self.signal, tables, self.scan.calibration, subtract_center=self.subtract_center, columns=self.columns
+        )
+
+    def _detect(self, patterns, indices) -> dict:
+        """Table (n, m, columns) in pixels from the direct beam or from the first pixel, and which rows are there."""
+        row, column, extras, keep = self.find(patterns)
+        centers = self.scan.batch_centers(patterns, indices)
+        centers = row.new_tensor([self.scan.calibration.center]) if centers is None else centers.to(row)
+        from_beam = row - centers[:, :1], column - centers[:, 1:]
+        if self.reciprocal_radius is not None:
+            scale = self.scan.calibration.scale
+            k = torch.hypot(from_beam[0] * scale[0], from_beam[1] * scale[1])
+            keep = keep & (k <= self.reciprocal_radius)
+        place = from_beam if self.subtract_center else (row, column)
+        return {"table": torch.stack([*place, *extras], -1), "keep": keep}
+
+    def _lazy_tables(self):
+        """Dask array of the navigation's shape, whose chunks are computed when they are asked for."""
+        import dask.array as da
+
+        scan = self.scan
+        data = scan.data if hasattr(scan.data, "dask") else da.from_array(scan.data)
+        if data.ndim == 2:
+            data = data[None]
+        data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+        shape = data.shape[:-2]
+        indices = da.from_array(np.arange(scan.size).reshape(shape), chunks=data.chunks[:-2])[..., None, None]
+
+        def block(patterns, index):
+            index = index.reshape(-1)
+            found = FoundDisks(len(index), len(self.columns))
+            for part in stream(
+                patterns.reshape(-1, *patterns.shape[-2:]), lambda x, i: self._detect(x, index[i]),
+                device=self.device, batch_size=self.batch_size, navigation_mask=scan.navigation_mask[index],
+                show_progressbar=False,
+            ):  # fmt: skip
+                found.add(part)
+            return found.tables.reshape(patterns.shape[:-2])
+
+        drop = [data.ndim - 2, data.ndim - 1]
+        meta = np.empty((0,) * len(shape), object)
+        return da.map_blocks(block, data, indices, dtype=object, drop_axis=drop, meta=meta)
+
+
+def check_vectors_path(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Make sure that vectors can be saved there, before they are searched for.
+
+    Raises
+    ------
+    ValueError
+        For a name that tells no format.
+    FileExistsError
+        If the file is there and not `overwrite`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (*_PYXEM, *_PY4DSTEM):
+        raise ValueError(
+            f"Vectors are saved as {', '.join(_PYXEM)} (HyperSpy) or {', '.join(_PY4DSTEM)} (py4DSTEM), "
+            f"not as {path.name!r}."
+        )
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already. Give another name, or overwrite=True.")
+    return path
+
+
+def save_vectors(path: str | Path, vectors, *, overwrite: bool = False) -> Path:
+    """Save diffraction vectors as HyperSpy does, or as py4DSTEM's ``BraggVectors``.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Ending in ``.hspy`` or ``.zspy`` (everything; ``hyperspy.api.load`` gives it back), or in ``.h5``, ``.hdf5``
+        or ``.emd`` (see :func:`to_py4dstem`).
+    vectors : pyxem.signals.DiffractionVectors
+        To save.
+    overwrite : bool
+        Replace a file that is there.
+    """
+    path = check_vectors_path(path, overwrite=overwrite)
+    if path.suffix.lower() in _PY4DSTEM:
+        return to_py4dstem(vectors, path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    vectors.save(path, overwrite=True)
+    return path

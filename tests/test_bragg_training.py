@@ -55,12 +55,15 @@ def test_a_detector_is_trained_through_lightning(tmp_path):
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
     simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
     batches = DiskBatches(simulator, 8)
-    configuration = BraggConfiguration(max_minutes=1.0, max_steps=3, batch_size=8, simulation=settings)
+    configuration = BraggConfiguration(
+        max_minutes=60.0, max_steps=3, batch_size=8, simulation=settings
+    )
     network = FCUNet(widths=(8, 8, 8))
-    before = network.heads.weight.detach().clone()
+    before = {name: weights.clone() for name, weights in network.state_dict().items()}
     module = BraggTraining(network, configuration, batches, [batches.make()])
     fit(module, tmp_path / "detect", torch.device("cpu"), "32-true", False)
-    assert not torch.equal(before, network.heads.weight)
+    changed = {name for name, weights in network.state_dict().items() if not torch.equal(weights, before[name])}
+    assert {name.partition(".")[0] for name in changed} == {"unet", "heads", "placement"}
     assert set(module.results) == {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
     assert (tmp_path / "detect" / "last.ckpt").is_file()
     assert module.patterns_seen == 24

@@ -72,3 +72,29 @@ def test_no_electron_is_lost_and_padding_stays_dark(name):
     torch.testing.assert_close(found.intensity.sum(1), torch.ones(6, 3, 3), atol=1e-3, rtol=0)
     assert bool((found.intensity[~found.present] == 0).all())
     assert bool((found.intensity[:, 0] < 1).any())
+
+
+def test_far_beams_go_on_where_many_beams_end():
+    (al,) = crystals.load_phases(phase("Al"))
+    beams = ManyBeam(al, 200.0, 1.0, debye_waller=0.0)
+    rotations = random_rotations(12, torch.Generator().manual_seed(1))
+    # so thin that what scatters twice is little
+    thickness = torch.full((12,), 24.0)
+    near, far = beams(rotations, thickness, 0.02, 5), beams.far(rotations, thickness, 0.02, 5, n_beams=200)
+    assert float(near.excitation_error.abs().max()) <= 0.06
+    assert float(far.excitation_error[far.present].abs().min()) >= 0.06
+    # the same reflections as the table has within these limits, none of them twice
+    both = near.joined(far)
+    count = both.present.sum(1) - 1
+    table = crystals.find_spots(
+        beams.table, torch.zeros(12, dtype=torch.long), rotations, 200.0, n_spots=400, max_excitation_error=0.3
+    )
+    assert torch.equal(count, (table.structure_factor > 0).sum(1))
+    # kinematical two-beam intensities in the middle of the disk
+    assert float((far.intensity[~far.present]).abs().max() if (~far.present).any() else 0) == 0
+    k = torch.hypot(far.kx, far.ky)
+    nearest = (beams.table.g[0].norm(dim=1)[None, None] - torch.hypot(k, far.excitation_error)[..., None]).abs()
+    xi = crystals.reflections(al, 1.0).extinction_distance(200.0)[nearest.argmin(-1)]
+    s = far.excitation_error
+    expected = (torch.sin(math.pi * 24 * s) / (xi * s)) ** 2
+    torch.testing.assert_close(far.intensity[..., 2, 2][far.present], expected[far.present], atol=1e-6, rtol=0.1)

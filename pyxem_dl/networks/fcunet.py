@@ -6,6 +6,7 @@ probe by FFT inside the graph.  Its answer are the disks themselves: where, how 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,15 +14,21 @@ from torch import nn
 from torch.nn import functional
 
 from pyxem_dl.networks.correlation import Correlation, CorrelationLayer
+from pyxem_dl.networks.placement import Placement
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
+
+# Of the parts of the loss.  The placement's weights are its own: its share only keeps it from the clipped gradient.
+_WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5, "placement": 0.1}
+# Candidates with less confidence are not placed: they are never reported
+_LEAST_CONFIDENCE = 0.03
 
 
 class Disks(NamedTuple):
     """Disks of patterns, most confident first; all tensors (n, m), padded with confidence 0.
 
     ``row`` and ``column`` in rescaled px; ``intensity`` in counts above the background;
-    ``confidence`` between 0 and 1; ``position_error`` in rescaled px, expected;
-    ``position_variance`` (rescaled px squared) and ``confidence_variance`` of the samples.
+    ``confidence`` between 0 and 1; ``position_error`` in rescaled px, the expected root mean
+    square distance; ``position_variance`` (rescaled px squared) and ``confidence_variance`` of the samples.
     """
 
     row: torch.Tensor
@@ -45,12 +52,11 @@ class FCUNet(nn.Module):
     widths : tuple of int, optional
         Channels at half, quarter and eighth size; by default the U-Net's own.
     dropout : float
-        In front of the heads and in the lowest level; with :meth:`predict`'s `n_samples` it
-        stays on (Monte-Carlo dropout).
+        In the lowest level; with :meth:`predict`'s `n_samples` it stays on (Monte-Carlo dropout).
     """
 
     def __init__(
-        self, radius: float = 5.0, unet: str = "real", widths: tuple[int, ...] | None = None, dropout: float = 0.05
+        self, radius: float = 5.0, unet: str = "real", widths: tuple[int, ...] | None = None, dropout: float = 0.1
     ) -> None:
         super().__init__()
         if unet not in UNETS:
@@ -60,11 +66,11 @@ class FCUNet(nn.Module):
         self.radius = radius
         self.correlation = CorrelationLayer(radius)
         self.unet = UNETS[unet](self.correlation.n_channels, widths, dropout)
-        self.dropout = nn.Dropout2d(dropout)
         self.heads = nn.Conv2d(widths[0], 5, 1)
         nn.init.zeros_(self.heads.bias)
         with torch.no_grad():
             self.heads.bias[0] = -4.0  # few cells hold a disk
+        self.placement = Placement(self.correlation.n_channels, radius)
         self.to(memory_format=torch.channels_last)
 
     def correlate(self, patterns: torch.Tensor, probe: torch.Tensor) -> Correlation:
@@ -89,7 +95,7 @@ class FCUNet(nn.Module):
             Logit of a centre, (row, column) offset from the cell's middle in px, logarithm of
             the offset's error in px, and correction of the intensity.
         """
-        features = self.dropout(self.unet(correlation.channels))
+        features = self.unet(correlation.channels)
         # bfloat16 knows no tenths of a pixel
         with torch.autocast(features.device.type, enabled=False):
             return self.heads(features.float())
@@ -143,10 +149,10 @@ class FCUNet(nn.Module):
             "centre": focal.sum() / n_disks,
             "position": (position * weight).sum(),
             "intensity": (intensity * weight).sum(),
+            "placement": self.placement.loss(correlation.channels, positions, visible),
         }
-        return parts["centre"] + 0.5 * parts["position"] + 0.5 * parts["intensity"], {
-            k: v.detach() for k, v in parts.items()
-        }
+        loss = sum(weight * parts[name] for name, weight in _WEIGHTS.items())
+        return loss, {name: value.detach() for name, value in parts.items()}
 
     def _cells(self, answers) -> torch.Tensor:
         """Middles (rows, columns, 2) of the cells in px."""
@@ -178,7 +184,7 @@ class FCUNet(nn.Module):
         """
         correlation = self.correlate(patterns, probe)
         for layer in self.modules():
-            if isinstance(layer, nn.Dropout2d):
+            if isinstance(layer, (nn.Dropout, nn.Dropout2d)):
                 layer.train(n_samples > 0)
         answers = torch.stack([self(correlation) for _ in range(max(1, n_samples))])
         scale, base = self._intensity_scale(correlation)
@@ -194,19 +200,36 @@ class FCUNet(nn.Module):
             return maps.flatten(-2).gather(-1, index.expand(*maps.shape[:-2], -1))
 
         cell = self._cells(answers).flatten(0, 1)[index]
-        offsets = at(answers[:, :, 1]), at(answers[:, :, 2])
-        row, column = (cell[..., i] + offset.mean(0) for i, offset in enumerate(offsets))
-        inside = (row > -0.5) & (row < patterns.shape[1] - 0.5)
-        inside &= (column > -0.5) & (column < patterns.shape[2] - 0.5)
+        found = cell + torch.stack([at(answers[:, :, 1 + i]).mean(0) for i in (0, 1)], dim=-1)
+        place, error, variance = self._placed(correlation.channels, found, confidence, max(1, n_samples))
+        limit = place.new_tensor(patterns.shape[1:]) - 0.5
+        inside = ((place > -0.5) & (place < limit)).all(-1)
         correction = at(base) + at(answers[:, :, 4]).mean(0)
         return Disks(
-            row, column,
+            *place.unbind(-1),
             intensity=(at(scale) * torch.sinh(correction.clamp(-20, 20))).clamp_min(0),
             confidence=confidence * inside,
-            position_error=torch.exp(at(answers[:, :, 3]).mean(0).clamp(-4, 2)),
-            position_variance=sum(offset.var(0, correction=0) for offset in offsets),
+            position_error=error,
+            position_variance=variance,
             confidence_variance=at(probability).var(0, correction=0),
         )  # fmt: skip
+
+    def _placed(self, channels, found, confidence, n: int):
+        """Positions (n, m, 2), errors and variances (n, m) of what was found."""
+        pattern, rank = (confidence > _LEAST_CONFIDENCE).nonzero(as_tuple=True)
+        place, error, variance = found.clone(), torch.full_like(confidence, self.radius), torch.zeros_like(confidence)
+        if len(pattern):
+            start = found[pattern, rank]
+            placed, log_error = (
+                torch.stack(x) for x in zip(*(self.placement(channels, pattern, start) for _ in range(n)))
+            )
+            # what was moved to another disk was not understood
+            near = (placed.mean(0) - start).norm(dim=-1) < self.radius
+            place[pattern, rank] = torch.where(near[:, None], placed.mean(0), start)
+            # of the distance, not of row and column each
+            error[pattern, rank] = math.sqrt(2) * log_error.mean(0).exp()
+            variance[pattern, rank] = placed.var(0, correction=0).sum(-1)
+        return place, error, variance
 
 
 def _padded(patterns: torch.Tensor) -> torch.Tensor:

@@ -90,7 +90,8 @@ class DiskPatterns(NamedTuple):
     ``patterns (n, size, size)`` in counts; ``probe (size, size)`` the direct beam alone, at
     pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
     rescaled px; ``electrons (n, m)`` counts expected in each; ``significance (n, m)`` by how many
-    standard deviations each stands out of the counts of all that lies under it; 0 electrons is padding.
+    standard deviations each stands out of the counts of all that lies under it;
+    ``excitation_error (n, m)`` in 1/Angstrom; 0 electrons is padding.
     """
 
     patterns: torch.Tensor
@@ -98,6 +99,7 @@ class DiskPatterns(NamedTuple):
     positions: torch.Tensor
     electrons: torch.Tensor
     significance: torch.Tensor
+    excitation_error: torch.Tensor
 
 
 class DiskSimulator(RandomNumbers):
@@ -152,7 +154,8 @@ class DiskSimulator(RandomNumbers):
         counts, lost, gain = self._detect(expected, setup)
         row, column = k_to_pixel(kx, ky, setup.calibration)
         significance = _significance(expected, lost, row, column, held, setup)
-        return self._rescaled(counts, row, column, held * gain * (significance > 0), significance, setup)
+        truth = held * gain * (significance > 0), significance, beams.excitation_error
+        return self._rescaled(counts, row, column, truth, setup)
 
     def _take_shelf(self, n: int) -> _Shelf:
         """Take a shelf for `n` patterns at random, filled anew where it has been used up."""
@@ -164,6 +167,7 @@ class DiskSimulator(RandomNumbers):
             rotations = random_rotations(_ON_SHELF, self.generator)
             thickness = self._log_uniform(*s.thickness, _ON_SHELF)
             beams = phase(rotations, thickness, disk_radius, _GRID)
+            beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
             self._shelves[i] = _Shelf(disk_radius, beams, _USES * _ON_SHELF)
         self._shelves[i].left -= n
         return self._shelves[i]
@@ -268,7 +272,7 @@ class DiskSimulator(RandomNumbers):
             flat[faulty[:, None], pixel] = level * self._happens(0.5, len(faulty), 6)
         return counts, lost, gain
 
-    def _rescaled(self, counts, row, column, electrons, significance, setup: _DiskSetup) -> DiskPatterns:
+    def _rescaled(self, counts, row, column, truth, setup: _DiskSetup) -> DiskPatterns:
         size, factor = self.settings.size, setup.factor
         patterns = rescale(counts, factor)[:, :size, :size]
         positions = (torch.stack([row, column], dim=-1) + 0.5) * factor - 0.5
@@ -279,7 +283,7 @@ class DiskSimulator(RandomNumbers):
             blur=max(0.3, setup.blur * factor),
             rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
         )[0]  # fmt: skip
-        return DiskPatterns(patterns, probe / probe.sum(), positions, electrons, significance)
+        return DiskPatterns(patterns, probe / probe.sum(), positions, *truth)
 
 
 @dataclass

@@ -21,6 +21,8 @@ from pyxem_dl.frames import electron_wavelength, excitation_error_in_disk, inter
 # that are let in.
 _SLICE = 4.0
 _MAX_EXCITATION_ERROR = 0.06
+# Further off, up to here, reflections are faint, and each scatters for itself.
+_FAR_EXCITATION_ERROR = 0.3
 
 
 class BeamIntensities(NamedTuple):
@@ -36,6 +38,10 @@ class BeamIntensities(NamedTuple):
     excitation_error: torch.Tensor
     intensity: torch.Tensor
     present: torch.Tensor
+
+    def joined(self, other: BeamIntensities) -> BeamIntensities:
+        """Put further beams of the same patterns behind these."""
+        return BeamIntensities(*(torch.cat(both, dim=1) for both in zip(self, other, strict=True)))
 
 
 class ManyBeam:
@@ -121,6 +127,38 @@ class ManyBeam:
         intensity = (amplitude.abs() ** 2 * present[:, None]).transpose(1, 2)
         shape = (*kx.shape, n_grid, n_grid)
         return BeamIntensities(kx, ky, error, intensity.reshape(shape), present)
+
+    def far(
+        self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9, n_beams: int = 40
+    ) -> BeamIntensities:
+        """Compute the disks of reflections that are far from their Bragg condition, kinematically.
+
+        Parameters
+        ----------
+        rotations, thickness, disk_radius, n_grid
+            As when called.
+        n_beams : int
+            At most so many, the strongest.
+        """
+        spots = crystals.find_spots(
+            self.table, torch.zeros(len(rotations), dtype=torch.long, device=self.device), rotations,
+            self.beam_energy, n_spots=6 * n_beams, max_excitation_error=_FAR_EXCITATION_ERROR,
+        )  # fmt: skip
+        far = (spots.structure_factor > 0) & (spots.excitation_error.abs() >= _MAX_EXCITATION_ERROR)
+        hkl = self._hkl[spots.index]
+        coupling = self._coupling[(hkl + self._offset).unbind(-1)].abs() * far
+        strength = coupling / spots.excitation_error.abs().clamp_min(1e-6)
+        index = strength.topk(min(n_beams, strength.shape[1]), dim=1).indices
+        kx, ky, error, coupling, present = (
+            column.gather(1, index) for column in (spots.kx, spots.ky, spots.excitation_error, coupling, far)
+        )
+        q = torch.linspace(-1, 1, n_grid, device=self.device) * disk_radius
+        in_disk = excitation_error_in_disk(
+            error[..., None, None], kx[..., None, None], ky[..., None, None], q[None, :], q[:, None], self.wavelength
+        )
+        wave = torch.sin(math.pi * thickness[:, None, None, None] * in_disk)
+        intensity = (coupling[..., None, None] * wave / torch.where(in_disk.abs() < 1e-3, 1e-3, in_disk)) ** 2
+        return BeamIntensities(kx, ky, error, intensity, present)
 
     def _scattering(self, hkl, present) -> torch.Tensor:
         """Matrices (n, beams, beams): how a slice scatters the beams into each other."""

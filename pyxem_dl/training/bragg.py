@@ -28,6 +28,9 @@ VALIDATION_BATCHES = 12
 # A disk is a target if it stands out of the noise of counting it by this factor; below the
 # second nobody could see it.  Between the two an answer counts neither way.
 _VISIBLE, _INVISIBLE = 4.0, 1.0
+# So far from its Bragg condition (1/Angstrom) a reflection is a target; further than the second it is none, however
+# many electrons make it visible.  Between the two an answer counts neither way.
+_EXCITED, _NOT_EXCITED = 0.05, 0.12
 _SETUP_SIZE = 8
 # A detection within this share of the radius of a disk is that disk.
 _HIT = 0.6
@@ -97,15 +100,16 @@ class DiskBatches(IterableDataset):
         most = max(p.electrons.shape[1] for p in parts)
         patterns = torch.cat([p.patterns for p in parts])
         positions = torch.cat([_widened(p.positions, most) for p in parts])
-        electrons, significance = (
+        electrons, significance, error = (
             torch.cat([_widened(getattr(p, name), most) for p in parts])
-            for name in ("electrons", "significance")
+            for name in ("electrons", "significance", "excitation_error")
         )
         inside = ((positions >= 0) & (positions <= patterns.shape[-1] - 1)).all(-1)
         there = inside & (electrons > 0)
         return DiskBatch(
             patterns, probes, positions, electrons,
-            visible=there & (significance > _VISIBLE), counted=there & (significance > _INVISIBLE),
+            visible=there & (significance > _VISIBLE) & (error.abs() < _EXCITED),
+            counted=there & (significance > _INVISIBLE) & (error.abs() < _NOT_EXCITED),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator:

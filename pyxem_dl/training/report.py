@@ -98,10 +98,10 @@ GPL-3.0-or-later.
 
 def bragg_card(model, module, phases, visible: float, where: str) -> str:
     """Card of a disk detector in Markdown."""
-    r = module.results
-    settings, simulation = _tables(module.configuration)
+    r, configuration = module.results, module.configuration
+    settings, simulation = _tables(configuration)
     low, high = model.domain["disk_radius"]
-    least = module.configuration.simulation.electrons[0]
+    least = configuration.simulation.electrons[0]
     return f"""# {model.name}
 
 {model.description}. Disk detector of pyxem_dl.

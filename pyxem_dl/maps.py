@@ -150,6 +150,35 @@ class Scan:
         return text + (f" ({excluded} more are excluded)" if excluded else "")
 
 
+def make_signal(patterns, calibration: Calibration, title: str):
+    """Make a pyxem signal of patterns.
+
+    Parameters
+    ----------
+    patterns : array, shape (..., rows, columns)
+        In data order; a dask array makes a lazy signal.
+    calibration : Calibration
+        Of the detector, with the beam energy.
+    title : str
+        Of the signal.
+
+    Returns
+    -------
+    pyxem.signals.ElectronDiffraction2D
+        Calibrated, with its beam energy.
+    """
+    from pyxem.signals import ElectronDiffraction2D, LazyElectronDiffraction2D
+
+    kind = LazyElectronDiffraction2D if hasattr(patterns, "dask") else ElectronDiffraction2D
+    signal = kind(patterns)
+    signal.metadata.General.title = title
+    signal.set_experimental_parameters(beam_energy=calibration.beam_energy)
+    axes = signal.axes_manager.signal_axes
+    for axis, name, scale, center in zip(axes, ("kx", "ky"), calibration.scale[::-1], calibration.center[::-1]):
+        axis.name, axis.units, axis.scale, axis.offset = name, "$A^{-1}$", float(scale), float(-center * scale)
+    return signal
+
+
 def to_crystal_map(
     scan: Scan,
     rotations: np.ndarray,

@@ -12,8 +12,8 @@ from orix import io
 from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, models
-from pyxem_dl.benchmark.datasets import make_signal
 from pyxem_dl.frames import Calibration
+from pyxem_dl.maps import make_signal
 
 PICTURES = ("virtual_image", "orientations_network", "orientations_templates_torch", "reliability", "disorientation",
             "patterns")  # fmt: skip

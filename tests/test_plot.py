@@ -8,8 +8,8 @@ from orix.crystal_map import CrystalMap, PhaseList
 from orix.quaternion import Rotation
 
 from pyxem_dl import plot
-from pyxem_dl.benchmark.datasets import make_signal
 from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.maps import make_signal
 
 SHAPE = (4, 6)
 CALIBRATION = Calibration((0.05, 0.05), (24.0, 25.0), (48, 50), 200.0)

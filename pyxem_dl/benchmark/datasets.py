@@ -9,6 +9,7 @@ import numpy as np
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
+from pyxem_dl.maps import make_signal
 from pyxem_dl.metrics import find_peaks
 
 #: Doses of the multislice patterns: expected electrons outside the direct beam
@@ -316,35 +317,6 @@ def region(polygons, shape: tuple[int, int]) -> np.ndarray:
         polygons = [polygons]
     masks = [polygon2mask(shape, np.asarray(polygon)[:, ::-1]) for polygon in polygons]
     return np.any(masks, axis=0)
-
-
-def make_signal(patterns, calibration: Calibration, title: str):
-    """Make a pyxem signal of patterns.
-
-    Parameters
-    ----------
-    patterns : array, shape (..., rows, columns)
-        In data order; a dask array makes a lazy signal.
-    calibration : Calibration
-        Of the detector, with the beam energy.
-    title : str
-        Of the signal.
-
-    Returns
-    -------
-    pyxem.signals.ElectronDiffraction2D
-        Calibrated, with its beam energy.
-    """
-    from pyxem.signals import ElectronDiffraction2D, LazyElectronDiffraction2D
-
-    kind = LazyElectronDiffraction2D if hasattr(patterns, "dask") else ElectronDiffraction2D
-    signal = kind(patterns)
-    signal.metadata.General.title = title
-    signal.set_experimental_parameters(beam_energy=calibration.beam_energy)
-    axes = signal.axes_manager.signal_axes
-    for axis, name, scale, center in zip(axes, ("kx", "ky"), calibration.scale[::-1], calibration.center[::-1]):
-        axis.name, axis.units, axis.scale, axis.offset = name, "$A^{-1}$", float(scale), float(-center * scale)
-    return signal
 
 
 def lazy_scan(labelled: Labelled, shape: tuple[int, int], chunk: int = 16):

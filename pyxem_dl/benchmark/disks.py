@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.benchmark.datasets import SEED, make_signal, multislice_file
+from pyxem_dl.benchmark.datasets import SEED, multislice_file
 from pyxem_dl.disk_metrics import DiskScore, score_disks
 from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.maps import make_signal
 
 #: Doses of the patterns: electrons per pattern in all
 ELECTRONS = (1e4, 1e5, 1e6)

@@ -36,6 +36,8 @@ class Section(StrEnum):
     multislice = "multislice"
     mgo = "mgo"
     speed = "speed"
+    disks = "disks"
+    vectors = "vectors"
 
 
 def _clear_errors(command):
@@ -296,10 +298,10 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("benchmarks"),
     only: Annotated[list[Section] | None, typer.Option(help="Do these parts; others keep their results.")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER or mgo=FOLDER.")
+        list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
     ] = None,
     predictor: Annotated[
-        list[str] | None, typer.Option(help="Only these of network, torch and pyxem; others keep their results.")
+        list[str] | None, typer.Option(help="Only these of network, torch, pyxem, py4dstem; the rest stays.")
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="Of the CPU.", min=1)] = 2,
@@ -319,8 +321,8 @@ def _read_models(entries: list[str]) -> dict[str, list[str]]:
     models: dict[str, list[str]] = {}
     for entry in entries:
         material, separator, folder = entry.partition("=")
-        if material not in ("al", "linio2", "mgo") or not separator or not folder:
-            raise typer.BadParameter(f"{entry!r} is not like al=FOLDER, linio2=FOLDER or mgo=FOLDER.")
+        if material not in ("al", "linio2", "mgo", "disks") or not separator or not folder:
+            raise typer.BadParameter(f"{entry!r} is not like al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
         models.setdefault(material, []).append(folder)
     return models
 

@@ -20,8 +20,8 @@ LAYERS = (
     ("simulation", "networks"),
     ("models", "streaming", "partial_results"),
     ("maps",),
-    ("orientation", "bragg_vectors", "template_matching", "training"),
-    ("benchmark", "plot", "data"),
+    ("orientation", "bragg_vectors", "template_matching", "training", "data"),
+    ("benchmark", "plot"),
     ("signals", "gui", "demo"),
     ("__main__",),
 )
@@ -32,6 +32,7 @@ ROOM_OF = {"_autoload": "signals"}
 #: Distributions whose modules have other names
 DISTRIBUTION_OF = {
     "PIL": "pillow",
+    "py4DSTEM": "py4dstem",
     "diffpy": "diffpy-structure",
     "mp_api": "mp-api",
     "skimage": "scikit-image",

@@ -1,13 +1,16 @@
 """Predictors x data with known answers: one table.
 
-Four parts, each with a fixed seed, on data that no training has seen:
+Six parts, each with a fixed seed, on data that no training has seen:
 
 * ``kinematical``: fresh noisy patterns of aluminium, spots from diffsims, drawn with NumPy.
 * ``multislice``: dynamical patterns of Al and LiNiO2 with exact truth, at two doses.
 * ``mgo``: a real scan, with cubes, vacuum and carbon film whose places are known.
 * ``speed``: from a lazy signal to the crystal map.
+* ``disks``: Bragg disks with exact truth, on the real scan, strain of a multilayer, and speed.
+* ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
 
-A predictor is a function from a signal to a crystal map: to add one, add a line to ``_predictors``.  Every accuracy
+A predictor is a function from a signal to a crystal map: to add one, add a line to ``_predictors``; what finds disks is
+a function from a signal and a probe to vectors, see ``_finders``.  Every accuracy
 is given twice, strict and modulo 180 degrees about the beam; patterns that are not indexed count as wrong.
 """
 
@@ -17,16 +20,18 @@ import json
 from functools import partial
 from pathlib import Path
 
-from pyxem_dl.benchmark import datasets, measure, report
+from pyxem_dl import data as sample_data
+from pyxem_dl.benchmark import datasets, disk_measure, disks, measure, report
 from pyxem_dl.benchmark.machine import context, training_of, use_threads
-from pyxem_dl.models import PRETRAINED
+from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
+from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
 
-SECTIONS = ("kinematical", "multislice", "mgo", "speed")
-PREDICTORS = ("network", "torch", "pyxem")
-#: The bundled model of each material
-MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv"}
+SECTIONS = ("kinematical", "multislice", "mgo", "speed", "disks", "vectors")
+PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
+#: The bundled model of each material, and of disks
+MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks"}
 
 
 def run(
@@ -51,7 +56,7 @@ def run(
     sections : sequence of str
         Of :data:`SECTIONS`.
     models : dict of str to list of str, optional
-        Further models of the materials "al", "linio2" and "mgo": names or folders.
+        Further models of the materials "al", "linio2" and "mgo", or of "disks": names or folders.
     predictors : sequence of str
         Of :data:`PREDICTORS`.
     device : str
@@ -195,9 +200,73 @@ def _run_speed(data: Path, choose, results: Results) -> None:
             results.add("speed", f"{name}, 128 × 128 px, lazy", label, numbers)
 
 
+def _finders(models, kinds, device, results) -> dict:
+    """Ways to find disks: functions from a signal and a probe to vectors, by their label in the table."""
+    found = {}
+    if "network" in kinds:
+        for model in models["disks"]:
+            label = f"network {Path(model).name}"
+            results.add_model(label, training_of(model))
+            found[label] = partial(_detect, load_model(model), device)
+    if "torch" in kinds:
+        found["correlation, torch"] = lambda signal, probe: match_disks(
+            signal, probe, device=device, show_progressbar=False
+        )
+    return found
+
+
+def _detect(model, device: str, signal, probe):
+    return predict_bragg_vectors(signal, model, probe, device=device, show_progressbar=False)
+
+
+def _run_disks(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    finders = _finders(settings["models"], settings["kinds"], settings["device"], results)
+    for name in ("Al", "LiNiO2"):
+        for electrons in disks.ELECTRONS:
+            labelled = disks.bragg_disks(data, name, electrons)
+            for label, find in finders.items():
+                results.add("disks", labelled.title, label, disk_measure.labelled_disks(find, labelled))
+        for label, find in finders.items():
+            title = f"multislice {name}, 1.5 mrad, 10⁴ scattered electrons"
+            results.add("disks", title, label, disk_measure.small_disks(find, data, name))
+    multilayer = sample_data.strained_multilayer()
+    for label, find in finders.items():
+        results.add("disks", "MgO scan", label, disk_measure.mgo_disks(find, data))
+        results.add("disks", "strained multilayer, 10⁵ electrons", label, disk_measure.strain(find, multilayer))
+    labelled = disks.bragg_disks(data, "Al", 1e5)
+    if "py4dstem" in settings["kinds"]:
+        finders["py4DSTEM's correlation"] = disk_measure.py4dstem_correlation
+    for label, find in finders.items():
+        try:
+            numbers = disk_measure.disk_speed(find, labelled)
+        except ImportError as error:
+            print(f"No row of {label}: {error}")
+            continue
+        results.add("disks", "speed, 256 × 256 px, lazy", label, numbers)
+
+
+def _run_vectors(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    finders = _finders(settings["models"], settings["kinds"], settings["device"], results)
+    for dose in datasets.DOSES:
+        for name in ("Al", "LiNiO2"):
+            labelled = datasets.multislice(data, name, dose)
+            for label, find in finders.items():
+                predict = partial(_match_vectors, find, labelled.phase, settings["device"])
+                results.add("vectors", labelled.name, f"{label}, templates", measure.labelled(predict, labelled))
+
+
+def _match_vectors(find, phase, device: str, signal):
+    """Crystal map of the disks that are found in a signal."""
+    return match_templates(find(signal, None), phase, device=device, show_progressbar=False)
+
+
 _RUNS = {
     "kinematical": _run_kinematical,
     "multislice": _run_multislice,
     "mgo": _run_mgo,
     "speed": _run_speed,
+    "disks": _run_disks,
+    "vectors": _run_vectors,
 }

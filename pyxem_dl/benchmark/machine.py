@@ -96,4 +96,9 @@ def training_of(model: str) -> dict:
     where = re.search(r"each seen once, on (.+?), (\S+):$", card, re.MULTILINE)
     if where:
         found |= {"hardware": where[1], "precision": where[2]}
+    whole = re.search(r"([\d]+) minutes and ([\d,]+) patterns on (.+?), (\S+):$", card, re.MULTILINE)
+    if whole:
+        minutes, patterns, hardware, precision = whole.groups()
+        found |= {"minutes": int(minutes), "patterns": int(patterns.replace(",", ""))}
+        found |= {"hardware": hardware, "precision": precision}
     return found

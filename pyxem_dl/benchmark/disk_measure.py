@@ -1,0 +1,197 @@
+"""What is measured of Bragg disks: hits and positions, a real scan, strain, speed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pyxem_dl.benchmark import datasets
+from pyxem_dl.benchmark.datasets import CUBES, EMPTY, region
+from pyxem_dl.benchmark.disks import BraggDisks, bragg_disks, score
+from pyxem_dl.frames import Calibration
+from pyxem_dl.maps import make_signal
+
+# Positions of the MgO scan that are looked at in each region
+_MGO_POSITIONS = 150
+_MGO_RADIUS = 1.3
+# Strain is measured with the disks between these distances from the beam, found so near to where they should be (1/A)
+_STRAIN_RADII, _STRAIN_DISTANCE = (0.1, 0.75), 0.06
+
+
+def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
+    """Hits, positions and intensities on patterns with known disks.
+
+    Parameters
+    ----------
+    find : callable
+        ``find(signal, probe)`` returns diffraction vectors, centred.
+    disks : BraggDisks
+        The patterns and their truth.
+
+    Returns
+    -------
+    dict
+        ``f1``, ``precision``, ``recall``; ``f1_far``, the same with detections at far reflections counting neither
+        way; ``position_error`` (px, root mean square); ``rank_correlation`` of intensities; ``false_per_pattern``.
+    """
+    vectors = find(disks.signal, disks.vacuum)
+    found, lenient = score(vectors, disks), score(vectors, disks, with_far=True)
+    return {
+        "kind": "truth",
+        "n": found.n_patterns,
+        "disks": found.n_true,
+        "f1": _round(found.f1),
+        "precision": _round(found.precision),
+        "recall": _round(found.recall),
+        "f1_far": _round(lenient.f1),
+        "position_error": _round(found.position_error),
+        "rank_correlation": _round(found.rank_correlation),
+        "false_per_pattern": _round(found.false_per_pattern),
+    }
+
+
+def small_disks(find: Callable, folder: Path, name: str) -> dict:
+    """Measure disks of 2.55 px, 10⁴ scattered electrons: what is isolated, and how well the strong ones are placed."""
+    settings = {"semi_angle": "1.5mrad", "scattered": True, "isolated": True}
+    disks = bragg_disks(folder, name, 1e4, least=10, **settings)
+    vectors = find(disks.signal, disks.vacuum)
+    found = score(vectors, disks)
+    strong = score(vectors, bragg_disks(folder, name, 1e4, least=50, **settings))
+    return {
+        "kind": "small",
+        "n": found.n_patterns,
+        "recall": _round(found.recall),
+        "false_per_pattern": _round(found.false_per_pattern),
+        "position_error": _round(strong.position_error),
+    }
+
+
+def mgo_disks(find: Callable, folder: Path) -> dict:
+    """Measure the real scan: detections where there is nothing, and how square the flat cube's lattice is."""
+    signal, phase = datasets.mgo_scan(folder)
+    shape = signal.data.shape[:2]
+    distortion = datasets.mgo_distortion(signal, phase)
+    numbers = {"kind": "mgo"}
+    for name, polygons in EMPTY.items():
+        vectors = find(_positions(signal, region(polygons, shape)), None)
+        radius = 0.15  # 1/Angstrom: the direct beam
+        others = [np.hypot(*table[:, :2].T) > radius for table in vectors.data]
+        numbers[f"per_pattern_{name}"] = _round(np.mean([here.sum() for here in others]))
+    flat = find(_positions(signal, region(CUBES["flat"], shape)), None)
+    calibration = Calibration.from_signal(signal)
+    return numbers | _lattice(flat.data, calibration, distortion, phase.structure.lattice.a)
+
+
+def _positions(signal, where):
+    """Signal (n,) of up to 150 positions, spread over a region."""
+    rows, columns = np.nonzero(where)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _MGO_POSITIONS).astype(int))
+    data = np.asarray(signal.data.vindex[rows[chosen], columns[chosen]])
+    return make_signal(data, Calibration.from_signal(signal), "MgO, a region")
+
+
+def _lattice(tables, calibration: Calibration, distortion, a: float) -> dict:
+    """Residual (px) of disks on an affine square lattice, and the share of disks that lie on none of its points."""
+    inner = [table[np.hypot(*table[:, :2].T) < _MGO_RADIUS][:, 1::-1] for table in tables]
+    # the orientation in the plane that most of them agree with; y runs downwards in both
+    basis = _square_basis(np.concatenate(inner), distortion, a)
+    squares, on, count = [], 0, 0
+    for k in inner:
+        count += len(k)
+        for _ in range(2):
+            index = np.round(k @ np.linalg.inv(basis))
+            near = np.abs(k @ np.linalg.inv(basis) - index).max(1, initial=0) < 0.25
+        if near.sum() < 6:
+            continue
+        design = np.column_stack([index[near], np.ones(near.sum())])
+        fit, *_ = np.linalg.lstsq(design, k[near], rcond=None)
+        squares.append((((k[near] - design @ fit) / calibration.scale[0]) ** 2).sum(1))
+        on += near.sum()
+    residual = math.sqrt(np.concatenate(squares).mean()) if squares else math.nan
+    return {"n": len(tables), "lattice_residual": _round(residual), "off_lattice": _round(1 - on / max(count, 1))}
+
+
+def _square_basis(k, distortion, a: float):
+    """Basis (2, 2) of the reflections 200 and 020, distorted as the detector does, turned as most vectors want it."""
+    spacing = 2 / a
+    stretch = np.sqrt(np.sum(np.asarray(distortion) ** 2, axis=1))
+    best = None
+    for angle in np.linspace(0, np.pi / 2, 181):
+        cos, sin = np.cos(angle), np.sin(angle)
+        basis = spacing * np.array([[cos, sin], [-sin, cos]]) * stretch
+        index = k @ np.linalg.inv(basis)
+        misfit = np.abs(index - np.round(index)).mean()
+        if best is None or misfit < best[0]:
+            best = misfit, basis
+    return best[1]
+
+
+def strain(find: Callable, scan) -> dict:
+    """Error of the strain along x, in percent, over thin (up to 500 Angstrom) and thick crystal."""
+    vectors = find(scan.signal, scan.vacuum)
+    first = vectors.data[0, 0]
+    length = np.hypot(*first[:, :2].T)
+    low, high = _STRAIN_RADII
+    basis = first[(length > low) & (length < high), :2]
+    found = vectors.filter_basis(basis, distance=_STRAIN_DISTANCE, show_progressbar=False)
+    basis = np.nanmedian(found.data[scan.strain == 0][..., :2], axis=0)
+    measured = np.asarray(vectors.get_strain_maps(basis, distance=_STRAIN_DISTANCE).data[1])
+    error, thick = 100 * (measured - scan.strain), scan.thickness > 500
+    missing = ~np.isfinite(measured)
+
+    def rms(where):
+        return _round(np.sqrt(np.mean(error[where & ~missing] ** 2)))
+
+    return {
+        "kind": "strain", "n": int(error.size), "all": rms(np.ones_like(thick)), "thin": rms(~thick),
+        "thick": rms(thick), "missing": _round(missing.mean()),
+    }  # fmt: skip
+
+
+def disk_speed(find: Callable, disks: BraggDisks, shapes=((4, 16), (16, 24))) -> dict:
+    """Patterns/s from a lazy signal to vectors, from the difference of two scans of different size."""
+    import dask.array as da
+
+    calibration, seconds = Calibration.from_signal(disks.signal), []
+    for shape in shapes:
+        patterns = np.resize(disks.signal.data, (*shape, *disks.signal.data.shape[1:])).astype(np.uint16)
+        scan = make_signal(da.from_array(patterns, chunks=(8, 8, -1, -1)), calibration, disks.title)
+        find(scan, disks.vacuum)
+        seconds.append(min(_seconds(find, scan, disks.vacuum) for _ in range(2)))
+    small, large = (math.prod(shape) for shape in shapes)
+    per_second = (large - small) / max(seconds[1] - seconds[0], 1e-9)
+    return {"kind": "speed", "n": large, "patterns_per_second": round(per_second, 1)}
+
+
+def _seconds(find, *arguments) -> float:
+    start = time.perf_counter()
+    find(*arguments)
+    return time.perf_counter() - start
+
+
+def py4dstem_correlation(signal, probe):
+    """Find disks as py4DSTEM 0.14 does: flat kernel of the vacuum probe, ``poly`` sub-pixel positions.
+
+    Raises
+    ------
+    ImportError
+        Where py4DSTEM is not installed.
+    """
+    from py4DSTEM import DataCube, Probe
+
+    data = np.asarray(signal.data)
+    cube = DataCube(data.reshape(-1, 1, *data.shape[-2:]) if data.ndim == 3 else data)
+    template = Probe(np.asarray(probe))
+    template.get_kernel(mode="flat")
+    return cube.find_Bragg_disks(
+        template.kernel, corrPower=1, sigma_cc=0, subpixel="poly", minAbsoluteIntensity=0,
+        minRelativeIntensity=0, minPeakSpacing=8, edgeBoundary=4, maxNumPeaks=70,
+    )  # fmt: skip
+
+
+def _round(value) -> float:
+    return round(float(value), 4)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.rotations import matmul
@@ -145,6 +146,9 @@ class PolarPreprocessing:
         result[:, 1] = valid
         return result
 
+# Levels of intensity at which the noise of a detector is looked at
+_GAIN_BINS = 12
+
 
 def check_patterns(data) -> None:
     """Raise an error that says why, if an array does not hold patterns.
@@ -209,6 +213,58 @@ def find_direct_beam(
     found = torch.stack([(weight * r).sum((1, 2)), (weight * c).sum((1, 2))], -1) / total[:, None]
     nominal = found.new_tensor(calibration.center)
     return torch.where((height[:, 0] > 0), found, nominal)
+
+
+def counts_per_electron(patterns: torch.Tensor, signal_mask: torch.Tensor | None = None) -> float:
+    """Estimate what a detector writes for an electron.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Of one detector.
+    signal_mask : tensor of bool, shape (rows, columns), optional
+        True where the detector is excluded.
+
+    Returns
+    -------
+    float
+        1 for a detector that counts, and where nothing can be said: of patterns with negative values, whose noise is
+        that of the readout.
+
+    Notes
+    -----
+    Neighbouring pixels of an even region differ by counting and by the noise of the readout, and the mean square of
+    their difference grows with the mean intensity by twice the gain (a photon transfer curve, see Janesick, *Photon
+    Transfer*, SPIE 2007).  The growth is looked at from the faintest to the middle of what is not empty: brighter
+    regions are not even.
+    """
+    patterns = patterns.float()
+    if signal_mask is not None:
+        patterns = torch.where(signal_mask.to(patterns.device), 0.0, patterns)
+    patterns = patterns[patterns.isfinite().all(2).all(1)]
+    if bool((patterns < 0).any()):
+        return 1.0
+    left, right = patterns[..., :-1], patterns[..., 1:]
+    around = functional.avg_pool2d(patterns[:, None], 5, 1, 2, count_include_pad=False)[:, 0, :, :-1]
+    seen = around > 0
+    if signal_mask is not None:
+        seen &= ~(signal_mask[:, :-1] | signal_mask[:, 1:]).to(seen.device)
+    order = around[seen].argsort()
+    size = len(order) // (2 * _GAIN_BINS)
+    if size < 20:
+        return 1.0
+    bins = order[: size * _GAIN_BINS].reshape(_GAIN_BINS, size)
+    mean = (0.5 * (left + right)[seen])[bins].mean(1).double()
+    variance = (0.5 * (left - right).square()[seen])[bins].mean(1).double()
+    # the noise of the readout is the same everywhere; a variance weighs as the inverse of its own
+    weight = 1 / variance.clamp_min(1e-12)
+    middle_mean, middle = (weight * mean).sum() / weight.sum(), (weight * variance).sum() / weight.sum()
+    spread = (weight * (mean - middle_mean).square()).sum()
+    gain = float((weight * (mean - middle_mean) * (variance - middle)).sum() / spread.clamp_min(1e-30))
+    if float(mean.max() - mean.min()) < 0.5 * float(mean.mean()):
+        gain = float(variance.sum() / mean.sum())  # one level tells no growth
+    # what is near 1 is 1: counts stay what they are
+    return gain if gain > 0 and not 0.6 < gain < 1.6 else 1.0
 
 
 def rescale(patterns: torch.Tensor, factor: float) -> torch.Tensor:

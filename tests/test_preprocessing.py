@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
-from pyxem_dl.preprocessing import PolarPreprocessing, find_direct_beam
+from pyxem_dl.preprocessing import PolarPreprocessing, counts_per_electron, find_direct_beam
 
 RADIUS = 1.0
 CALIBRATION = Calibration((0.02, 0.02), (60.0, 62.0), (120, 124), 200)
@@ -169,3 +169,31 @@ def test_fine_detectors_are_binned_and_give_the_same_answer():
         polar.append(found)
         assert not valid[0, 30, 72] and valid[0, 30, 0]
     torch.testing.assert_close(*polar, atol=0.02, rtol=0)
+
+
+# ------------------------------------------------------------------ counts per electron
+@pytest.mark.parametrize("gain", [0.01, 7.0, 75.0])
+@pytest.mark.parametrize("level", [0.02, 0.5, 20.0])
+def test_what_an_electron_counts_is_seen_in_the_noise(gain, level):
+    generator = torch.Generator().manual_seed(0)
+    row = torch.linspace(0.5, 1.5, 64)[:, None].expand(12, 64, 64)
+    counts = torch.poisson(level * row, generator)
+    assert counts_per_electron(gain * counts) == pytest.approx(gain, rel=0.1)
+
+
+def test_electrons_that_are_counted_stay_as_they_are():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.full((4, 64, 64), 3.0), generator)
+    assert counts_per_electron(counts) == 1
+    assert counts_per_electron(torch.zeros(4, 64, 64)) == 1
+    # negative values are no counts
+    assert counts_per_electron(50 * (counts + 0.3 * torch.randn(4, 64, 64, generator=generator)) - 100) == 1
+
+
+def test_what_is_masked_does_not_count():
+    generator = torch.Generator().manual_seed(0)
+    counts = 7 * torch.poisson(torch.full((4, 64, 64), 3.0), generator)
+    counts[:, 20:30] = 1e4 * torch.rand(4, 10, 64, generator=generator)
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[20:30] = True
+    assert counts_per_electron(counts, mask) == pytest.approx(7, rel=0.1)

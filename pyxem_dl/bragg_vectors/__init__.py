@@ -15,6 +15,7 @@ from pyxem_dl.bragg_vectors.search import Search, check_vectors_path, save_vecto
 from pyxem_dl.bragg_vectors.vectors import COLUMNS, FoundDisks, to_diffraction_vectors
 from pyxem_dl.maps import Scan
 from pyxem_dl.models import BraggModel, load_model
+from pyxem_dl.preprocessing import counts_per_electron
 from pyxem_dl.probes import Probe
 from pyxem_dl.streaming import resolve_device, stream
 
@@ -264,14 +265,15 @@ def _detection(
     model.to(device)
     probe = read_probe(probe, scan)
     model.check_domain(probe.radius)
+    gain = counts_per_electron(torch.from_numpy(_some_patterns(scan)), scan.signal_mask)
     least = model.thresholds["confidence"] if threshold is None else threshold
     image = probe.resampled(model.network.radius / probe.radius).image
 
     def find(patterns):
         disks = model.predict_batch(
-            patterns, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks, n_samples=n_samples
+            patterns / gain, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks, n_samples=n_samples
         )
-        extras = [disks.intensity, disks.confidence, disks.position_error * scale]
+        extras = [disks.intensity * gain, disks.confidence, disks.position_error * scale]
         if n_samples:
             extras += [disks.position_variance * scale**2, disks.confidence_variance]
         return disks.row, disks.column, tuple(extras), disks.confidence > max(least, 0)
@@ -279,6 +281,8 @@ def _detection(
     scale = math.sqrt(math.prod(scan.calibration.scale))
     columns = (*COLUMNS, "position_error", *(("position_variance", "confidence_variance") if n_samples else ()))
     lines = {"Model": model.name, "Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{least:.3g}"}
+    if gain != 1:
+        lines["Counts per electron"] = f"{gain:.3g}"
     settings = [model.fingerprint, _digest(probe.image), probe.radius, least, max_peaks, n_samples]
     return Search(
         "Detection of disks", lines, signal, scan, find, columns, settings, reciprocal_radius, subtract_center,

@@ -21,9 +21,10 @@ PICTURES = {
     "02_orientation_map": ["orientations", "reliability", "patterns"],
     "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
     "04_train_your_own": ["training_patterns", "training_log"],
+    "05_strain_map": ["strain_maps", "patterns"],
 }
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
-         "docs/how_it_works.md"]  # fmt: skip
+         "docs/how_it_works.md", "docs/bragg_vectors.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 

@@ -271,8 +271,9 @@ def _detection(
 
     def find(patterns):
         disks = model.predict_batch(
-            patterns / gain, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks, n_samples=n_samples
-        )
+            patterns / gain, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks,
+            n_samples=n_samples, least=0.999 * least,
+        )  # fmt: skip
         extras = [disks.intensity * gain, disks.confidence, disks.position_error * scale]
         if n_samples:
             extras += [disks.position_variance * scale**2, disks.confidence_variance]

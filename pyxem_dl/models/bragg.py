@@ -62,6 +62,7 @@ class BraggModel(Model):
         signal_mask: torch.Tensor | None = None,
         max_disks: int = 128,
         n_samples: int = 0,
+        least: float = 0.03,
     ) -> Disks:
         """Find the disks of a batch of patterns.
 
@@ -81,6 +82,8 @@ class BraggModel(Model):
         n_samples : int
             Answers drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
             is known; 0 answers once, without.
+        least : float
+            What has less confidence is not placed exactly.
 
         Returns
         -------
@@ -94,7 +97,7 @@ class BraggModel(Model):
         probe, factor = probe.to(device), self.network.radius / radius
 
         def predict(portion):
-            return self._predict_portion(portion, probe, factor, mask, (max_disks, n_samples), size)
+            return self._predict_portion(portion, probe, factor, mask, (max_disks, n_samples, least), size)
 
         return Disks(*in_portions(predict, size, device, patterns))
 

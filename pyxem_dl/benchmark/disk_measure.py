@@ -14,10 +14,14 @@ from pyxem_dl.benchmark.datasets import CUBES, EMPTY, region
 from pyxem_dl.benchmark.disks import BraggDisks, bragg_disks, score
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import make_signal
+from pyxem_dl.probes import Probe
 
 # Positions of the MgO scan that are looked at in each region
 _MGO_POSITIONS = 150
-_MGO_RADIUS = 1.3
+# Out to here disks are compared with a lattice; so near to the middle they are the direct beam (1/Angstrom)
+_MGO_RADIUS, _DIRECT_BEAM = 1.3, 0.15
+# So near to a point of the lattice (1/Angstrom; it has 0.47 from one to the next) a disk lies on it
+_ON_LATTICE = 0.12
 # Strain is measured with the disks between these distances from the beam, found so near to where they should be (1/A)
 _STRAIN_RADII, _STRAIN_DISTANCE = (0.1, 0.75), 0.06
 
@@ -75,14 +79,16 @@ def mgo_disks(find: Callable, folder: Path) -> dict:
     signal, phase = datasets.mgo_scan(folder)
     shape = signal.data.shape[:2]
     distortion = datasets.mgo_distortion(signal, phase)
+    calibration = Calibration.from_signal(signal)
+    # the scan has its probe in it, where it went through a hole
+    vacuum = _positions(signal, region(EMPTY["vacuum"], shape))
+    probe = Probe.from_patterns(vacuum.data, calibration.center)
     numbers = {"kind": "mgo"}
     for name, polygons in EMPTY.items():
-        vectors = find(_positions(signal, region(polygons, shape)), None)
-        radius = 0.15  # 1/Angstrom: the direct beam
-        others = [np.hypot(*table[:, :2].T) > radius for table in vectors.data]
+        vectors = find(_positions(signal, region(polygons, shape)), probe)
+        others = [np.hypot(*table[:, :2].T) > _DIRECT_BEAM for table in vectors.data]
         numbers[f"per_pattern_{name}"] = _round(np.mean([here.sum() for here in others]))
-    flat = find(_positions(signal, region(CUBES["flat"], shape)), None)
-    calibration = Calibration.from_signal(signal)
+    flat = find(_positions(signal, region(CUBES["flat"], shape)), probe)
     return numbers | _lattice(flat.data, calibration, distortion, phase.structure.lattice.a)
 
 
@@ -97,36 +103,31 @@ def _positions(signal, where):
 def _lattice(tables, calibration: Calibration, distortion, a: float) -> dict:
     """Residual (px) of disks on an affine square lattice, and the share of disks that lie on none of its points."""
     inner = [table[np.hypot(*table[:, :2].T) < _MGO_RADIUS][:, 1::-1] for table in tables]
-    # the orientation in the plane that most of them agree with; y runs downwards in both
     basis = _square_basis(np.concatenate(inner), distortion, a)
-    squares, on, count = [], 0, 0
+    squares, on = [], 0
     for k in inner:
-        count += len(k)
-        for _ in range(2):
-            index = np.round(k @ np.linalg.inv(basis))
-            near = np.abs(k @ np.linalg.inv(basis) - index).max(1, initial=0) < 0.25
-        if near.sum() < 6:
-            continue
-        design = np.column_stack([index[near], np.ones(near.sum())])
-        fit, *_ = np.linalg.lstsq(design, k[near], rcond=None)
-        squares.append((((k[near] - design @ fit) / calibration.scale[0]) ** 2).sum(1))
+        index = np.round(k @ np.linalg.inv(basis))
+        near = np.linalg.norm(k - index @ basis, axis=1) < _ON_LATTICE
         on += near.sum()
+        design = np.column_stack([index[near], np.ones(near.sum())])
+        if np.linalg.matrix_rank(design) == 3 and near.sum() > 4:
+            fit, *_ = np.linalg.lstsq(design, k[near], rcond=None)
+            squares.append((((k[near] - design @ fit) / calibration.scale[0]) ** 2).sum(1))
     residual = math.sqrt(np.concatenate(squares).mean()) if squares else math.nan
+    count = sum(map(len, inner))
     return {"n": len(tables), "lattice_residual": _round(residual), "off_lattice": _round(1 - on / max(count, 1))}
 
 
 def _square_basis(k, distortion, a: float):
-    """Basis (2, 2) of the reflections 200 and 020, distorted as the detector does, turned as most vectors want it."""
-    spacing = 2 / a
-    stretch = np.sqrt(np.sum(np.asarray(distortion) ** 2, axis=1))
+    """Basis (2, 2) of 200 and 020, distorted as the detector does, turned so that most vectors lie on the lattice."""
     best = None
-    for angle in np.linspace(0, np.pi / 2, 181):
+    for angle in np.linspace(0, np.pi / 2, 361):
         cos, sin = np.cos(angle), np.sin(angle)
-        basis = spacing * np.array([[cos, sin], [-sin, cos]]) * stretch
-        index = k @ np.linalg.inv(basis)
-        misfit = np.abs(index - np.round(index)).mean()
-        if best is None or misfit < best[0]:
-            best = misfit, basis
+        basis = 2 / a * np.array([[cos, sin], [-sin, cos]]) @ np.asarray(distortion)
+        off = k - np.round(k @ np.linalg.inv(basis)) @ basis
+        on = (np.linalg.norm(off, axis=1) < _ON_LATTICE / 2).sum()
+        if best is None or on > best[0]:
+            best = on, basis
     return best[1]
 
 

@@ -21,6 +21,10 @@ from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5, "placement": 0.1}
 
 
+# Two disks nearer to each other than so many radii are one
+_SAME_DISK = 0.5
+
+
 class Disks(NamedTuple):
     """Disks of patterns, most confident first; all tensors (n, m), padded with confidence 0.
 
@@ -202,16 +206,22 @@ class FCUNet(nn.Module):
         found = cell + torch.stack([at(answers[:, :, 1 + i]).mean(0) for i in (0, 1)], dim=-1)
         place, error, variance = self._placed(correlation.channels, found, confidence > least, max(1, n_samples))
         limit = place.new_tensor(patterns.shape[1:]) - 0.5
-        inside = ((place > -0.5) & (place < limit)).all(-1)
+        there = ((place > -0.5) & (place < limit)).all(-1) & ~self._again(place, confidence > least)
         correction = at(base) + at(answers[:, :, 4]).mean(0)
         return Disks(
             *place.unbind(-1),
             intensity=(at(scale) * torch.sinh(correction.clamp(-20, 20))).clamp_min(0),
-            confidence=confidence * inside,
+            confidence=confidence * there,
             position_error=error,
             position_variance=variance,
             confidence_variance=at(probability).var(0, correction=0),
         )  # fmt: skip
+
+    def _again(self, place, which) -> torch.Tensor:
+        """Tell which places (n, m) are those of a more confident disk: two cells may have found the same."""
+        near = torch.cdist(place, place) < _SAME_DISK * self.radius
+        before = torch.ones_like(near[0]).tril(-1)
+        return (near & before & which[:, None]).any(2)
 
     def _placed(self, channels, found, which, n: int):
         """Positions (n, m, 2), errors and variances (n, m) of what was found; of those `which` (n, m) by placement."""

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pyxem_dl.models import computing, usable_patterns
+from pyxem_dl.models import computing, in_portions, usable_patterns
 from pyxem_dl.peaks import Maxima, find_maxima
 from pyxem_dl.probes import Probe
 
-# Patterns are compressed before they are correlated: the inside of a disk counts less, and its outline more
-_POWER = 0.25
+# Patterns that are searched at once; on a CPU so few that they stay in its cache
+_PORTION = {"cpu": 4, "other": 64}
 # The kernel reaches to so many radii, and a pixel more
 _KERNEL_RADII = 2.0
 # Added to the variance of a window of the compressed pattern: a single electron is no disk
@@ -147,9 +147,18 @@ class DiskMatcher:
         intensity : tensor, shape (n, m)
             Of each disk above its background.
         """
+        size = _PORTION["cpu" if self.device.type == "cpu" else "other"]
+        row, column, value, valid, intensity = in_portions(self._match, size, self.device, patterns)
+        width = max(1, int(valid.sum(1).max())) if len(valid) else 1
+        found = Maxima(*(x[:, :width] for x in (row, column, value, valid)))
+        return found, intensity[:, :width]
+
+    def _match(self, patterns: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Find the disks of a portion: fields of ``Maxima`` and intensity, all (n, max_peaks)."""
         with computing(self.device):
             patterns, usable = usable_patterns(patterns, None if bool(self.valid.all()) else self.valid == 0)
-            compressed = patterns**_POWER
+            # the fourth root: the inside of a disk counts less, and its outline more
+            compressed = patterns.sqrt().sqrt()
             threshold = torch.where(usable, self.threshold, math.inf)
             subpixel = "parabola" if self.subpixel else None
             found = find_maxima(self.correlate(compressed), threshold, self.min_distance, self.max_peaks, subpixel)
@@ -163,7 +172,8 @@ class DiskMatcher:
                 found.row[pattern, rank], found.column[pattern, rank] = position.unbind(1)
             intensity = torch.zeros_like(found.value)
             intensity[pattern, rank] = self._intensities(patterns, pattern, position)
-            return found, intensity
+            missing = self.max_peaks - found.row.shape[1]
+            return tuple(pad(x, (0, missing)) for x in (*found, intensity))
 
     def _fitted(self, compressed, pattern, position) -> torch.Tensor:
         """Move positions (p, 2) by a linear fit of the disk, of gradients inside, and of the motion of its edge."""

@@ -6,13 +6,13 @@ import difflib
 from pathlib import Path
 
 from pyxem_dl.models.bragg import BraggModel
-from pyxem_dl.models.computing import computing, native_precision, usable_patterns
+from pyxem_dl.models.computing import computing, in_portions, native_precision, usable_patterns
 from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model, read_config, read_model
 from pyxem_dl.models.orientation import OrientationModel
 
 __all__ = [
-    "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationModel", "computing", "list_models",
-    "load_model", "native_precision", "usable_patterns",
+    "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationModel", "computing", "in_portions",
+    "list_models", "load_model", "native_precision", "usable_patterns",
 ]  # fmt: skip
 
 

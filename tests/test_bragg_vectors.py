@@ -338,6 +338,20 @@ def test_the_benchmark_knows_its_disks(shared_data):
     assert score.f1 == 1 and score.position_error < 1e-6 and score.rank_correlation == pytest.approx(1)
 
 
+def test_a_probe_of_another_scale_is_an_error_that_says_the_factor(scan):
+    vacuum = make_signal(np.stack([100 * disk(CENTER)] * 2))
+    match_disks(make_signal(scan), vacuum, **QUIET)
+    for axis in vacuum.axes_manager.signal_axes:
+        axis.scale *= 2
+    with pytest.raises(ValueError, match=r"0\.04 1/Å per px, the scan 0\.02.*resampled\(2\)"):
+        match_disks(make_signal(scan), vacuum, **QUIET)
+
+
+def test_a_probe_that_is_not_the_direct_beam_is_warned_of(scan):
+    with pytest.warns(UserWarning, match=r"radius of 9 px, the direct beam of the scan seems to have 5\.?.* px"):
+        match_disks(make_signal(scan), Probe.ideal(9.0), **QUIET)
+
+
 # ------------------------------------------------------------------ into a file
 class Stop(Exception):
     """What ends a run early."""

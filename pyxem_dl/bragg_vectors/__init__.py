@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.search import Search, check_vectors_path, save_vectors
 from pyxem_dl.bragg_vectors.vectors import COLUMNS, FoundDisks, to_diffraction_vectors
+from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import Scan
 from pyxem_dl.models import BraggModel, load_model
 from pyxem_dl.preprocessing import counts_per_electron
@@ -24,6 +27,8 @@ __all__ = [
     "read_probe", "save_vectors", "to_diffraction_vectors", "to_py4dstem",
 ]  # fmt: skip
 
+# Shares by which scale and radius of a probe may differ from the scan's
+_SAME_SCALE, _SAME_RADIUS = 0.03, 0.25
 #: The bundled detector
 DEFAULT_MODEL = "bragg-disks"
 
@@ -100,7 +105,7 @@ def match_disks(
     Warns
     -----
     UserWarning
-        If the probe is poorly known, or hardly a disk.
+        If the probe is poorly known, hardly a disk, or unlike the direct beam of the scan.
 
     Notes
     -----
@@ -172,7 +177,8 @@ def predict_bragg_vectors(
     Warns
     -----
     UserWarning
-        If the probe is poorly known, hardly a disk, or smaller or larger than the model was trained for.
+        If the probe is poorly known, hardly a disk, unlike the direct beam of the scan, or smaller or larger than the
+        model was trained for.
     """
     search = _detection(
         signal, model, probe, threshold=threshold, max_peaks=max_peaks, n_samples=n_samples,
@@ -231,7 +237,7 @@ def _correlation(
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
     _check_arguments(threshold, reciprocal_radius)
     device = resolve_device(device)
-    probe = read_probe(probe, scan)
+    given, probe = probe, read_probe(probe, scan)
     matcher = DiskMatcher(
         probe, scan.calibration.shape, signal_mask=scan.signal_mask, threshold=threshold,
         min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel, device=device,
@@ -245,7 +251,7 @@ def _correlation(
     settings = ["correlation", _digest(probe.image), probe.radius, matcher.threshold, min_distance, max_peaks, subpixel]
     return Search(
         "Correlation of disks", lines, signal, scan, find, COLUMNS, settings, reciprocal_radius, subtract_center,
-        device, batch_size,
+        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),
     )  # fmt: skip
 
 
@@ -263,7 +269,7 @@ def _detection(
         raise ValueError(f"n_samples is a number of answers, 0 for one without dropout, not {n_samples!r}.")
     device = resolve_device(device)
     model.to(device)
-    probe = read_probe(probe, scan)
+    given, probe = probe, read_probe(probe, scan)
     model.check_domain(probe.radius)
     gain = counts_per_electron(torch.from_numpy(_some_patterns(scan)), scan.signal_mask)
     least = model.thresholds["confidence"] if threshold is None else threshold
@@ -287,7 +293,7 @@ def _detection(
     settings = [model.fingerprint, _digest(probe.image), probe.radius, least, max_peaks, n_samples]
     return Search(
         "Detection of disks", lines, signal, scan, find, columns, settings, reciprocal_radius, subtract_center,
-        device, batch_size,
+        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),
     )  # fmt: skip
 
 
@@ -312,18 +318,52 @@ def read_probe(probe, scan: Scan) -> Probe:
     Raises
     ------
     ValueError
-        If there is no disk, or the probe is larger than the patterns.
+        If there is no disk, or the probe is larger than the patterns, or was measured at another scale.
     """
     if probe is None:
         probe = Probe.from_patterns(_some_patterns(scan), scan.calibration.center)
-    elif not isinstance(probe, Probe):
-        probe = Probe.from_image(probe)
+    else:
+        _check_scale(probe, scan)
+        probe = probe if isinstance(probe, Probe) else Probe.from_image(probe)
     if 2 * probe.radius >= min(scan.calibration.shape):
         raise ValueError(
             f"The probe (radius {probe.radius:.3g} px) is larger than the patterns {scan.calibration.shape}: give one "
             "of the same camera length and binning, or `probe.resampled(factor)`."
         )
     return probe
+
+
+def _check_scale(probe, scan: Scan) -> None:
+    """Make sure that a signal with the probe has the scan's scale, where it says one."""
+    if not hasattr(probe, "axes_manager"):
+        return
+    try:
+        scale = Calibration.from_signal(probe, scan.calibration.beam_energy).scale
+    except ValueError:
+        return  # a vacuum pattern without calibration: its pixels are the scan's
+    factor = scale[0] / scan.calibration.scale[0]
+    if abs(factor - 1) > _SAME_SCALE:
+        raise ValueError(
+            f"The probe has {scale[0]:.4g} 1/Å per px, the scan {scan.calibration.scale[0]:.4g}. If both are right, "
+            f"give `pyxem_dl.Probe.from_image(probe).resampled({factor:.4g})`; else correct the calibration."
+        )
+
+
+def _compare_with_direct_beam(probe: Probe, scan: Scan) -> None:
+    """Warn if the direct beam of the scan does not look like the probe."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            beam = Probe.from_patterns(_some_patterns(scan), scan.calibration.center)
+        except ValueError:
+            return  # saturated, behind a stop, or split: that is what the probe is given for
+    allowed = max(_SAME_RADIUS * probe.radius, 1.0, 4 * beam.radius_error)
+    if abs(beam.radius - probe.radius) > allowed:
+        warnings.warn(
+            f"The probe has a radius of {probe.radius:.3g} px, the direct beam of the scan seems to have "
+            f"{beam.radius:.3g} px. Give a probe of the same camera length, aperture and binning, or none at all.",
+            stacklevel=5,
+        )
 
 
 def _some_patterns(scan: Scan) -> np.ndarray:

@@ -48,6 +48,8 @@ class Search:
         Where to search.
     batch_size : int, optional
         Patterns per batch.
+    check : callable, optional
+        Called before the search, but not before a lazy one: it looks at patterns, and may warn.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Search:
     subtract_center: bool
     device: torch.device
     batch_size: int | None
+    check: Callable | None = None
 
     def run(self, show_progressbar: bool | None = None, lazy_output: bool = False):
         """Search, or prepare to; an interrupted search gives what was done."""
@@ -107,6 +110,8 @@ class Search:
         return vectors
 
     def _announce(self) -> None:
+        if self.check is not None:
+            self.check()
         print_summary(self.title, self.lines | {"Patterns": self.scan.describe(), "Device": self.device})
 
     def _parts(self, skip, show_progressbar: bool | None):

@@ -11,6 +11,7 @@ from pyxem_dl.training.bragg import (
     BraggTraining,
     DiskBatch,
     DiskBatches,
+    PlacementBatches,
     match,
     train_bragg,
     training_phases,
@@ -51,20 +52,23 @@ def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
     torch.testing.assert_close(found_at, torch.tensor([0.9, -1.0]))
 
 
-def test_a_detector_is_trained_through_lightning(tmp_path):
+@pytest.mark.parametrize("stage", ["detect", "place"])
+def test_a_detector_is_trained_through_lightning(stage, tmp_path):
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
     simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
-    batches = DiskBatches(simulator, 8)
+    batches = (DiskBatches if stage == "detect" else PlacementBatches)(simulator, 8)
     configuration = BraggConfiguration(
-        max_minutes=60.0, max_steps=3, batch_size=8, simulation=settings
+        max_minutes=60.0, max_steps=6, placement_share=0.5, batch_size=8, simulation=settings
     )
-    network = FCUNet(widths=(8, 8, 8))
+    network = FCUNet(widths=(8, 8, 8), placement=True)
     before = {name: weights.clone() for name, weights in network.state_dict().items()}
-    module = BraggTraining(network, configuration, batches, [batches.make()])
+    module = BraggTraining(network, configuration, stage, batches, [batches.make()])
     fit(module, tmp_path / "detect", torch.device("cpu"), "32-true", False)
     changed = {name for name, weights in network.state_dict().items() if not torch.equal(weights, before[name])}
-    assert {name.partition(".")[0] for name in changed} == {"unet", "heads", "placement"}
-    assert set(module.results) == {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
+    parts = {name.partition(".")[0] for name in changed}
+    assert parts == ({"unet", "heads"} if stage == "detect" else {"placement"})
+    detected = {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
+    assert set(module.results) == (detected if stage == "detect" else {"position_error", "expected_error"})
     assert (tmp_path / "detect" / "last.ckpt").is_file()
     assert module.patterns_seen == 24
 

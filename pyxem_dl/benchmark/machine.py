@@ -89,16 +89,11 @@ def training_of(model: str) -> dict:
     folder = PRETRAINED / model if (PRETRAINED / model).is_dir() else Path(model)
     found = {"parameters": sum(p.numel() for p in load_model(model).network.parameters())}
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    stages = re.findall(r"^\| (?:propose|verify) \| (\d+) \| ([\d,]+) \|$", card, re.MULTILINE)
+    stages = re.findall(r"^\| (?:propose|verify|detect|place) \| (\d+) \| ([\d,]+) \|$", card, re.MULTILINE)
     if stages:
         found["minutes"] = sum(int(minutes) for minutes, _ in stages)
         found["patterns"] = sum(int(patterns.replace(",", "")) for _, patterns in stages)
     where = re.search(r"each seen once, on (.+?), (\S+):$", card, re.MULTILINE)
     if where:
         found |= {"hardware": where[1], "precision": where[2]}
-    whole = re.search(r"([\d]+) minutes and ([\d,]+) patterns on (.+?), (\S+):$", card, re.MULTILINE)
-    if whole:
-        minutes, patterns, hardware, precision = whole.groups()
-        found |= {"minutes": int(minutes), "patterns": int(patterns.replace(",", ""))}
-        found |= {"hardware": hardware, "precision": precision}
     return found

@@ -10,6 +10,7 @@ import torch
 from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
+from pyxem_dl.networks.placement import probe_patch
 from pyxem_dl.preprocessing import rescale
 
 # Patterns that go through the network at once
@@ -94,32 +95,42 @@ class BraggModel(Model):
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
         size = _PORTION["cpu" if device.type == "cpu" else "other"]
-        probe, factor = probe.to(device), self.network.radius / radius
+        probe = probe.to(device)
+        sampled = probe_patch(probe, self.network.radius)
 
         def predict(portion):
-            return self._predict_portion(portion, probe, factor, mask, (max_disks, n_samples, least), size)
+            seen, usable = usable_patterns(portion, mask)
+            found = self._find(seen, probe, radius, size, max_disks, n_samples)
+            with computing(device, self.precision):
+                found = self.network.place(seen, found, radius, sampled, n_samples, least)
+            return self._reported(found, usable, mask)
 
         return Disks(*in_portions(predict, size, device, patterns))
 
-    def _predict_portion(self, patterns, probe, factor: float, mask, how: tuple, size: int) -> Disks:
-        patterns, usable = usable_patterns(patterns, mask)
+    def _find(self, patterns, probe, radius: float, size: int, max_disks: int, n_samples: int) -> Disks:
+        """Find disks with the U-Net; all in px of the patterns."""
+        factor = self.network.radius / radius
         n, patterns = len(patterns), filled_up(patterns, size, self.precision)
         with computing(self.device):
             rescaled = rescale(patterns, factor)
         with computing(self.device, self.precision):
-            found = self.network.predict(rescaled, probe, *how)
+            found = self.network.predict(rescaled, probe, max_disks, n_samples)
         found = Disks(*(x[:n].float() for x in found))
-        row, column = (found.row + 0.5) / factor - 0.5, (found.column + 0.5) / factor - 0.5
+        return found._replace(
+            row=(found.row + 0.5) / factor - 0.5, column=(found.column + 0.5) / factor - 0.5,
+            position_error=found.position_error / factor,
+            position_variance=found.position_variance / factor**2,
+        )  # fmt: skip
+
+    def _reported(self, found: Disks, usable, mask) -> Disks:
+        """Take the confidence from what cannot be one, or lies behind the mask."""
+        row, column = found.row, found.column
         good = usable[:, None] & row.isfinite() & column.isfinite() & found.intensity.isfinite()
         if mask is not None:
             rows, columns = mask.shape
             at = row.round().long().clamp(0, rows - 1) * columns + column.round().long().clamp(0, columns - 1)
             good &= ~mask.flatten()[at]
-        return found._replace(
-            row=row, column=column, confidence=found.confidence * good,
-            position_error=found.position_error / factor,
-            position_variance=found.position_variance / factor**2,
-        )  # fmt: skip
+        return found._replace(confidence=found.confidence * good)
 
     def check_domain(self, radius: float) -> None:
         """Warn, with both numbers, of disks that the model was not trained for.
@@ -158,7 +169,8 @@ class BraggModel(Model):
     def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         at = torch.arange(33.0, device=inputs.device) - 16
         probe = (torch.hypot(at[:, None], at[None]) < self.network.radius).float()
-        return self.network.predict(inputs, probe / probe.sum(), 4)._asdict()
+        found = self.network.predict(inputs, probe / probe.sum(), 4)
+        return self.network.place(inputs, found, self.network.radius, probe_patch(probe, self.network.radius))._asdict()
 
     def _differences(self, now: dict, stored: dict) -> str:
         confidence = float((now["confidence"] - stored["confidence"]).abs().max())

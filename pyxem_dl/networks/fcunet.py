@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from pyxem_dl.networks.correlation import Correlation, CorrelationLayer
-from pyxem_dl.networks.placement import Placement
+from pyxem_dl.networks.placement import Placement, cut_patches
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 
-# Of the parts of the loss.  The placement's weights are its own: its share only keeps it from the clipped gradient.
-_WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5, "placement": 0.1}
+# Of the parts of the loss
+_WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
 
 
 # Two disks nearer to each other than so many radii are one
@@ -55,11 +55,14 @@ class FCUNet(nn.Module):
         Channels at half, quarter and eighth size; by default the U-Net's own.
     dropout : float
         In the lowest level; with :meth:`predict`'s `n_samples` it stays on (Monte-Carlo dropout).
+    placement : bool
+        Whether it has a placement.
     """
 
     def __init__(
-        self, radius: float = 5.0, unet: str = "real", widths: tuple[int, ...] | None = None, dropout: float = 0.1
-    ) -> None:
+        self, radius: float = 5.0, unet: str = "real", widths: tuple[int, ...] | None = None, dropout: float = 0.1,
+        placement: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         if unet not in UNETS:
             raise ValueError(f"There is no U-Net {unet!r}; there are: {', '.join(UNETS)}.")
@@ -72,8 +75,16 @@ class FCUNet(nn.Module):
         nn.init.zeros_(self.heads.bias)
         with torch.no_grad():
             self.heads.bias[0] = -4.0  # few cells hold a disk
-        self.placement = Placement(self.correlation.n_channels, radius)
+        self.placement = None
         self.to(memory_format=torch.channels_last)
+        if placement:
+            self.add_placement()
+
+    def add_placement(self) -> None:
+        """Let disks be placed by a network of their own, see :meth:`place`."""
+        device = self.heads.weight.device
+        self.placement = Placement().to(device, memory_format=torch.channels_last)
+        self.arguments["placement"] = True
 
     def correlate(self, patterns: torch.Tensor, probe: torch.Tensor) -> Correlation:
         """Correlate patterns with their probe, padded so that cells of all levels are whole.
@@ -151,7 +162,6 @@ class FCUNet(nn.Module):
             "centre": focal.sum() / n_disks,
             "position": (position * weight).sum(),
             "intensity": (intensity * weight).sum(),
-            "placement": self.placement.loss(correlation.channels, positions, visible),
         }
         loss = sum(weight * parts[name] for name, weight in _WEIGHTS.items())
         return loss, {name: value.detach() for name, value in parts.items()}
@@ -170,7 +180,7 @@ class FCUNet(nn.Module):
         return scale, torch.asinh(_cell_means(correlation.excess) / scale)
 
     # ---------------------------------------------------------------- prediction
-    def predict(self, patterns, probe, max_disks: int = 128, n_samples: int = 0, least: float = 0.03) -> Disks:
+    def predict(self, patterns, probe, max_disks: int = 128, n_samples: int = 0) -> Disks:
         """Find the disks of rescaled patterns.
 
         Parameters
@@ -182,13 +192,9 @@ class FCUNet(nn.Module):
         n_samples : int
             Answers drawn with dropout, whose mean is given and whose variance is known; 0 answers
             once, without.
-        least : float
-            What has less confidence is not placed: its expected error is the radius.
         """
         correlation = self.correlate(patterns, probe)
-        for layer in self.modules():
-            if isinstance(layer, (nn.Dropout, nn.Dropout2d)):
-                layer.train(n_samples > 0)
+        self._sample(n_samples > 0)
         answers = torch.stack([self(correlation) for _ in range(max(1, n_samples))])
         scale, base = self._intensity_scale(correlation)
         probability = torch.sigmoid(answers[:, :, 0])
@@ -203,43 +209,77 @@ class FCUNet(nn.Module):
             return maps.flatten(-2).gather(-1, index.expand(*maps.shape[:-2], -1))
 
         cell = self._cells(answers).flatten(0, 1)[index]
-        found = cell + torch.stack([at(answers[:, :, 1 + i]).mean(0) for i in (0, 1)], dim=-1)
-        place, error, variance = self._placed(correlation.channels, found, confidence > least, max(1, n_samples))
-        limit = place.new_tensor(patterns.shape[1:]) - 0.5
-        there = ((place > -0.5) & (place < limit)).all(-1) & ~self._again(place, confidence > least)
+        offsets = at(answers[:, :, 1]), at(answers[:, :, 2])
+        row, column = (cell[..., i] + offset.mean(0) for i, offset in enumerate(offsets))
+        inside = (row > -0.5) & (row < patterns.shape[1] - 0.5)
+        inside &= (column > -0.5) & (column < patterns.shape[2] - 0.5)
         correction = at(base) + at(answers[:, :, 4]).mean(0)
         return Disks(
-            *place.unbind(-1),
+            row, column,
             intensity=(at(scale) * torch.sinh(correction.clamp(-20, 20))).clamp_min(0),
-            confidence=confidence * there,
-            position_error=error,
-            position_variance=variance,
+            confidence=confidence * inside,
+            position_error=torch.exp(at(answers[:, :, 3]).mean(0).clamp(-4, 2)),
+            position_variance=sum(offset.var(0, correction=0) for offset in offsets),
             confidence_variance=at(probability).var(0, correction=0),
         )  # fmt: skip
 
-    def _again(self, place, which) -> torch.Tensor:
-        """Tell which places (n, m) are those of a more confident disk: two cells may have found the same."""
-        near = torch.cdist(place, place) < _SAME_DISK * self.radius
-        before = torch.ones_like(near[0]).tril(-1)
-        return (near & before & which[:, None]).any(2)
+    def place(self, patterns, disks: Disks, radius: float, probe, n_samples: int = 0, least: float = 0.03) -> Disks:
+        """Place disks that were found, at the full resolution of the detector.
 
-    def _placed(self, channels, found, which, n: int):
-        """Positions (n, m, 2), errors and variances (n, m) of what was found; of those `which` (n, m) by placement."""
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            Counts, not rescaled.
+        disks : Disks
+            Found in them, in their px.
+        radius : float
+            Of the disks in px.
+        probe : tensor, shape (1, PATCH_SIZE, PATCH_SIZE)
+            From :func:`~pyxem_dl.networks.placement.probe_patch`.
+        n_samples : int
+            As in :meth:`predict`.
+        least : float
+            What has less confidence stays where it is.
+
+        Returns
+        -------
+        Disks
+            Without those that are another one again: two cells may have found the same.
+        """
+        place = torch.stack([disks.row, disks.column], dim=-1)
+        which = disks.confidence > least
         pattern, rank = which.nonzero(as_tuple=True)
-        place, variance = found.clone(), torch.zeros_like(found[..., 0])
-        error = torch.full_like(variance, self.radius)
-        if len(pattern):
-            start = found[pattern, rank]
-            placed, log_error = (
-                torch.stack(x) for x in zip(*(self.placement(channels, pattern, start) for _ in range(n)))
-            )
-            # what was moved to another disk was not understood
-            near = (placed.mean(0) - start).norm(dim=-1) < self.radius
-            place[pattern, rank] = torch.where(near[:, None], placed.mean(0), start)
+        error, variance = disks.position_error.clone(), disks.position_variance.clone()
+        if self.placement is not None and len(pattern):
+            self._sample(n_samples > 0)
+            start = place[pattern, rank]
+            patches = cut_patches(patterns, pattern, start, radius)
+            samples = [self.placement(patches, probe) for _ in range(max(1, n_samples))]
+            offset, log_error = (torch.stack(x).float() for x in zip(*samples, strict=True))
+            # what is moved to another disk was not understood
+            near = offset.mean(0).norm(dim=1) < 1
+            place[pattern, rank] = torch.where(near[:, None], start + offset.mean(0) * radius, start)
             # of the distance, not of row and column each
-            error[pattern, rank] = math.sqrt(2) * log_error.mean(0).exp()
-            variance[pattern, rank] = placed.var(0, correction=0).sum(-1)
-        return place, error, variance
+            error[pattern, rank] = math.sqrt(2) * radius * log_error.mean(0).exp()
+            variance[pattern, rank] = radius**2 * offset.var(0, correction=0).sum(1)
+        again = _again(place, which, _SAME_DISK * radius)
+        return disks._replace(
+            row=place[..., 0], column=place[..., 1], confidence=disks.confidence * ~again,
+            position_error=error, position_variance=variance,
+        )  # fmt: skip
+
+    def _sample(self, on: bool) -> None:
+        """Let dropout be on or off."""
+        for layer in self.modules():
+            if isinstance(layer, (nn.Dropout, nn.Dropout2d)):
+                layer.train(on)
+
+
+def _again(place: torch.Tensor, which: torch.Tensor, distance: float) -> torch.Tensor:
+    """Tell which places (n, m, 2) are those of a more confident disk."""
+    near = torch.cdist(place, place) < distance
+    before = torch.ones_like(near[0]).tril(-1)
+    return (near & before & which[:, None]).any(2)
 
 
 def _cell_means(maps: torch.Tensor) -> torch.Tensor:

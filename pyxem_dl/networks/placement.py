@@ -1,4 +1,4 @@
-"""Where exactly a disk lies: a small network that looks at the surroundings of each disk alone."""
+"""Where exactly a disk lies: a small network that looks at the surroundings of each disk alone, at full resolution."""
 
 from __future__ import annotations
 
@@ -8,98 +8,123 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# What is looked at, in radii of the disk around the pixel where it was found
-_REACH = 2.2
-# How far off (radii) disks are found at in the training: most a little, some far
-_OFF, _FAR_OFF, _FAR_SHARE = 0.2, 0.5, 0.15
+from pyxem_dl.preprocessing import rescale
+
+# Samples along the radius of a disk, and how many radii are looked at to each side
+_SAMPLES, _REACH = 10, 1.7
+_HALF = math.ceil(_REACH * _SAMPLES)
+# Samples along each side of the surroundings of a disk
+PATCH_SIZE = 2 * _HALF + 1
+# Disks with a larger radius (px) are made smaller before they are sampled, so that no count is lost between samples
+_LARGEST = 13.0
 
 
 class Placement(nn.Module):
     """Place disks to a fraction of a pixel, and say how well.
 
-    The U-Net answers cell by cell with the same weights everywhere; here each pixel around the disk
-    has its own weights, so that edges count more than the uneven inside.
+    The U-Net answers cell by cell with the same weights everywhere, and sees patterns that are made coarser.  Here
+    each place around the disk has its own weights, and the edge of a disk can be told from the bands inside of it.
 
     Parameters
     ----------
-    n_channels : int
-        Of the correlation layer.
-    radius : float
-        Of the disks, in px.
     widths : tuple of int
-        Channels of the three convolutions and of the layer behind them.
+        Channels of the four convolutions and of the layer behind them.
     dropout : float
         In front of the answer.
     """
 
-    def __init__(
-        self, n_channels: int, radius: float, widths: tuple[int, ...] = (24, 32, 32, 96), dropout: float = 0.02
-    ) -> None:
+    def __init__(self, widths: tuple[int, ...] = (24, 32, 48, 64, 128), dropout: float = 0.02) -> None:
         super().__init__()
-        self.radius, self.reach = radius, math.ceil(_REACH * radius)
-        first, second, third, last = widths
-        size = (((2 * self.reach + 1 - 5) // 2 + 1 - 2) - 3) // 2 + 1
-        self.layers = nn.Sequential(
-            nn.Conv2d(n_channels, first, 5, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 3, bias=False), nn.BatchNorm2d(second), nn.ReLU(inplace=True),
-            nn.Conv2d(second, third, 3, 2, bias=False), nn.BatchNorm2d(third), nn.ReLU(inplace=True),
-            nn.Flatten(), nn.Linear(third * size**2, last), nn.ReLU(inplace=True),
-        )  # fmt: skip
+        layers, channels = [], 3
+        for width, size, stride in zip(widths, (5, 3, 3, 3), (2, 1, 2, 2), strict=False):
+            layers += [
+                nn.Conv2d(channels, width, size, stride, size // 2, bias=False),
+                nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            ]  # fmt: skip
+            channels = width
+        left = math.ceil(PATCH_SIZE / 8)
+        layers += [nn.Flatten(), nn.Linear(channels * left**2, widths[-1]), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.answer = nn.Linear(last, 3)
+        self.answer = nn.Linear(widths[-1], 3)
         nn.init.zeros_(self.answer.bias)
 
-    def forward(self, channels: torch.Tensor, pattern: torch.Tensor, position: torch.Tensor):
-        """Place disks.
+    def forward(self, patches: torch.Tensor, probe: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Say how far the disks' centres are from the middles of their surroundings.
 
         Parameters
         ----------
-        channels : tensor, shape (n, channels, rows, columns)
-            Of the correlation layer.
-        pattern : tensor of int, shape (p,)
-            In which each disk is.
-        position : tensor, shape (p, 2)
-            Row and column where it was found, in px.
+        patches : tensor, shape (p, PATCH_SIZE, PATCH_SIZE)
+            From :func:`cut_patches`.
+        probe : tensor, shape (p or 1, PATCH_SIZE, PATCH_SIZE)
+            From :func:`probe_patch`.
 
         Returns
         -------
-        position : tensor, shape (p, 2)
-            Where it is, in px.
+        offset : tensor, shape (p, 2)
+            Of row and column, in radii.
         log_error : tensor, shape (p,)
-            Logarithm of the standard deviation of row and column, in px.
+            Logarithm of the standard deviation of row and column, in radii.
         """
-        with torch.autocast(channels.device.type, enabled=False):
-            nearest = position.round()
-            answer = self.answer(self.dropout(self.layers(self._patches(channels.float(), pattern, nearest.long()))))
-        return nearest + answer[:, :2], answer[:, 2].clamp(-4, 2)
+        highest = patches.amax((-1, -2), keepdim=True).clamp_min(1e-3)
+        shape = probe / probe.amax((-1, -2), keepdim=True).clamp_min(1e-12)
+        channels = torch.log1p(patches), (patches / highest).sqrt(), shape.expand_as(patches)
+        features = self.layers(torch.stack(channels, dim=1))
+        # bfloat16 knows no hundredths of a pixel
+        with torch.autocast(patches.device.type, enabled=False):
+            answer = self.answer(self.dropout(features.float()))
+        return answer[:, :2], answer[:, 2].clamp(-8, 0)
 
-    def _patches(self, channels, pattern, nearest) -> torch.Tensor:
-        """Surroundings (p, channels, size, size) of pixels (p, 2)."""
-        padded = functional.pad(channels, (self.reach,) * 4)
-        steps = torch.arange(2 * self.reach + 1, device=channels.device)
-        rows = (nearest[:, :1] + steps).clamp(0, padded.shape[2] - 1)
-        columns = (nearest[:, 1:] + steps).clamp(0, padded.shape[3] - 1)
-        cut = padded.permute(0, 2, 3, 1)[pattern[:, None, None], rows[:, :, None], columns[:, None]]
-        return cut.permute(0, 3, 1, 2)
+    def loss(self, patches: torch.Tensor, probe: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """Negative logarithm of the likelihood of the true offsets (p, 2), in radii."""
+        found, log_error = self(patches, probe)
+        square = (found - offset).square().sum(1)
+        return (0.5 * square * torch.exp(-2 * log_error) + 2 * log_error).mean()
 
-    def loss(self, channels, positions, visible) -> torch.Tensor:
-        """Negative logarithm of the likelihood of the true positions, from places a little off.
 
-        Parameters
-        ----------
-        channels : tensor, shape (n, channels, rows, columns)
-            Of the correlation layer.
-        positions : tensor, shape (n, m, 2)
-            True centres (row, column) in px.
-        visible : tensor of bool, shape (n, m)
-            Disks that can be seen.
-        """
-        pattern, which = visible.nonzero(as_tuple=True)
-        truth = positions[pattern, which]
-        share = torch.rand(len(truth), 1, device=truth.device)
-        off = torch.where(share < _FAR_SHARE, _FAR_OFF, _OFF) * self.radius * torch.randn_like(truth)
-        off = off.clamp(-self.radius, self.radius)
-        placed, log_error = self(channels, pattern, truth + off)
-        square = (placed - truth).square().sum(1)
-        # a batch may show no disk at all
-        return (0.5 * square * torch.exp(-2 * log_error) + 2 * log_error).sum() / max(1, len(truth))
+def cut_patches(
+    patterns: torch.Tensor, pattern: torch.Tensor, position: torch.Tensor, radius: float
+) -> torch.Tensor:
+    """Sample the surroundings of disks.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Counts, as the detector has them.
+    pattern : tensor of int, shape (p,)
+        In which each disk is.
+    position : tensor, shape (p, 2)
+        Row and column in px.
+    radius : float
+        Of the disks in px.
+
+    Returns
+    -------
+    tensor, shape (p, PATCH_SIZE, PATCH_SIZE)
+        Counts per sample, ten of which make a radius; 0 beyond the border.
+    """
+    if radius > _LARGEST:
+        factor = _SAMPLES / radius
+        patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
+    step = radius / _SAMPLES
+    margin = math.ceil(_HALF * step) + 2
+    padded = functional.pad(patterns, (margin,) * 4)
+    offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step + margin
+    rows, columns = (
+        (position[:, i, None] + offsets).clamp(0, padded.shape[1 + i] - 1.001) for i in (0, 1)
+    )
+    top, left = rows.floor().long(), columns.floor().long()
+    down, right = (rows - top)[:, :, None], (columns - left)[:, None]
+
+    def at(row, column):
+        return padded[pattern[:, None, None], row[:, :, None], column[:, None]]
+
+    upper = at(top, left) * (1 - right) + at(top, left + 1) * right
+    lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
+    return (upper * (1 - down) + lower * down) * step**2
+
+
+def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
+    """Sample a probe (size, size), whose centre is its middle pixel, as the surroundings of disks are."""
+    middle = torch.full((1, 2), float(image.shape[-1] // 2), device=image.device)
+    return cut_patches(image[None], torch.zeros(1, dtype=torch.long, device=image.device), middle, radius)

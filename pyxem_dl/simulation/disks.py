@@ -91,7 +91,8 @@ class DiskPatterns(NamedTuple):
     pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
     rescaled px; ``electrons (n, m)`` counts expected in each; ``significance (n, m)`` by how many
     standard deviations each stands out of the counts of all that lies under it;
-    ``excitation_error (n, m)`` in 1/Angstrom; 0 electrons is padding.
+    ``excitation_error (n, m)`` in 1/Angstrom; 0 electrons is padding.  As the detector has them:
+    ``counts (n, rows, columns)``, ``places (n, m, 2)`` of the disks and their ``radius`` in px.
     """
 
     patterns: torch.Tensor
@@ -100,6 +101,9 @@ class DiskPatterns(NamedTuple):
     electrons: torch.Tensor
     significance: torch.Tensor
     excitation_error: torch.Tensor
+    counts: torch.Tensor
+    places: torch.Tensor
+    radius: float
 
 
 class DiskSimulator(RandomNumbers):
@@ -275,7 +279,8 @@ class DiskSimulator(RandomNumbers):
     def _rescaled(self, counts, row, column, truth, setup: _DiskSetup) -> DiskPatterns:
         size, factor = self.settings.size, setup.factor
         patterns = rescale(counts, factor)[:, :size, :size]
-        positions = (torch.stack([row, column], dim=-1) + 0.5) * factor - 0.5
+        places = torch.stack([row, column], dim=-1)
+        positions = (places + 0.5) * factor - 0.5
         middle = Calibration((1.0, 1.0), (size // 2, size // 2), (size, size))
         zero, one = torch.zeros(1, 1, device=self.device), torch.ones(1, 1, device=self.device)
         probe = draw_spots(
@@ -283,7 +288,7 @@ class DiskSimulator(RandomNumbers):
             blur=max(0.3, setup.blur * factor),
             rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
         )[0]  # fmt: skip
-        return DiskPatterns(patterns, probe / probe.sum(), positions, *truth)
+        return DiskPatterns(patterns, probe / probe.sum(), positions, *truth, counts, places, setup.radius)
 
 
 @dataclass

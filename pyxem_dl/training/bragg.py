@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
+from pyxem_dl.networks.placement import cut_patches, probe_patch
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.configuration import LearningConfiguration
 from pyxem_dl.training.learning import ClockedTraining
@@ -32,6 +33,8 @@ _VISIBLE, _INVISIBLE = 4.0, 1.0
 # many electrons make it visible.  Between the two an answer counts neither way.
 _EXCITED, _NOT_EXCITED = 0.05, 0.12
 _SETUP_SIZE = 8
+# How far off (radii) disks are found before they are placed: most a little, some far
+_OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
 # A detection within this share of the radius of a disk is that disk.
 _HIT = 0.6
 _THRESHOLDS = torch.linspace(0.05, 0.9, 35)
@@ -43,6 +46,8 @@ class BraggConfiguration(LearningConfiguration):
 
     Parameters
     ----------
+    placement_share : float
+        Of the time, for the placement of the disks.
     simulation : DiskSettings
         What the patterns look like.
     **further
@@ -50,21 +55,24 @@ class BraggConfiguration(LearningConfiguration):
         arguments of :class:`pyxem_dl.networks.FCUNet`.
     """
 
-    max_minutes: float = 60.0
+    max_minutes: float = 90.0
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     validation_minutes: float = 5.0
+    placement_share: float = 0.25
     simulation: DiskSettings = field(default_factory=DiskSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_batch_size(_SETUP_SIZE)
+        if not 0 <= self.placement_share < 1:
+            raise ValueError(f"placement_share is from 0 to below 1, not {self.placement_share!r}.")
 
     @property
     def shares(self) -> dict[str, float]:
-        """There is one stage."""
-        return {"detect": 1.0}
+        """The U-Net learns to find disks, then the placement learns where exactly they are."""
+        return {"detect": 1 - self.placement_share, "place": self.placement_share}
 
 
 class DiskBatch(NamedTuple):
@@ -117,6 +125,44 @@ class DiskBatches(IterableDataset):
             yield self.make()
 
 
+class PlacementBatch(NamedTuple):
+    """Surroundings of disks (p, size, size), their probes, and where the centres are: (p, 2), in radii."""
+
+    patches: torch.Tensor
+    probe: torch.Tensor
+    offset: torch.Tensor
+
+
+class PlacementBatches(DiskBatches):
+    """Endless batches of the surroundings of disks, found a little beside where they are.
+
+    Parameters
+    ----------
+    simulator : DiskSimulator
+        Makes the patterns.
+    batch_size : int
+        Patterns whose disks are in a batch.
+    """
+
+    def make(self) -> PlacementBatch:
+        """Make one batch of several setups."""
+        with torch.no_grad():
+            parts = [self._disks_of(self.simulator(_SETUP_SIZE)) for _ in range(self.n_setups)]
+        return PlacementBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _disks_of(self, p) -> PlacementBatch:
+        limit = p.places.new_tensor(p.counts.shape[1:]) - 1
+        there = (p.electrons > 0) & (p.significance > _VISIBLE) & (p.excitation_error.abs() < _EXCITED)
+        pattern, which = (there & ((p.places >= 0) & (p.places <= limit)).all(-1)).nonzero(as_tuple=True)
+        draw = self.simulator
+        far = draw._happens(_FAR_SHARE, len(pattern))[:, None]
+        off = torch.where(far, _FAR_OFF, _OFF) * draw._normal(len(pattern), 2)
+        off = off.clamp(-_FURTHEST, _FURTHEST)
+        patches = cut_patches(p.counts, pattern, p.places[pattern, which] + off * p.radius, p.radius)
+        probe = probe_patch(p.probe, draw.settings.radius)
+        return PlacementBatch(patches, probe.expand(len(pattern), -1, -1), -off)
+
+
 def _widened(column: torch.Tensor, most: int) -> torch.Tensor:
     missing = most - column.shape[1]
     return torch.cat([column, column.new_zeros(len(column), missing, *column.shape[2:])], dim=1)
@@ -131,32 +177,36 @@ class BraggTraining(ClockedTraining):
         To be trained.
     configuration : BraggConfiguration
         Of the training.
-    batches : DiskBatches
+    stage : {"detect", "place"}
+        What is learnt.
+    batches : DiskBatches or PlacementBatches
         To train on.
-    validation : list of DiskBatch
+    validation : list of DiskBatch or of PlacementBatch
         Not trained on.
     """
 
-    def __init__(self, network, configuration, batches, validation) -> None:
-        super().__init__(configuration, "detect", batches)
+    def __init__(self, network, configuration, stage, batches, validation) -> None:
+        super().__init__(configuration, stage, batches)
         self.network, self._validation = network, validation
 
     @property
     def learner(self):
-        """The whole network."""
-        return self.network
+        """The network, or its placement alone."""
+        return self.network if self.stage == "detect" else self.network.placement
 
     def training_step(self, batch, _):
         """Return the loss of a batch."""
-        loss, parts = self.network.loss(*batch)
-        self.patterns_seen += len(batch.patterns)
+        loss, parts = self.network.loss(*batch) if self.stage == "detect" else (self.learner.loss(*batch), {})
+        self.patterns_seen += self.configuration.batch_size
         self.log("loss", loss, prog_bar=True)
         self.log_dict({f"loss_{name}": value for name, value in parts.items()})
         return loss
 
     def validation_results(self) -> dict[str, float]:
         """Precision, recall and errors on patterns that are not trained on."""
-        return validate(self.network, self._validation)
+        if self.stage == "detect":
+            return validate(self.network, self._validation)
+        return validate_placement(self.network.placement, self._validation)
 
 
 def validate(network, batches: list[DiskBatch]) -> dict[str, float]:
@@ -190,6 +240,24 @@ def validate(network, batches: list[DiskBatch]) -> dict[str, float]:
     ranks = torch.stack([x[good].argsort().argsort().float() for x in (intensity, truth)])
     correlation = float(torch.corrcoef(ranks)[0, 1]) if good.sum() > 1 else 0.0
     return best | {"position_error": rms, "intensity": correlation}
+
+
+def validate_placement(placement, batches: list[PlacementBatch]) -> dict[str, float]:
+    """Measure a placement on simulated disks.
+
+    Returns
+    -------
+    dict of float
+        ``position_error``: root mean square in disk radii; ``expected_error``: what it expects.
+    """
+    training = placement.training
+    placement.eval()
+    with torch.inference_mode():
+        found = [placement(b.patches, b.probe) for b in batches]
+    placement.train(training)
+    error = torch.cat([(offset - b.offset).square().sum(1) for (offset, _), b in zip(found, batches, strict=True)])
+    expected = torch.cat([2 * (2 * log_error).exp() for _, log_error in found])
+    return {"position_error": float(error.mean().sqrt()), "expected_error": float(expected.mean().sqrt())}
 
 
 def match(disks: Disks, batch: DiskBatch, radius: float):
@@ -282,7 +350,7 @@ def train_bragg(
     output : path
         The model's folder; made if it is not there.
     max_minutes : float, optional
-        Time limit, by default 60.
+        Time limit, by default 90.
     resume : bool
         Go on from the checkpoint of an interrupted training in the same folder.
     overwrite : bool
@@ -320,12 +388,10 @@ def train_bragg(
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
     root, precision = device_and_precision(device)
 
-    def batches(seed: int) -> DiskBatches:
+    def batches(seed: int, stage: str) -> DiskBatches:
         simulator = DiskSimulator(phases, settings=configuration.simulation, seed=seed, device=root)
-        return DiskBatches(simulator, configuration.batch_size)
+        return (DiskBatches if stage == "detect" else PlacementBatches)(simulator, configuration.batch_size)
 
-    fresh = batches(configuration.seed + 1_000_000)
-    validation = [fresh.make() for _ in range(VALIDATION_BATCHES)]
     network = build_network(
         "fcunet", radius=configuration.simulation.radius, **configuration.network
     ).to(root)
@@ -333,20 +399,27 @@ def train_bragg(
         f"Training {name}: disks of {', '.join(p.name for p in phases)}; "
         f"{configuration.max_minutes:g} minutes on {root}, precision {precision}"
     )
-    module = BraggTraining(network, configuration, batches(configuration.seed), validation)
-    fit(module, work / "detect", root, precision, show_progressbar)
+    modules = {}
+    for i, stage in enumerate(configuration.stages()):
+        if stage == "place":
+            network.to(root).add_placement()  # Lightning has moved it to the CPU
+        fresh = batches(configuration.seed + 1_000_000, stage)
+        validation = [fresh.make() for _ in range(VALIDATION_BATCHES)]
+        learnt_from = batches(configuration.seed + i, stage)
+        modules[stage] = BraggTraining(network, configuration, stage, learnt_from, validation)
+        fit(modules[stage], work / stage, root, precision, show_progressbar)
     model = BraggModel(
         network_name="fcunet",
         network=network.float().cpu(),
         domain={"disk_radius": [configuration.simulation.native_radius[0], _LARGEST_RADIUS]},
-        thresholds={"confidence": round(module.results["threshold"], 3)},
+        thresholds={"confidence": round(modules["detect"].results["threshold"], 3)},
         name=name,
         description=description or "Bragg disks of any crystal",
         training=json.loads(json.dumps(asdict(configuration))),
     )
     model.save(
         output, dtype=torch.float16,
-        card=bragg_card(model, module, phases, _VISIBLE, f"{hardware(root)}, {precision}"),
+        card=bragg_card(model, modules, phases, _VISIBLE, f"{hardware(root)}, {precision}"),
         training_log=join_logs(work, configuration.stages()),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)

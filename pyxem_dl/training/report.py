@@ -96,9 +96,14 @@ GPL-3.0-or-later.
 """
 
 
-def bragg_card(model, module, phases, visible: float, where: str) -> str:
+def bragg_card(model, modules: dict, phases, visible: float, where: str) -> str:
     """Card of a disk detector in Markdown."""
-    r, configuration = module.results, module.configuration
+    r, configuration = modules["detect"].results, modules["detect"].configuration
+    stages = "\n".join(f"| {m.stage} | {m.elapsed / 60:.0f} | {m.patterns_seen:,} |" for m in modules.values())
+    placed = ""
+    if "place" in modules:
+        error = modules["place"].results["position_error"]
+        placed = f" The placement of visible disks: {error:.3f} radii, of which those of few electrons have most."
     settings, simulation = _tables(configuration)
     low, high = model.domain["disk_radius"]
     least = configuration.simulation.electrons[0]
@@ -112,7 +117,11 @@ Disks of {low:g} to {high:g} px radius, any crystal, any dose from {least:g} ele
 ## Recipe
 `pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
 {", ".join(p.name for p in phases)} in random orientations and thicknesses (many-beam disks, each
-pattern drawn anew), {module.elapsed / 60:.0f} minutes and {module.patterns_seen:,} patterns on {where}:
+pattern drawn anew), each seen once, on {where}:
+
+| stage | minutes | patterns |
+| --- | --- | --- |
+{stages}
 
 | setting | |
 | --- | --- |
@@ -124,9 +133,9 @@ pattern drawn anew), {module.elapsed / 60:.0f} minutes and {module.patterns_seen
 
 ## Metrics on fresh simulated patterns of the same kind
 At the threshold of {r["threshold"]:.2f}: F1 {r["f1"]:.3f}, precision {r["precision"]:.3f}, recall
-{r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square); rank
-correlation of the intensities {r["intensity"]:.3f}. Doses go down to {least:g} electrons per pattern,
-and disks of {visible:g} times the noise count.
+{r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square, of the U-Net
+alone); rank correlation of the intensities {r["intensity"]:.3f}.{placed}
+Doses go down to {least:g} electrons per pattern, and disks of {visible:g} times the noise count.
 
 ## Limits
 Disks without the probe's shape (strong aberrations that change from disk to disk) are not found.

@@ -75,8 +75,8 @@ patterns that are not indexed count as wrong, and medians are over those that ar
 not run."""
 
 
-def _accuracy(title: str, explanation: str):
-    """Make the writer of a table of accuracies."""
+def _accuracy(title: str, explanation: str, asked_of: str = "network"):
+    """Make the writer of a table of accuracies; `asked_of` begins the names of what the project's numbers are for."""
 
     def write(rows: list[dict], content: dict) -> str:
         lines = [
@@ -88,7 +88,7 @@ def _accuracy(title: str, explanation: str):
         for data in sorted(data_sets, key=_order):
             for row in (row for row in rows if row["data"] == data):
                 strict, modulo = row["strict"], row["modulo_180"]
-                asked = ASKED.get(data, "") if row["predictor"].startswith("network") else ""
+                asked = ASKED.get(data, "") if row["predictor"].startswith(asked_of) else ""
                 lines.append(_line(
                     data, row["predictor"], row["n"], _pair(strict), _degrees(strict["median"]), _pair(modulo),
                     _degrees(modulo["median"]), _percent(row["not_indexed"]), f"{row['patterns_per_second']:.0f}",
@@ -203,6 +203,7 @@ _SECTIONS = {
         "The same patterns: their disks are found first, with the probe estimated from the direct beam, and templates"
         " matched to the list of them. No training for the crystal. Exponent, weights and excitation errors were chosen"
         " while looking at these very patterns.",
+        asked_of="nothing",
     ),
 }
 

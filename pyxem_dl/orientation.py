@@ -165,15 +165,9 @@ def predict_orientation_to_file(
     job = _Job.prepare(signal, model, n_best, batch_size, device, show_progressbar, **reading)
     job.announce()
     partial = PartialResults(path, job.fingerprint())
-    found, new = Collected(job.scan.size), []
-
-    def parts(done):
-        for part in job.parts(skip=done):
-            new.append(len(part.indices))
-            yield part
-
-    with timed(lambda: sum(new)):
-        partial.gather(found, parts, job.scan.n_patterns, save_every=save_every)
+    found = Collected(job.scan.size)
+    with timed(lambda: partial.n_new):
+        partial.gather(found, job.parts, job.scan.n_patterns, save_every=save_every)
     xmap = job.to_map(found)
     save_map(path, xmap, overwrite=overwrite)
     partial.remove()

@@ -25,10 +25,16 @@ class PartialResults:
         Of what will be made; what is done lies beside it, in ``<path>.partial``.
     fingerprint : str
         Of all that the answers depend on: work with another one begins anew.
+
+    Attributes
+    ----------
+    n_new : int
+        Patterns that :meth:`gather` has added to what an earlier run found.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path.with_name(path.name + ".partial"), fingerprint
+        self.n_new = 0
 
     def gather(self, found, parts: Callable, n: int, *, save_every: float = _SAVE_EVERY) -> None:
         """Add parts to what an earlier run found, and keep what is done.
@@ -57,6 +63,7 @@ class PartialResults:
     def _add(self, found, parts: Iterable, saved: float, save_every: float) -> None:
         for part in parts:
             found.add(part)
+            self.n_new += len(part.indices)
             if time.monotonic() - saved >= save_every:
                 self.save(found)
                 saved = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from pyxem_dl.benchmark import datasets
 from pyxem_dl.benchmark.datasets import CUBES, EMPTY, region
 from pyxem_dl.benchmark.disks import BraggDisks, bragg_disks, score
+from pyxem_dl.benchmark.measure import patterns_per_second
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import make_signal
 from pyxem_dl.probes import Probe
@@ -157,21 +157,12 @@ def disk_speed(find: Callable, disks: BraggDisks, shapes=((4, 16), (16, 24))) ->
     """Patterns/s from a lazy signal to vectors, from the difference of two scans of different size."""
     import dask.array as da
 
-    calibration, seconds = Calibration.from_signal(disks.signal), []
+    calibration, scans = Calibration.from_signal(disks.signal), []
     for shape in shapes:
         patterns = np.resize(disks.signal.data, (*shape, *disks.signal.data.shape[1:])).astype(np.uint16)
-        scan = make_signal(da.from_array(patterns, chunks=(8, 8, -1, -1)), calibration, disks.title)
-        find(scan, disks.vacuum)
-        seconds.append(min(_seconds(find, scan, disks.vacuum) for _ in range(2)))
-    small, large = (math.prod(shape) for shape in shapes)
-    per_second = (large - small) / max(seconds[1] - seconds[0], 1e-9)
-    return {"kind": "speed", "n": large, "patterns_per_second": round(per_second, 1)}
-
-
-def _seconds(find, *arguments) -> float:
-    start = time.perf_counter()
-    find(*arguments)
-    return time.perf_counter() - start
+        scans.append(make_signal(da.from_array(patterns, chunks=(8, 8, -1, -1)), calibration, disks.title))
+    find(scans[0], disks.vacuum)  # fills caches
+    return {"kind": "speed"} | patterns_per_second(lambda scan: find(scan, disks.vacuum), scans, shapes)
 
 
 def py4dstem_correlation(signal, probe):

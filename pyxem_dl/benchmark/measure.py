@@ -241,13 +241,24 @@ def speed(predictors: dict[str, Callable], data: Labelled) -> Iterator[tuple[str
         shapes = next(shapes for kind, shapes in _SCANS.items() if kind in label)
         scans = [lazy_scan(data, shape, chunk=8) for shape in shapes]
         predictor(scans[0])  # compiles, reads, fills caches
-        seconds = [min(_seconds(predictor, scan) for _ in range(2)) for scan in scans]
-        small, large = (math.prod(shape) for shape in shapes)
-        yield label, {
-            "n": large,
-            "patterns_per_second": round((large - small) / max(seconds[1] - seconds[0], 1e-9), 1),
-            "whole_call": round(large / seconds[1], 1),
-        }
+        yield label, patterns_per_second(predictor, scans, shapes)
+
+
+def patterns_per_second(function: Callable, scans, shapes) -> dict:
+    """Time a function on a small and a large scan, the best of two runs each.
+
+    Returns
+    -------
+    dict
+        As :func:`speed` says.
+    """
+    seconds = [min(_seconds(function, scan) for _ in range(2)) for scan in scans]
+    small, large = (math.prod(shape) for shape in shapes)
+    return {
+        "n": large,
+        "patterns_per_second": round((large - small) / max(seconds[1] - seconds[0], 1e-9), 1),
+        "whole_call": round(large / seconds[1], 1),
+    }
 
 
 def _seconds(predictor: Callable, signal) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -237,7 +238,8 @@ def _correlation(
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
     _check_arguments(threshold, reciprocal_radius)
     device = resolve_device(device)
-    given, probe = probe, read_probe(probe, scan)
+    sample = cache(partial(_some_patterns, scan))
+    given, probe = probe, read_probe(probe, scan, sample)
     matcher = DiskMatcher(
         probe, scan.calibration.shape, signal_mask=scan.signal_mask, threshold=threshold,
         min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel, device=device,
@@ -251,7 +253,7 @@ def _correlation(
     settings = ["correlation", _digest(probe.image), probe.radius, matcher.threshold, min_distance, max_peaks, subpixel]
     return Search(
         "Correlation of disks", lines, signal, scan, find, COLUMNS, settings, reciprocal_radius, subtract_center,
-        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),
+        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan, sample),
     )  # fmt: skip
 
 
@@ -269,9 +271,10 @@ def _detection(
         raise ValueError(f"n_samples is a number of answers, 0 for one without dropout, not {n_samples!r}.")
     device = resolve_device(device)
     model.to(device)
-    given, probe = probe, read_probe(probe, scan)
+    sample = cache(partial(_some_patterns, scan))
+    given, probe = probe, read_probe(probe, scan, sample)
     model.check_domain(probe.radius)
-    gain = counts_per_electron(torch.from_numpy(_some_patterns(scan)), scan.signal_mask)
+    gain = counts_per_electron(torch.from_numpy(sample()), scan.signal_mask)
     least = model.thresholds["confidence"] if threshold is None else threshold
     image = probe.resampled(model.network.radius / probe.radius).image
 
@@ -293,7 +296,7 @@ def _detection(
     settings = [model.fingerprint, _digest(probe.image), probe.radius, least, max_peaks, n_samples]
     return Search(
         "Detection of disks", lines, signal, scan, find, columns, settings, reciprocal_radius, subtract_center,
-        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),
+        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan, sample),
     )  # fmt: skip
 
 
@@ -301,7 +304,7 @@ def _digest(image: torch.Tensor) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
-def read_probe(probe, scan: Scan) -> Probe:
+def read_probe(probe, scan: Scan, sample: Callable | None = None) -> Probe:
     """Probe that a user gave, or the one that is estimated from a scan.
 
     Parameters
@@ -310,6 +313,8 @@ def read_probe(probe, scan: Scan) -> Probe:
         None estimates it from the direct beam of up to 64 patterns, spread over those that are not excluded.
     scan : Scan
         The patterns.
+    sample : callable, optional
+        Returns those 64 patterns (n, rows, columns), where they are needed for more than the probe.
 
     Returns
     -------
@@ -321,7 +326,8 @@ def read_probe(probe, scan: Scan) -> Probe:
         If there is no disk, or the probe is larger than the patterns, or was measured at another scale.
     """
     if probe is None:
-        probe = Probe.from_patterns(_some_patterns(scan), scan.calibration.center)
+        patterns = _some_patterns(scan) if sample is None else sample()
+        probe = Probe.from_patterns(patterns, scan.calibration.center)
     else:
         _check_scale(probe, scan)
         probe = probe if isinstance(probe, Probe) else Probe.from_image(probe)
@@ -349,14 +355,16 @@ def _check_scale(probe, scan: Scan) -> None:
         )
 
 
-def _compare_with_direct_beam(probe: Probe, scan: Scan) -> None:
+def _compare_with_direct_beam(probe: Probe, scan: Scan, sample: Callable) -> None:
     """Warn if the direct beam of the scan does not look like the probe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            beam = Probe.from_patterns(_some_patterns(scan), scan.calibration.center)
+            beam = Probe.from_patterns(sample(), scan.calibration.center)
         except ValueError:
             return  # saturated, behind a stop, or split: that is what the probe is given for
+        finally:
+            sample.cache_clear()  # the search that follows needs the memory
     allowed = max(_SAME_RADIUS * probe.radius, 1.0, 4 * beam.radius_error)
     if abs(beam.radius - probe.radius) > allowed:
         warnings.warn(

@@ -91,19 +91,15 @@ class Search:
         """Search, keep what is done in ``<path>.partial``, and write the vectors."""
         path = check_vectors_path(path, overwrite=overwrite)
         self._announce()
-        centers = (self.scan.navigation_mask, self.scan.signal_mask, self.scan.centers)
+        arrays = (self.scan.navigation_mask, self.scan.signal_mask, self.scan.centers)
         settings = [*self.settings, list(self.columns), self.reciprocal_radius, self.subtract_center]
         settings.append(repr(self.scan.calibration))
-        partial = PartialResults(path, fingerprint(self.scan.data, settings, centers))
-        found, new = FoundDisks(self.scan.size, len(self.columns)), []
-
-        def parts(done):
-            for part in self._parts(done, show_progressbar):
-                new.append(len(part.indices))
-                yield part
-
-        with timed(lambda: sum(new)):
-            partial.gather(found, parts, self.scan.n_patterns, save_every=save_every)
+        partial = PartialResults(path, fingerprint(self.scan.data, settings, arrays))
+        found = FoundDisks(self.scan.size, len(self.columns))
+        with timed(lambda: partial.n_new):
+            partial.gather(
+                found, lambda done: self._parts(done, show_progressbar), self.scan.n_patterns, save_every=save_every
+            )
         vectors = self._to_vectors(found.tables)
         save_vectors(path, vectors, overwrite=overwrite)
         partial.remove()

@@ -16,12 +16,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load_model(model) -> OrientationModel:
+def load_model(model) -> Model:
     """Load a model.
 
     Parameters
     ----------
-    model : str, pathlib.Path or OrientationModel
+    model : str, pathlib.Path, OrientationModel or BraggModel
         Name of a bundled model (see :func:`list_models`), or a model folder.  A name goes before
         a folder of that name: write ``./name`` for the folder.  A model is returned as it is.
 

@@ -19,8 +19,6 @@ from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
-
-
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
 
@@ -28,9 +26,10 @@ _SAME_DISK = 0.5
 class Disks(NamedTuple):
     """Disks of patterns, most confident first; all tensors (n, m), padded with confidence 0.
 
-    ``row`` and ``column`` in rescaled px; ``intensity`` in counts above the background;
-    ``confidence`` between 0 and 1; ``position_error`` in rescaled px, the expected root mean
-    square distance; ``position_variance`` (rescaled px squared) and ``confidence_variance`` of the samples.
+    Of the network in rescaled px, of a model in those of the detector.  ``row`` and ``column``;
+    ``intensity`` in counts above the background; ``confidence`` between 0 and 1;
+    ``position_error``, the expected root mean square distance; ``position_variance`` (px squared)
+    and ``confidence_variance`` of the samples.
     """
 
     row: torch.Tensor

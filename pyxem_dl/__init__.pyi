@@ -6,6 +6,7 @@ from . import (
     data as data,
     disk_metrics as disk_metrics,
     frames as frames,
+    labels as labels,
     maps as maps,
     metrics as metrics,
     models as models,
@@ -30,8 +31,10 @@ from .bragg_vectors import (
 )
 from .crystals import load_phases as load_phases
 from .frames import Calibration as Calibration
+from .labels import read_labels as read_labels
 from .models import (
     BraggModel as BraggModel,
+    OrientationEnsemble as OrientationEnsemble,
     OrientationModel as OrientationModel,
     list_models as list_models,
     load_model as load_model,
@@ -39,6 +42,6 @@ from .models import (
 from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
 from .probes import Probe as Probe
 from .template_matching import match_templates as match_templates
-from .training import train as train, train_bragg as train_bragg
+from .training import finetune as finetune, train as train, train_bragg as train_bragg
 
 __version__: str

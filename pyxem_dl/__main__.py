@@ -27,6 +27,12 @@ Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, 
 BeamEnergy = Annotated[
     float | None, typer.Option(help="In kV; by default what the file (of a scan) or the recipe says.", min=0)
 ]
+Labelled = Annotated[
+    list[str] | None, typer.Option(help="Scan and labels, scan.zspy:labels.h5 (or .ang, .ctf); may be repeated.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Further settings of the training, key=value; may be repeated.")
+]
 
 
 class Section(StrEnum):
@@ -120,23 +126,41 @@ def train(
     reciprocal_radius: Annotated[
         float | None, typer.Option(help="How far out spots are seen, in 1/Å.", min=0)
     ] = None,
+    labelled: Labelled = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="On labelled scans: polar (default), cnn, densenet121, swin_tiny, swin_tiny_adapted, or one of timm."
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Begin with weights learnt on photographs: 'timm', or a local file.")
+    ] = None,
+    setting: Settings = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time limit; 20 without a recipe.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A model to take all settings from that are not given: a name or a folder.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and patterns; 0 without a recipe.")] = None,
     device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs, or processes on a CPU, of each computer.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Computers that train together.", min=1)] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted training in the same folder.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Train a model for a crystal from nothing but its structure."""
+    """Train a model for a crystal from nothing but its structure, or on labelled scans."""
     _check_structures(structures)
     if (output / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
 
-    settings = {} if seed is None else {"seed": seed}
+    settings = _read_settings(setting) | ({} if seed is None else {"seed": seed})
+    if labelled:
+        settings |= {"labelled": _read_labelled(labelled), "pretrained": _read_pretrained(pretrained)}
+    elif pretrained:
+        raise ValueError("--pretrained is for networks that learn from --labelled scans.")
+    settings |= {"network": network, "devices": devices, "nodes": nodes}
     model = train_model(
         structures or None, beam_energy=beam_energy, reciprocal_radius=reciprocal_radius, output=output,
         max_minutes=max_minutes, recipe=recipe, device=device, resume=resume, overwrite=overwrite,
@@ -147,11 +171,77 @@ def train(
 
 @app.command()
 @_clear_errors
+def finetune(
+    model: Annotated[str, typer.Argument(help="Name of a bundled model, or a model folder.")],
+    labelled: Labelled,
+    output: Annotated[Path, typer.Option(help="Folder of the adapted model.")],
+    setting: Settings = None,
+    max_minutes: Annotated[float, typer.Option(help="Time limit.", min=0)] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of the patterns.")] = 0,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs, or processes on a CPU, of each computer.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Computers that train together.", min=1)] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on from an interrupted training in the same folder.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Adapt a trained model to one's own microscope, with labelled scans."""
+    if not labelled:
+        raise typer.BadParameter("give at least one scan.zspy:labels.h5.", param_hint="--labelled")
+    from pyxem_dl.training import finetune as adapt
+
+    adapted = adapt(
+        model, _read_labelled(labelled), output=output, max_minutes=max_minutes, seed=seed, device=device,
+        devices=devices, nodes=nodes, resume=resume, overwrite=overwrite, show_progressbar=progress,
+        **_read_settings(setting),
+    )  # fmt: skip
+    typer.echo(f"{adapted} is in {output}; {output / 'README.md'} says how good it is.")
+
+
+def _read_labelled(entries: list[str]) -> list[tuple[str, str]]:
+    """Pairs of files "scan:labels"; a colon after a drive's letter belongs to the path."""
+    pairs = []
+    for entry in entries:
+        scan, _, labels = entry.rpartition(":")
+        if not scan or not labels or len(scan) == 1:
+            raise typer.BadParameter(f"{entry!r} is not like scan.zspy:labels.h5.", param_hint="--labelled")
+        for path in (scan, labels):
+            if not Path(path).exists():
+                raise FileNotFoundError(f"There is no file {path!r}.")
+        pairs.append((scan, labels))
+    return pairs
+
+
+def _read_settings(entries: list[str] | None) -> dict:
+    """Read settings "key=value", the values as YAML has them."""
+    import yaml
+
+    settings = {}
+    for entry in entries or ():
+        key, separator, value = entry.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{entry!r} is not like key=value.", param_hint="--set")
+        settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def _read_pretrained(text: str | None) -> bool | str:
+    return False if text is None else True if text == "timm" else text
+
+
+@app.command()
+@_clear_errors
 def predict(
     scan: Annotated[Path, typer.Argument(help="Anything that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")],
-    model: Annotated[str, typer.Option(help="Name of a bundled model (see `pyxem-dl models`), or a model folder.")],
+    model: Annotated[
+        list[str],
+        typer.Option(help="Name of a bundled model (see `pyxem-dl models`), or a model folder; several: an ensemble."),
+    ],
     output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
+    samples: Annotated[
+        int, typer.Option(help="Answers drawn with dropout, for a map of their spread in degrees.", min=0)
+    ] = 0,
     beam_energy: BeamEnergy = None,
     scale: Annotated[float | None, typer.Option(help="1/Å per pixel, for a file without calibration.", min=0)] = None,
     center: Annotated[
@@ -167,8 +257,9 @@ def predict(
     from pyxem_dl.orientation import predict_orientation_to_file
 
     xmap = predict_orientation_to_file(
-        signal, model, output, n_best=n_best, beam_energy=beam_energy, center=_read_center(center),
-        batch_size=batch_size, device=device, overwrite=overwrite, show_progressbar=progress,
+        signal, model[0] if len(model) == 1 else model, output, n_best=n_best, n_samples=samples,
+        beam_energy=beam_energy, center=_read_center(center), batch_size=batch_size, device=device,
+        overwrite=overwrite, show_progressbar=progress,
     )  # fmt: skip
     indexed = (xmap.phase_id >= 0).mean()
     typer.echo(f"{xmap.size} positions, {indexed:.1%} indexed, are in {output}.")
@@ -222,7 +313,7 @@ def train_bragg(
     structures: Annotated[
         list[Path] | None, typer.Argument(help="CIF files to simulate disks of; by default eleven common crystals.")
     ] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 90 by default.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 125 by default.")] = None,
     unet: Annotated[str, typer.Option(help="'real', or 'complex' (on spectra, as it was published).")] = "real",
     seed: Annotated[int, typer.Option(help="Of weights and patterns.")] = 0,
     device: Device = "auto",

@@ -363,14 +363,19 @@ def fractional_coordinates(structure) -> np.ndarray:
     diffpy's; this undoes it.
     """
     lattice = structure.lattice
+    if not len(structure):
+        return np.zeros((0, 3))
     return np.asarray(structure.xyz) @ np.linalg.inv(lattice.stdbase @ lattice.recbase)
 
 
 def phase_to_dict(phase) -> dict:
     """Phase as plain numbers and strings, for a model's ``config.json``."""
+    known = {"space_group": int(phase.space_group.number)} if phase.space_group is not None else {
+        "space_group": None, "point_group": phase.point_group.name,  # as files of orientation maps have it
+    }  # fmt: skip
     return {
         "name": phase.name,
-        "space_group": int(phase.space_group.number),
+        **known,
         "color": phase.color,
         "lattice": [float(x) for x in phase.structure.lattice.abcABG()],
         "atoms": [
@@ -392,6 +397,7 @@ def phase_from_dict(entry: dict):
     return Phase(
         name=entry["name"],
         space_group=entry["space_group"],
+        point_group=entry.get("point_group"),
         structure=structure,
         color=entry["color"],
     )

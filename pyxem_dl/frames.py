@@ -364,6 +364,87 @@ def in_plane_angle(w, z):
     return 2 * (-z).atan2(w)
 
 
+def mirror(kx, ky):
+    """Mirror places in a pattern: what was above the direct beam is below it.
+
+    Parameters
+    ----------
+    kx, ky : array
+        In any unit (NumPy or torch).
+    """
+    return kx, -ky
+
+
+def mirror_angle(angle):
+    """Mirror angles in a pattern, counter-clockwise from +kx, as :func:`mirror` does."""
+    return -angle
+
+
+#: ``R * MIRROR_QUATERNION`` is the crystal whose pattern is the mirrored one of the crystal R.  A mirror is an
+#: inversion after a turn by 180 degrees about y, and diffraction does not see the inversion: not at all where the
+#: crystal has it, and hardly (Friedel's law) where it does not.
+MIRROR_QUATERNION = (0.0, 0.0, 1.0, 0.0)
+
+
+def euler_to_quaternion(phi1, Phi, phi2):
+    """Quaternion (lab to crystal) of Bunge's Euler angles, as orix has it.
+
+    Parameters
+    ----------
+    phi1, Phi, phi2 : tensor
+        In radians (torch).
+
+    Returns
+    -------
+    w, x, y, z : tuple of tensor
+    """
+    cos, sin = (Phi / 2).cos(), (Phi / 2).sin()
+    total, difference = (phi1 + phi2) / 2, (phi1 - phi2) / 2
+    return cos * total.cos(), -sin * difference.cos(), -sin * difference.sin(), -cos * total.sin()
+
+
+def quaternion_to_euler(w, x, y, z):
+    """Bunge's Euler angles of a quaternion (lab to crystal), the inverse of :func:`euler_to_quaternion`.
+
+    Parameters
+    ----------
+    w, x, y, z : tensor
+        Of unit length together (torch).
+
+    Returns
+    -------
+    phi1, Phi, phi2 : tuple of tensor
+        In radians, phi1 and phi2 in [0, 2 pi), Phi in [0, pi].
+    """
+    total, difference = 2 * (-z).atan2(w), 2 * (-y).atan2(-x)
+    # where Phi is 0 or 180 degrees one of the two is not defined, and atan2 gives 0
+    phi1, phi2 = (total + difference) / 2, (total - difference) / 2
+    Phi = 2 * (x.square() + y.square()).sqrt().atan2((w.square() + z.square()).sqrt())
+    return phi1 % (2 * math.pi), Phi, phi2 % (2 * math.pi)
+
+
+def other_frame_quaternion(turn: float = 0.0, flipped: bool = False) -> np.ndarray:
+    """Quaternion that, multiplied from the right, brings orientations of another reference frame into the lab frame.
+
+    Parameters
+    ----------
+    turn : float
+        Angle in degrees, counter-clockwise in the pattern, from the lab's x axis to that of the other frame.
+    flipped : bool
+        Whether the other frame's y axis then points down and its z axis away from the source.
+
+    Returns
+    -------
+    array, shape (4,)
+        ``R_lab = R_other * q``.
+    """
+    w, _, _, z = (float(x) for x in in_plane_quaternion(math.radians(turn)))
+    if not flipped:
+        return np.array([w, 0.0, 0.0, z])
+    # first half a turn about x, then the turn: (0, 1, 0, 0) * (w, 0, 0, z)
+    return np.array([0.0, w, -z, 0.0])
+
+
 def repair_pyxem_orientation(quaternions, factor, azimuthal_step: float) -> np.ndarray:
     """Bring what pyxem 0.21's ``OrientationMap.to_rotation`` returns into our convention.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pyxem_dl.maps import (
     timed,
     to_crystal_map,
 )
-from pyxem_dl.models import OrientationModel, load_model
+from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
 from pyxem_dl.partial_results import PartialResults, fingerprint
 from pyxem_dl.streaming import (
     Collected,
@@ -32,9 +33,10 @@ from pyxem_dl.streaming import (
 
 def predict_orientation(
     signal,
-    model: str | Path | OrientationModel,
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     *,
     n_best: int = 1,
+    n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center=None,
@@ -50,10 +52,14 @@ def predict_orientation(
     signal : pyxem.signals.Diffraction2D
         Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of
         reciprocal length or of angle.
-    model : str, pathlib.Path or OrientationModel
-        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model.
+    model : str, pathlib.Path or OrientationModel, or a list of these
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model; several of the same
+        phases are asked together, as an ensemble.
     n_best : int
         Number of separated orientations to keep per position, the best first.
+    n_samples : int
+        Answers drawn with dropout (Monte-Carlo dropout): the map holds their mean, and their spread.  For models with
+        dropout; several models (an ensemble) have a spread without.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -80,9 +86,11 @@ def predict_orientation(
         orientation, is below the model's thresholds.  Properties:
 
         * ``scores``, shape as the rotations: probability of each separated mode.
-        * ``reliability`` (n,): 1 - second score / first score.
+        * ``reliability`` (n,): 1 - second score / first score; where the network gives a second.
         * ``crystal`` (n,): probability that there is a crystal at all.
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
+        * ``spread`` (n,): with `n_samples` or several models, how far their answers lie from their mean (root mean
+          square, degrees), brought to the size of the errors where the model knows how.
 
     Raises
     ------
@@ -103,7 +111,7 @@ def predict_orientation(
     Negative intensities count as 0.
     """
     job = _Job.prepare(
-        signal, model, n_best, batch_size, device, show_progressbar,
+        signal, model, n_best, n_samples, batch_size, device, show_progressbar,
         navigation_mask=navigation_mask, signal_mask=signal_mask, center=center,
         beam_energy=beam_energy,
     )  # fmt: skip
@@ -126,10 +134,11 @@ def predict_orientation(
 
 def predict_orientation_to_file(
     signal,
-    model: str | Path | OrientationModel,
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     path: str | Path,
     *,
     n_best: int = 1,
+    n_samples: int = 0,
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
@@ -144,7 +153,7 @@ def predict_orientation_to_file(
 
     Parameters
     ----------
-    signal, model, n_best, batch_size, device, show_progressbar
+    signal, model, n_best, n_samples, batch_size, device, show_progressbar
         As in :func:`predict_orientation`.
     path : str or pathlib.Path
         Where the crystal map goes: ``.h5`` (everything) or ``.ang``.
@@ -162,7 +171,7 @@ def predict_orientation_to_file(
         What was saved.
     """
     path = check_map_path(path, overwrite=overwrite)
-    job = _Job.prepare(signal, model, n_best, batch_size, device, show_progressbar, **reading)
+    job = _Job.prepare(signal, model, n_best, n_samples, batch_size, device, show_progressbar, **reading)
     job.announce()
     partial = PartialResults(path, job.fingerprint())
     found = Collected(job.scan.size)
@@ -179,26 +188,34 @@ class _Job:
     """One prediction, checked and ready to run."""
 
     scan: Scan
-    model: OrientationModel
+    model: OrientationModel | OrientationEnsemble
     n_best: int
+    n_samples: int
     batch_size: int
     device: torch.device
     show_progressbar: bool | None
 
     @classmethod
-    def prepare(cls, signal, model, n_best, batch_size, device, show_progressbar, **reading):
+    def prepare(cls, signal, model, n_best, n_samples, batch_size, device, show_progressbar, **reading):
         """Check everything before anything is computed."""
         if isinstance(n_best, bool) or int(n_best) != n_best or n_best < 1:
             raise ValueError(f"n_best must be a whole number of at least 1, not {n_best!r}.")
+        if isinstance(n_samples, bool) or int(n_samples) != n_samples or n_samples < 0:
+            raise ValueError(f"n_samples must be a whole number, 0 or more, not {n_samples!r}.")
         device = resolve_device(device)
         batch_size = check_batch_size(batch_size) or default_batch_size(device)
         model = load_model(model)
-        if not isinstance(model, OrientationModel):
+        if not isinstance(model, (OrientationModel, OrientationEnsemble)):
             raise TypeError(f"{model!r} does not find orientations: give an orientation model.")
         model = model.to(device)
         scan = Scan.from_signal(signal, **reading)
         model.check_domain(scan.calibration)
-        return cls(scan, model, int(n_best), batch_size, device, show_progressbar)
+        if n_best > 1 and (n_samples or isinstance(model, OrientationEnsemble) or model.network_name == "regression"):
+            raise ValueError(
+                "n_best > 1 needs a network that proposes several orientations ('polar'), asked once: this one gives "
+                "one orientation for each pattern. Use n_best=1."
+            )
+        return cls(scan, model, int(n_best), int(n_samples), batch_size, device, show_progressbar)
 
     def announce(self) -> None:
         """Print what will be done."""
@@ -230,6 +247,7 @@ class _Job:
             centers=self.scan.batch_centers(patterns, indices),
             signal_mask=self.scan.signal_mask,
             n_best=max(2, self.n_best),  # the reliability needs two
+            n_samples=self.n_samples,
         )
 
     def to_map(self, found: Collected):
@@ -238,6 +256,11 @@ class _Job:
             found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
         )
         thresholds = self.model.thresholds
+        prop = {"crystal": crystal.astype(float)}
+        if scores.shape[1] > 1:
+            prop["reliability"] = reliability(scores)
+        if "spread" in found.arrays:
+            prop["spread"] = self.model.calibrated(torch.from_numpy(found.arrays["spread"])).numpy().astype(float)
         indexed = (crystal > 0) & (crystal >= thresholds.get("crystal", 0.5))
         indexed &= scores[:, 0] >= thresholds.get("score", 0.0)
         return to_crystal_map(
@@ -248,13 +271,13 @@ class _Job:
             self.model.phases,
             indexed=indexed,
             is_in_data=found.done,
-            prop={"reliability": reliability(scores), "crystal": crystal.astype(float)},
+            prop=prop,
         )
 
     def fingerprint(self) -> str:
         """Hash of everything that the answers depend on: data, model and settings."""
         scan = self.scan
-        settings = [self.model.fingerprint, repr(scan.calibration), self.n_best]
+        settings = [self.model.fingerprint, repr(scan.calibration), self.n_best, self.n_samples]
         return fingerprint(scan.data, settings, (scan.navigation_mask, scan.signal_mask, scan.centers))
 
 

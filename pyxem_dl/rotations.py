@@ -53,12 +53,67 @@ def to_matrix(q: torch.Tensor) -> torch.Tensor:
 
 
 def from_matrix(matrix: torch.Tensor) -> torch.Tensor:
-    """Quaternions (..., 4), float32, of rotation matrices (..., 3, 3)."""
-    from scipy.spatial.transform import Rotation
+    """Quaternions (..., 4), float32, of rotation matrices (..., 3, 3); the inverse of :func:`to_matrix`."""
+    m = matrix.double()
+    diagonal = m.diagonal(dim1=-2, dim2=-1)
+    # the products 4 q_i q_j of the components; the row of the largest component is the safest
+    squares = 1 + torch.stack([
+        diagonal.sum(-1), *(2 * diagonal[..., i] - diagonal.sum(-1) for i in range(3)),
+    ], dim=-1)  # fmt: skip
+    wx, wy, wz = (m[..., k, j] - m[..., j, k] for j, k in ((1, 2), (2, 0), (0, 1)))
+    xy, xz, yz = (m[..., j, k] + m[..., k, j] for j, k in ((0, 1), (0, 2), (1, 2)))
+    w2, x2, y2, z2 = squares.unbind(-1)
+    rows = ((w2, wx, wy, wz), (wx, x2, xy, xz), (wy, xy, y2, yz), (wz, xz, yz, z2))
+    products = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    largest = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
+    return torch.nn.functional.normalize(products.gather(-2, largest)[..., 0, :], dim=-1).float()
 
-    # orix 0.15 loses signs of rotations by 180 degrees
-    q = Rotation.from_matrix(matrix.double().numpy()).as_quat()[..., [3, 0, 1, 2]]
-    return _quaternions(q)
+
+class _NearestRotation(torch.autograd.Function):
+    """Singular value decomposition with the gradient of the rotation, which exists where that of U and V does not."""
+
+    @staticmethod
+    def forward(ctx, matrix):
+        u, values, vt = torch.linalg.svd(matrix.double())
+        sign = torch.linalg.det(u @ vt).sign()
+        turn = torch.ones_like(values)
+        turn[..., 2] = sign
+        u = u * turn[..., None, :]
+        ctx.save_for_backward(u, values * turn, vt)
+        return (u @ vt).to(matrix)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        u, values, vt = ctx.saved_tensors
+        inner = u.mT @ gradient.double() @ vt.mT
+        total = values[..., :, None] + values[..., None, :]
+        total = torch.where(total.abs() < 1e-3, 1e-3, total)
+        return (u @ ((inner - inner.mT) / total) @ vt).to(gradient)
+
+
+def nearest_rotation(matrix: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices nearest to any matrices (..., 3, 3): nine numbers make a rotation without a jump.
+
+    Notes
+    -----
+    The special orthogonal Procrustes problem, as in Levinson et al., *An Analysis of SVD for Deep Rotation
+    Estimation*, NeurIPS 2020.
+    """
+    return _NearestRotation.apply(matrix)
+
+
+def from_six(numbers: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices of six numbers (..., 6): the first two columns, made orthonormal one after the other.
+
+    Notes
+    -----
+    Zhou et al., *On the Continuity of Rotation Representations in Neural Networks*, CVPR 2019.
+    """
+    normalize = torch.nn.functional.normalize
+    first = normalize(numbers[..., :3], dim=-1)
+    second = numbers[..., 3:] - (first * numbers[..., 3:]).sum(-1, keepdim=True) * first
+    second = normalize(second, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
 
 
 def exponential(v: torch.Tensor) -> torch.Tensor:
@@ -179,6 +234,30 @@ def proper_operations(phase) -> torch.Tensor:
     return multiply(multiply(turn, standard), conjugate(turn))
 
 
+def padded_operations(laue_groups: list[str], settings=None) -> torch.Tensor:
+    """Proper rotations of several Laue groups in one tensor, so that batches may mix phases.
+
+    Parameters
+    ----------
+    laue_groups : list of str
+        orix' names.
+    settings : list of quaternion, optional
+        From :func:`setting`, of each phase.
+
+    Returns
+    -------
+    tensor, shape (phases, o, 4)
+        Padded to one length by repeating the identity.
+    """
+    turns = torch.tensor(settings or [[1.0, 0.0, 0.0, 0.0]] * len(laue_groups))
+    operations = [
+        multiply(multiply(turn, proper_operations(laue_group(name))), conjugate(turn))
+        for turn, name in zip(turns, laue_groups, strict=True)
+    ]
+    length = max(map(len, operations))
+    return torch.stack([torch.cat([o, o[:1].expand(length - len(o), 4)]) for o in operations])
+
+
 def _quaternions(data) -> torch.Tensor:
     return torch.as_tensor(np.ascontiguousarray(data), dtype=torch.float32)
 
@@ -297,3 +376,43 @@ def disorientation_angle(
         half_turn = rotate_in_plane(b, torch.full_like(b[..., 0], math.pi))
         return torch.minimum(angle, disorientation_angle(a, half_turn, operations))
     return angle
+
+
+def mean_rotation(
+    samples: torch.Tensor, operations: torch.Tensor, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average answers to the same question, and say how far they are spread.
+
+    Parameters
+    ----------
+    samples : tensor, shape (n, m, 4)
+        m orientations of each of n crystals.
+    operations : tensor, shape (n, o, 4) or (o, 4)
+        Proper rotations of each crystal's Laue group.
+    weights : tensor, shape (n, m), optional
+        0 for what does not count.
+
+    Returns
+    -------
+    mean : tensor, shape (n, 4)
+        Of the symmetric copies that are nearest to one another.
+    spread : tensor, shape (n,)
+        Root mean square of the disorientations from the mean, in radians.
+    """
+    operations = operations.to(samples)
+    operations = operations if operations.ndim == 3 else operations[None]
+    weights = torch.ones_like(samples[..., 0]) if weights is None else weights.to(samples)
+    copies = multiply(operations[:, None], samples[:, :, None])
+    # to begin with the sample that is nearest to all others: one wrong answer must not lead
+    between = (copies[:, :, None] * samples[:, None, :, None]).sum(-1).abs().amax(-1)
+    between = torch.acos(between.clamp_max(1))
+    distance = (between * weights[:, None]).sum(2).masked_fill(weights == 0, torch.inf)
+    mean = samples[torch.arange(len(samples), device=samples.device), distance.argmin(1)]
+    for _ in range(2):
+        cosine = (copies * mean[:, None, None]).sum(-1)
+        nearest = cosine.abs().argmax(2, keepdim=True)
+        chosen = copies.gather(2, nearest[..., None].expand(-1, -1, 1, 4))[:, :, 0]
+        sign = torch.where(cosine.gather(2, nearest) < 0, -1.0, 1.0).to(samples)
+        mean = torch.nn.functional.normalize((chosen * sign * weights[..., None]).sum(1), dim=-1)
+    angle = disorientation_angle(samples, mean[:, None], operations[:, None])
+    return mean, ((angle.square() * weights).sum(1) / weights.sum(1).clamp_min(1e-12)).sqrt()

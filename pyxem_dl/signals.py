@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 def predict_orientation(
     self: Diffraction2D,
-    model: str | Path | OrientationModel,
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     *,
     n_best: int = 1,
+    n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
@@ -37,10 +38,13 @@ def predict_orientation(
 
     Parameters
     ----------
-    model : str, pathlib.Path or OrientationModel
-        Name of a bundled model (`pyxem_dl.list_models` gives them), a model folder, or a loaded model.
+    model : str, pathlib.Path or OrientationModel, or a list of these
+        Name of a bundled model (`pyxem_dl.list_models` gives them), a model folder, or a loaded model; several of the
+        same phases are asked together, as an ensemble.
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
+    n_samples : int, optional
+        Answers drawn with dropout (Monte-Carlo dropout), whose mean and spread the map holds. Default is 0: none.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
@@ -61,7 +65,8 @@ def predict_orientation(
     -------
     orix.crystal_map.CrystalMap
         Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
-        ``reliability`` and ``crystal`` (probability that there is one); ``phase_id`` is −1 where nothing was indexed.
+        ``reliability`` and ``crystal`` (probability that there is one), and ``spread`` (degrees) with `n_samples` or
+        several models; ``phase_id`` is −1 where nothing was indexed.
 
     See Also
     --------
@@ -84,6 +89,7 @@ def predict_orientation(
         self,
         model,
         n_best=n_best,
+        n_samples=n_samples,
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,

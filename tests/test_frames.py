@@ -46,6 +46,52 @@ def test_spots_lie_where_diffsims_has_them(name):
 
 
 @pytest.mark.parametrize("name", ["Al", "LiNiO2"])
+def test_a_mirrored_pattern_is_that_of_the_mirrored_crystal(name):
+    p = phase(name)
+    generator = SimulationGenerator(200)
+    mirror = Rotation(frames.MIRROR_QUATERNION)
+    for quaternion in random_quaternions(3, seed=2):
+        spots = []
+        for rotation in (Rotation(quaternion.numpy()), Rotation(quaternion.numpy()) * mirror):
+            found = generator.calculate_diffraction2d(
+                p, rotation, reciprocal_radius=RADIUS, max_excitation_error=MAX_ERROR, with_direct_beam=False
+            ).coordinates
+            spots.append(np.column_stack([found.data[:, :2], found.intensity]))
+        ours, mirrored = spots
+        expected = np.column_stack([*frames.mirror(ours[:, 0], ours[:, 1]), ours[:, 2]])
+        assert len(expected) == len(mirrored) > 2
+        distance = np.linalg.norm((expected[:, None] - mirrored[None]) / [1, 1, mirrored[:, 2].max()], axis=2)
+        assert distance.min(axis=1).max() < 1e-3
+        # and not of the crystal as it was
+        other = np.linalg.norm(expected[:, None, :2] - ours[None, :, :2], axis=2)
+        assert other.min(axis=1).max() > 0.05
+
+
+def test_euler_angles_are_those_of_orix():
+    q = torch.nn.functional.normalize(random_quaternions(200, seed=3), dim=-1)
+    angles = torch.stack(frames.quaternion_to_euler(*q.unbind(-1)), dim=-1)
+    expected = Rotation(q.numpy()).to_euler()
+    difference = np.abs(expected - angles.numpy())
+    np.testing.assert_allclose(np.minimum(difference, 2 * np.pi - difference), 0, atol=1e-9)
+    back = torch.stack(frames.euler_to_quaternion(*angles.unbind(-1)), dim=-1)
+    np.testing.assert_allclose((back * q).sum(-1).abs(), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("turn", [0, 37, 90])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_orientations_of_another_frame_come_into_ours(turn, flipped):
+    # axes of the other frame in ours
+    cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+    x = np.array([cos, sin, 0])
+    y = np.array([-sin, cos, 0]) * (-1 if flipped else 1)
+    axes = np.stack([x, y, np.cross(x, y)])
+    ours = Rotation(random_quaternions(1, seed=4).numpy())
+    theirs = ours.to_matrix()[0] @ axes.T
+    back = Rotation.from_matrix(theirs[None]) * Rotation(frames.other_frame_quaternion(turn, flipped))
+    np.testing.assert_allclose(back.to_matrix()[0], ours.to_matrix()[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Al", "LiNiO2"])
 def test_pattern_of_diffsims_flipped_is_ours(name):
     p, size, scale = phase(name), 96, 0.025
     for quaternion in random_quaternions(3, seed=1):

@@ -19,9 +19,9 @@ LAYERS = (
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
     ("models", "streaming", "partial_results"),
-    ("maps",),
+    ("maps", "labels"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
-    ("benchmark", "plot"),
+    ("benchmark", "plot", "study"),
     ("signals", "gui", "demo"),
     ("__main__",),
 )

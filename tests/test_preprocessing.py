@@ -1,12 +1,22 @@
-"""One polar image, whatever the detector."""
+"""One polar image, or one square, whatever the detector."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sample_phases import phase
 
-from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
-from pyxem_dl.preprocessing import PolarPreprocessing, counts_per_electron, find_direct_beam
+from pyxem_dl import rotations as rot
+from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
+from pyxem_dl.frames import MIRROR_QUATERNION, Calibration, k_to_pixel, pixel_to_k
+from pyxem_dl.preprocessing import (
+    CartesianPreprocessing,
+    PolarPreprocessing,
+    counts_per_electron,
+    find_direct_beam,
+)
+from pyxem_dl.simulation.detector import draw_spots
 
 RADIUS = 1.0
 CALIBRATION = Calibration((0.02, 0.02), (60.0, 62.0), (120, 124), 200)
@@ -197,3 +207,69 @@ def test_what_is_masked_does_not_count():
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[20:30] = True
     assert counts_per_electron(counts, mask) == pytest.approx(7, rel=0.1)
+
+
+# ---------------------------------------------------------------- turned, mirrored, square
+DETECTOR = Calibration((0.02, 0.02), (63.0, 61.5), (128, 120), 200.0)
+
+
+def draw(name, quaternions, calibration=DETECTOR):
+    """Spots (n, rows, columns) of a crystal in given orientations."""
+    table = ReflectionTable.stack([reflections(phase(name), 1.2)], 200.0)
+    spots = find_spots(table, torch.zeros(len(quaternions), dtype=torch.long), quaternions, 200.0)
+    strength = spots.structure_factor**2 * torch.exp(-((spots.excitation_error / 0.02) ** 2))
+    return draw_spots(spots.kx, spots.ky, strength, calibration, disk_radius=0.03, blur=0.8)
+
+
+@pytest.mark.parametrize("name", ["Al", "LiNiO2"])
+@pytest.mark.parametrize("make", [lambda: CartesianPreprocessing(1.1, size=110), lambda: PolarPreprocessing(1.1)])
+def test_patterns_are_turned_and_mirrored_as_their_orientations_are(name, make):
+    preprocessing = make()
+    generator = torch.Generator().manual_seed(1)
+    quaternions = rot.random_rotations(6, generator)
+    turn = 2 * np.pi * torch.rand(6, generator=generator)
+    if preprocessing.turn_step:
+        turn = (turn / preprocessing.turn_step).round() * preprocessing.turn_step
+    mirrored = torch.arange(6) % 2 == 0
+    moved = torch.where(mirrored[:, None], rot.multiply(quaternions, torch.tensor(MIRROR_QUATERNION)), quaternions)
+    moved = rot.rotate_in_plane(moved, turn)
+    expected = preprocessing(draw(name, moved), DETECTOR)[:, 0]
+    found = preprocessing(draw(name, quaternions), DETECTOR, turn=turn, mirrored=mirrored)[:, 0]
+    unmoved = preprocessing(draw(name, quaternions), DETECTOR)[:, 0]
+
+    def similarity(a, b):
+        return torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1))
+
+    assert similarity(found, expected).min() > 0.95
+    assert similarity(unmoved, expected).min() < 0.8
+
+
+def test_the_square_is_the_same_whatever_the_detector():
+    preprocessing = CartesianPreprocessing(1.0, size=64)
+    quaternions = rot.random_rotations(3, torch.Generator().manual_seed(0))
+    fine = Calibration((0.01, 0.01), (140.0, 131.0), (280, 262), 200.0)
+    images = [preprocessing(draw("Al", quaternions, c), c)[:, 0] for c in (DETECTOR, fine)]
+    assert images[0].shape == (3, 64, 64)
+    assert torch.nn.functional.cosine_similarity(images[0].flatten(1), images[1].flatten(1)).min() > 0.97
+
+
+def test_the_square_is_centred_on_each_direct_beam():
+    preprocessing = CartesianPreprocessing(0.6, size=64)
+    quaternions = rot.random_rotations(2, torch.Generator().manual_seed(0))
+    patterns = draw("Al", quaternions)
+    expected = preprocessing(patterns, DETECTOR)
+    moved = torch.stack([patterns[0].roll((3, -2), (0, 1)), patterns[1]])
+    centers = torch.tensor([[66.0, 59.5], [63.0, 61.5]])
+    torch.testing.assert_close(preprocessing(moved, DETECTOR, centers), expected, atol=1e-4, rtol=0)
+
+
+def test_masked_pixels_do_not_show_in_the_square():
+    preprocessing = CartesianPreprocessing(1.0, size=100)
+    patterns = draw("Al", rot.random_rotations(2, torch.Generator().manual_seed(0)))
+    mask = torch.zeros(128, 120, dtype=torch.bool)
+    mask[20:30] = True
+    hot = patterns.clone()
+    hot[:, 20:30] = 1e6
+    found = preprocessing(hot, DETECTOR, signal_mask=mask)
+    torch.testing.assert_close(found, preprocessing(patterns, DETECTOR, signal_mask=mask))
+    assert not found[:, :, 10:14].any()

@@ -167,3 +167,47 @@ def test_operations_map_reflections_onto_reflections_of_the_same_strength(name):
         assert float(distance.max()) < 2e-3
         difference = (found.structure_factor[partner] - found.structure_factor).abs()
         assert float(difference.max()) < 1e-2 * float(found.structure_factor.max())
+
+
+def test_any_matrix_has_a_nearest_rotation():
+    matrix = torch.randn(100, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+    found = rotations.nearest_rotation(matrix)
+    torch.testing.assert_close(torch.linalg.det(found), torch.ones(100, dtype=torch.double))
+    others = rotations.to_matrix(rotations.random_rotations(500).double())
+    distance = (matrix[:, None] - others).square().sum((-1, -2)).amin(1)
+    assert (distance >= (matrix - found).square().sum((-1, -2)) - 1e-9).all()
+    few = matrix[:4].clone().requires_grad_()
+    assert torch.autograd.gradcheck(rotations.nearest_rotation, (few,))
+
+
+def test_six_numbers_make_the_rotation_whose_columns_they_are(q):
+    matrix = rotations.to_matrix(q)
+    six = torch.cat([2.5 * matrix[..., 0], matrix[..., 1] + 0.3 * matrix[..., 0]], dim=-1)
+    torch.testing.assert_close(rotations.from_six(six), matrix)
+
+
+def test_half_turns_come_back_from_their_matrices():
+    axis = torch.nn.functional.normalize(torch.randn(100, 3, generator=torch.Generator().manual_seed(5)), dim=1)
+    q = torch.cat([torch.zeros(100, 1), axis], dim=1)
+    found = rotations.from_matrix(rotations.to_matrix(q))
+    torch.testing.assert_close((found * q).sum(-1).abs(), torch.ones(100))
+
+
+@pytest.mark.parametrize("group", ["m-3m", "-3m"])
+def test_the_mean_of_answers_sees_through_the_symmetry(group):
+    generator = torch.Generator().manual_seed(3)
+    operations = rotations.proper_operations(rotations.laue_group(group))
+    truth = rotations.random_rotations(40, generator)
+    error = rotations.exponential(0.03 * torch.randn(40, 15, 3, generator=generator))
+    samples = rotations.multiply(truth[:, None], error)
+    which = torch.randint(len(operations), (40, 15), generator=generator)
+    mean, spread = rotations.mean_rotation(rotations.multiply(operations[which], samples), operations)
+    angle = rotations.disorientation_angle(mean, truth, operations)
+    assert torch.rad2deg(angle).max() < 3 * 3 * 0.03 * 57 / 15**0.5
+    assert torch.rad2deg(spread).mean() == pytest.approx(57.3 * 0.03 * 3**0.5, rel=0.1)
+    # what has no weight does not count
+    samples[:, 3] = rotations.random_rotations(40, generator)
+    weights = torch.ones(40, 15)
+    weights[:, 3] = 0
+    again, _ = rotations.mean_rotation(samples, operations, weights)
+    assert torch.rad2deg(rotations.disorientation_angle(again, truth, operations)).max() < 5

@@ -148,7 +148,7 @@ def test_the_learning_rate_falls_with_the_clock(schedule):
         ({"beam_energy": -200.0}, "beam_energy must be positive"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
         ({"verification_share": 1.0}, "verification_share is at least 0 and less than 1"),
-        ({"schedule": "linear"}, "'cosine' or 'exponential', not 'linear'"),
+        ({"schedule": "linear"}, "one of cosine, exponential, one_cycle, not 'linear'"),
         ({"batch_size": 17}, "must be a multiple of the simulation's setup_size"),
         ({"device": "tpu"}, "device 'tpu' is not available"),
     ],

@@ -7,23 +7,25 @@ from pathlib import Path
 
 from pyxem_dl.models.bragg import BraggModel
 from pyxem_dl.models.computing import computing, in_portions, native_precision, usable_patterns
+from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model, read_config, read_model
 from pyxem_dl.models.orientation import OrientationModel
 
 __all__ = [
-    "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationModel", "computing", "in_portions",
-    "list_models", "load_model", "native_precision", "usable_patterns",
+    "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationEnsemble", "OrientationModel", "computing",
+    "in_portions", "list_models", "load_model", "native_precision", "usable_patterns",
 ]  # fmt: skip
 
 
-def load_model(model) -> Model:
+def load_model(model) -> Model | OrientationEnsemble:
     """Load a model.
 
     Parameters
     ----------
-    model : str, pathlib.Path, OrientationModel or BraggModel
+    model : str, pathlib.Path, OrientationModel or BraggModel, or a list of these
         Name of a bundled model (see :func:`list_models`), or a model folder.  A name goes before
-        a folder of that name: write ``./name`` for the folder.  A model is returned as it is.
+        a folder of that name: write ``./name`` for the folder.  A model is returned as it is, and a
+        list of orientation models becomes an ensemble.
 
     Raises
     ------
@@ -32,8 +34,10 @@ def load_model(model) -> Model:
     ValueError
         For an unknown name, and for a folder that is no model, damaged, or too new.
     """
-    if isinstance(model, Model):
+    if isinstance(model, (Model, OrientationEnsemble)):
         return model
+    if isinstance(model, (list, tuple)):
+        return OrientationEnsemble([load_model(each) for each in model])
     if not isinstance(model, (str, Path)):
         raise TypeError(
             "A model is the name of a bundled model, a model folder or an OrientationModel, "

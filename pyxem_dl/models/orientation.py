@@ -12,8 +12,8 @@ from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
-from pyxem_dl.networks import OrientationCandidates
-from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.networks import OrientationCandidates, SampledOrientations
+from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.rotations import laue_group, misorientation_angle
 
 # Patterns that go through the network at once
@@ -33,7 +33,7 @@ class OrientationModel(Model):
         By which `pyxem_dl.networks.build_network` knows it.
     network : torch.nn.Module
         With ``arguments`` and ``predict(polar, n_best)``.
-    preprocessing : PolarPreprocessing
+    preprocessing : PolarPreprocessing or CartesianPreprocessing
         From detector pixels to the network's input.
     phases : list of orix.crystal_map.Phase
         In the order of the network's phases.
@@ -48,6 +48,9 @@ class OrientationModel(Model):
         A name, and a line on what the model is for.
     training : dict
         The training's configuration, from which :func:`pyxem_dl.train` makes such a model anew.
+    spread_fit : tuple of float
+        How the spread of several answers (degrees) is brought to the size of the errors: a factor, and a floor that is
+        added in squares; fitted on patterns that were not trained on.
     precision : {"auto", "float32", "bfloat16"}
         Of the network's matrix products; "auto" takes bfloat16 where the device has it.  Scores
         differ by some 10⁻² between the two, orientations by some 0.01 degrees.  Not kept in
@@ -56,13 +59,14 @@ class OrientationModel(Model):
 
     network_name: str
     network: torch.nn.Module
-    preprocessing: PolarPreprocessing
+    preprocessing: PolarPreprocessing | CartesianPreprocessing
     phases: list
     domain: dict = field(default_factory=dict)
     thresholds: dict = field(default_factory=lambda: {"crystal": 0.5})
     name: str = "unnamed"
     description: str = ""
     training: dict = field(default_factory=dict)
+    spread_fit: tuple[float, float] = (1.0, 0.0)
     precision: str = "auto"
 
     format = "pyxem_dl orientation model"
@@ -80,7 +84,8 @@ class OrientationModel(Model):
         centers: torch.Tensor | None = None,
         signal_mask: torch.Tensor | None = None,
         n_best: int = 1,
-    ) -> OrientationCandidates:
+        n_samples: int = 0,
+    ) -> OrientationCandidates | SampledOrientations:
         """Predict the orientations of a batch of patterns.
 
         Parameters
@@ -95,10 +100,12 @@ class OrientationModel(Model):
             True where the detector is excluded.
         n_best : int
             Number of separated orientations.
+        n_samples : int
+            Answers drawn with dropout (Monte-Carlo dropout), whose mean and spread are given; 0 answers once, without.
 
         Returns
         -------
-        OrientationCandidates
+        OrientationCandidates, or SampledOrientations with `n_samples`
             On the model's device.  ``crystal`` is 0 for patterns that nobody can index: with
             NaN or infinite pixels, or constant (all-zero, saturated) where not masked.
         """
@@ -107,19 +114,40 @@ class OrientationModel(Model):
         size = _PORTION["cpu" if device.type == "cpu" else "other"]
 
         def predict(portion, portion_centers):
-            return self._predict_portion(portion, calibration, portion_centers, mask, n_best, size)
+            return self._predict_portion(portion, calibration, portion_centers, mask, n_best, size, n_samples)
 
-        return OrientationCandidates(*in_portions(predict, size, device, patterns, centers))
+        self._check_samples(n_samples)
+        columns = in_portions(predict, size, device, patterns, centers)
+        return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
 
-    def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int):
+    @property
+    def has_dropout(self) -> bool:
+        """Whether answers can be drawn with dropout."""
+        return hasattr(self.network, "samples") and self.network.dropout.p > 0
+
+    def _check_samples(self, n_samples: int) -> None:
+        if n_samples and not self.has_dropout:
+            raise ValueError(
+                f"The network of {self.name!r} has no dropout to draw answers with. Use n_samples=0, or give several "
+                "models that were trained with other seeds: predict_orientation([model_1, model_2, ...])."
+            )
+
+    def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
+        """Say what error in degrees to expect of answers whose spread is `spread`, in radians."""
+        factor, floor = self.spread_fit
+        return ((factor * torch.rad2deg(spread)).square() + floor**2).sqrt()
+
+    def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
         """Predict at most `size` patterns."""
         patterns, usable = usable_patterns(patterns, mask)
         with computing(self.device):
             polar = self.preprocessing(patterns, calibration, centers, mask)
         n, polar = len(polar), filled_up(polar, size, self.precision)
         with computing(self.device, self.precision):
-            found = self.network.predict(polar, n_best)
-        return _without_unusable([column[:n] for column in found], usable)
+            network = self.network
+            found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
+        found = [_without_unusable([column[:n] for column in answer], usable) for answer in found]
+        return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
 
     def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what the model was trained for.
@@ -146,7 +174,11 @@ class OrientationModel(Model):
     # ---------------------------------------------------------------- the folder
     def _own_config(self) -> dict:
         return {
-            "preprocessing": {"name": "polar", "arguments": self.preprocessing.to_dict()},
+            "preprocessing": {
+                "name": next(name for name, kind in PREPROCESSINGS.items() if isinstance(self.preprocessing, kind)),
+                "arguments": self.preprocessing.to_dict(),
+            },
+            "spread_fit": list(self.spread_fit),
             "phases": [phase_to_dict(phase) for phase in self.phases],
             "laue_groups": [laue_group(phase).name for phase in self.phases],
         }
@@ -155,7 +187,8 @@ class OrientationModel(Model):
     def _from_config(cls, network, config: dict, **common) -> OrientationModel:
         return cls(
             network=network,
-            preprocessing=PolarPreprocessing(**config["preprocessing"]["arguments"]),
+            preprocessing=PREPROCESSINGS[config["preprocessing"]["name"]](**config["preprocessing"]["arguments"]),
+            spread_fit=tuple(config.get("spread_fit", (1.0, 0.0))),
             phases=[phase_from_dict(entry) for entry in config["phases"]],
             **common,
         )
@@ -169,7 +202,7 @@ class OrientationModel(Model):
     def _differences(self, now: dict, stored: dict) -> str:
         score = max(float((now[k] - stored[k]).abs().max()) for k in ("scores", "crystal"))
         # where the first two modes are as good as each other, either may be the first
-        clear = stored["scores"][:, 0] - stored["scores"][:, -1] > 0.01
+        clear = stored["scores"][:, 0] - stored["scores"][:, 1:].sum(1) > 0.01
         angle = misorientation_angle(now["rotations"][:, 0], stored["rotations"][:, 0]) * clear
         degrees = float(torch.rad2deg(angle).max())
         other_phase = (now["phase_id"] != stored["phase_id"])[:, 0] & clear
@@ -233,10 +266,10 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
     return messages
 
 
-def _synthetic_reference(preprocessing: PolarPreprocessing, n: int = 4) -> torch.Tensor:
-    """Make inputs (n, 2, n_k, n_phi) with a few spots each, where nothing else is given."""
+def _synthetic_reference(preprocessing, n: int = 4) -> torch.Tensor:
+    """Make inputs (n, channels, ...) with a few spots each, where nothing else is given."""
     generator = torch.Generator().manual_seed(0)
-    shape = (n, preprocessing.n_k, preprocessing.n_phi)
-    noise = 0.3 * torch.rand(shape, generator=generator)
-    spots = (torch.rand(shape, generator=generator) > 0.99) * 5.0
-    return torch.stack([noise + spots, torch.ones(shape)], dim=1)
+    channels, *shape = preprocessing.input_shape
+    noise = 0.3 * torch.rand((n, *shape), generator=generator)
+    spots = (torch.rand((n, *shape), generator=generator) > 0.99) * 5.0
+    return torch.stack([noise + spots, *[torch.ones(n, *shape)] * (channels - 1)], dim=1)

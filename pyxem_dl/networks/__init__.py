@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from pyxem_dl.networks.backbones import BACKBONES, default_size
+from pyxem_dl.networks.candidates import OrientationCandidates, SampledOrientations
 from pyxem_dl.networks.fcunet import Disks, FCUNet
-from pyxem_dl.networks.polar import N_PROPOSED, OrientationCandidates, PolarNetwork
+from pyxem_dl.networks.polar import N_PROPOSED, PolarNetwork
+from pyxem_dl.networks.regression import RegressionNetwork
 
-NETWORKS = {"polar": PolarNetwork, "fcunet": FCUNet}
+NETWORKS = {"polar": PolarNetwork, "regression": RegressionNetwork, "fcunet": FCUNet}
 
 
 def build_network(name: str, **arguments) -> torch.nn.Module:
@@ -26,5 +29,6 @@ def build_network(name: str, **arguments) -> torch.nn.Module:
 
 
 __all__ = [
-    "NETWORKS", "N_PROPOSED", "Disks", "FCUNet", "OrientationCandidates", "PolarNetwork", "build_network",
+    "BACKBONES", "NETWORKS", "N_PROPOSED", "Disks", "FCUNet", "OrientationCandidates", "PolarNetwork",
+    "RegressionNetwork", "SampledOrientations", "build_network", "default_size",
 ]  # fmt: skip

@@ -8,12 +8,12 @@ by one step: the network is equivariant to in-plane rotation by construction.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from pyxem_dl import rotations as rot
+from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.comparison import CandidateComparison, PolarView
 
 # Residuals and soft labels live on this scale (radians): about the distance between nodes.
@@ -24,19 +24,6 @@ _TOP_NODES = 20
 # Proposals that the comparison looks at, and how many of them twice.  The right one is hardly
 # ever further down.
 N_PROPOSED, _N_VERIFIED = 4, 2
-
-
-class OrientationCandidates(NamedTuple):
-    """Separated modes of the distribution, most probable first.
-
-    ``rotations (n, n_best, 4)``, ``phase_id (n, n_best)``, ``scores (n, n_best)``
-    probabilities, ``crystal (n,)`` the probability that there is a crystal at all.
-    """
-
-    rotations: torch.Tensor
-    phase_id: torch.Tensor
-    scores: torch.Tensor
-    crystal: torch.Tensor
 
 
 class _Ring(nn.Conv1d):
@@ -154,14 +141,7 @@ class PolarNetwork(nn.Module):
             torch.arange(len(grids)), torch.tensor([len(grid) for grid in grids])
         )
         self.register_buffer("node_phase", phase, persistent=False)
-        # Padded to one length by repeating the identity, so that batches may mix phases.
-        operations = [
-            rot.multiply(rot.multiply(turn, rot.proper_operations(group)), rot.conjugate(turn))
-            for turn, group in zip(turns, groups, strict=True)
-        ]
-        length = max(len(o) for o in operations)
-        padded = [torch.cat([o, o[:1].expand(length - len(o), 4)]) for o in operations]
-        self.register_buffer("operations", torch.stack(padded), persistent=False)
+        self.register_buffer("operations", rot.padded_operations(laue_groups, settings), persistent=False)
 
     # ---------------------------------------------------------------- forward
     def features(self, polar: torch.Tensor) -> torch.Tensor:

@@ -266,8 +266,11 @@ class DiskSimulator(RandomNumbers):
         other = self._happens(s.gain_share, n)
         gain = torch.where(other, self._log_uniform(*s.gain, n), 1.0)[:, None]
         counts = counts * gain[..., None]
-        readout = torch.where(other, self._uniform(0, 0.5, n), 0.0)[:, None, None] * gain[..., None]
-        counts = (counts + readout * self._normal(*counts.shape)).clamp_min(0)
+        # either noise in every pixel, or none without an electron and pulses of unequal height with one
+        pulses = self._happens(0.5, n)[:, None, None]
+        strength = torch.where(other, self._uniform(0, 0.6, n), 0.0)[:, None, None] * gain[..., None]
+        spread = torch.where(pulses, (counts / gain[..., None]).sqrt(), 1.0)
+        counts = (counts + strength * spread * self._normal(*counts.shape)).clamp_min(0)
         faulty = self._happens(s.fault_share, n).nonzero()[:, 0]
         if len(faulty):
             flat = counts.reshape(n, -1)

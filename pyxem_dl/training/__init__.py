@@ -1,4 +1,4 @@
-"""Training of orientation models on simulated patterns, with Lightning.
+"""Training of orientation models on simulated or on labelled patterns, with Lightning.
 
 The clock rules: a training has a time limit, its learning rate follows the share of the
 time that has passed, and an interrupted training goes on where it was.
@@ -21,7 +21,8 @@ from pyxem_dl.rotations import laue_group, setting
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training import learning
 from pyxem_dl.training.bragg import BraggConfiguration, train_bragg
-from pyxem_dl.training.configuration import TrainingConfiguration
+from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
+from pyxem_dl.training.labelled import finetune, free_folder, train_labelled
 from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
@@ -29,20 +30,30 @@ from pyxem_dl.training.learning import (
     validate,
 )
 from pyxem_dl.training.report import join_logs, model_card
-from pyxem_dl.training.running import CHECKPOINT, begin, device_and_precision, fit, hardware
+from pyxem_dl.training.running import (
+    CHECKPOINT,
+    begin,
+    device_and_precision,
+    fit,
+    hardware,
+    is_first,
+    wait_for_all,
+)
 
 _MAX_SPOTS = 48
 
 __all__ = [
-    "BraggConfiguration", "OrientationTraining", "SimulatedBatches", "TrainingConfiguration", "train", "train_bragg",
-    "validate",
+    "BraggConfiguration", "LabelledConfiguration", "OrientationTraining", "SimulatedBatches", "TrainingConfiguration",
+    "finetune", "train", "train_bragg", "validate",
 ]  # fmt: skip
 
 
 def train(
     phases=None,
     *,
-    output,
+    labelled=None,
+    output=None,
+    network=None,
     beam_energy: float | None = None,
     reciprocal_radius: float | None = None,
     max_minutes: float | None = None,
@@ -50,23 +61,32 @@ def train(
     resume: bool = True,
     overwrite: bool = False,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     show_progressbar: bool | None = None,
     name: str | None = None,
     description: str = "",
     **settings,
 ) -> OrientationModel:
-    """Train an orientation model from nothing but crystal structures.
+    """Train an orientation model: from nothing but crystal structures, or on labelled scans.
 
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
-        What the model is to tell apart; by default the recipe's.
-    output : path
-        The model's folder; made if it is not there.
+        What the model is to tell apart; by default the recipe's, or those of the labels.
+    labelled : list of tuple, optional
+        Pairs (scan, labels): signals or their files, and crystal maps, as of ``s.match_templates``, or their files
+        (.h5, .ang, .ctf).  Without, the model learns from simulated patterns.
+    output : path, optional
+        The model's folder; by default one in the working folder, named after network and phases.
+    network : str or dict, optional
+        On labelled scans "polar" (default), "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted" or any network of
+        timm by name; with its arguments in `network_arguments`.  A dict is the arguments of the polar network.
     beam_energy : float
-        In kV.
+        In kV; on labelled scans their own.
     reciprocal_radius : float
-        How far out the model looks, in 1/Angstrom: about as far as reflections are seen.
+        How far out the model looks, in 1/Angstrom: about as far as reflections are seen; on labelled scans by default
+        as far as the detector reaches.
     max_minutes : float, optional
         Time limit, by default 20.
     recipe : str, path or OrientationModel, optional
@@ -78,12 +98,16 @@ def train(
         Replace a model that is in the folder already.
     device : str
         "auto" (CUDA, else CPU), "cpu" or "cuda".
+    devices, nodes : int
+        GPUs (or processes, on a CPU) of each computer, and computers that train together, by Lightning's DDP: from a
+        script or the command line.  The batch is divided among them.
     show_progressbar : bool, optional
         By default HyperSpy's preference.
     name, description : str, optional
         Of the model; the name is by default the folder's.
     **settings
-        Further fields of :class:`TrainingConfiguration`.
+        Further fields of :class:`TrainingConfiguration`, or of :class:`LabelledConfiguration`: ``pretrained``,
+        ``min_score``, ``min_reliability``, ``split``, ``schedule``, ...
 
     Returns
     -------
@@ -100,6 +124,18 @@ def train(
     KeyboardInterrupt
         If the training is interrupted; the same call goes on where it was.
     """
+    running = {
+        "resume": resume, "overwrite": overwrite, "device": device, "devices": devices, "nodes": nodes,
+        "show_progressbar": show_progressbar, "name": name, "description": description,
+    }  # fmt: skip
+    if labelled is not None:
+        return _train_on_labels(labelled, phases, output, network, recipe, beam_energy, settings | running, {
+            "reciprocal_radius": reciprocal_radius, "max_minutes": max_minutes,
+        })  # fmt: skip
+    if isinstance(network, dict):
+        settings["network"] = network
+    elif network not in (None, "polar"):
+        raise ValueError(f"On simulated patterns the polar network is trained; {network!r} needs `labelled` scans.")
     given = {
         "beam_energy": beam_energy, "reciprocal_radius": reciprocal_radius,
         "max_minutes": max_minutes,
@@ -107,7 +143,7 @@ def train(
     settings |= {key: value for key, value in given.items() if value is not None}
     phases, configuration = _from_recipe(recipe, phases, settings)
     phases = load_phases(phases)
-    output = Path(output)
+    output = free_folder("polar", phases) if output is None else Path(output)
     name = name or output.name
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
     root, precision = device_and_precision(device)
@@ -122,9 +158,25 @@ def train(
         if stage == "verify":
             _add_comparison(network, batches.simulator, configuration)
         module = OrientationTraining(network, configuration, stage, batches, validation)
-        fit(module, work / stage, root, precision, show_progressbar)
+        fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
-    return _finish(modules, phases, output, f"{hardware(root)}, {precision}", name, description)
+    if is_first():
+        _finish(modules, phases, output, f"{hardware(root)}, {precision}", name, description)
+    wait_for_all()
+    return load_model(output)
+
+
+def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, settings: dict, given: dict):
+    """Say what does not go together with labels, and train on them."""
+    if recipe is not None or beam_energy is not None:
+        raise ValueError(
+            "With `labelled` scans there is no recipe (see pyxem_dl.finetune), and the beam energy is the scans' own: "
+            "s.set_experimental_parameters(beam_energy=...)."
+        )
+    if isinstance(network, dict):
+        network, settings = "polar", settings | {"network_arguments": network}
+    given = {key: value for key, value in given.items() if value is not None}
+    return train_labelled(labelled, phases, output=output, network=network or "polar", **given, **settings)
 
 
 def _from_recipe(recipe, phases, settings: dict):

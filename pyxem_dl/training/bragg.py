@@ -55,12 +55,12 @@ class BraggConfiguration(LearningConfiguration):
         arguments of :class:`pyxem_dl.networks.FCUNet`.
     """
 
-    max_minutes: float = 90.0
+    max_minutes: float = 125.0
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     validation_minutes: float = 5.0
-    placement_share: float = 0.25
+    placement_share: float = 0.35
     simulation: DiskSettings = field(default_factory=DiskSettings)
 
     def __post_init__(self) -> None:
@@ -119,6 +119,10 @@ class DiskBatches(IterableDataset):
             visible=there & (significance > _VISIBLE) & (error.abs() < _EXCITED),
             counted=there & (significance > _INVISIBLE) & (error.abs() < _NOT_EXCITED),
         )  # fmt: skip
+
+    def reseed(self, seed: int) -> None:
+        """Go on with other patterns."""
+        self.simulator.generator.manual_seed(seed)
 
     def __iter__(self) -> Iterator:
         while True:
@@ -350,7 +354,7 @@ def train_bragg(
     output : path
         The model's folder; made if it is not there.
     max_minutes : float, optional
-        Time limit, by default 90.
+        Time limit, by default 125.
     resume : bool
         Go on from the checkpoint of an interrupted training in the same folder.
     overwrite : bool

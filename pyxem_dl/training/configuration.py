@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from pyxem_dl.simulation import SimulationSettings
 
+SCHEDULES = ("cosine", "exponential", "one_cycle")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfiguration:
@@ -22,8 +24,13 @@ class LearningConfiguration:
         Patterns in a batch; a multiple of the patterns in one setup of the simulation.
     learning_rate : float
         Its peak, after a short warm-up.
-    schedule : {"cosine", "exponential"}
-        How the learning rate falls: to 0, or to 2 % of the peak.
+    schedule : {"cosine", "exponential", "one_cycle"}
+        How the learning rate goes: down to 0 along half a cosine; down exponentially; or up for three tenths of the
+        training and then down, both along a cosine (Smith & Topin 2017).
+    decay : float
+        To this share of the peak an exponential schedule falls.
+    patience : int, optional
+        Stop when so many validations in a row were not better than the best.
     weight_decay : float
         Of AdamW.
     validation_minutes : float
@@ -39,15 +46,17 @@ class LearningConfiguration:
     batch_size: int = 64
     learning_rate: float = 1.2e-3
     schedule: str = "cosine"
+    decay: float = 0.02
+    patience: int | None = None
     weight_decay: float = 0.02
     validation_minutes: float = 4.0
     seed: int = 0
     network: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("cosine", "exponential"):
-            raise ValueError(f"schedule is 'cosine' or 'exponential', not {self.schedule!r}.")
-        self._check_positive("max_minutes", "learning_rate")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
+        self._check_positive("max_minutes", "learning_rate", "decay", "batch_size")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -81,7 +90,12 @@ class LearningConfiguration:
         """Learning rate relative to its peak, after a share `progress` of the training."""
         warm_up = min(1.0, (step + 1) / 200)
         if self.schedule == "exponential":
-            return warm_up * math.exp(math.log(0.02) * progress)
+            return warm_up * math.exp(math.log(self.decay) * progress)
+        if self.schedule == "one_cycle":
+            rising = min(progress / 0.3, 1.0)
+            falling = max(0.0, min((progress - 0.3) / 0.7, 1.0))
+            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * rising)) if rising < 1 else (
+                1e-4 + (1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * falling)))  # fmt: skip
         return warm_up * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
@@ -139,3 +153,77 @@ class TrainingConfiguration(LearningConfiguration):
     def shares(self) -> dict[str, float]:
         """Shares of proposing and verifying."""
         return {"propose": 1 - self.verification_share, "verify": self.verification_share}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfiguration(LearningConfiguration):
+    """All that the training on labelled scans is made of; saved with the weights.
+
+    Parameters
+    ----------
+    network_name : str
+        "polar", "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", or any network of timm.
+    pretrained : bool or str
+        Begin with weights learnt on photographs: timm's, or those of a local file.
+    reciprocal_radius : float, optional
+        How far out the model looks, in 1/Angstrom; by default as far as all detectors reach.
+    size : int, optional
+        Pixels along each side of the images that a network other than "polar" takes; by default its own.
+    min_score, min_reliability : float
+        Of the labels that are kept.
+    split : {"region", "scan", "random"}
+        What is held out for validation: regions of each scan, the last scan, or single positions, whose neighbours are
+        trained on.
+    validation_share : float
+        Of the labels, to be held out.
+    turn, mirror : bool
+        Turn patterns at random; mirror half of them, where the crystals have an inversion.
+    balance : float
+        From 0, all labels are drawn alike, to 1, all zone axes are.
+    simulated_share : float
+        Of the batches, simulated patterns of the model that is fine-tuned, so that it does not forget.
+    verification_share : float
+        Of the time, for the polar network's verification.
+    **further
+        Those of :class:`LearningConfiguration`; `network` holds arguments of
+        :class:`pyxem_dl.networks.RegressionNetwork` or :class:`pyxem_dl.networks.PolarNetwork`.
+    """
+
+    network_name: str = "polar"
+    pretrained: bool | str = False
+    reciprocal_radius: float | None = None
+    size: int | None = None
+    min_score: float = 0.0
+    min_reliability: float = 0.0
+    split: str = "region"
+    validation_share: float = 0.2
+    turn: bool = True
+    mirror: bool = True
+    balance: float = 0.5
+    simulated_share: float = 0.0
+    verification_share: float = 0.0
+    learning_rate: float = 5e-4
+    batch_size: int = 32
+    validation_minutes: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in SPLITS:
+            raise ValueError(f"split is one of {', '.join(SPLITS)}, not {self.split!r}.")
+        for name, highest in (
+            ("validation_share", 0.9), ("balance", 1.0), ("simulated_share", 0.95), ("verification_share", 0.95),
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) <= highest:
+                raise ValueError(f"{name} is from 0 to {highest}, not {getattr(self, name)!r}.")
+        if self.validation_share == 0:
+            raise ValueError("validation_share must be positive: nothing else tells how good the model is.")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The polar network may learn to verify after it has learnt to propose; the others learn at once."""
+        if self.network_name != "polar":
+            return {"train": 1.0}
+        return {"propose": 1 - self.verification_share, "verify": self.verification_share}
+
+
+SPLITS = ("region", "scan", "random")

@@ -51,6 +51,10 @@ class SimulatedBatches(IterableDataset):
                 parts.append((polar, s.rotations, s.phase_id))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
+    def reseed(self, seed: int) -> None:
+        """Go on with other patterns."""
+        self.simulator.generator.manual_seed(seed)
+
     def __iter__(self) -> Iterator:
         while True:
             yield self.make()
@@ -69,7 +73,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
     stage : str
         Of the configuration's.
     batches : iterable
-        Endless batches, with ``simulator.generator``.
+        Endless batches, with ``reseed(seed)``.
     """
 
     def __init__(self, configuration, stage: str, batches) -> None:
@@ -80,6 +84,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         self.patterns_seen = 0
         self.results: dict[str, float] = {}
         self._tick = self._validated = 0.0
+        self._best, self._not_better = float("inf"), 0
 
     @property
     @abstractmethod
@@ -121,6 +126,9 @@ class ClockedTraining(lightning.LightningModule, ABC):
         now = time.monotonic()
         self.elapsed += now - self._tick
         self._tick = now
+        if self.trainer.world_size > 1:
+            # one clock for all: what one does at this step, all do
+            self.elapsed = self.trainer.strategy.broadcast(self.elapsed)
         since = (self.elapsed - self._validated) / 60
         if since > self.configuration.validation_minutes or self.progress >= 1:
             self._validated = self.elapsed
@@ -129,8 +137,19 @@ class ClockedTraining(lightning.LightningModule, ABC):
                 self.results
                 | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
             )
+            if self._is_stuck():
+                self.trainer.should_stop = True
         if self.progress >= 1:
             self.trainer.should_stop = True
+
+    def _is_stuck(self) -> bool:
+        """Whether the validation has not become better for as long as the configuration's patience."""
+        loss = self.results.get("validation_loss")
+        if self.configuration.patience is None or loss is None:
+            return False
+        self._not_better = 0 if loss < self._best else self._not_better + 1
+        self._best = min(loss, self._best)
+        return self._not_better >= self.configuration.patience
 
     def on_save_checkpoint(self, checkpoint) -> None:
         """Keep the clock."""
@@ -143,9 +162,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         clock = checkpoint["clock"]
         self.elapsed, self.patterns_seen = clock["elapsed"], clock["patterns"]
         self.results = clock["results"]
-        self.batches.simulator.generator.manual_seed(
-            self.configuration.seed + self.patterns_seen + 1
-        )
+        self.batches.reseed(self.configuration.seed + self.patterns_seen + 1)
 
 
 class OrientationTraining(ClockedTraining):
@@ -157,9 +174,9 @@ class OrientationTraining(ClockedTraining):
         With a comparison where it learns to verify.
     configuration : TrainingConfiguration
         Of the training.
-    stage : {"propose", "verify"}
-        What is learnt.
-    batches : SimulatedBatches
+    stage : {"propose", "verify", "train"}
+        What is learnt: to propose, to verify, or all that there is.
+    batches : SimulatedBatches or LabelledBatches
         To train on.
     validation : tuple of tensor
         A batch that is not trained on.
@@ -172,13 +189,13 @@ class OrientationTraining(ClockedTraining):
     @property
     def learner(self):
         """The whole network, or its comparison alone."""
-        return self.network if self.stage == "propose" else self.network.comparison
+        return self.network.comparison if self.stage == "verify" else self.network
 
     def training_step(self, batch, _):
         """Return the loss of a batch."""
-        loss = self._proposal_loss(batch) if self.stage == "propose" else self._verify_loss(batch)
-        self.patterns_seen += len(batch[0])
-        self.log("loss", loss, prog_bar=True)
+        loss = self._verify_loss(batch) if self.stage == "verify" else self._proposal_loss(batch)
+        self.patterns_seen += len(batch[0]) * self.trainer.world_size
+        self.log("loss", loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)
         return loss
 
     def _proposal_loss(self, batch):

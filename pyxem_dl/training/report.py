@@ -96,6 +96,71 @@ GPL-3.0-or-later.
 """
 
 
+def labelled_card(model, modules, scans, where: str) -> str:
+    """Card of an orientation model that was trained on labelled scans, in Markdown."""
+    configuration, r = modules[-1].configuration, modules[-1].results
+    phases = ", ".join(f"{p.name} ({p.point_group.name})" for p in model.phases)
+    rows = "\n".join(
+        f"| {i + 1} | {' × '.join(map(str, scan.scan.data.shape[:-2]))} | {scan.n_labels:,} | {scan.n_chosen:,} | "
+        f"{len(scan.train):,} | {len(scan.region):,} |"
+        for i, scan in enumerate(scans)
+    )
+    stages = "\n".join(f"| {m.stage} | {m.elapsed / 60:.1f} | {m.patterns_seen:,} |" for m in modules)
+    settings = "\n".join(f"| `{key}` | {value} |" for key, value in asdict(configuration).items())
+    kinds = {"": f"held out by {configuration.split}"}
+    if "random_within_5_strict" in r:
+        kinds["random_"] = "single positions between those trained on"
+    metrics = "\n".join(
+        f"| {title} | {r[f'{kind}within_5_strict']:.1%} | {r[f'{kind}within_2_strict']:.1%} | "
+        f"{r[f'{kind}median_strict']:.2f}° | {r[f'{kind}within_5_modulo_180']:.1%} | "
+        f"{r[f'{kind}within_2_modulo_180']:.1%} | {r[f'{kind}median_modulo_180']:.2f}° |"
+        for kind, title in kinds.items()
+    )
+    factor, floor = model.spread_fit
+    energy = model.domain.get("beam_energy")
+    return f"""# {model.name}
+
+{model.description}. Orientation model of pyxem_dl for {phases}: network `{configuration.network_name}`.
+
+## Domain
+Beam energy {f"{energy:g} kV" if energy else "unknown"}; looks out to {configuration.reciprocal_radius:g} 1/Å.
+Patterns like those of the scans that it was trained on.
+
+## Data
+Measured patterns with the labels of another method.
+
+| scan | positions | labels | chosen | trained on | held out |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+## Recipe
+On {where}:
+
+| stage | minutes | patterns |
+| --- | --- | --- |
+{stages}
+
+| setting | |
+| --- | --- |
+{settings}
+
+## Agreement with labels that were not trained on
+| | within 5° | within 2° | median | within 5° mod 180° | within 2° mod 180° | median mod 180° |
+| --- | --- | --- | --- | --- | --- | --- |
+{metrics}
+
+Neighbours are near copies: single positions between those that were trained on look better than new regions are. Labels
+are not the truth: some of the disagreement is theirs. The expected error is the spread of the answers times {factor:g},
+with a floor of {floor:g}°, fitted on what was held out.
+
+## Limits
+It repeats what its labels have in common, their mistakes too.
+
+## Licence
+GPL-3.0-or-later.
+"""
+
+
 def bragg_card(model, modules: dict, phases, visible: float, where: str) -> str:
     """Card of a disk detector in Markdown."""
     r, configuration = modules["detect"].results, modules["detect"].configuration

@@ -64,8 +64,10 @@ def device_and_precision(device: str) -> tuple[torch.device, str]:
     return torch.device(device), _MIXED[native_precision(torch.device(device))]
 
 
-def fit(module, folder: Path, root, precision: str, show_progressbar: bool | None) -> None:
-    """Run a stage, or the rest of it, with checkpoints in a folder."""
+def fit(
+    module, folder: Path, root, precision: str, show_progressbar: bool | None, devices: int = 1, nodes: int = 1
+) -> None:
+    """Run a stage, or the rest of it, with checkpoints in a folder; on several devices with Lightning's DDP."""
     from hyperspy.api import preferences
 
     if show_progressbar is None:
@@ -73,7 +75,11 @@ def fit(module, folder: Path, root, precision: str, show_progressbar: bool | Non
     # what Lightning says of hardware and tips is no news to a microscopist
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(root.type, root.type), devices=1, precision=precision,
+        accelerator={"cuda": "gpu"}.get(root.type, root.type), precision=precision,
+        devices=devices, num_nodes=nodes,
+        # parts of a network rest in each stage
+        strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
+        use_distributed_sampler=False,
         max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=25,
         logger=CSVLogger(folder, name="", flush_logs_every_n_steps=50),
         callbacks=[
@@ -113,3 +119,15 @@ def hardware(root: torch.device) -> str:
     if root.type == "cuda":
         return torch.cuda.get_device_name(root)
     return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def is_first() -> bool:
+    """Whether this process writes the model: of several that train together only one does."""
+    d = torch.distributed
+    return not (d.is_available() and d.is_initialized()) or d.get_rank() == 0
+
+
+def wait_for_all() -> None:
+    """Wait until all processes that train together are here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,90 @@
+"""Sample data: a piece of a real scan, the phases of the bundled models, and simulated scans with known answers.
+
+Everything here comes with the package; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyxem_dl.crystals import load_phases
+from pyxem_dl.data.multilayer import LAYERS, StrainedMultilayer, strained_multilayer
+from pyxem_dl.data.phases import phase_of_atoms
+from pyxem_dl.data.polycrystal import Polycrystal, polycrystal
+
+__all__ = [
+    "LAYERS", "Polycrystal", "StrainedMultilayer", "aluminium", "lithium_nickel_oxide", "mgo_nanocubes", "mgo_phase",
+    "polycrystal", "strained_multilayer",
+]  # fmt: skip
+
+_DATA = Path(__file__).parent.parent / "_data"
+
+
+def mgo_nanocubes(lazy: bool = True):
+    """Load a piece of a real scan: precession diffraction of MgO nanocubes on holey carbon.
+
+    Every third position of a part of the scan in which cubes lie alone and on top of each other, beside carbon film
+    and holes.  Spots are 2 to 3 px wide; the patterns have a halo, a ghost disk above the direct beam and a few percent
+    of distortion.
+
+    Parameters
+    ----------
+    lazy : bool
+        Read patterns from the file when they are needed.
+
+    Returns
+    -------
+    pyxem.signals.ElectronDiffraction2D
+        28 x 21 positions (y, x), 9.09 nm apart, of 144 x 144 px with 0.03246 1/Angstrom per px; uint16, 300 kV.
+
+    Notes
+    -----
+    Cut from ``mgo_nano.zspy`` by Tina Bergh, NTNU (Zenodo record 15490547, doi 10.5281/zenodo.15490547), under
+    CC-BY-4.0; the values are the original's, stored as integers.  The experiment is described in J. Microsc. 279, 202
+    (2020), doi 10.1111/jmi.12850.
+
+    Examples
+    --------
+    >>> import pyxem_dl
+    >>> pyxem_dl.data.mgo_nanocubes()
+    <LazyElectronDiffraction2D, title: MgO nanocubes, dimensions: (21, 28|144, 144)>
+    """
+    import hyperspy.api as hs
+
+    return hs.load(_DATA / "mgo_nanocubes.hspy", lazy=lazy)
+
+
+def mgo_phase():
+    """MgO (periclase) from the bundled ``MgO.cif``: Fm-3m, a = 4.217 Å, COD 1000053, public domain.
+
+    Returns
+    -------
+    orix.crystal_map.Phase
+        The phase of :func:`mgo_nanocubes`.
+    """
+    (phase,) = load_phases(_DATA / "MgO.cif")
+    phase.name = "MgO"
+    return phase
+
+
+def aluminium():
+    """Aluminium: Fm-3m, a = 4.05 Å.
+
+    Returns
+    -------
+    orix.crystal_map.Phase
+        The phase of the bundled model ``al-200kv``.
+    """
+    return phase_of_atoms("Al", 225, (4.05, 4.05, 4.05, 90, 90, 90), [("Al", (0, 0, 0))])
+
+
+def lithium_nickel_oxide():
+    """LiNiO₂, a layered oxide: R-3m, a = 2.88, c = 14.19 Å; Ni 3a, Li 3b, O 6c with z = 0.242.
+
+    Returns
+    -------
+    orix.crystal_map.Phase
+        The phase of the bundled model ``linio2-200kv``, in the hexagonal cell of 12 atoms.
+    """
+    atoms = [("Ni", (0, 0, 0)), ("Li", (0, 0, 0.5)), ("O", (0, 0, 0.242))]
+    return phase_of_atoms("LiNiO2", 166, (2.88, 2.88, 14.19, 90, 90, 120), atoms)

@@ -1,0 +1,415 @@
+"""Labels for patterns of measured scans: crystal maps, read, checked, chosen, and divided.
+
+Template matching labels a scan, the confident labels are kept, a network is trained on them, and regions that it has
+not seen tell how good it is.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyxem_dl import rotations as rot
+from pyxem_dl.frames import other_frame_quaternion
+from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
+
+#: Fewer labels than this teach nothing.
+MINIMUM_LABELS = 50
+# Labels closer together than this (degrees) are one orientation.
+_ONE_ORIENTATION = 1.0
+# Zone axes this far apart (degrees) are counted apart when orientations are balanced.
+_BALANCE_RESOLUTION = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Orientations of all positions of a scan, in data order.
+
+    Parameters
+    ----------
+    rotations : array, shape (n, 4)
+        Lab to crystal.
+    phase_id : array of int, shape (n,)
+        Index into `phases`; -1 where there is no crystal.
+    scores, reliability : array, shape (n,)
+        Greater is better; NaN where the map has none.
+    known : array of bool, shape (n,)
+        False where the map has no data.
+    phases : list of orix.crystal_map.Phase
+        Of the map.
+    shape : tuple of int
+        Of the scan.
+    """
+
+    rotations: np.ndarray
+    phase_id: np.ndarray
+    scores: np.ndarray
+    reliability: np.ndarray
+    known: np.ndarray
+    phases: list
+    shape: tuple[int, ...]
+
+    @classmethod
+    def from_map(cls, xmap) -> Labels:
+        """Read a crystal map: the best orientation at each position.
+
+        Parameters
+        ----------
+        xmap : orix.crystal_map.CrystalMap
+            Of a scan in 0, 1 or 2 dimensions; ``prop["scores"]`` and ``prop["reliability"]`` where it has them (``ci``
+            of .ang files counts as score, too).
+        """
+        if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
+            raise TypeError(f"Labels are an orix CrystalMap or the path of a file with one, not {type(xmap).__name__}.")
+        whole = xmap.deepcopy()
+        whole.is_in_data = np.ones_like(xmap.is_in_data)
+        whole._shape = None  # orix computes it again
+        rotations = whole.rotations.data.reshape(xmap.is_in_data.size, -1, 4)[:, 0]
+        phases = {key: phase for key, phase in xmap.phases if key >= 0}
+        index = np.full(max([*phases, 0]) + 2, -1)
+        index[list(phases)] = np.arange(len(phases))
+
+        def prop(*names):
+            for name in names:
+                if name in whole.prop:
+                    return np.asarray(whole.prop[name], dtype=float).reshape(len(rotations), -1)[:, 0]
+            return np.full(len(rotations), np.nan)
+
+        return cls(
+            rotations=rotations, phase_id=index[whole.phase_id], scores=prop("scores", "ci", "cc", "MAD"),
+            reliability=prop("reliability", "rel", "reliability_index"), known=xmap.is_in_data.copy(),
+            phases=list(phases.values()), shape=tuple(whole.shape),
+        )  # fmt: skip
+
+
+def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False):
+    """Read a crystal map of another program, and bring it into the convention of pyxem_dl.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        ``.ang``, ``.ctf`` or ``.h5``: what orix reads.
+    inverse : bool
+        The file's rotations take crystal to lab, not lab to crystal.
+    turn : float
+        Angle in degrees from the x axis of the patterns (to the right) to that of the file's reference frame,
+        counter-clockwise.
+    flipped : bool
+        The y axis of the file's frame points down in the pattern, and its z axis away from the source.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        With rotations lab to crystal, x to the right of the pattern, y up.
+
+    Notes
+    -----
+    It prints what it assumed.  :func:`find_label_frame` tries all the switches on the patterns themselves.
+    """
+    from orix import io
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r} with labels.")
+    if path.suffix.lower() not in (".ang", ".ctf", ".h5", ".hdf5"):
+        raise ValueError(f"Labels are read from .ang, .ctf and .h5 files, not from {path.name!r}.")
+    xmap = io.load(str(path))
+    if path.suffix.lower() in (".ang", ".ctf"):
+        sense = "crystal to lab" if inverse else "lab to crystal"
+        frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
+        print(
+            f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}. If the map is in another "
+            "convention, say so: inverse=True, turn=90, flipped=True; pyxem_dl.labels.find_label_frame finds out which."
+        )
+    return in_lab_frame(xmap, inverse=inverse, turn=turn, flipped=flipped)
+
+
+def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False):
+    """Bring the rotations of a crystal map into the lab frame; the arguments are those of :func:`read_labels`.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        A new map.
+    """
+    from orix.quaternion import Rotation
+
+    moved = xmap.deepcopy()
+    rotations = ~moved._rotations if inverse else moved._rotations
+    moved._rotations = rotations * Rotation(other_frame_quaternion(turn, flipped))
+    return moved
+
+
+def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal_radius: float | None = None, seed=0):
+    """Find the convention of a label map: that in which its orientations explain the most peaks of the patterns.
+
+    Parameters
+    ----------
+    signal : hyperspy.signals.Signal2D
+        The labelled scan.
+    labels : CrystalMap, str or pathlib.Path
+        Its labels, or their file, in any convention.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
+        With atoms, in the order of the map's phases.
+    n_patterns : int
+        So many are looked at.
+    reciprocal_radius : float, optional
+        To which spots are looked for, in 1/Angstrom; by default the detector's.
+    seed : int
+        Of the choice of patterns.
+
+    Returns
+    -------
+    list of tuple (float, dict)
+        Shares of the peaks that are explained and the arguments of :func:`in_lab_frame`, the best first.  Turns by
+        180 degrees hardly differ: patterns do not tell them apart.
+    """
+    from orix import io
+
+    from pyxem_dl.crystals import load_phases, reflections
+    from pyxem_dl.frames import Calibration
+
+    xmap = io.load(str(labels)) if isinstance(labels, (str, Path)) else labels
+    calibration = Calibration.from_signal(signal)
+    radius = reciprocal_radius or calibration.reciprocal_radius
+    ids = [key for key, _ in xmap.phases if key >= 0]
+    tables = {key: reflections(p, radius) for key, p in zip(ids, load_phases(phases), strict=True)}
+    indexed = xmap.id[xmap.phase_id >= 0]
+    chosen = np.random.default_rng(seed).choice(indexed, min(n_patterns, len(indexed)), replace=False)
+    some = xmap.deepcopy()
+    some.is_in_data = np.isin(np.arange(xmap.is_in_data.size), chosen)
+    patterns = read_patterns(signal.data, np.sort(chosen))
+    peaks = find_peaks(patterns, calibration.center)
+    results = []
+    for inverse in (False, True):
+        for flipped in (False, True):
+            for turn in (0.0, 90.0, 180.0, 270.0):
+                switch = {"inverse": inverse, "turn": turn, "flipped": flipped}
+                moved = in_lab_frame(some, **switch)
+                found = explained_peaks(
+                    moved, signal, tables, calibration, reciprocal_radius=radius, max_excitation_error=0.02, peaks=peaks
+                )
+                results.append((found.summary()["share_indexed"], switch))
+    return sorted(results, key=lambda each: -each[0])
+
+
+def read_patterns(data, positions: np.ndarray) -> np.ndarray:
+    """Patterns (m, rows, columns) at some positions of a scan.
+
+    Parameters
+    ----------
+    data : numpy.ndarray or dask.array.Array, shape (..., rows, columns)
+        In data order.
+    positions : array of int, shape (m,)
+        Flat ones, rising; of a lazy scan only the chunks that hold them are computed.
+    """
+    chosen = data.reshape(-1, *data.shape[-2:])[positions]
+    return np.asarray(chosen.compute() if hasattr(chosen, "compute") else chosen)
+
+
+def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> None:
+    """Raise an error that says what to do, where labels do not fit a scan or teach nothing.
+
+    Parameters
+    ----------
+    labels : Labels
+        Of a scan.
+    shape : tuple of int
+        Of the scan.
+    chosen : array of bool, shape (n,)
+        Those that are confident.
+    """
+    size = math.prod(shape)
+    if len(labels.known) != size or (len(labels.shape) == len(shape) == 2 and labels.shape != tuple(shape)):
+        raise ValueError(
+            f"The labels have the shape {labels.shape}, the scan {tuple(shape)} (y, x). Give the map of this scan, of "
+            "all its positions; what is not labelled is left out of the data (`xmap[mask]`), or has phase_id -1."
+        )
+    if not labels.phases:
+        raise ValueError("Nothing is indexed in the labels, and they have no phase.")
+    for phase in labels.phases:
+        if phase.point_group is None:
+            raise ValueError(f"The phase {phase.name!r} of the labels has no point group: set it, or give `phases`.")
+    crystals = chosen & (labels.phase_id >= 0)
+    if crystals.sum() < MINIMUM_LABELS:
+        raise ValueError(_too_few(labels, int(crystals.sum())))
+    q = torch.as_tensor(labels.rotations[crystals], dtype=torch.float32)
+    phase = labels.phases[labels.phase_id[crystals][0]]
+    angle = rot.disorientation_angle(q, q[:1], rot.proper_operations(phase))
+    if float(torch.rad2deg(angle).max()) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
+        raise ValueError(
+            f"All {len(q)} labels are one orientation (within {_ONE_ORIENTATION:g}°): a network would learn to say "
+            "that one. Label a larger scan, or several."
+        )
+
+
+def _too_few(labels: Labels, n: int) -> str:
+    text = f"Only {n} labels are confident; at least {MINIMUM_LABELS} are needed, thousands are good."
+    for name in ("scores", "reliability"):
+        values = getattr(labels, name)[labels.known & (labels.phase_id >= 0)]
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
+            text += f" The map's {name} are {low:.3g}, {middle:.3g} and {high:.3g} at 10, 50 and 90 %."
+    return text + " Lower min_score or min_reliability, or label a larger scan."
+
+
+def choose_labels(labels: Labels, min_score: float = 0.0, min_reliability: float = 0.0) -> np.ndarray:
+    """Choose the confident labels.
+
+    Parameters
+    ----------
+    labels : Labels
+        Of a scan.
+    min_score, min_reliability : float
+        Smallest ones that are kept; 0 keeps all.
+
+    Returns
+    -------
+    array of bool, shape (n,)
+        Positions without a crystal (phase_id -1) are kept.
+
+    Raises
+    ------
+    ValueError
+        If a smallest value is given of what the map does not have.
+    """
+    kept = labels.known.copy()
+    for name, least in (("scores", min_score), ("reliability", min_reliability)):
+        if not least:
+            continue
+        values = getattr(labels, name)
+        if not np.isfinite(values).any():
+            raise ValueError(f"The labels have no {name}: they cannot be chosen by it.")
+        kept &= (labels.phase_id < 0) | (values >= least)
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionCurve:
+    """What choosing labels gains and costs.
+
+    Parameters
+    ----------
+    threshold, kept, agreement : array, shape (n,)
+        Smallest value of what is kept; share of the labels that is kept; share of those that agree with the truth.
+    name : str
+        Of what they are chosen by.
+    tolerance : float
+        Degrees up to which a label agrees.
+    """
+
+    threshold: np.ndarray
+    kept: np.ndarray
+    agreement: np.ndarray
+    name: str
+    tolerance: float
+
+
+def selection_curve(
+    xmap, truth, by: str = "scores", *, tolerance: float = 5.0, modulo_180: bool = True, n: int = 21
+) -> SelectionCurve:
+    """Compare label maps with a truth that was held out, for rising demands.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        The labels.
+    truth : orix.crystal_map.CrystalMap
+        Of the same positions.
+    by : {"scores", "reliability"}
+        Property that labels are chosen by.
+    tolerance : float
+        In degrees.
+    modulo_180 : bool
+        Take orientations that differ by 180 degrees about the beam for the same.
+    n : int
+        Number of thresholds.
+    """
+    labels = Labels.from_map(xmap)
+    values = getattr(labels, by)[xmap.is_in_data]
+    agree = disorientation(xmap, truth, modulo_180=modulo_180) <= tolerance
+    there = np.isfinite(values)
+    values, agree = values[there], agree[there]
+    thresholds = np.quantile(values, np.linspace(0, 0.98, n))
+    kept = np.array([np.mean(values >= t) for t in thresholds])
+    agreement = np.array([np.mean(agree[values >= t]) for t in thresholds])
+    return SelectionCurve(thresholds, kept, agreement, by, tolerance)
+
+
+def balance_weights(labels: Labels, chosen: np.ndarray, exponent: float) -> np.ndarray:
+    """How often each label is drawn, so that large grains do not drown small ones.
+
+    Parameters
+    ----------
+    labels : Labels
+        Of a scan.
+    chosen : array of int, shape (m,)
+        Positions.
+    exponent : float
+        0 draws all alike; 1 draws all zone axes alike.
+
+    Returns
+    -------
+    array, shape (m,)
+        In proportion to the inverse number of labels with the same zone axis (5 degrees) to this power.
+    """
+    bins = np.full(len(chosen), -1)
+    start = 0
+    for i, phase in enumerate(labels.phases):
+        here = np.flatnonzero(labels.phase_id[chosen] == i)
+        nodes = rot.zone_axes(rot.reduced_grid(phase, _BALANCE_RESOLUTION))
+        operations = rot.proper_operations(phase)
+        for part in np.array_split(here, max(1, len(here) // 4096)):
+            q = torch.as_tensor(labels.rotations[chosen[part]], dtype=torch.float32)
+            axes = rot.zone_axes(rot.multiply(operations, q[:, None]))
+            bins[part] = start + (axes @ nodes.T).amax(1).argmax(1).numpy()
+        start += len(nodes)
+    if not len(chosen):
+        return np.zeros(0)
+    _, inverse, counts = np.unique(bins, return_inverse=True, return_counts=True)
+    weights = counts[inverse].astype(float) ** -exponent
+    return weights / weights.sum()
+
+
+def hold_out_region(shape: tuple[int, ...], usable: np.ndarray, share: float, seed: int = 0):
+    """Keep whole regions of a scan for validation: neighbours are near copies of each other.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the scan.
+    usable : array of bool, shape (n,)
+        Positions that count.
+    share : float
+        Of them, to be held out, about.
+    seed : int
+        Of the choice of regions.
+
+    Returns
+    -------
+    held_out, border : array of bool, shape (n,)
+        Regions for validation; and the positions beside them, which are not to be trained on either.
+    """
+    from scipy.ndimage import binary_dilation
+
+    shape = tuple(shape) if shape else (1,)
+    side = max(3, round(min(s for s in shape if s > 1) / 5)) if math.prod(shape) > 1 else 1
+    blocks = [np.arange(s) // side for s in shape]
+    block = blocks[0] if len(shape) == 1 else blocks[0][:, None] * (blocks[1][-1] + 1) + blocks[1][None]
+    block, held_out = block.ravel(), np.zeros(math.prod(shape), bool)
+    for each in np.random.default_rng(seed).permutation(np.unique(block)):
+        if held_out[usable].mean() >= share:
+            break
+        held_out |= block == each
+    grown = binary_dilation(held_out.reshape(shape), np.ones((3,) * len(shape))).ravel()
+    if not (usable & ~grown).any() or not (usable & held_out).any():
+        warnings.warn("The scan is too small to hold out a region: single positions are held out.", stacklevel=2)
+        held_out = np.random.default_rng(seed).random(len(usable)) < share
+        return held_out & usable, np.zeros_like(held_out)
+    return held_out & usable, grown & ~held_out

@@ -1,0 +1,90 @@
+"""Several orientation models that are asked together: where they disagree, none should be trusted."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from pyxem_dl.models.orientation import OrientationModel
+from pyxem_dl.networks import OrientationCandidates, SampledOrientations
+
+
+class OrientationEnsemble:
+    """Models of the same phases, whose mean is the answer and whose spread says how sure it is.
+
+    Parameters
+    ----------
+    models : list of OrientationModel
+        Trained with other seeds, or of other kinds.
+
+    Raises
+    ------
+    ValueError
+        If there is only one, or if their phases differ.
+
+    Notes
+    -----
+    Lakshminarayanan et al., *Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles*, NeurIPS 2017.
+    """
+
+    has_dropout = False
+
+    def __init__(self, models: list[OrientationModel]) -> None:
+        if len(models) < 2 or not all(isinstance(model, OrientationModel) for model in models):
+            raise ValueError("An ensemble is a list of at least two orientation models.")
+        phases = [[(p.name, p.space_group.number if p.space_group else None) for p in m.phases] for m in models]
+        if any(each != phases[0] for each in phases):
+            names = "; ".join(", ".join(name for name, _ in each) for each in phases)
+            raise ValueError(f"The models of an ensemble have the same phases in the same order, not {names}.")
+        self.models = models
+        first = models[0]
+        self.phases, self.domain, self.preprocessing = first.phases, first.domain, first.preprocessing
+        self.thresholds = {
+            key: sum(m.thresholds.get(key, 0.0) for m in models) / len(models)
+            for key in {key for m in models for key in m.thresholds}
+        }
+        self.name = " + ".join(model.name for model in models)
+        self.network_name = f"ensemble of {len(models)}"
+
+    def __repr__(self) -> str:
+        return f"OrientationEnsemble {self.name!r}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.models[0].device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all weights and settings."""
+        return hashlib.sha256(" ".join(m.fingerprint for m in self.models).encode()).hexdigest()
+
+    def to(self, device) -> OrientationEnsemble:
+        """Move the networks to a device; returns the ensemble itself."""
+        for model in self.models:
+            model.to(device)
+        return self
+
+    def check_domain(self, calibration) -> None:
+        """Compare a detector with what each model was trained for."""
+        for model in self.models:
+            model.check_domain(calibration)
+
+    def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
+        """Spread in degrees, as it is: no patterns were kept back to fit it to."""
+        return torch.rad2deg(spread)
+
+    def predict_batch(self, patterns, calibration, *, n_samples: int = 0, n_best: int = 1, **settings):
+        """Ask all models; see :meth:`OrientationModel.predict_batch`.
+
+        Returns
+        -------
+        SampledOrientations
+            Their mean, with its spread.
+        """
+        answers = []
+        for model in self.models:
+            found = model.predict_batch(patterns, calibration, n_samples=n_samples, n_best=1, **settings)
+            answers.append(OrientationCandidates(*found[:4]))
+        return SampledOrientations.of(answers, self.models[0].network.operations)

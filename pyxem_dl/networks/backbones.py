@@ -1,0 +1,175 @@
+"""From an image of a pattern to features: a plain network of our own, and timm's by name."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import nn
+
+# Names of the literature's networks: timm's name, and what it is given beside the number of channels
+_LITERATURE = {
+    "densenet121": ("densenet121", {}),
+    "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
+    # as small as the patterns: windows of 8 patches divide 128 px / 4 px at all levels
+    "swin_tiny_adapted": ("swin_tiny_patch4_window7_224", {"img_size": 128, "window_size": 8}),
+}
+#: Networks that are known here by their own names
+BACKBONES = ("cnn", *_LITERATURE)
+DEFAULT_SIZE = 128
+
+
+class PlainNetwork(nn.Module):
+    """Convolutions, each halving the image, and a layer that sees all of what is left.
+
+    Parameters
+    ----------
+    size : int
+        Pixels along each side of the image.
+    width : int
+        Channels of the first convolution; each further one has twice as many, up to 8 times.
+    depth : int
+        Number of halvings.
+    kernel : int
+        Pixels along each side of the convolutions' kernels; odd.
+    num_features : int
+        Of the result.
+    dropout : float
+        In front of the last layer.
+    """
+
+    def __init__(
+        self, size: int = DEFAULT_SIZE, width: int = 24, depth: int = 5, kernel: int = 5, num_features: int = 512,
+        dropout: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if kernel % 2 == 0 or size < 2**depth:
+            raise ValueError(f"kernel must be odd ({kernel}), and size at least 2 to the power of depth ({2**depth}).")
+        layers, channels = [], 1
+        for i in range(depth):
+            after = width * 2 ** min(i, 3)
+            for before, stride in ((channels, 2), (after, 1)):
+                layers += [
+                    nn.Conv2d(before, after, kernel if stride == 2 else 3, stride, (kernel if stride == 2 else 3) // 2),
+                    # the same for one pattern as for many, and on one device as on many
+                    nn.GroupNorm(4, after), nn.ReLU(inplace=True),
+                ]  # fmt: skip
+            channels = after
+        for _ in range(depth):
+            size = (size + 1) // 2
+        layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size**2, num_features), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.num_features = num_features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (n, num_features) of images (n, 1, size, size)."""
+        return self.layers(images)
+
+
+def default_size(name: str) -> int:
+    """Pixels along each side of the images that a network is given, where nothing else is said.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`BACKBONES`, or a name of timm.
+
+    Raises
+    ------
+    ValueError
+        If nobody knows it; with the names that are near.
+    """
+    import timm
+
+    if name == "cnn":
+        return DEFAULT_SIZE
+    known, arguments = _LITERATURE.get(name, (name, {}))
+    if not timm.is_model(known):
+        near = difflib.get_close_matches(name, [*BACKBONES, "polar", *timm.list_models()], n=6, cutoff=0.5)
+        raise ValueError(
+            f"There is no network {name!r}, neither here (polar, {', '.join(BACKBONES)}) nor in timm "
+            f"{timm.__version__}."
+            + (f" Did you mean {', '.join(near)}?" if near else "")
+        )
+    pretrained = timm.get_pretrained_cfg(known)
+    fixed = pretrained is not None and pretrained.fixed_input_size
+    return arguments.get("img_size") or (pretrained.input_size[-1] if fixed else DEFAULT_SIZE)
+
+
+def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn.Module:
+    """Make a network that turns images (n, 1, size, size) into features (n, num_features).
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`BACKBONES`, or a name of timm.
+    size : int
+        Pixels along each side.
+    arguments : dict
+        Of the network.
+    pretrained : bool, str or pathlib.Path
+        Take weights that were learnt on photographs: timm's own, or those of a local file in timm's or safetensors'
+        format.  The weights of the three colours are added up.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, images that it cannot take, or weights that cannot be had.
+    """
+    default = default_size(name)
+    if name == "cnn":
+        if pretrained:
+            raise ValueError("The plain network 'cnn' has no pretrained weights: use pretrained=False.")
+        return PlainNetwork(size, **arguments)
+    import timm
+
+    known, own = _LITERATURE.get(name, (name, {}))
+    arguments = own | arguments
+    if size != default and "img_size" not in arguments and timm.get_pretrained_cfg(known).fixed_input_size:
+        arguments["img_size"] = size
+    elif "img_size" in own:
+        arguments["img_size"] = size
+    try:
+        network = timm.create_model(known, num_classes=0, in_chans=1, **arguments)
+        _try(network, size)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"The network {name!r} cannot take images of {size} x {size} px with {arguments or 'no arguments'}: "
+            f"{error}. Its own size is {default}."
+        ) from error
+    if pretrained:
+        _load_pretrained(network, known, arguments, pretrained)
+    return network
+
+
+def _try(network: nn.Module, size: int) -> None:
+    """See whether images of a size go through: many networks only say so then."""
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        network(torch.zeros(1, 1, size, size))
+    network.train(training)
+
+
+def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained) -> None:
+    """Give a network weights that were learnt on photographs, or say that none could be had."""
+    import timm
+
+    overlay = None if pretrained is True else {"file": str(pretrained)}
+    if overlay is not None:
+        from pathlib import Path
+
+        if not Path(pretrained).is_file():
+            raise ValueError(f"There is no file {str(pretrained)!r} with pretrained weights.")
+    try:
+        loaded = timm.create_model(
+            known, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, in_chans=1, **arguments
+        )
+    except Exception as error:  # timm passes on whatever the hub, the file system or torch raise
+        where = "timm's hub" if overlay is None else f"{str(pretrained)!r}"
+        raise ValueError(
+            f"No pretrained weights of {known} could be had from {where} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}). Without a connection give pretrained='FILE', a .safetensors or .pth "
+            "file of this network in timm's format, or pretrained=False."
+        ) from error
+    network.load_state_dict(loaded.state_dict())

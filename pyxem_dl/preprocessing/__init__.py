@@ -1,0 +1,23 @@
+"""From detector pixels to the model's frame, whatever the detector: polar for our own network, square for others.
+
+Simulated, labelled and measured patterns all pass through the same object, in training and in prediction, and its
+numbers travel in the model's ``config.json``.
+"""
+
+from pyxem_dl.preprocessing.cartesian import CartesianPreprocessing
+from pyxem_dl.preprocessing.images import (
+    check_patterns,
+    counts_per_electron,
+    find_direct_beam,
+    rescale,
+    shift_to_center,
+)
+from pyxem_dl.preprocessing.polar import PolarPreprocessing
+
+#: By the name in a model's ``config.json``
+PREPROCESSINGS = {"polar": PolarPreprocessing, "cartesian": CartesianPreprocessing}
+
+__all__ = [
+    "PREPROCESSINGS", "CartesianPreprocessing", "PolarPreprocessing", "check_patterns", "counts_per_electron",
+    "find_direct_beam", "rescale", "shift_to_center",
+]  # fmt: skip

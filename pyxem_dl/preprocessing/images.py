@@ -1,0 +1,206 @@
+"""Patterns on the detector: checks, the direct beam, counts, and other sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pyxem_dl.frames import Calibration
+
+# Levels of intensity at which the noise of a detector is looked at
+_GAIN_BINS = 12
+
+
+def check_patterns(data) -> None:
+    """Raise an error that says why, if an array does not hold patterns.
+
+    Parameters
+    ----------
+    data : numpy.ndarray or dask.array.Array
+        To be of shape (..., rows, columns), with 0, 1 or 2 navigation dimensions.
+    """
+    if data.ndim not in (2, 3, 4):
+        raise ValueError(
+            f"The data have {data.ndim} dimensions; patterns with 0, 1 or 2 navigation dimensions "
+            "have 2, 3 or 4. Take one scan at a time, for example `s.inav[:, :, 0]`."
+        )
+    if np.dtype(data.dtype).kind not in "buif":
+        raise TypeError(f"Patterns must be real numbers, not {data.dtype}.")
+    if 0 in data.shape:
+        raise ValueError(f"The data are empty (shape {tuple(data.shape)}): there is no pattern.")
+
+
+def find_direct_beam(
+    patterns: torch.Tensor, calibration: Calibration, search_radius: float = 0.25
+) -> torch.Tensor:
+    """Find the direct beam: centre of mass of the brightest blob near the nominal centre.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Intensities.
+    calibration : Calibration
+        Its centre is where the search begins.
+    search_radius : float
+        How far to search, in 1/Angstrom.
+
+    Returns
+    -------
+    tensor, shape (n, 2)
+        (row, column) in pixels.
+    """
+    rows, columns = patterns.shape[1:]
+    device = patterns.device
+    r = torch.arange(rows, device=device, dtype=torch.float32)[:, None]
+    c = torch.arange(columns, device=device, dtype=torch.float32)[None]
+
+    def distance(center_row, center_column):
+        return torch.hypot(
+            (r - center_row) * calibration.scale[0], (c - center_column) * calibration.scale[1]
+        )
+
+    near = distance(*calibration.center) <= search_radius
+    x = torch.nan_to_num(patterns.float()).clamp_min(0) * near
+    # The blob is the beam at half its height: halo and neighbouring disks stay below.  The
+    # blurred maximum is not fooled by a hot pixel.
+    blurred = functional.avg_pool2d(x[:, None], 3, 1, 1)[:, 0]
+    height = blurred.amax((1, 2), keepdim=True)
+    peak = blurred.flatten(1).argmax(1)
+    peak_row = (peak // columns).float()[:, None, None]
+    peak_column = (peak % columns).float()[:, None, None]
+    weight = (blurred - 0.5 * height).clamp_min(0)
+    weight = weight * (distance(peak_row, peak_column) <= search_radius / 2)
+    total = weight.sum((1, 2)).clamp_min(1e-20)
+    found = torch.stack([(weight * r).sum((1, 2)), (weight * c).sum((1, 2))], -1) / total[:, None]
+    nominal = found.new_tensor(calibration.center)
+    return torch.where((height[:, 0] > 0), found, nominal)
+
+
+def counts_per_electron(patterns: torch.Tensor, signal_mask: torch.Tensor | None = None) -> float:
+    """Estimate what a detector writes for an electron.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Of one detector.
+    signal_mask : tensor of bool, shape (rows, columns), optional
+        True where the detector is excluded.
+
+    Returns
+    -------
+    float
+        1 for a detector that counts, and where nothing can be said: of patterns with negative values, whose noise is
+        that of the readout.
+
+    Notes
+    -----
+    Neighbouring pixels of an even region differ by counting and by the noise of the readout, and the mean square of
+    their difference grows with the mean intensity by twice the gain (a photon transfer curve, see Janesick, *Photon
+    Transfer*, SPIE 2007).  The growth is looked at from the faintest to the middle of what is not empty: brighter
+    regions are not even.
+    """
+    patterns = patterns.float()
+    if signal_mask is not None:
+        patterns = torch.where(signal_mask.to(patterns.device), 0.0, patterns)
+    patterns = patterns[patterns.isfinite().all(2).all(1)]
+    if bool((patterns < 0).any()):
+        return 1.0
+    left, right = patterns[..., :-1], patterns[..., 1:]
+    around = functional.avg_pool2d(patterns[:, None], 5, 1, 2, count_include_pad=False)[:, 0, :, :-1]
+    seen = around > 0
+    if signal_mask is not None:
+        seen &= ~(signal_mask[:, :-1] | signal_mask[:, 1:]).to(seen.device)
+    order = around[seen].argsort()
+    size = len(order) // (2 * _GAIN_BINS)
+    if size < 20:
+        return 1.0
+    bins = order[: size * _GAIN_BINS].reshape(_GAIN_BINS, size)
+    mean = (0.5 * (left + right)[seen])[bins].mean(1).double()
+    variance = (0.5 * (left - right).square()[seen])[bins].mean(1).double()
+    # the noise of the readout is the same everywhere; a variance weighs as the inverse of its own
+    weight = 1 / variance.clamp_min(1e-12)
+    middle_mean, middle = (weight * mean).sum() / weight.sum(), (weight * variance).sum() / weight.sum()
+    spread = (weight * (mean - middle_mean).square()).sum()
+    gain = float((weight * (mean - middle_mean) * (variance - middle)).sum() / spread.clamp_min(1e-30))
+    if float(mean.max() - mean.min()) < 0.5 * float(mean.mean()):
+        gain = float(variance.sum() / mean.sum())  # one level tells no growth
+    # what is near 1 is 1: counts stay what they are
+    return gain if gain > 0 and not 0.6 < gain < 1.6 else 1.0
+
+
+def rescale(patterns: torch.Tensor, factor: float) -> torch.Tensor:
+    """Change the size of patterns and keep their counts.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Intensities.
+    factor : float
+        New size relative to the old one.
+
+    Returns
+    -------
+    tensor, shape (n, floor(factor * rows), floor(factor * columns))
+        A place at pixel (row, column) is now at ``(row + 0.5) * factor - 0.5``, and so is its
+        column.
+    """
+    if factor == 1:
+        return patterns
+    scaled = functional.interpolate(
+        patterns[:, None], scale_factor=factor, mode="bilinear", align_corners=False,
+        antialias=factor < 1, recompute_scale_factor=False,
+    )  # fmt: skip
+    return scaled[:, 0] / factor**2
+
+
+def shift_to_center(patterns, centers, calibration: Calibration) -> torch.Tensor:
+    """Move each pattern so that its direct beam lies at the calibration's centre."""
+    rows, columns = patterns.shape[1:]
+    offset = centers.to(patterns) - patterns.new_tensor(calibration.center)
+    r = torch.arange(rows, device=patterns.device, dtype=patterns.dtype)
+    c = torch.arange(columns, device=patterns.device, dtype=patterns.dtype)
+    y = (r[None, :, None] + offset[:, 0, None, None]) * (2 / (rows - 1)) - 1
+    x = (c[None, None, :] + offset[:, 1, None, None]) * (2 / (columns - 1)) - 1
+    grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)
+    shifted = functional.grid_sample(
+        patterns[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+    return shifted[:, 0]
+
+
+def bin_pixels(factor: int, patterns, weights, centers, calibration: Calibration):
+    """Average blocks of `factor` x `factor` pixels; all that goes with the patterns (or None) follows."""
+    pool = functional.avg_pool2d
+    patterns = pool(patterns[:, None], factor)[:, 0]
+    if weights is not None:
+        weights = pool(weights[:, None], factor)[:, 0]
+    middle = (factor - 1) / 2
+    if centers is not None:
+        centers = (centers - middle) / factor
+    binned = calibration.replace(
+        scale=tuple(s * factor for s in calibration.scale),
+        center=tuple((c - middle) / factor for c in calibration.center),
+        shape=tuple(patterns.shape[1:]),
+    )
+    return patterns, weights, centers, binned
+
+
+def normalised(images: torch.Tensor, weight: torch.Tensor, gamma: float, clip: float) -> torch.Tensor:
+    """Compress intensities, and bring them to a root mean square of 1.
+
+    Parameters
+    ----------
+    images : tensor, shape (n, ...)
+        Intensities; negative ones count as 0.
+    weight : tensor, shape (n or 1, ...)
+        Where the mean square is taken.
+    gamma : float
+        Exponent; 0.5 makes Poisson noise even.
+    clip : float
+        Largest value of the result.
+    """
+    x = images.clamp_min(0).pow(gamma)
+    over = tuple(range(1, x.ndim))
+    mean_square = (x**2 * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
+    return (x / mean_square.sqrt().clamp_min(1e-20)).clamp_max_(clip)

@@ -1,0 +1,216 @@
+"""Patterns in the polar frame: radii and angles, whatever the detector."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import torch
+
+from pyxem_dl.frames import Calibration, k_to_pixel, mirror_angle
+from pyxem_dl.preprocessing.images import bin_pixels, normalised, shift_to_center
+from pyxem_dl.rotations import matmul
+
+# Sample points in a polar bin are at most this far apart, in pixels.
+_SAMPLE_DISTANCE = 0.7
+# Detectors with more pixels than this across a polar bin are binned before.
+_FINE = 2.0
+# A bin less covered by valid pixels than this counts as not measured.
+_MINIMUM_COVERAGE = 0.3
+
+
+@dataclass(frozen=True)
+class PolarPreprocessing:
+    """Resample patterns to (k, phi), compress and normalise their intensity.
+
+    Parameters
+    ----------
+    reciprocal_radius : float
+        Outer radius of the polar image in 1/Angstrom; the inner one is 0.
+    n_k, n_phi : int
+        Number of bins along radius and angle; angle j is ``j * 360 / n_phi`` degrees,
+        counter-clockwise from +kx.
+    gamma : float
+        Exponent of the intensity; 0.5 makes Poisson noise even.
+    inner_radius : float
+        In 1/Angstrom; what lies inside is not used for normalisation (direct beam).
+    clip : float
+        Largest value after normalisation to a root mean square of 1 outside
+        `inner_radius`.
+    """
+
+    reciprocal_radius: float
+    n_k: int = 64
+    n_phi: int = 144
+    gamma: float = 0.5
+    inner_radius: float = 0.15
+    clip: float = 8.0
+
+    def to_dict(self) -> dict:
+        """Plain numbers for ``config.json``."""
+        return asdict(self)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one pattern in the network's input."""
+        return self.channels, self.n_k, self.n_phi
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result: intensity and validity."""
+        return 2
+
+    def resample(
+        self,
+        patterns: torch.Tensor,
+        calibration: Calibration,
+        centers: torch.Tensor | None = None,
+        signal_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Average the pixels in each polar bin.
+
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            Intensities, floating point.
+        calibration : Calibration
+            Of the detector.
+        centers : tensor, shape (n, 2), optional
+            Direct beam (row, column) in pixels of each pattern, by default the calibration's.
+        signal_mask : tensor of bool, shape (rows, columns), optional
+            True where the detector is excluded.
+
+        Returns
+        -------
+        polar : tensor, shape (n, n_k, n_phi)
+            Mean intensity per pixel, 0 where not measured.
+        valid : tensor of bool, shape (n, n_k, n_phi) or (1, n_k, n_phi)
+            Where the bin was measured.
+        """
+        n = len(patterns)
+        patterns = patterns.float()
+        weights = None
+        if signal_mask is not None:
+            weights = (~signal_mask).to(patterns)[None]
+            patterns = patterns * weights
+        factor = int(self.reciprocal_radius / self.n_k / max(calibration.scale) / _FINE)
+        if factor > 1:
+            patterns, weights, centers, calibration = bin_pixels(
+                factor, patterns, weights, centers, calibration
+            )
+        if centers is not None:
+            if weights is not None:
+                weights = shift_to_center(weights.expand(n, -1, -1), centers, calibration)
+            else:
+                weights = shift_to_center(torch.ones_like(patterns), centers, calibration)
+            patterns = shift_to_center(patterns, centers, calibration)
+        # MPS has no sparse matrices: there the averages are taken on the CPU
+        device = "cpu" if patterns.device.type == "mps" else str(patterns.device)
+        matrix = _bin_matrix(self.reciprocal_radius, self.n_k, self.n_phi, calibration, device)
+        shape = (-1, self.n_k, self.n_phi)
+        polar = _average(matrix, patterns).reshape(shape)
+        if weights is None:
+            weights = patterns.new_ones(1, *patterns.shape[1:])
+        coverage = _average(matrix, weights).reshape(shape)
+        valid = coverage > _MINIMUM_COVERAGE
+        return torch.where(valid, polar / coverage.clamp_min(_MINIMUM_COVERAGE), 0.0), valid
+
+    def __call__(
+        self,
+        patterns: torch.Tensor,
+        calibration: Calibration,
+        centers: torch.Tensor | None = None,
+        signal_mask: torch.Tensor | None = None,
+        *,
+        turn: torch.Tensor | None = None,
+        mirrored: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Make the network's input.
+
+        Parameters
+        ----------
+        patterns, calibration, centers, signal_mask
+            Those of :meth:`resample`.
+        turn : tensor, shape (n,), optional
+            Angles in radians by which each pattern is turned about the beam, counter-clockwise, rounded to
+            :attr:`turn_step`.
+        mirrored : tensor of bool, shape (n,), optional
+            Which patterns are mirrored, as :func:`pyxem_dl.frames.mirror` does, before they are turned.
+
+        Returns
+        -------
+        tensor, shape (n, 2, n_k, n_phi)
+            Normalised intensity, and 1 where the bin was measured.
+        """
+        polar, valid = self.resample(patterns, calibration, centers, signal_mask)
+        if turn is not None or mirrored is not None:
+            polar, valid = (self._turned(x.expand(len(polar), -1, -1), turn, mirrored) for x in (polar, valid))
+        valid = valid.to(polar)
+        outer = torch.arange(self.n_k, device=polar.device) + 0.5
+        outer = (outer * (self.reciprocal_radius / self.n_k) > self.inner_radius).to(polar)
+        intensity = normalised(polar, valid * outer[:, None], self.gamma, self.clip)
+        return torch.stack([intensity, valid.expand_as(intensity)], dim=1)
+
+    @property
+    def turn_step(self) -> float:
+        """Patterns are turned by multiples of this angle, in radians."""
+        return 2 * math.pi / self.n_phi
+
+    def _turned(self, polar, turn, mirrored) -> torch.Tensor:
+        """Take from a pattern (n, n_k, n_phi) what is at the places of the turned and mirrored one."""
+        angle = torch.arange(self.n_phi, device=polar.device).expand(len(polar), -1)
+        if turn is not None:
+            angle = angle - (turn / self.turn_step).round().long()[:, None]
+        if mirrored is not None:
+            angle = torch.where(mirrored[:, None], mirror_angle(angle), angle)
+        return polar.gather(2, (angle % self.n_phi)[:, None].expand_as(polar))
+
+
+def _average(matrix: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Average images (n, rows, columns) over bins: (n, bins)."""
+    return matmul(matrix, images.flatten(1).to(matrix.device).T).T.to(images.device)
+
+
+@lru_cache(maxsize=32)
+def _bin_matrix(radius, n_k, n_phi, calibration: Calibration, device: str) -> torch.Tensor:
+    """Sparse matrix (bins, pixels) that averages a pattern over polar bins.
+
+    Each bin holds a grid of sample points, each read by bilinear interpolation.  Along the
+    angle the points are weighted by a tent that reaches to the neighbouring bins' centres,
+    so that a spot between two bins is seen by both and its angle is not lost.
+    """
+    step_k, step_phi = radius / n_k, 2 * math.pi / n_phi
+    pixel = min(calibration.scale)
+    m_k = max(1, math.ceil(step_k / pixel / _SAMPLE_DISTANCE))
+    m_phi = max(2, math.ceil(2 * radius * step_phi / pixel / _SAMPLE_DISTANCE))
+    sub_k = (torch.arange(m_k, dtype=torch.float64) + 0.5) / m_k
+    sub_phi = (torch.arange(m_phi, dtype=torch.float64) + 0.5) / m_phi * 2 - 1
+    k = (torch.arange(n_k, dtype=torch.float64)[:, None] + sub_k) * step_k
+    phi = (torch.arange(n_phi, dtype=torch.float64)[:, None] + sub_phi) * step_phi
+    tent = (1 - sub_phi.abs()) / (1 - sub_phi.abs()).sum() / m_k
+    k = k[:, None, :, None]
+    phi = phi[None, :, None, :]
+    row, column = k_to_pixel(k * phi.cos(), k * phi.sin(), calibration)
+    weight = tent.expand(n_k, n_phi, m_k, m_phi)
+    bins = torch.arange(n_k * n_phi).reshape(n_k, n_phi, 1, 1).expand_as(weight)
+    rows, columns = calibration.shape
+    r0, c0 = row.floor(), column.floor()
+    entries = []
+    for dr in (0, 1):
+        for dc in (0, 1):
+            share = (1 - (row - r0 - dr).abs()) * (1 - (column - c0 - dc).abs())
+            r, c = (r0 + dr).long(), (c0 + dc).long()
+            inside = (r >= 0) & (r < rows) & (c >= 0) & (c < columns) & (share > 0)
+            entries.append(
+                (bins[inside], (r * columns + c)[inside], (share * weight)[inside])
+            )
+    index = torch.stack([torch.cat([e[0] for e in entries]), torch.cat([e[1] for e in entries])])
+    value = torch.cat([e[2] for e in entries]).float()
+    shape = (n_k * n_phi, rows * columns)
+    with warnings.catch_warnings():
+        # "Sparse CSR tensor support is in beta state", once for each session
+        warnings.simplefilter("ignore", UserWarning)
+        matrix = torch.sparse_coo_tensor(index, value, shape, check_invariants=False)
+        return matrix.coalesce().to_sparse_csr().to(device)

@@ -1,0 +1,369 @@
+"""Training on measured scans that are labelled, and fine-tuning of models to them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pyxem_dl import rotations as rot
+from pyxem_dl.crystals import ReflectionTable, load_phases, reflections
+from pyxem_dl.models import OrientationModel, load_model
+from pyxem_dl.networks import SampledOrientations, build_network, default_size
+from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
+from pyxem_dl.simulation import PatternSimulator
+from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
+from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, validate
+from pyxem_dl.training.report import join_logs, labelled_card
+from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
+from pyxem_dl.training.scans import (
+    LabelledBatches,
+    LabelledScan,
+    MixedBatches,
+    place_among_processes,
+    read_scans,
+    validation_batches,
+)
+
+# Answers that are drawn to see how far they spread
+_SAMPLES = 12
+
+
+class LabelledTraining(OrientationTraining):
+    """The training of an orientation network with two validations: of regions, and of single positions.
+
+    Parameters
+    ----------
+    *arguments
+        Those of :class:`OrientationTraining`; ``validation`` is a dict of batches, "region" the first.
+    """
+
+    def validation_results(self) -> dict[str, float]:
+        """Agreement with labels that are not trained on."""
+        results = {}
+        for name, batch in self._validation.items():
+            found = validate(self.network, *batch)
+            results |= found if name == "region" else {f"{name}_{key}": value for key, value in found.items()}
+        results["validation_loss"] = self._validation_loss(*self._validation["region"])
+        self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
+        return results
+
+    def _validation_loss(self, inputs, rotations, phase_id) -> float:
+        training = self.network.training
+        self.network.eval()
+        with torch.inference_mode():
+            losses = [
+                float(self.network.loss(*part)[0]) * len(part[0])
+                for part in zip(inputs.split(64), rotations.split(64), phase_id.split(64), strict=True)
+            ]
+        self.network.train(training)
+        return sum(losses) / len(inputs)
+
+
+def train_labelled(
+    labelled,
+    phases=None,
+    *,
+    output=None,
+    network: str = "polar",
+    pretrained=False,
+    resume: bool = True,
+    overwrite: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    show_progressbar: bool | None = None,
+    name: str | None = None,
+    description: str = "",
+    begin_with: OrientationModel | None = None,
+    network_arguments: dict | None = None,
+    **settings,
+) -> OrientationModel:
+    """Train an orientation model on labelled scans; see :func:`pyxem_dl.train`, which calls this.
+
+    Parameters
+    ----------
+    labelled : list of tuple
+        Scans (signals or files) with their labels (crystal maps or files).
+    begin_with : OrientationModel, optional
+        Whose network is trained on.
+    network_arguments : dict, optional
+        Of the network.
+    **further
+        Those of :func:`pyxem_dl.train`, and fields of
+        :class:`~pyxem_dl.training.configuration.LabelledConfiguration`.
+    """
+    unknown = set(settings) - set(LabelledConfiguration.__dataclass_fields__)
+    if unknown:
+        known = sorted(set(LabelledConfiguration.__dataclass_fields__) - {"network", "network_name"})
+        raise ValueError(f"Unknown settings {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
+    pretrained = str(pretrained) if isinstance(pretrained, Path) else pretrained
+    configuration = LabelledConfiguration(
+        network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
+    )
+    root, precision = device_and_precision(device)
+    scans = read_scans(labelled, configuration)
+    phases = _common_phases(scans, phases)
+    configuration = _completed(configuration, scans, phases, begin_with)
+    output = Path(output) if output is not None else free_folder(network, phases)
+    name = name or output.name
+    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
+    model = begin_with or _new_model(configuration, phases, scans, name)
+    model.network.to(root)
+    mirror = configuration.mirror and all(_has_inversion(phase) for phase in phases)
+    batches = LabelledBatches(scans, model.preprocessing, configuration, mirror, root)
+    validation = validation_batches(scans, model.preprocessing, configuration, root)
+    if configuration.simulated_share:
+        batches = MixedBatches(batches, _simulated(model, phases, configuration, root), configuration.simulated_share)
+    _announce(name, network, scans, phases, configuration, batches, root, precision)
+    modules = []
+    for stage in configuration.stages():
+        if stage == "verify" and model.network.comparison is None:
+            _add_comparison(model.network, phases, configuration, scans)
+        module = LabelledTraining(model.network, configuration, stage, batches, validation)
+        fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
+        modules.append(module)
+    if is_first():
+        _finish(model, modules, scans, validation, output, name, description, root, precision)
+    wait_for_all()
+    return load_model(output)
+
+
+def finetune(
+    model,
+    labelled,
+    *,
+    output=None,
+    simulated_share: float = 0.25,
+    learning_rate: float = 3e-4,
+    max_minutes: float = 10.0,
+    verification_share: float | None = None,
+    name: str | None = None,
+    **settings,
+) -> OrientationModel:
+    """Adapt a trained model to one's own microscope, with labelled scans.
+
+    Parameters
+    ----------
+    model : str, path or OrientationModel
+        A model for the phases of the labels: a bundled one, or a folder.
+    labelled : list of tuple
+        Scans (signals or files) with their labels (crystal maps or files), as for :func:`pyxem_dl.train`.
+    output : path, optional
+        Folder of the new model; by default one in the working folder, named after the model.
+    simulated_share : float
+        Of the batches that are simulated as in the model's own training, so that it does not forget what the scan does
+        not show.  For models that were trained on simulated patterns.
+    learning_rate : float
+        Its peak.
+    max_minutes : float
+        Time limit.
+    verification_share : float, optional
+        Of the time, for the verification; by default a quarter for a model that verifies.
+    name : str, optional
+        Of the new model.
+    **settings
+        Further ones of :func:`pyxem_dl.train` for labelled scans.
+
+    Returns
+    -------
+    OrientationModel
+        The adapted model; the given one stays as it is.
+    """
+    first = load_model(model)
+    if not isinstance(first, OrientationModel):
+        raise TypeError(f"{first!r} cannot be fine-tuned: give an orientation model.")
+    if not first.training.get("simulation"):
+        simulated_share = 0.0
+    verifies = getattr(first.network, "comparison", None) is not None
+    if verification_share is None:
+        verification_share = 0.25 if verifies else 0.0
+    new = copy.copy(first)
+    new.network = copy.deepcopy(first.network)
+    network = "polar" if first.network_name == "polar" else first.network.arguments["backbone"]
+    return train_labelled(
+        labelled, first.phases, network=network, begin_with=new, name=name,
+        output=output or free_folder(f"{first.name}-tuned", ()),
+        reciprocal_radius=first.preprocessing.reciprocal_radius, simulated_share=simulated_share,
+        learning_rate=learning_rate, max_minutes=max_minutes,
+        verification_share=verification_share, **settings,
+    )  # fmt: skip
+
+
+def _common_phases(scans: list[LabelledScan], phases) -> list:
+    """Phases of the model: those that are given, or those of the labels."""
+    if phases is not None:
+        phases = load_phases(phases)
+    else:
+        phases = []
+        for scan in scans:
+            phases += [p for p in scan.labels.phases if p.name not in [known.name for known in phases]]
+    for scan in scans:
+        scan.number_phases(phases)
+    return phases
+
+
+def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledConfiguration:
+    """Fill in the settings that the scans decide."""
+    entries = {}
+    if c.reciprocal_radius is None:
+        entries["reciprocal_radius"] = round(min(scan.calibration.reciprocal_radius for scan in scans), 4)
+    if c.network_name != "polar" and c.size is None:
+        size = begin_with.preprocessing.size if begin_with is not None else default_size(c.network_name)
+        entries["size"] = size
+    return LabelledConfiguration(**(asdict(c) | entries))
+
+
+def free_folder(name: str, phases) -> Path:
+    """Name a folder without a finished model in the working folder; an interrupted training goes on in its own."""
+    name = "-".join([name, *(phase.name for phase in phases)]).replace("/", "_")
+    candidates = (Path(name if i == 1 else f"{name}-{i}") for i in range(1, 1000))
+    return next(folder for folder in candidates if not (folder / "config.json").exists())
+
+
+def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> OrientationModel:
+    groups = {
+        "laue_groups": [rot.laue_group(p).name for p in phases], "settings": [rot.setting(p).tolist() for p in phases],
+    }  # fmt: skip
+    if c.network_name == "polar":
+        preprocessing = PolarPreprocessing(c.reciprocal_radius)
+        if c.pretrained:
+            raise ValueError("The polar network has no weights of timm's: use finetune, or pretrained=False.")
+        network = build_network(
+            "polar", **groups, n_k=preprocessing.n_k, n_phi=preprocessing.n_phi, channels=preprocessing.channels,
+            **c.network,
+        )  # fmt: skip
+    else:
+        preprocessing = CartesianPreprocessing(c.reciprocal_radius, size=c.size)
+        network = build_network("regression", **groups, backbone=c.network_name, size=c.size, **c.network)
+        if c.pretrained:
+            network.load_pretrained(c.pretrained)
+    scales = [s for scan in scans for s in scan.calibration.scale]
+    return OrientationModel(
+        network_name="polar" if c.network_name == "polar" else "regression",
+        network=network, preprocessing=preprocessing, phases=phases,
+        domain={
+            "beam_energy": scans[0].calibration.beam_energy, "reciprocal_radius": c.reciprocal_radius,
+            "scale": [0.5 * min(scales), 2.0 * max(scales)],
+        },
+        thresholds={"crystal": 0.5}, name=name,
+    )  # fmt: skip
+
+
+def _has_inversion(phase) -> bool:
+    """Whether a mirrored pattern is one of the same crystal, also beyond kinematical diffraction."""
+    group = phase.point_group
+    return group is not None and group.laue.size == group.size
+
+
+def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, device):
+    """Batches as the model was trained on."""
+    if not model.training.get("simulation"):
+        raise ValueError(f"{model.name!r} was not trained on simulated patterns: use simulated_share=0.")
+    recipe = TrainingConfiguration.from_dict(
+        {k: v for k, v in model.training.items() if k in TrainingConfiguration.__dataclass_fields__}
+    )
+    rank, _ = place_among_processes()
+    simulator = PatternSimulator(
+        phases, recipe.beam_energy, recipe.reciprocal_radius, recipe.simulation, seed=c.seed + 7919 * rank,
+        device=device,
+    )
+    return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, recipe.simulation.setup_size))
+
+
+def _add_comparison(network, phases, c: LabelledConfiguration, scans) -> None:
+    """Give the polar network what it needs to verify its proposals: the phases' reflections."""
+    energy = scans[0].calibration.beam_energy
+    if not energy or any(not len(phase.structure) or phase.space_group is None for phase in phases):
+        raise ValueError(
+            "To verify, the polar network needs the beam energy and phases with atoms and space group: give `phases` "
+            "(CIF files), or verification_share=0."
+        )
+    device = network.nodes.device
+    table = ReflectionTable.stack([reflections(p, c.reciprocal_radius) for p in phases], energy, device)
+    n_reflections = table.g.shape[1]
+    network.add_comparison(
+        n_reflections=n_reflections, n_spots=min(48, max(16, n_reflections // 8)), n_radial=3,
+        reciprocal_radius=c.reciprocal_radius, beam_energy=energy,
+    )  # fmt: skip
+    network.comparison.set_reflections(table)
+
+
+def _announce(name, network, scans, phases, c, batches, root, precision) -> None:
+    chosen, all_labels = sum(s.n_chosen for s in scans), sum(s.n_labels for s in scans)
+    held_out = sum(len(s.region) for s in scans)
+    print(
+        f"Training {name}: {network} for {', '.join(p.name for p in phases)} on {len(scans)} labelled scan"
+        f"{'s' if len(scans) > 1 else ''}; {chosen} of {all_labels} labels are kept, {batches.n_patterns} trained on, "
+        f"{held_out} held out by {c.split}; {c.max_minutes:g} minutes on {root}, precision {precision}"
+    )
+
+
+def _finish(model, modules, scans, validation, output, name, description, root, precision) -> OrientationModel:
+    """Fit what tells how sure the answers are, and write the folder."""
+    last = modules[-1]
+    c = last.configuration
+    network = last.network.float().to(root)
+    network.eval()
+    if hasattr(network, "calibrate"):
+        network.calibrate(*validation["region"])
+    model.network, model.name = network, name
+    model.description = description or f"{', '.join(p.name for p in model.phases)}, from labelled scans"
+    model.spread_fit = _fit_spread(model, *validation["region"])
+    model.training = json.loads(json.dumps(asdict(c)))
+    model.network = network.cpu()
+    where = f"{hardware(root)}, {precision}"
+    reference = validation["region"][0][:4]
+    model.save(
+        output, dtype=torch.float16, card=labelled_card(model, modules, scans, where), reference=reference,
+        training_log=join_logs(output / "checkpoint", c.stages()),
+    )  # fmt: skip
+    shutil.rmtree(output / "checkpoint", ignore_errors=True)
+    return model
+
+
+def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
+    """Factor and floor with which the spread of answers drawn with dropout is as large as the errors."""
+    there = phase_id >= 0
+    if not model.has_dropout or not there.any():
+        return 1.0, 0.0
+    with torch.inference_mode():
+        parts = [
+            SampledOrientations.of(model.network.samples(x, _SAMPLES), model.network.operations)
+            for x in inputs[there].split(64)
+        ]
+    found, spread = (torch.cat([getattr(p, field) for p in parts]) for field in ("rotations", "spread"))
+    error = torch.rad2deg(rot.disorientation_angle(
+        found[:, 0], rotations[there], model.network.operations[phase_id[there]], modulo_180=True
+    ))  # fmt: skip
+    return fit_spread(torch.rad2deg(spread), error)
+
+
+def fit_spread(spread: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:
+    """Fit ``expected error² = (factor · spread)² + floor²`` to pairs of spreads and errors.
+
+    Parameters
+    ----------
+    spread, error : tensor, shape (n,)
+        In degrees.
+
+    Returns
+    -------
+    factor, floor : float
+        With the largest likelihood of the errors as lengths of vectors with three normally distributed components,
+        each of a third of the expected square.
+    """
+    error = error.clamp_min(0.05)
+
+    def loss(factor, floor):
+        square = (factor * spread).square() + floor**2
+        return float((1.5 * (error.square() / square + square.log())).mean())
+
+    factors = torch.logspace(-1, 2, 61).tolist()
+    floors = torch.logspace(-1, 1.5, 51).tolist()
+    best = min((loss(a, b), a, b) for a in factors for b in floors)
+    return round(best[1], 3), round(best[2], 3)

@@ -1,0 +1,275 @@
+"""Labelled scans: what of them is trained on, what is held out, and batches of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from pyxem_dl import rotations as rot
+from pyxem_dl.frames import MIRROR_QUATERNION
+from pyxem_dl.labels import (
+    Labels,
+    balance_weights,
+    check_labels,
+    choose_labels,
+    hold_out_region,
+    read_labels,
+    read_patterns,
+)
+from pyxem_dl.maps import Scan
+from pyxem_dl.training.configuration import LabelledConfiguration
+
+VALIDATION_PATTERNS = 768
+# Of the positions that are trained on, this share is held out one by one: what a random split would report.
+_RANDOM_SHARE = 0.05
+_ENERGY_TOLERANCE = 0.05
+
+
+class LabelledScan:
+    """Patterns of a scan with the labels that were chosen, divided into what is trained on and what is not.
+
+    Parameters
+    ----------
+    signal : hyperspy.signals.Signal2D
+        The scan.
+    labels : orix.crystal_map.CrystalMap, str or pathlib.Path
+        Its labels, or their file.
+    configuration : LabelledConfiguration
+        Which says what is kept and held out.
+    number : int
+        Of this scan, and
+    n_scans : int
+        how many there are: the last one is held out where they are divided by scans.
+    """
+
+    def __init__(self, signal, labels, configuration: LabelledConfiguration, number: int, n_scans: int) -> None:
+        c = configuration
+        if isinstance(labels, (str, Path)):
+            labels = read_labels(labels)
+        self.scan = Scan.from_signal(_loaded(signal))
+        self.labels = Labels.from_map(labels)
+        self.calibration = self.scan.calibration
+        chosen = choose_labels(self.labels, c.min_score, c.min_reliability)
+        check_labels(self.labels, self.scan.data.shape[:-2], chosen)
+        self.n_labels, self.n_chosen = int(self.labels.known.sum()), int(chosen.sum())
+        held_out, border = self._held_out(chosen, number, n_scans, configuration)
+        beside = chosen & ~held_out & ~border
+        generator = np.random.default_rng(c.seed + number)
+        random = beside & (generator.random(len(beside)) < _RANDOM_SHARE) & (c.split != "random")
+        self.train, self.region, self.random = (
+            np.flatnonzero(each) for each in (beside & ~random, held_out, random)
+        )
+        self.phase_id = self.labels.phase_id.copy()
+
+    def _held_out(self, chosen, number: int, n_scans: int, c: LabelledConfiguration):
+        nothing = np.zeros_like(chosen)
+        if c.split == "random":
+            return chosen & (np.random.default_rng(c.seed).random(len(chosen)) < c.validation_share), nothing
+        if c.split == "scan":
+            if n_scans < 2:
+                raise ValueError("split='scan' holds out the last of several scans: give two, or split='region'.")
+            return (chosen if number == n_scans - 1 else nothing), nothing
+        return hold_out_region(self.scan.data.shape[:-2], chosen, c.validation_share, c.seed)
+
+    def number_phases(self, phases: list) -> None:
+        """Turn the map's phase numbers into those of the model's phases, by their names."""
+        names = [phase.name for phase in phases]
+        missing = [phase.name for phase in self.labels.phases if phase.name not in names]
+        if missing and len(phases) == len(self.labels.phases) == 1:
+            index = np.array([0, -1])  # another name for the only phase
+        elif missing:
+            raise ValueError(
+                f"The labels have the phase {', '.join(missing)}, which is none of {', '.join(names)}. Give phases of "
+                "the same names."
+            )
+        else:
+            index = np.array([*(names.index(phase.name) for phase in self.labels.phases), -1])
+        self.phase_id = index[self.labels.phase_id]
+        for i, phase in enumerate(self.labels.phases):
+            ours = phases[index[i]]
+            if rot.laue_group(phase).name != rot.laue_group(ours).name:
+                raise ValueError(
+                    f"The phase {phase.name!r} has the Laue group {rot.laue_group(phase).name} in the labels, and "
+                    f"{rot.laue_group(ours).name} in {ours.name!r}. Label with the phase of the model."
+                )
+
+    def patterns(self, positions: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """Patterns, rotations (m, 4) and phases (m,) at rising positions."""
+        return (
+            read_patterns(self.scan.data, positions),
+            torch.as_tensor(self.labels.rotations[positions], dtype=torch.float32),
+            torch.as_tensor(self.phase_id[positions]),
+        )
+
+    def weights(self, balance: float) -> np.ndarray:
+        """How often each label that is trained on is drawn, 1 on average."""
+        return balance_weights(self.labels, self.train, balance) * len(self.train)
+
+
+def _loaded(signal):
+    if not isinstance(signal, (str, Path)):
+        return signal
+    import hyperspy.api as hs
+
+    if not Path(signal).exists():
+        raise FileNotFoundError(f"There is no file {str(signal)!r}.")
+    return hs.load(signal, lazy=True)
+
+
+class LabelledBatches(IterableDataset):
+    """Endless batches of labelled patterns, turned and mirrored at random.
+
+    Where several devices train together each takes its share of the same batches.
+
+    Parameters
+    ----------
+    scans : list of LabelledScan
+        Whose training patterns are kept in memory.
+    preprocessing : PolarPreprocessing or CartesianPreprocessing
+        The model's.
+    configuration : LabelledConfiguration
+        Batch size, seed, and what is turned and mirrored.
+    mirror : bool
+        Whether patterns may be mirrored.
+    device : torch.device
+        Where batches are made.
+    """
+
+    def __init__(self, scans, preprocessing, configuration: LabelledConfiguration, mirror: bool, device) -> None:
+        self.scans, self.preprocessing, self.configuration = scans, preprocessing, configuration
+        self.mirror, self.device = mirror, torch.device(device)
+        self.generator = torch.Generator().manual_seed(configuration.seed)
+        self._parts = [scan.patterns(scan.train) for scan in scans]
+        self._ends = np.cumsum([0, *(len(scan.train) for scan in scans)])
+        weights = [scan.weights(configuration.balance) for scan in scans if len(scan.train)]
+        self.weights = torch.as_tensor(np.concatenate(weights), dtype=torch.float32)
+
+    @property
+    def n_patterns(self) -> int:
+        """Patterns that are trained on."""
+        return int(self._ends[-1])
+
+    def reseed(self, seed: int) -> None:
+        """Go on with other patterns."""
+        self.generator.manual_seed(seed)
+
+    def __iter__(self) -> Iterator:
+        while True:
+            yield self.make()
+
+    def make(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Make one batch: inputs (n, channels, ...), rotations (n, 4), phase_id (n,)."""
+        c = self.configuration
+        drawn = torch.multinomial(self.weights, c.batch_size, replacement=True, generator=self.generator)
+        turn = 2 * math.pi * torch.rand(c.batch_size, generator=self.generator) * c.turn
+        mirrored = (torch.rand(c.batch_size, generator=self.generator) < 0.5) & self.mirror
+        rank, world = place_among_processes()
+        mine = slice(rank, None, world)
+        return self.turned(drawn[mine].numpy(), turn[mine], mirrored[mine])
+
+    def turned(self, drawn: np.ndarray, turn: torch.Tensor, mirrored: torch.Tensor):
+        """Patterns of given numbers, turned by angles and mirrored, with the labels that then hold."""
+        step = self.preprocessing.turn_step
+        if step:
+            turn = (turn / step).round() * step
+        which = np.searchsorted(self._ends, drawn, side="right") - 1
+        parts, order = [], []
+        for i in np.unique(which):
+            here = np.flatnonzero(which == i)
+            index = drawn[here] - self._ends[i]
+            patterns, rotations, phase_id = self._parts[i]
+            at = torch.from_numpy(here)
+            inputs = preprocess(
+                self.scans[i], patterns[index], self.preprocessing, self.device,
+                turn=turn[at].to(self.device), mirrored=mirrored[at].to(self.device),
+            )  # fmt: skip
+            parts.append((inputs, rotations[index], phase_id[index]))
+            order.append(here)
+        back = torch.from_numpy(np.argsort(np.concatenate(order)))
+        columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        inputs, rotations, phase_id = (column[back.to(column.device)] for column in columns)
+        mirror = rot.multiply(rotations, rotations.new_tensor(MIRROR_QUATERNION))
+        rotations = torch.where(mirrored[:, None], mirror, rotations)
+        rotations = rot.rotate_in_plane(rotations, turn)
+        return inputs, rotations.to(self.device), phase_id.to(self.device)
+
+
+def place_among_processes() -> tuple[int, int]:
+    """Say which process this is, and how many there are."""
+    d = torch.distributed
+    return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
+
+
+def preprocess(scan: LabelledScan, patterns: np.ndarray, preprocessing, device, **augmentation) -> torch.Tensor:
+    """Make a network's inputs of patterns of a scan."""
+    x = torch.as_tensor(np.asarray(patterns, dtype=np.float32), device=device)
+    with torch.no_grad():
+        return preprocessing(torch.nan_to_num(x).clamp_min(0), scan.calibration, **augmentation)
+
+
+class MixedBatches(IterableDataset):
+    """Labelled batches, some of them replaced by simulated ones.
+
+    Parameters
+    ----------
+    labelled : LabelledBatches
+        Measured patterns.
+    simulated : SimulatedBatches
+        Of the same phases.
+    share : float
+        Of simulated batches.
+    """
+
+    def __init__(self, labelled: LabelledBatches, simulated, share: float) -> None:
+        self.labelled, self.simulated, self.share = labelled, simulated, share
+        self.preprocessing, self.n_patterns = labelled.preprocessing, labelled.n_patterns
+
+    def reseed(self, seed: int) -> None:
+        """Go on with other patterns."""
+        self.labelled.reseed(seed)
+        self.simulated.reseed(seed)
+
+    def __iter__(self) -> Iterator:
+        while True:
+            chosen = torch.rand((), generator=self.labelled.generator) < self.share
+            yield (self.simulated if chosen else self.labelled).make()
+
+
+def read_scans(labelled, configuration: LabelledConfiguration) -> list[LabelledScan]:
+    """Read pairs of scans and labels."""
+    pairs = [labelled] if isinstance(labelled, tuple) and len(labelled) == 2 else list(labelled)
+    if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise ValueError("labelled is a list of pairs (signal, labels): of scans and their crystal maps.")
+    scans = [LabelledScan(*pair, configuration, i, len(pairs)) for i, pair in enumerate(pairs)]
+    energies = [scan.calibration.beam_energy for scan in scans]
+    known = [energy for energy in energies if energy]
+    if known and max(known) > (1 + _ENERGY_TOLERANCE) * min(known):
+        raise ValueError(f"The scans have {min(known):g} to {max(known):g} kV: train a model for each beam energy.")
+    return scans
+
+
+def validation_batches(scans, preprocessing, c: LabelledConfiguration, device) -> dict[str, tuple]:
+    """Batches of what is held out: "region" and, where it says something else, "random"."""
+    batches = {}
+    for name in ("region", "random"):
+        n = sum(len(getattr(scan, name)) for scan in scans)
+        if not n:
+            continue
+        generator, parts = np.random.default_rng(c.seed + 1), []
+        for scan in scans:
+            positions = getattr(scan, name)
+            share = min(1.0, VALIDATION_PATTERNS / n)
+            positions = np.sort(generator.permutation(positions)[: math.ceil(share * len(positions))])
+            if len(positions):
+                patterns, rotations, phase_id = scan.patterns(positions)
+                inputs = torch.cat([
+                    preprocess(scan, patterns[i : i + 64], preprocessing, device) for i in range(0, len(patterns), 64)
+                ])  # fmt: skip
+                parts.append((inputs, rotations.to(device), phase_id.to(device)))
+        batches[name] = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return batches

@@ -1,0 +1,314 @@
+"""Training on labelled scans, through Python and through the command line."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffpy.structure import Structure
+from typer.testing import CliRunner
+
+from pyxem_dl import __main__ as command_line, data, finetune, load_model, metrics, predict_orientation, train, training
+from pyxem_dl.frames import Calibration
+from pyxem_dl.labels import Labels
+from pyxem_dl.maps import make_signal, save_map
+from pyxem_dl.models import OrientationEnsemble
+from pyxem_dl.preprocessing import CartesianPreprocessing
+from pyxem_dl.training import labelled, scans as scans_room
+from pyxem_dl.training.configuration import LabelledConfiguration
+
+QUICK = {"show_progressbar": False, "device": "cpu", "max_steps": 3, "batch_size": 8}
+TINY = {"network": "cnn", "size": 32, "network_arguments": {"backbone_arguments": {"width": 4, "depth": 3}}}
+SWIN = {"depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 1, 1]}
+
+
+@pytest.fixture(scope="module")
+def polycrystal():
+    return data.polycrystal((14, 16), 2e4, n_grains=6, pixels=64)
+
+
+@pytest.fixture(scope="module")
+def files(polycrystal, tmp_path_factory):
+    """A scan and its labels as files."""
+    folder = tmp_path_factory.mktemp("scan")
+    polycrystal.signal.save(folder / "scan.hspy")
+    save_map(folder / "labels.h5", polycrystal.truth)
+    return folder / "scan.hspy", folder / "labels.h5"
+
+
+def test_a_training_on_labels_makes_a_model_folder(polycrystal, tmp_path):
+    model = train(
+        labelled=[(polycrystal.signal, polycrystal.truth)], output=tmp_path / "model", **TINY, **QUICK,
+    )  # fmt: skip
+    again = load_model(tmp_path / "model")
+    again.verify(tmp_path / "model")
+    assert model.fingerprint == again.fingerprint
+    assert again.network_name == "regression" and again.preprocessing.size == 32
+    assert again.domain["beam_energy"] == 200
+    assert not (tmp_path / "model" / "checkpoint").exists()
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "held out by region" in card and "single positions" in card
+    assert "| train | 0.0 | 24 |" in card
+    with open(tmp_path / "model" / "training_log.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert 0 <= float(last["within_5_strict"]) <= 1 and 0 <= float(last["random_within_5_strict"]) <= 1
+    xmap = predict_orientation(polycrystal.signal, again, show_progressbar=False)
+    assert xmap.shape == (14, 16) and "spread" not in xmap.prop and "reliability" not in xmap.prop
+
+
+def test_answers_drawn_with_dropout_have_a_spread_in_degrees(polycrystal, tmp_path):
+    model = train(
+        labelled=[(polycrystal.signal, polycrystal.truth)], output=tmp_path / "model", **TINY, **QUICK
+    )
+    some = polycrystal.signal.inav[:4, :3]
+    xmap = predict_orientation(some, model, n_samples=5, show_progressbar=False)
+    assert xmap.prop["spread"].shape == (12,)
+    assert (xmap.prop["spread"] >= model.spread_fit[1] - 1e-6).all()
+    with pytest.raises(ValueError, match="one orientation for each pattern"):
+        predict_orientation(some, model, n_best=2)
+    with pytest.raises(ValueError, match="n_samples must be"):
+        predict_orientation(some, model, n_samples=-1)
+    with pytest.raises(ValueError, match="no dropout"):
+        predict_orientation(some, "mgo-300kv", n_samples=2, beam_energy=300)
+
+
+def test_several_models_are_an_ensemble(polycrystal, tmp_path):
+    models = [
+        train(labelled=[tuple(polycrystal)], output=tmp_path / str(seed), seed=seed, **TINY, **QUICK) for seed in (0, 1)
+    ]
+    ensemble = load_model([tmp_path / "0", models[1]])
+    assert isinstance(ensemble, OrientationEnsemble)
+    some = polycrystal.signal.inav[:4, :3]
+    xmap = predict_orientation(some, [tmp_path / "0", models[1]], show_progressbar=False)
+    each = [predict_orientation(some, m, show_progressbar=False) for m in models]
+    apart = metrics.disorientation(each[0].rotations, each[1].rotations, models[0].phases[0])
+    # the mean of two lies in the middle
+    np.testing.assert_allclose(xmap.prop["spread"], apart / 2, atol=0.5)
+    with pytest.raises(ValueError, match="at least two"):
+        load_model([models[0]])
+    with pytest.raises(ValueError, match="same phases"):
+        load_model([models[0], "mgo-300kv"])
+
+
+@pytest.mark.parametrize(("network", "settings"), [
+    ("cnn", ["size=32", "network_arguments={backbone_arguments: {width: 4, depth: 3}}"]),
+    ("densenet121", ["size=32", "network_arguments={backbone_arguments: {block_config: [1, 1, 1, 1]}}"]),
+    ("swin_tiny", [f"network_arguments={{backbone_arguments: {json.dumps(SWIN)}}}"]),
+    ("swin_tiny_adapted", [f"network_arguments={{backbone_arguments: {json.dumps(SWIN)}, head: r6}}"]),
+    ("resnet18", ["size=32", "network_arguments={head: euler}"]),
+    ("polar", ["network_arguments={width: 16, depth: 1, kernel: 9, resolution: 10}", "verification_share=0.5"]),
+])  # fmt: skip
+def test_every_network_learns_through_the_command_line(network, settings, files, tmp_path):
+    scan, labels = files
+    arguments = ["train", "--labelled", f"{scan}:{labels}", "--network", network, "--output", tmp_path / "model",
+                 "--device", "cpu", "--no-progress", "--set", "max_steps=4", "--set", "batch_size=8"]  # fmt: skip
+    for setting in settings:
+        arguments += ["--set", setting]
+    result = CliRunner().invoke(command_line.app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert "trained on" in result.output
+    model = load_model(tmp_path / "model")
+    model.verify(tmp_path / "model")
+    assert model.training["network_name"] == network
+    result = CliRunner().invoke(command_line.app, [str(a) for a in (
+        "predict", scan, "--model", tmp_path / "model", "--output", tmp_path / "map.h5", "--no-progress",
+    )])  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
+def test_the_polar_network_learns_from_labels(polycrystal, tmp_path):
+    model = train(
+        labelled=(polycrystal.signal, polycrystal.truth), output=tmp_path / "model", max_steps=200, batch_size=32,
+        network={"width": 64, "depth": 2, "resolution": 5.0}, learning_rate=3e-3, split="random",
+        show_progressbar=False, device="cpu",
+    )  # fmt: skip
+    xmap = predict_orientation(polycrystal.signal, model, show_progressbar=False)
+    angle = metrics.disorientation(xmap, polycrystal.truth, modulo_180=True)
+    there = polycrystal.truth.phase_id >= 0
+    assert np.nanmean(angle[there] < 5) > 0.35  # by chance 0.02
+
+
+def test_two_processes_learn_as_one(files, tmp_path):
+    scan, labels = files
+    losses = []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        output = tmp_path / str(devices)
+        subprocess.run(
+            [sys.executable, "-m", "pyxem_dl", "--debug", "train", "--labelled", f"{scan}:{labels}", "--network", "cnn",
+             "--output", output, "--device", "cpu", "--devices", str(devices), "--no-progress",
+             "--set", "max_steps=12", "--set", "batch_size=16", "--set", "size=32",
+             "--set", "network_arguments={dropout: 0.0, backbone_arguments: {width: 4, depth: 3, dropout: 0.0}}"],
+            check=True, capture_output=True, timeout=400, env=environment,
+        )  # fmt: skip
+        with open(output / "training_log.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["validation_loss"]]
+        losses.append(float(rows[-1]["validation_loss"]))
+        assert float(rows[-1]["patterns"]) == 12 * 16
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_batches_are_divided_among_processes(polycrystal, monkeypatch):
+    configuration = LabelledConfiguration(**{k: v for k, v in QUICK.items() if k in ("max_steps", "batch_size")},
+                                          reciprocal_radius=1.0)  # fmt: skip
+    scan = scans_room.LabelledScan(polycrystal.signal, polycrystal.truth, configuration, 0, 1)
+    preprocessing = CartesianPreprocessing(1.0, size=32)
+
+    def batch(rank, world):
+        monkeypatch.setattr(scans_room, "place_among_processes", lambda: (rank, world))
+        return scans_room.LabelledBatches([scan], preprocessing, configuration, True, "cpu").make()
+
+    whole, first, second = batch(0, 1), batch(0, 2), batch(1, 2)
+    for all_of_it, a, b in zip(whole, first, second, strict=True):
+        torch.testing.assert_close(all_of_it[0::2], a)
+        torch.testing.assert_close(all_of_it[1::2], b)
+
+
+def test_labels_are_turned_with_their_patterns(tmp_path):
+    """A network is as right on turned and mirrored patterns as on those that were measured."""
+    scan = data.polycrystal((10, 12), 1e6, n_grains=5, phase=data.lithium_nickel_oxide(), seed=2)
+    configuration = LabelledConfiguration(batch_size=24, reciprocal_radius=1.0)
+    one = scans_room.LabelledScan(scan.signal, scan.truth, configuration, 0, 1)
+    model = load_model("linio2-200kv")
+    batches = scans_room.LabelledBatches([one], model.preprocessing, configuration, True, "cpu")
+    drawn = np.arange(batches.n_patterns)
+    generator = torch.Generator().manual_seed(0)
+    right = []
+    for turn, mirrored in (
+        (torch.zeros(len(drawn)), torch.zeros(len(drawn), dtype=torch.bool)),
+        (6.28 * torch.rand(len(drawn), generator=generator), torch.rand(len(drawn), generator=generator) < 0.5),
+    ):
+        inputs, rotations, phase_id = batches.turned(drawn, turn, mirrored)
+        with torch.inference_mode():
+            found = model.network.predict(inputs, 1)
+        angle = metrics.disorientation(found.rotations[:, 0], rotations, model.phases[0])
+        right.append(np.mean(angle[phase_id.numpy() >= 0] < 3))
+    assert right[0] > 0.5
+    assert right[1] > right[0] - 0.15
+
+
+def test_an_interrupted_training_goes_on(polycrystal, tmp_path, monkeypatch):
+    pair = [(polycrystal.signal, polycrystal.truth)]
+    step = training.learning.OrientationTraining.training_step
+
+    def interrupt(self, batch, index):
+        if index == 2:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    monkeypatch.setattr(training.learning.OrientationTraining, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="goes on"):
+        train(labelled=pair, output=tmp_path / "model", **TINY, **QUICK | {"max_steps": 6})
+    monkeypatch.undo()
+    train(labelled=pair, output=tmp_path / "model", **TINY, **QUICK | {"max_steps": 6})
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| 48 |" in card
+
+
+def test_an_early_stop_ends_a_training_that_learns_nothing(polycrystal, tmp_path):
+    train(
+        labelled=[(polycrystal.signal, polycrystal.truth)], output=tmp_path / "model", patience=2,
+        validation_minutes=1e-4, learning_rate=1e-12, **TINY, **QUICK | {"max_steps": 200},
+    )  # fmt: skip
+    with open(tmp_path / "model" / "training_log.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["validation_loss"]]
+    assert len(rows) < 20
+
+
+def test_finetuning_adapts_a_copy(polycrystal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = load_model("linio2-200kv")
+    before = first.fingerprint
+    model = finetune(first, [(polycrystal.signal, polycrystal.truth)], **QUICK | {"max_steps": 4}, simulated_share=0.5)
+    assert first.fingerprint == before != model.fingerprint
+    assert (tmp_path / "linio2-200kv-tuned" / "config.json").exists()
+    assert model.network.comparison is not None and model.thresholds == first.thresholds
+    again = finetune(
+        tmp_path / "linio2-200kv-tuned", [(polycrystal.signal, polycrystal.truth)], **QUICK, output=tmp_path / "again"
+    )
+    assert again.training["simulated_share"] == 0  # what it was trained on cannot be simulated
+    with pytest.raises(TypeError, match="cannot be fine-tuned"):
+        finetune("bragg-disks", [(polycrystal.signal, polycrystal.truth)])
+
+
+def test_the_folder_is_named_after_network_and_phases(polycrystal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for expected in ("cnn-LiNiO2", "cnn-LiNiO2-2"):
+        train(labelled=[(polycrystal.signal, polycrystal.truth)], **TINY, **QUICK)
+        assert (tmp_path / expected / "config.json").exists()
+
+
+# ---------------------------------------------------------------- bad input
+def test_labels_that_do_not_fit_are_refused(polycrystal, tmp_path):
+    signal, truth = polycrystal
+    with pytest.raises(ValueError, match="The labels have the shape"):
+        train(labelled=[(signal.inav[:10], truth)], output=tmp_path, **TINY, **QUICK)
+    with pytest.raises(ValueError, match="pairs"):
+        train(labelled=[signal], output=tmp_path, **TINY, **QUICK)
+    with pytest.raises(ValueError, match="Only .* labels are confident"):
+        train(labelled=[(signal, truth)], min_score=2.0, output=tmp_path, **TINY, **QUICK)
+    with pytest.raises(ValueError, match="have no reliability"):
+        train(labelled=[(signal, truth)], min_reliability=0.1, output=tmp_path, **TINY, **QUICK)
+    with pytest.raises(ValueError, match="Unknown settings min_scores"):
+        train(labelled=[(signal, truth)], min_scores=0.1, output=tmp_path, **TINY, **QUICK)
+    with pytest.raises(ValueError, match="There is no network 'swim_tiny'.*swin_tiny"):
+        train(labelled=[(signal, truth)], network="swim_tiny", output=tmp_path, **QUICK)
+    with pytest.raises(ValueError, match="last of several scans"):
+        train(labelled=[(signal, truth)], split="scan", output=tmp_path, **TINY, **QUICK)
+    with pytest.raises(ValueError, match="the beam energy is the scans' own"):
+        train(labelled=[(signal, truth)], beam_energy=200, output=tmp_path, **TINY, **QUICK)
+
+
+def test_a_phase_that_the_model_does_not_have_is_refused(polycrystal, tmp_path):
+    signal, truth = polycrystal
+    with pytest.raises(ValueError, match="Laue group -3m in the labels, and m-3m"):
+        finetune("al-200kv", [(signal, truth)], output=tmp_path, **QUICK)
+    with pytest.raises(ValueError, match="phase LiNiO2, which is none of Al, MgO"):
+        train([data.aluminium(), data.mgo_phase()], labelled=[(signal, truth)], output=tmp_path, **TINY, **QUICK)
+
+
+def test_scans_of_other_beam_energies_do_not_go_together(polycrystal, tmp_path):
+    other = make_signal(polycrystal.signal.data, Calibration((0.04, 0.04), (32, 32), (64, 64), 300.0), "other")
+    with pytest.raises(ValueError, match="200 to 300 kV"):
+        train(labelled=[tuple(polycrystal), (other, polycrystal.truth)], output=tmp_path, **TINY, **QUICK)
+
+
+def test_phases_with_no_more_than_a_point_group_will_do(polycrystal, tmp_path):
+    truth = polycrystal.truth.deepcopy()
+    phase = truth.phases[0]
+    phase.space_group, phase.point_group, phase.structure = None, "-3m", Structure(lattice=phase.structure.lattice)
+    model = train(labelled=[(polycrystal.signal, truth)], output=tmp_path / "model", **TINY, **QUICK)
+    assert load_model(tmp_path / "model").phases[0].point_group.name == "-3m"
+    with pytest.raises(ValueError, match="phases with atoms"):
+        train(labelled=[(polycrystal.signal, truth)], verification_share=0.2, output=tmp_path / "polar", **QUICK)
+    assert model.phases[0].name == "LiNiO2"
+
+
+def test_one_split_is_by_scans(polycrystal):
+    configuration = LabelledConfiguration(split="scan")
+    scans = [scans_room.LabelledScan(*polycrystal, configuration, i, 2) for i in range(2)]
+    assert len(scans[0].train) and not len(scans[0].region)
+    assert len(scans[1].region) and not len(scans[1].train)
+
+
+def test_the_truth_of_the_polycrystal_is_that_of_its_patterns(polycrystal):
+    labels = Labels.from_map(polycrystal.truth)
+    assert (labels.phase_id == -1).sum() == 14
+    fine = data.polycrystal((6, 8), 1e6, n_grains=2, phase=data.aluminium())
+    xmap = predict_orientation(fine.signal, "al-200kv", show_progressbar=False)
+    angle = metrics.disorientation(xmap, fine.truth, modulo_180=True)
+    alone = (fine.truth.phase_id >= 0) & (fine.truth.prop["overlap"] < 0.1)
+    assert np.mean(angle[alone] < 3) > 0.3  # by chance below 0.01; thin aluminium shows few spots
+
+
+def test_the_spread_is_brought_to_the_size_of_the_errors():
+    generator = torch.Generator().manual_seed(0)
+    spread = 0.2 + torch.rand(4000, generator=generator)
+    expected = ((3 * spread) ** 2 + 1.0).sqrt()
+    error = (torch.randn(4000, 3, generator=generator) * expected[:, None] / 3**0.5).norm(dim=1)
+    factor, floor = labelled.fit_spread(spread, error)
+    assert factor == pytest.approx(3, rel=0.15) and floor == pytest.approx(1, rel=0.3)

@@ -20,6 +20,7 @@ from . import (
     rotations as rotations,
     simulation as simulation,
     streaming as streaming,
+    study as study,
     template_matching as template_matching,
     training as training,
 )

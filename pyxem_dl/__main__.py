@@ -198,6 +198,19 @@ def finetune(
     typer.echo(f"{adapted} is in {output}; {output / 'README.md'} says how good it is.")
 
 
+@app.command()
+@_clear_errors
+def study(
+    plan: Annotated[Path, typer.Argument(help="YAML file: labelled scan, settings, and what is searched.")],
+    device: Device = "auto",
+) -> None:
+    """Search for the best training settings with Optuna; an interrupted study goes on when it is called again."""
+    from pyxem_dl.study import run_study
+
+    report = run_study(plan, device=device, echo=typer.echo)
+    typer.echo(f"{report.read_text(encoding='utf-8')}\nWritten to {report}.")
+
+
 def _read_labelled(entries: list[str]) -> list[tuple[str, str]]:
     """Pairs of files "scan:labels"; a colon after a drive's letter belongs to the path."""
     pairs = []

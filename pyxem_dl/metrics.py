@@ -141,6 +141,48 @@ def accuracy(orientations, truth, phase=None) -> dict[str, Accuracy]:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class ReliabilityCurve:
+    """Errors of groups of answers, from the surest to the least sure.
+
+    Parameters
+    ----------
+    expected, rms, median : array, shape (n,)
+        Root mean square of the expected errors, and of the true ones; median of the true ones, in degrees.
+    """
+
+    expected: np.ndarray
+    rms: np.ndarray
+    median: np.ndarray
+
+
+def reliability_curve(expected, error, n_bins: int = 10) -> ReliabilityCurve:
+    """Compare expected errors with true ones.
+
+    Parameters
+    ----------
+    expected, error : array, shape (n,)
+        In degrees; what is not finite is left out.
+    n_bins : int
+        Groups of equal size.
+
+    Returns
+    -------
+    ReliabilityCurve
+    """
+    expected, error = (np.asarray(x, dtype=float).ravel() for x in (expected, error))
+    known = np.isfinite(expected) & np.isfinite(error)
+    if known.sum() < n_bins:
+        raise ValueError(f"There are {known.sum()} pairs of expected and true errors: too few for {n_bins} groups.")
+    order = np.flatnonzero(known)[np.argsort(expected[known], kind="stable")]
+    groups = np.array_split(order, n_bins)
+    return ReliabilityCurve(
+        np.array([np.sqrt(np.mean(expected[g] ** 2)) for g in groups]),
+        np.array([np.sqrt(np.mean(error[g] ** 2)) for g in groups]),
+        np.array([np.median(error[g]) for g in groups]),
+    )
+
+
 def neighbour_disorientation(xmap, *, modulo_180: bool = False) -> np.ndarray:
     """Median disorientation of each point from its up to 4 neighbours of the same phase.
 

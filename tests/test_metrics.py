@@ -236,3 +236,13 @@ def test_calibration_and_centers_of_a_signal(crystal):
     centers = np.array([[48, 50], [51, 48], [48, 50]])
     assert (metrics.explained_peaks(xmap, s, [crystal], centers=centers).share > 0.95).all()
     assert metrics.explained_peaks(xmap, s, [crystal]).share[1] < 0.5
+
+
+def test_errors_that_are_as_large_as_expected_lie_on_the_diagonal(rng):
+    expected = np.exp(rng.uniform(np.log(0.5), np.log(8), 20000))
+    error = np.linalg.norm(rng.normal(size=(20000, 3)), axis=1) * expected / 3**0.5
+    curve = metrics.reliability_curve(expected, np.where(np.arange(20000) % 50 == 0, np.nan, error))
+    np.testing.assert_allclose(curve.rms, curve.expected, rtol=0.06)
+    assert (curve.median < curve.rms).all() and (np.diff(curve.expected) > 0).all()
+    with pytest.raises(ValueError, match="too few for 10 groups"):
+        metrics.reliability_curve([1.0, 2.0], [1.0, 2.0])

@@ -1,0 +1,20 @@
+"""Pictures of results: orientation maps with their keys, comparisons, patterns with simulated spots, and curves.
+
+Every function returns a matplotlib figure that belongs to no window, so that it can be shown in a notebook and saved
+in a script alike.
+"""
+
+from pyxem_dl.plot.curves import reliability_diagram, selection_curves
+from pyxem_dl.plot.maps import (
+    disorientation_map,
+    orientation_map,
+    patterns_with_spots,
+    property_map,
+    spread_positions,
+    virtual_image,
+)
+
+__all__ = [
+    "disorientation_map", "orientation_map", "patterns_with_spots", "property_map", "reliability_diagram",
+    "selection_curves", "spread_positions", "virtual_image",
+]  # fmt: skip

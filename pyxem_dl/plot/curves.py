@@ -1,0 +1,73 @@
+"""Curves: what choosing labels gains, and whether uncertainties are as large as errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pyxem_dl.labels import SelectionCurve
+from pyxem_dl.metrics import reliability_curve
+
+
+def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: str = ""):
+    """Draw which share of the kept labels is right against the share that is kept.
+
+    Parameters
+    ----------
+    curves : SelectionCurve or list of SelectionCurve
+        From :func:`pyxem_dl.labels.selection_curve`.
+    title : str
+        Above all.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    curves = [curves] if isinstance(curves, SelectionCurve) else list(curves)
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for curve in curves:
+        axes.plot(curve.kept, curve.agreement, "o-", markersize=3, label=f"by {curve.name}")
+        for i in range(0, len(curve.kept), max(1, len(curve.kept) // 4)):
+            axes.annotate(f"{curve.threshold[i]:.2g}", (curve.kept[i], curve.agreement[i]), fontsize=7,
+                          xytext=(3, 3), textcoords="offset points")  # fmt: skip
+    axes.set(
+        xlabel="share of the labels that is kept", ylabel=f"of these, within {curves[0].tolerance:g}° of the truth",
+        xlim=(0, 1.02), ylim=(None, 1.02), title=title,
+    )  # fmt: skip
+    axes.legend()
+    return figure
+
+
+def reliability_diagram(pairs: Mapping[str, tuple], *, title: str = "", n_bins: int = 10):
+    """Draw errors against what was said of them: on the diagonal, what is called 2° is wrong by 2°.
+
+    Parameters
+    ----------
+    pairs : mapping of str to (array, array)
+        Expected error, as ``xmap.prop["spread"]``, and true error (both degrees, of one shape), by name.
+    title : str
+        Above all.
+    n_bins : int
+        Groups of equal size, from the surest to the least sure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With the root mean square error and the error of the middle pattern of each group.
+    """
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    highest, lowest = 1.0, 1.0
+    for name, (expected, error) in pairs.items():
+        curve = reliability_curve(expected, error, n_bins)
+        (line,) = axes.plot(curve.expected, curve.rms, "o-", markersize=4, label=f"{name}, root mean square")
+        axes.plot(curve.expected, curve.median, "s--", markersize=3, color=line.get_color(), label=f"{name}, median")
+        seen = np.concatenate([curve.expected, curve.rms, np.maximum(curve.median, 0.05)])
+        highest, lowest = max(highest, seen.max()), min(lowest, seen.min())
+    axes.plot([lowest, highest], [lowest, highest], color="0.6", linewidth=1, zorder=0)
+    axes.set(xscale="log", yscale="log", xlabel="expected error (degrees)", ylabel="true error (degrees)", title=title)
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,340 @@
+"""Searches over training settings on labelled scans, with Optuna: resumable, in parallel, with a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from pyxem_dl.labels import Labels, hold_out_region, read_labels
+from pyxem_dl.metrics import accuracy
+from pyxem_dl.orientation import predict_orientation
+from pyxem_dl.training import train
+
+_ENTRIES = {"labelled", "truth", "output", "settings", "search", "trials", "processes", "objective", "seed", "share"}
+_OBJECTIVES = ("within_5", "within_2", "median")
+_NAME = "study"
+
+
+def run_study(path, *, device: str = "auto", echo=print) -> Path:
+    """Search for the best training settings, as a YAML file says.
+
+    A study that was interrupted, or has fewer trials than the file asks for, goes on where it was.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Of the YAML file.  Its entries:
+
+        * ``labelled``: the files [scan, labels]; ``truth``: a file with the truth, where there is one.
+        * ``output``: folder of the study.  Files and folders are relative to the YAML file.
+        * ``settings``: those of :func:`pyxem_dl.train` that all trials share, as ``network`` and ``max_minutes``.
+        * ``search``: for each setting that is searched a list of choices, or ``{low: , high: , log: true}``, with
+          ``step`` for whole numbers; entries of dicts by dots, as ``network_arguments.head``.
+        * ``trials``: how many (default 20); ``processes``: how many at a time (1); ``seed`` (0).
+        * ``objective``: "within_5" (default), "within_2" or "median": of the disorientation modulo 180 degrees on a
+          region of the scan that no trial is trained on; ``share``: of that region (0.2).
+    device : str
+        To train and predict on.
+    echo : callable
+        Takes lines about what goes on.
+
+    Returns
+    -------
+    pathlib.Path
+        ``report.md``, beside which there are ``trials.csv`` and pictures.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        For a file that cannot be used; the message says why.
+    """
+    optuna = _optuna()
+    plan = read_plan(path)
+    output = plan["output"]
+    output.mkdir(parents=True, exist_ok=True)
+    study = _open(optuna, plan)
+    _take_up_again(optuna, study, echo)
+    finished = _n_finished(optuna, study)
+    left = plan["trials"] - finished
+    echo(f"Study of {', '.join(plan['search'])}: {finished} of {plan['trials']} trials are done, {output}")
+    if left > 0:
+        n = min(plan["processes"], left)
+        arguments = [(str(path), device, i) for i in range(n)]
+        if n == 1:
+            _work(*arguments[0])
+        else:
+            # fresh processes: torch's threads do not survive a fork
+            with multiprocessing.get_context("spawn").Pool(n) as pool:
+                pool.starmap(_work, arguments)
+    return _report(optuna, study, plan)
+
+
+def read_plan(path) -> dict:
+    """Read and check the YAML file of a study; see :func:`run_study`."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path} holds no entries; a study has: {', '.join(sorted(_ENTRIES))}.")
+    unknown, missing = set(plan) - _ENTRIES, {"labelled", "search"} - set(plan)
+    if unknown or missing:
+        text = f"unknown: {', '.join(sorted(unknown))}; " if unknown else ""
+        raise ValueError(
+            f"{path}: {text}{'missing: ' + ', '.join(sorted(missing)) + '; ' if missing else ''}a study has "
+            f"{', '.join(sorted(_ENTRIES))}."
+        )
+    plan = {"settings": {}, "trials": 20, "processes": 1, "objective": "within_5", "seed": 0, "share": 0.2} | plan
+    if plan["objective"] not in _OBJECTIVES:
+        raise ValueError(f"{path}: objective is one of {', '.join(_OBJECTIVES)}, not {plan['objective']!r}.")
+    for name, space in plan["search"].items():
+        _check_space(path, name, space)
+    pair = plan["labelled"]
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ValueError(f"{path}: labelled is a list of two files, [scan, labels].")
+    plan["labelled"] = [_existing(path, file) for file in pair]
+    plan["truth"] = _existing(path, plan["truth"]) if plan.get("truth") else None
+    plan["output"] = path.parent / plan.get("output", path.stem)
+    return plan
+
+
+def _check_space(path, name: str, space) -> None:
+    if isinstance(space, list) and space:
+        return
+    if isinstance(space, dict) and {"low", "high"} <= set(space) <= {"low", "high", "log", "step"}:
+        try:
+            if float(space["low"]) < float(space["high"]):
+                return
+        except (TypeError, ValueError):
+            pass  # falls through to the error
+    raise ValueError(f"{path}: search.{name} is a list of choices or {{low: , high: , log: true}}, not {space!r}.")
+
+
+def _existing(path: Path, file) -> Path:
+    found = path.parent / str(file)
+    if not found.exists():
+        raise FileNotFoundError(f"{path} names {str(file)!r}, and there is no file {str(found)!r}.")
+    return found
+
+
+def _optuna():
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError('A study needs Optuna: python -m pip install "pyxem-dl[study]"') from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _open(optuna, plan: dict, worker: int = 0):
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(plan["output"] / "study.journal"))),
+        study_name=_NAME, load_if_exists=True,
+        direction="minimize" if plan["objective"] == "median" else "maximize",
+        sampler=optuna.samplers.TPESampler(
+            seed=plan["seed"] + 1000 * worker + 1, constant_liar=plan["processes"] > 1
+        ),
+    )  # fmt: skip
+
+
+def _take_up_again(optuna, study, echo) -> None:
+    """Put trials that were interrupted into the queue again."""
+    states, again = optuna.trial.TrialState, study.user_attrs.get("tried again", [])
+    for trial in study.get_trials(states=(states.RUNNING, states.FAIL)):
+        if trial.state == states.RUNNING:  # its process was killed
+            study.tell(trial.number, state=states.FAIL)
+        elif not trial.user_attrs.get("interrupted") or trial.number in again:
+            continue
+        study.enqueue_trial(trial.params)
+        again = [*again, trial.number]
+        echo(f"Trial {trial.number} was interrupted: its settings are tried again.")
+    study.set_user_attr("tried again", again)
+
+
+def _n_finished(optuna, study) -> int:
+    return len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+
+
+def _work(path: str, device: str, worker: int) -> None:
+    """Run trials until there are as many as asked for."""
+    optuna = _optuna()
+    plan = read_plan(path)
+    study = _open(optuna, plan, worker)
+    data = _Data(plan)
+    stop = optuna.study.MaxTrialsCallback(plan["trials"], states=(optuna.trial.TrialState.COMPLETE,))
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    limit = 2 * plan["trials"] + 10  # settings that fail again and again must end, too
+    study.optimize(
+        lambda trial: data.value(trial, device), n_trials=limit, callbacks=[stop], catch=(ValueError, RuntimeError)
+    )
+
+
+class _Data:
+    """The labelled scan of a study, and the region on which all trials are compared."""
+
+    def __init__(self, plan: dict) -> None:
+        import hyperspy.api as hs
+
+        self.plan = plan
+        scan, labels = plan["labelled"]
+        self.signal = hs.load(scan, lazy=True)
+        self.labels = read_labels(labels)
+        self.reference = self.labels if plan["truth"] is None else read_labels(plan["truth"])
+        known = Labels.from_map(self.labels)
+        usable = known.known & (known.phase_id >= 0)
+        self.region, border = hold_out_region(known.shape, usable, plan["share"], plan["seed"])
+        self.training_labels = self.labels.deepcopy()
+        self.training_labels.is_in_data = self.labels.is_in_data & ~self.region & ~border
+        self.shape = known.shape
+
+    def value(self, trial, device: str) -> float:
+        """Train with the settings of a trial, and measure on the region."""
+        settings = json.loads(json.dumps(self.plan["settings"]))
+        for name, space in self.plan["search"].items():
+            _put(settings, name, _suggest(trial, name, space))
+        folder = self.plan["output"] / "trials" / f"{trial.number:04d}"
+        try:
+            model = train(
+                labelled=[(self.signal, self.training_labels)], output=folder, device=device, overwrite=True,
+                show_progressbar=False, **settings,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            trial.set_user_attr("interrupted", True)
+            raise
+        mask = ~self.region.reshape(self.shape)
+        found = predict_orientation(self.signal, model, navigation_mask=mask, device=device, show_progressbar=False)
+        reference = self.reference.deepcopy()
+        reference.is_in_data = self.region.copy()
+        numbers = {kind: asdict(each) for kind, each in accuracy(found, reference).items()}
+        trial.set_user_attr("accuracy", numbers)
+        trial.set_user_attr("size_mb", (folder / "model.safetensors").stat().st_size / 1e6)
+        return float(np.nan_to_num(numbers["modulo_180"][self.plan["objective"]], nan=180.0))
+
+
+def _suggest(trial, name: str, space):
+    if isinstance(space, list):
+        # Optuna keeps choices that are plain; others go by what they look like
+        plain = [c if isinstance(c, (str, int, float, bool, type(None))) else json.dumps(c) for c in space]
+        chosen = trial.suggest_categorical(name, plain)
+        return space[plain.index(chosen)]
+    low, high, log = space["low"], space["high"], bool(space.get("log"))
+    if all(isinstance(x, int) for x in (low, high)):
+        return trial.suggest_int(name, low, high, step=space.get("step", 1), log=log)
+    return trial.suggest_float(name, float(low), float(high), step=space.get("step"), log=log)
+
+
+def _put(settings: dict, name: str, value) -> None:
+    """Set an entry of nested dicts, "a.b.c"."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+    settings[last] = value
+
+
+# ---------------------------------------------------------------- the report
+def _report(optuna, study, plan: dict) -> Path:
+    """Write table and pictures of what was found."""
+    output, objective = plan["output"], plan["objective"]
+    trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    if not trials:
+        raise RuntimeError(
+            f"No trial of the study came to an end: {output / 'study.journal'} has them, and each fails alone with "
+            "`pyxem-dl train` and its settings."
+        )
+    _write_table(study, output / "trials.csv", list(plan["search"]))
+    order = sorted(trials, key=lambda t: t.value, reverse=objective != "median")
+    names = list(plan["search"])
+    rows = [
+        "| " + " | ".join([str(t.number), *(_short(t.params.get(n)) for n in names), *_numbers(t)]) + " |"
+        for t in order[:15]
+    ]
+    header = ["trial", *(f"`{n}`" for n in names), "within 5°", "within 2°", "median", "within 5° strict", "MB", "min"]
+    pictures = _pictures(optuna, study, output, names, len(trials))
+    importance = ""
+    if len(trials) >= 4 and len(names) > 1 and len({t.value for t in trials}) > 1:
+        shares = optuna.importance.get_param_importances(study)
+        importance = "\n\n".join([
+            "## What matters\nShare of the objective's variance that each setting explains (fANOVA):",
+            "\n".join(["| setting | share |", "| --- | --- |", *(f"| `{n}` | {s:.0%} |" for n, s in shares.items())]),
+        ])  # fmt: skip
+    against = "the truth" if plan["truth"] else "the labels, all of them"
+    text = "\n\n".join(part for part in [
+        f"# Study {output.name}",
+        f"{len(trials)} trials of {plan['settings'].get('network', 'polar')} on `{plan['labelled'][0].name}`; "
+        f"objective: {objective}, modulo 180°, against {against}, on a region ({plan['share']:.0%} of the scan) that no "
+        "trial was trained on.",
+        "\n".join(["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |", *rows]),
+        importance,
+        "\n".join(f"![{name}]({name})" for name in pictures),
+        f"The best model is in `trials/{order[0].number:04d}`; all trials are in `trials.csv`.",
+    ] if part)  # fmt: skip
+    (output / "report.md").write_text(text + "\n", encoding="utf-8")
+    return output / "report.md"
+
+
+def _write_table(study, path: Path, names: list[str]) -> None:
+    """Write all trials, the failed ones too, with their settings and accuracies."""
+    kinds, numbers = ("modulo_180", "strict"), ("within_5", "within_2", "median", "percentile_90", "not_indexed")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        measured = [f"{number}_{kind}" for kind in kinds for number in numbers]
+        writer.writerow(["number", "state", "value", "minutes", *names, *measured])
+        for trial in study.get_trials():
+            found = trial.user_attrs.get("accuracy")
+            minutes = trial.duration.total_seconds() / 60 if trial.duration else ""
+            row = [trial.number, trial.state.name, trial.value, minutes, *(trial.params.get(name) for name in names)]
+            writer.writerow(row + [found[kind][number] if found else "" for kind in kinds for number in numbers])
+
+
+def _numbers(trial) -> list[str]:
+    a = trial.user_attrs["accuracy"]
+    both, strict = a["modulo_180"], a["strict"]
+    minutes = trial.duration.total_seconds() / 60
+    return [
+        f"{both['within_5']:.1%}", f"{both['within_2']:.1%}", f"{both['median']:.2f}°", f"{strict['within_5']:.1%}",
+        f"{trial.user_attrs['size_mb']:.1f}", f"{minutes:.1f}",
+    ]  # fmt: skip
+
+
+def _short(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _pictures(optuna, study, output: Path, names: list[str], n_trials: int) -> list[str]:
+    """Draw the history of the objective, and the objective over each setting."""
+    import matplotlib
+    from optuna.visualization import matplotlib as drawn
+
+    made = []
+    with warnings.catch_warnings(), matplotlib.rc_context({"figure.autolayout": False}):
+        warnings.simplefilter("ignore")
+        backend = matplotlib.get_backend()
+        matplotlib.use("agg", force=True)  # no windows for pictures that go into files
+        try:
+            for name, draw in (("history.png", drawn.plot_optimization_history), ("settings.png", drawn.plot_slice)):
+                if n_trials < 2 and name == "settings.png":
+                    continue
+                axes = draw(study)
+                figure = np.ravel(axes)[0].figure
+                if name == "settings.png":
+                    figure.set_size_inches(3.6 * len(names), 3.4)
+                figure.savefig(output / name, dpi=110, bbox_inches="tight")
+                matplotlib.pyplot.close(figure)
+                made.append(name)
+        finally:
+            matplotlib.use(backend, force=True)
+    return made

@@ -1,0 +1,132 @@
+"""Studies: from a YAML file to a report, and on after an interruption."""
+
+import csv
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pyxem_dl import __main__ as command_line, data, load_model, study
+from pyxem_dl.maps import save_map
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+
+PLAN = {
+    "labelled": ["scan.hspy", "labels.h5"],
+    "settings": {
+        "network": "cnn", "max_steps": 2, "batch_size": 8, "size": 32,
+        "network_arguments": {"backbone_arguments": {"width": 4, "depth": 3}},
+    },
+    "search": {
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "network_arguments.head": ["r9", "r6", "euler"],
+        "network_arguments.backbone_arguments.kernel": [3, 5],
+        "batch_size": {"low": 4, "high": 16, "step": 4},
+    },
+    "trials": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A scan, its labels and its truth as files."""
+    folder = tmp_path_factory.mktemp("study")
+    scan = data.polycrystal((14, 16), 2e4, n_grains=6, pixels=64)
+    scan.signal.save(folder / "scan.hspy")
+    save_map(folder / "labels.h5", scan.truth)
+    return folder
+
+
+@pytest.fixture
+def write(folder):
+    """Write a plan, with changes, and return its path."""
+
+    def write(name, **changes):
+        plan = {key: value for key, value in (PLAN | changes).items() if value is not None}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(plan))
+        return folder / f"{name}.yaml"
+
+    return write
+
+
+def test_a_study_ends_with_a_report(write, folder):
+    path = write("first", truth="labels.h5", objective="median")
+    result = CliRunner().invoke(command_line.app, ["study", str(path), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    report = (folder / "first" / "report.md").read_text()
+    assert "4 trials of cnn" in report and "against the truth" in report and "What matters" in report
+    for name in ("history.png", "settings.png"):
+        assert (folder / "first" / name).stat().st_size > 2000 and name in report
+    with open(folder / "first" / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert {row["network_arguments.head"] for row in rows} <= {"r9", "r6", "euler"}
+    best = min(rows, key=lambda row: float(row["value"]))
+    model = load_model(folder / "first" / "trials" / f"{int(best['number']):04d}")
+    assert model.network.arguments["head"] == best["network_arguments.head"]
+    assert model.training["learning_rate"] == pytest.approx(float(best["learning_rate"]))
+
+
+def test_a_study_goes_on_and_tries_what_was_interrupted_again(write, folder, monkeypatch):
+    path = write("second", trials=2)
+    train = study.train
+
+    def interrupt(**settings):
+        if settings["output"].name == "0001":
+            raise KeyboardInterrupt
+        return train(**settings)
+
+    monkeypatch.setattr(study, "train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        study.run_study(path, device="cpu")
+    monkeypatch.undo()
+    said = []
+    study.run_study(path, device="cpu", echo=said.append)
+    assert any("Trial 1 was interrupted" in line for line in said)
+    assert any("1 of 2 trials are done" in line for line in said)
+    with open(folder / "second" / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert rows[1]["learning_rate"] == rows[2]["learning_rate"]
+
+
+def test_a_study_in_two_processes(write, folder):
+    path = write("parallel", trials=3, processes=2, objective="median")
+    study.run_study(path, device="cpu")
+    with open(folder / "parallel" / "trials.csv", newline="") as file:
+        values = [float(row["value"]) for row in csv.DictReader(file) if row["state"] == "COMPLETE"]
+    assert len(values) >= 3
+    report = (folder / "parallel" / "report.md").read_text()
+    assert "against the labels" in report
+
+
+def test_settings_that_fail_are_left_out_of_the_report(write, folder):
+    path = write("failing", trials=2, search={"size": [32, 4]})
+    study.run_study(path, device="cpu")
+    assert "| 4 |" not in (folder / "failing" / "report.md").read_text()
+    path = write("hopeless", trials=1, search={"size": [4, 5]})
+    with pytest.raises(RuntimeError, match="No trial of the study came to an end"):
+        study.run_study(path, device="cpu")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"serch": {}}, "unknown: serch"),
+    ({"search": None}, "missing: search"),
+    ({"objective": "loss"}, "objective is one of"),
+    ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "search.learning_rate is a list of choices"),
+    ({"search": {"head": []}}, "search.head is a list"),
+    ({"labelled": "scan.hspy"}, "list of two files"),
+])  # fmt: skip
+def test_bad_plans_are_refused(write, changes, message):
+    with pytest.raises(ValueError, match=message):
+        study.run_study(write("bad", **changes))
+
+
+def test_files_that_are_missing_are_named(write, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file.*none.yaml"):
+        study.run_study(tmp_path / "none.yaml")
+    with pytest.raises(FileNotFoundError, match="names 'none.h5'"):
+        study.run_study(write("bad", labelled=["scan.hspy", "none.h5"]))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="holds no entries"):
+        study.run_study(tmp_path / "list.yaml")

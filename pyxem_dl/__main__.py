@@ -44,6 +44,10 @@ class Section(StrEnum):
     speed = "speed"
     disks = "disks"
     vectors = "vectors"
+    labelled = "labelled"
+    labelled_mgo = "labelled_mgo"
+    choices = "choices"
+    tuning = "tuning"
 
 
 def _clear_errors(command):
@@ -400,7 +404,11 @@ def show_models() -> None:
 def benchmark(
     data: Annotated[Path, typer.Option(help="Folder with the benchmark data.")] = Path("../shared/data"),
     output: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("benchmarks"),
-    only: Annotated[list[Section] | None, typer.Option(help="Do these parts; others keep their results.")] = None,
+    only: Annotated[
+        list[Section] | None,
+        typer.Option(help="Do these parts; others keep their results. By default those that train nothing."),
+    ] = None,
+    training_minutes: Annotated[float, typer.Option(help="For each network of the parts that train.", min=0)] = 10.0,
     model: Annotated[
         list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
     ] = None,
@@ -414,8 +422,9 @@ def benchmark(
     from pyxem_dl import benchmark as bench
 
     path = bench.run(
-        data, output, sections=[section.value for section in only or Section], models=_read_models(model or []),
-        predictors=tuple(predictor or bench.PREDICTORS), device=device, threads=threads,
+        data, output, sections=[section.value for section in only] if only else bench.SECTIONS,
+        models=_read_models(model or []), predictors=tuple(predictor or bench.PREDICTORS), device=device,
+        threads=threads, training_minutes=training_minutes,
     )  # fmt: skip
     typer.echo(f"\n{path.read_text(encoding='utf-8')}\nWritten to {path} and {path.with_suffix('.json')}.")
 

@@ -268,15 +268,15 @@ def _report(optuna, study, plan: dict) -> Path:
     if len(trials) >= 4 and len(names) > 1 and len({t.value for t in trials}) > 1:
         shares = optuna.importance.get_param_importances(study)
         importance = "\n\n".join([
-            "## What matters\nShare of the objective's variance that each setting explains (fANOVA):",
+            "## What matters\nShare of the objective's variance that each setting explains, as Optuna estimates it:",
             "\n".join(["| setting | share |", "| --- | --- |", *(f"| `{n}` | {s:.0%} |" for n, s in shares.items())]),
         ])  # fmt: skip
     against = "the truth" if plan["truth"] else "the labels, all of them"
     text = "\n\n".join(part for part in [
         f"# Study {output.name}",
         f"{len(trials)} trials of {plan['settings'].get('network', 'polar')} on `{plan['labelled'][0].name}`; "
-        f"objective: {objective}, modulo 180°, against {against}, on a region ({plan['share']:.0%} of the scan) that no "
-        "trial was trained on.",
+        f"objective: {objective}, modulo 180°, against {against}, on a region ({plan['share']:.0%} of the scan) that "
+        "no trial was trained on.",
         "\n".join(["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |", *rows]),
         importance,
         "\n".join(f"![{name}]({name})" for name in pictures),

@@ -22,9 +22,11 @@ PICTURES = {
     "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
     "04_train_your_own": ["training_patterns", "training_log"],
     "05_strain_map": ["strain_maps", "patterns"],
+    "06_labelled_scan": ["labels", "network", "difference", "spread", "selection", "reliability"],
+    "07_fine_tuning": ["before", "labels", "after", "difference"],
 }
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
-         "docs/how_it_works.md", "docs/bragg_vectors.md"]  # fmt: skip
+         "docs/how_it_works.md", "docs/bragg_vectors.md", "docs/labelled_training.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 
@@ -110,7 +112,7 @@ def users_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     data.mgo_nanocubes(lazy=False).inav[9:12, 10:14].save("scan.zspy")
-    source = Path(data.__file__).parent / "_data" / "MgO.cif"
+    source = models.PRETRAINED.parent / "_data" / "MgO.cif"
     for name in ("MgO.cif", "structure.cif"):
         shutil.copyfile(source, name)
     make_model("my_model")

@@ -1,6 +1,6 @@
 """Predictors x data with known answers: one table.
 
-Six parts, each with a fixed seed, on data that no training has seen:
+Parts, each with a fixed seed, on data that no bundled model has seen:
 
 * ``kinematical``: fresh noisy patterns of aluminium, spots from diffsims, drawn with NumPy.
 * ``multislice``: dynamical patterns of Al and LiNiO2 with exact truth, at two doses.
@@ -8,6 +8,8 @@ Six parts, each with a fixed seed, on data that no training has seen:
 * ``speed``: from a lazy signal to the crystal map.
 * ``disks``: Bragg disks with exact truth, on the real scan, strain of a multilayer, and speed.
 * ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
+* ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a
+  simulated polycrystal and on the real scan that template matching has labelled; their models are thrown away.
 
 A predictor is a function from a signal to a crystal map: to add one, add a line to ``_predictors``; what finds disks is
 a function from a signal and a probe to vectors, see ``_finders``.  Every accuracy
@@ -21,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from pyxem_dl import data as sample_data
-from pyxem_dl.benchmark import datasets, disk_measure, disks, measure, report
+from pyxem_dl.benchmark import datasets, disk_measure, disks, labelled, measure, report
 from pyxem_dl.benchmark.machine import context, training_of, use_threads
 from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
@@ -29,6 +31,8 @@ from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
 
 SECTIONS = ("kinematical", "multislice", "mgo", "speed", "disks", "vectors")
+#: Parts that train, and take hours: done where they are asked for
+TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
 #: The bundled model of each material, and of disks
 MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks"}
@@ -43,6 +47,7 @@ def run(
     predictors=PREDICTORS,
     device: str = "auto",
     threads: int = 2,
+    training_minutes: float = 10.0,
 ) -> Path:
     """Measure, and write ``results.md`` and ``results.json``.
 
@@ -54,7 +59,7 @@ def run(
         Where the results go.  Rows of an earlier run that are not measured again are kept, with the time and the
         machine that they were measured at.
     sections : sequence of str
-        Of :data:`SECTIONS`.
+        Of :data:`SECTIONS` and :data:`TRAINED_SECTIONS`.
     models : dict of str to list of str, optional
         Further models of the materials "al", "linio2" and "mgo", or of "disks": names or folders.
     predictors : sequence of str
@@ -63,13 +68,16 @@ def run(
         Of the network and the template matching in torch.
     threads : int
         Of the CPU.
+    training_minutes : float
+        For each network of the parts that train.
 
     Returns
     -------
     pathlib.Path
         ``results.md``.
     """
-    for name, values, known in (("section", sections, SECTIONS), ("predictor", predictors, PREDICTORS)):
+    every = (*SECTIONS, *TRAINED_SECTIONS)
+    for name, values, known in (("section", sections, every), ("predictor", predictors, PREDICTORS)):
         unknown = set(values) - set(known)
         if unknown:
             raise ValueError(f"Unknown {name} {', '.join(sorted(unknown))}; known: {', '.join(known)}.")
@@ -83,6 +91,11 @@ def run(
     for section in SECTIONS:
         if section in sections:
             _RUNS[section](data, choose, results)
+    trainer = labelled.Trainer(training_minutes, device)
+    for section in TRAINED_SECTIONS:
+        if section in sections:
+            for predictor, numbers in _TRAINED_RUNS[section](trainer, data, output):
+                results.add(section, section, predictor, numbers)
     return results.save()
 
 
@@ -269,4 +282,10 @@ _RUNS = {
     "speed": _run_speed,
     "disks": _run_disks,
     "vectors": _run_vectors,
+}
+_TRAINED_RUNS = {
+    "labelled": lambda trainer, data, output: labelled.networks(trainer, output),
+    "labelled_mgo": lambda trainer, data, output: labelled.mgo(trainer, data),
+    "choices": lambda trainer, data, output: labelled.choices(trainer),
+    "tuning": lambda trainer, data, output: labelled.tuning(trainer),
 }

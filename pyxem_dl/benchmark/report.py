@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyxem_dl.benchmark.datasets import EMPTY
 from pyxem_dl.benchmark.disk_report import disk_tables
+from pyxem_dl.benchmark.labelled_report import LABELLED_TABLES
 from pyxem_dl.benchmark.tables import degrees as _degrees, header as _header, line as _line, percent as _percent
 
 _KINEMATICAL = "kinematical Al"
@@ -205,7 +206,10 @@ _SECTIONS = {
         " while looking at these very patterns.",
         asked_of="nothing",
     ),
-}
+} | {
+    name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))
+    for name, write in LABELLED_TABLES.items()
+}  # fmt: skip
 
 
 def _models(content: dict) -> str:

@@ -1,0 +1,87 @@
+"""From labels by template matching to a network, and back to the scan: the literature's route, end to end.
+
+By default a small polycrystal of LiNiO2 is simulated, labelled by template matching, and a small network learns its
+more reliable labels for a few seconds, only to show the way. For a real one give your scan, its structure and the time:
+
+    python 06_labelled_scan.py --scan scan.zspy --cif structure.cif --network swin_tiny_adapted --minutes 20
+
+It writes the labels, the model, maps of labels and network, what choosing labels gains (where the truth is known), and
+a reliability diagram.
+"""
+
+import argparse
+from pathlib import Path
+
+import hyperspy.api as hs
+import numpy as np
+
+import pyxem_dl
+from pyxem_dl import plot
+from pyxem_dl.labels import selection_curve
+from pyxem_dl.metrics import disorientation
+
+#: Settings of the tiny training
+TINY = {"max_steps": 400, "batch_size": 32, "size": 64, "network_arguments": {"backbone_arguments": {"width": 8}}}
+
+
+def main():
+    """Label, choose, train, predict, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scan", type=Path, help="a calibrated scan; by default a simulated one")
+    parser.add_argument("--cif", type=Path, help="structure of the scan's crystal")
+    parser.add_argument("--network", default="cnn", help="polar, cnn, densenet121, swin_tiny, swin_tiny_adapted, ...")
+    parser.add_argument("--minutes", type=float, help="time of a real training; by default a tiny one")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of the labels that is kept")
+    parser.add_argument("--output", type=Path, default=Path("06_labelled_scan"), help="folder of model and pictures")
+    arguments = parser.parse_args()
+    if (arguments.scan is None) != (arguments.cif is None):
+        parser.error("give --scan and --cif together")
+    truth = None
+    if arguments.scan is None:
+        signal, truth = pyxem_dl.data.polycrystal((24, 28), 3e4, n_grains=6, pixels=96)
+        phase = pyxem_dl.data.lithium_nickel_oxide()
+    else:
+        signal, phase = hs.load(arguments.scan, lazy=True), arguments.cif
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    labels = pyxem_dl.match_templates(signal, phase, resolution=2.0, show_progressbar=False)
+    least = float(np.quantile(labels.prop["reliability"], 1 - arguments.keep))
+    model = pyxem_dl.train(
+        labelled=[(signal, labels)],
+        network=arguments.network,
+        min_reliability=least,
+        output=arguments.output / "model",
+        overwrite=True,
+        show_progressbar=arguments.minutes is not None,
+        **(TINY if arguments.minutes is None else {"max_minutes": arguments.minutes}),
+    )
+    xmap = pyxem_dl.predict_orientation(
+        signal, model, n_samples=16 if model.has_dropout else 0, show_progressbar=False
+    )
+
+    pictures = {
+        "labels": plot.orientation_map(labels, brightness="reliability", title="Labels: template matching"),
+        "network": plot.orientation_map(xmap, brightness="scores", title=f"Network: {arguments.network}"),
+        "difference": plot.disorientation_map(xmap, labels, title="Network and labels"),
+    }
+    if "spread" in xmap.prop:
+        pictures["spread"] = plot.property_map(xmap, "spread", title="Expected error", label="degrees")
+    if truth is not None:
+        curves = [selection_curve(labels, truth, name) for name in ("scores", "reliability")]
+        pictures["selection"] = plot.selection_curves(curves, title="What choosing labels gains")
+        error = disorientation(xmap, truth, modulo_180=True)
+        if "spread" in xmap.prop:
+            pictures["reliability"] = plot.reliability_diagram({arguments.network: (xmap.prop["spread"], error)})
+        there = truth.phase_id >= 0
+        for name, found in (("labels", labels), ("network", xmap)):
+            angle = disorientation(found, truth, modulo_180=True)[there]
+            print(f"{name}: {np.mean(angle < 5):.1%} within 5° of the truth, modulo 180°, where there is a crystal")
+    if arguments.minutes is None:
+        print("This was a tiny training, to show the way. Give --minutes 20 for a model that works.")
+    for name, figure in pictures.items():
+        figure.savefig(arguments.output / f"{name}.png")
+    print(f"In {arguments.output}: model, {', '.join(f'{name}.png' for name in pictures)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Networks trained on labelled scans: the literature's beside ours, what choices change, and fine-tuning."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pyxem_dl import data as sample_data
+from pyxem_dl.benchmark import datasets, measure
+from pyxem_dl.labels import Labels, hold_out_region, selection_curve
+from pyxem_dl.metrics import accuracy, disorientation
+from pyxem_dl.models import load_model
+from pyxem_dl.orientation import predict_orientation
+from pyxem_dl.simulation import SimulationSettings
+from pyxem_dl.template_matching import match_templates
+from pyxem_dl.training import finetune, train
+
+#: The literature's networks and ours, each trained for the same time
+NETWORKS = ("cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", "polar")
+_POLYCRYSTAL = "LiNiO2 polycrystal, 100 × 100, simulated"
+# Of the labels of the polycrystal, this share is kept: the more reliable half
+_KEPT = 0.5
+_SAMPLES = 16
+# Of the templates, in degrees
+_RESOLUTION = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledData:
+    """A scan with labels, a region that nobody is trained on, and the truth where there is one.
+
+    Parameters
+    ----------
+    title : str
+        In the table.
+    signal : pyxem.signals.ElectronDiffraction2D
+        The scan.
+    labels : orix.crystal_map.CrystalMap
+        By template matching.
+    training_labels : orix.crystal_map.CrystalMap
+        The same without the region and its border.
+    region : array of bool, shape (n,)
+        Positions that are held out.
+    truth : orix.crystal_map.CrystalMap or None
+        Where it is known.
+    min_reliability : float
+        With which the more reliable half of the labels is kept.
+    labels_per_second : float
+        Speed of the template matching.
+    """
+
+    title: str
+    signal: object
+    labels: object
+    training_labels: object
+    region: np.ndarray
+    truth: object
+    min_reliability: float
+    labels_per_second: float
+
+    @classmethod
+    def of(cls, title: str, signal, phase, truth=None, **templates) -> LabelledData:
+        """Label a scan by template matching, and hold a region out."""
+        start = time.perf_counter()
+        labels = match_templates(signal, phase, resolution=_RESOLUTION, engine="torch", show_progressbar=False, **templates)
+        seconds = time.perf_counter() - start
+        known = Labels.from_map(labels)
+        region, border = hold_out_region(known.shape, known.known, 0.25, seed=1)
+        training = labels.deepcopy()
+        training.is_in_data = labels.is_in_data & ~region & ~border
+        least = float(np.quantile(labels.prop["reliability"], 1 - _KEPT))
+        return cls(title, signal, labels, training, region, truth, round(least, 3), labels.size / seconds)
+
+
+@lru_cache(maxsize=1)
+def polycrystal() -> LabelledData:
+    """Simulate a polycrystal of LiNiO2, and label it."""
+    scan = sample_data.polycrystal()
+    return LabelledData.of(_POLYCRYSTAL, scan.signal, sample_data.lithium_nickel_oxide(), scan.truth)
+
+
+def against_truth(xmap, labelled: LabelledData) -> dict:
+    """Accuracy where there is a crystal: on the held-out region, and on the rest of the scan ("seen")."""
+    numbers = {}
+    for name, here in (("", labelled.region), ("seen_", ~labelled.region)):
+        there = here & (labelled.truth.phase_id >= 0)
+        found, truth = xmap.deepcopy(), labelled.truth.deepcopy()
+        found.is_in_data, truth.is_in_data = there, there
+        for kind, each in accuracy(found, truth).items():
+            numbers[f"{name}{kind}"] = {
+                "within_5": round(each.within_5, 4), "within_2": round(each.within_2, 4),
+                "median": round(each.median, 3), "percentile_90": round(each.percentile_90, 2),
+            }  # fmt: skip
+        numbers[f"{name}n"] = int(there.sum())
+    return numbers
+
+
+class Trainer:
+    """Train networks for the same time each, on the same labels.
+
+    Parameters
+    ----------
+    minutes : float
+        For each network.
+    device : str
+        To train and predict on.
+    """
+
+    def __init__(self, minutes: float, device: str) -> None:
+        self.minutes, self.device = minutes, device
+        self.folder = tempfile.TemporaryDirectory(prefix="pyxem-dl-benchmark-")
+
+    def train(self, labelled: LabelledData, network: str, **settings):
+        """Train a network, and return it with what it cost."""
+        output = Path(self.folder.name) / f"{network}-{len(list(Path(self.folder.name).iterdir()))}"
+        settings = {"min_reliability": labelled.min_reliability, "max_minutes": self.minutes} | settings
+        model = train(
+            labelled=[(labelled.signal, labelled.training_labels)], network=network, output=output,
+            device=self.device, show_progressbar=False, **settings,
+        )  # fmt: skip
+        return model, self.cost(output)
+
+    def cost(self, output: Path) -> dict:
+        """Minutes and megabytes of a model."""
+        return {"minutes": self.minutes, "size_mb": round((output / "model.safetensors").stat().st_size / 1e6, 1)}
+
+    def predict(self, model, labelled: LabelledData, **settings):
+        """Predict a whole scan; returns the map and patterns/s."""
+        start = time.perf_counter()
+        xmap = predict_orientation(labelled.signal, model, device=self.device, show_progressbar=False, **settings)
+        return xmap, round(xmap.size / (time.perf_counter() - start), 1)
+
+
+def networks(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
+    """Compare labels, a simulated model and all networks on the polycrystal; yields rows, and draws maps and curves."""
+    from pyxem_dl import plot
+
+    labelled = polycrystal()
+    maps, pairs = {"truth": labelled.truth, "labels, templates 1°": labelled.labels}, {}
+    yield "labels, templates 1°", against_truth(labelled.labels, labelled) | {
+        "patterns_per_second": round(labelled.labels_per_second, 1)
+    }
+    xmap, speed = trainer.predict("linio2-200kv", labelled)
+    maps["linio2-200kv, simulated"] = xmap
+    yield "network linio2-200kv, simulated", against_truth(xmap, labelled) | {"patterns_per_second": speed}
+    for network in NETWORKS:
+        model, cost = trainer.train(labelled, network)
+        maps[network], speed = trainer.predict(model, labelled)
+        yield f"{network}, on labels", against_truth(maps[network], labelled) | cost | {"patterns_per_second": speed}
+        if model.has_dropout:
+            sampled, _ = trainer.predict(model, labelled, n_samples=_SAMPLES)
+            pairs[network] = _errors(sampled, labelled)
+    by = [selection_curve(labelled.labels, labelled.truth, name) for name in ("scores", "reliability")]
+    plot.selection_curves(by, title="Labels of the polycrystal").savefig(pictures / "labelled_selection.png", dpi=110)
+    plot.reliability_diagram(pairs, title="Held-out region").savefig(pictures / "labelled_reliability.png", dpi=110)
+    _draw_maps(maps, pictures / "labelled_maps.png")
+
+
+def _errors(xmap, labelled: LabelledData) -> tuple[np.ndarray, np.ndarray]:
+    """Compare expected with true errors on the held-out region, modulo 180 degrees."""
+    angle = disorientation(xmap, labelled.truth, modulo_180=True)
+    here = labelled.region & (labelled.truth.phase_id >= 0)
+    return xmap.prop["spread"][here], angle[here]
+
+
+def _draw_maps(maps: dict, path: Path) -> None:
+    """Draw inverse pole figure maps side by side."""
+    from matplotlib.figure import Figure
+    from orix.plot import IPFColorKeyTSL
+    from orix.quaternion import Rotation
+    from orix.vector import Vector3d
+
+    columns = 4
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(3.1 * columns, 3.3 * rows), layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns))
+    for ax in axes:
+        ax.axis("off")
+    for ax, (name, xmap) in zip(axes, maps.items()):
+        group = next(phase for i, phase in xmap.phases if i >= 0).point_group
+        key = IPFColorKeyTSL(group.laue, direction=Vector3d.zvector())
+        rotations = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
+        colors = key.orientation2color(Rotation(rotations)) * (xmap.phase_id >= 0)[:, None]
+        ax.imshow(colors.reshape(*xmap.shape, 3), interpolation="nearest")
+        ax.set_title(name, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+#: What a choice changes: network, name of the choice, settings
+CHOICES = (
+    ("cnn", "as it is (half of the labels, cosine, batch 32, kernel 5, R9)", {}),
+    ("cnn", "all labels", {"min_reliability": 0.0}),
+    ("cnn", "the best quarter of the labels", {"min_reliability": "quarter"}),
+    ("cnn", "exponential decay", {"schedule": "exponential"}),
+    ("cnn", "one cycle", {"schedule": "one_cycle"}),
+    ("cnn", "batch 8", {"batch_size": 8}),
+    ("cnn", "batch 128", {"batch_size": 128}),
+    ("cnn", "kernel 3", {"network_arguments": {"backbone_arguments": {"kernel": 3}}}),
+    ("cnn", "kernel 9", {"network_arguments": {"backbone_arguments": {"kernel": 9}}}),
+    ("cnn", "R6", {"network_arguments": {"head": "r6"}}),
+    ("cnn", "Euler angles, clamped", {"network_arguments": {"head": "euler"}}),
+    ("cnn", "Euler angles, not clamped", {"network_arguments": {"head": "euler", "clamp": False}}),
+    ("cnn", "blind to 180° in training", {"network_arguments": {"modulo_180": True}}),
+    ("cnn", "squared, not robust", {"network_arguments": {"robust": False}}),
+    ("cnn", "not turned, not mirrored", {"turn": False, "mirror": False}),
+    ("cnn", "not balanced", {"balance": 0.0}),
+    ("densenet121", "pretrained by timm", {"pretrained": True}),
+)  # fmt: skip
+
+
+def choices(trainer: Trainer) -> Iterator[tuple[str, dict]]:
+    """Train with one choice changed at a time; what cannot be had is left out, with a line that says so."""
+    labelled = polycrystal()
+    quarter = float(np.quantile(labelled.labels.prop["reliability"], 0.75))
+    for network, name, settings in CHOICES:
+        if settings.get("min_reliability") == "quarter":
+            settings = {"min_reliability": quarter}
+        try:
+            model, cost = trainer.train(labelled, network, **settings)
+        except ValueError as error:
+            if "pretrained" not in settings:
+                raise
+            print(f"No row of {network}, {name}: {error}")
+            continue
+        xmap, speed = trainer.predict(model, labelled)
+        yield f"{network}: {name}", against_truth(xmap, labelled) | cost | {"patterns_per_second": speed}
+
+
+def mgo(trainer: Trainer, folder: Path) -> Iterator[tuple[str, dict]]:
+    """Train all networks on labels of the real scan of MgO; there is no truth, but see :func:`measure.mgo`."""
+    signal, phase = datasets.mgo_scan(folder)
+    peaks, distortion = measure.peaks_of(signal), datasets.mgo_distortion(signal, phase)
+    labelled = LabelledData.of("MgO scan", signal, phase, reciprocal_radius=measure.MGO_RADIUS)
+    ours, _ = trainer.predict("mgo-300kv", labelled)
+    judged = ours.phase_id >= 0
+
+    def row(predict):
+        return measure.mgo(predict, signal, phase, peaks, judged, distortion)[0]
+
+    yield "labels, templates 1°", row(lambda _: labelled.labels)
+    yield "network mgo-300kv, simulated", row(lambda _: trainer.predict("mgo-300kv", labelled)[0])
+    for network in NETWORKS:
+        model, cost = trainer.train(labelled, network, reciprocal_radius=1.6)
+        yield f"{network}, on labels", row(lambda _, model=model: trainer.predict(model, labelled)[0]) | cost
+
+
+def tuning(trainer: Trainer) -> Iterator[tuple[str, dict]]:
+    """Adapt a model of a wrong scale and a clean background on a quarter of the polycrystal."""
+    labelled = polycrystal()
+    wrong = Path(trainer.folder.name) / "wrong"
+    settings = replace(
+        SimulationSettings(), scale_error=(0.045, 0.055), background=(1e-3, 3e-3), overlap_share=0.0, ghost_share=0.0
+    )
+    train(
+        sample_data.lithium_nickel_oxide(), output=wrong, beam_energy=200.0, reciprocal_radius=1.2,
+        max_minutes=2 * trainer.minutes, simulation=settings, device=trainer.device, show_progressbar=False,
+    )  # fmt: skip
+    quarter = labelled.labels.deepcopy()
+    rows, columns = quarter.shape
+    part = (np.arange(rows)[:, None] < rows // 2) & (np.arange(columns)[None] < columns // 2)
+    quarter.is_in_data = part.ravel()
+    rest = replace(labelled, region=~part.ravel())
+    tuned = Path(trainer.folder.name) / "tuned"
+    finetune(
+        wrong, [(labelled.signal, quarter)], output=tuned, max_minutes=trainer.minutes, device=trainer.device,
+        min_reliability=labelled.min_reliability, show_progressbar=False, simulated_share=0.0,
+    )  # fmt: skip
+    yield "labels, templates 1°", against_truth(labelled.labels, rest)
+    for name, folder in (("model of a wrong scale and a clean background", wrong), ("the same, fine-tuned", tuned)):
+        model = load_model(folder)
+        model.thresholds = {"crystal": 0.0}  # all methods answer everywhere
+        xmap, speed = trainer.predict(model, labelled)
+        yield name, against_truth(xmap, rest) | trainer.cost(folder) | {"patterns_per_second": speed}

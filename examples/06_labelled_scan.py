@@ -1,12 +1,13 @@
 """From labels by template matching to a network, and back to the scan: the literature's route, end to end.
 
-By default a small polycrystal of LiNiO2 is simulated, labelled by template matching, and a small network learns its
-more reliable labels for a few seconds, only to show the way. For a real one give your scan, its structure and the time:
+By default a small polycrystal of LiNiO2 is simulated, labelled by template matching, and two small networks learn its
+more reliable labels for some seconds, only to show the way: together they say how sure they are. For real ones give
+your scan, its structure and the time:
 
     python 06_labelled_scan.py --scan scan.zspy --cif structure.cif --network swin_tiny_adapted --minutes 20
 
-It writes the labels, the model, maps of labels and network, what choosing labels gains (where the truth is known), and
-a reliability diagram.
+It writes the models, maps of labels and networks, what choosing labels gains (where the truth is known), and a
+reliability diagram.
 """
 
 import argparse
@@ -21,7 +22,10 @@ from pyxem_dl.labels import selection_curve
 from pyxem_dl.metrics import disorientation
 
 #: Settings of the tiny training
-TINY = {"max_steps": 400, "batch_size": 32, "size": 64, "network_arguments": {"backbone_arguments": {"width": 8}}}
+TINY = {
+    "network": "polar", "network_arguments": {"width": 64, "depth": 2, "resolution": 5.0},
+    "max_steps": 350, "batch_size": 32, "learning_rate": 3e-3,
+}  # fmt: skip
 
 
 def main():
@@ -29,7 +33,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scan", type=Path, help="a calibrated scan; by default a simulated one")
     parser.add_argument("--cif", type=Path, help="structure of the scan's crystal")
-    parser.add_argument("--network", default="cnn", help="polar, cnn, densenet121, swin_tiny, swin_tiny_adapted, ...")
+    parser.add_argument("--network", default="polar", help="polar, cnn, densenet121, swin_tiny, swin_tiny_adapted, ...")
+    parser.add_argument("--members", type=int, default=2, help="networks that are trained with other seeds")
     parser.add_argument("--minutes", type=float, help="time of a real training; by default a tiny one")
     parser.add_argument("--keep", type=float, default=0.5, help="share of the labels that is kept")
     parser.add_argument("--output", type=Path, default=Path("06_labelled_scan"), help="folder of model and pictures")
@@ -46,22 +51,27 @@ def main():
 
     labels = pyxem_dl.match_templates(signal, phase, resolution=2.0, show_progressbar=False)
     least = float(np.quantile(labels.prop["reliability"], 1 - arguments.keep))
-    model = pyxem_dl.train(
-        labelled=[(signal, labels)],
-        network=arguments.network,
-        min_reliability=least,
-        output=arguments.output / "model",
-        overwrite=True,
-        show_progressbar=arguments.minutes is not None,
-        **(TINY if arguments.minutes is None else {"max_minutes": arguments.minutes}),
-    )
-    xmap = pyxem_dl.predict_orientation(
-        signal, model, n_samples=16 if model.has_dropout else 0, show_progressbar=False
-    )
+    tiny = arguments.minutes is None
+    settings = TINY if tiny else {"network": arguments.network, "max_minutes": arguments.minutes}
+    members = [
+        pyxem_dl.train(
+            labelled=[(signal, labels)],
+            min_reliability=least,
+            output=arguments.output / f"model_{seed}",
+            seed=seed,
+            overwrite=True,
+            show_progressbar=not tiny,
+            **settings,
+        )
+        for seed in range(arguments.members)
+    ]
+    # one network says how sure it is by dropout, where it has any; several by how far they disagree
+    model, n_samples = (members, 0) if len(members) > 1 else (members[0], 16 if members[0].has_dropout else 0)
+    xmap = pyxem_dl.predict_orientation(signal, model, n_samples=n_samples, show_progressbar=False)
 
     pictures = {
         "labels": plot.orientation_map(labels, brightness="reliability", title="Labels: template matching"),
-        "network": plot.orientation_map(xmap, brightness="scores", title=f"Network: {arguments.network}"),
+        "network": plot.orientation_map(xmap, brightness="scores", title=f"Network: {settings['network']}"),
         "difference": plot.disorientation_map(xmap, labels, title="Network and labels"),
     }
     if "spread" in xmap.prop:
@@ -71,16 +81,16 @@ def main():
         pictures["selection"] = plot.selection_curves(curves, title="What choosing labels gains")
         error = disorientation(xmap, truth, modulo_180=True)
         if "spread" in xmap.prop:
-            pictures["reliability"] = plot.reliability_diagram({arguments.network: (xmap.prop["spread"], error)})
+            pictures["reliability"] = plot.reliability_diagram({settings["network"]: (xmap.prop["spread"], error)})
         there = truth.phase_id >= 0
         for name, found in (("labels", labels), ("network", xmap)):
             angle = disorientation(found, truth, modulo_180=True)[there]
             print(f"{name}: {np.mean(angle < 5):.1%} within 5° of the truth, modulo 180°, where there is a crystal")
-    if arguments.minutes is None:
+    if tiny:
         print("This was a tiny training, to show the way. Give --minutes 20 for a model that works.")
     for name, figure in pictures.items():
         figure.savefig(arguments.output / f"{name}.png")
-    print(f"In {arguments.output}: model, {', '.join(f'{name}.png' for name in pictures)}")
+    print(f"In {arguments.output}: models, {', '.join(f'{name}.png' for name in pictures)}")
 
 
 if __name__ == "__main__":

@@ -153,8 +153,7 @@ def test_two_processes_learn_as_one(files, tmp_path):
 
 
 def test_batches_are_divided_among_processes(polycrystal, monkeypatch):
-    configuration = LabelledConfiguration(**{k: v for k, v in QUICK.items() if k in ("max_steps", "batch_size")},
-                                          reciprocal_radius=1.0)  # fmt: skip
+    configuration = LabelledConfiguration(max_steps=3, batch_size=8, reciprocal_radius=1.0, turn=180.0)
     scan = scans_room.LabelledScan(polycrystal.signal, polycrystal.truth, configuration, 0, 1)
     preprocessing = CartesianPreprocessing(1.0, size=32)
 
@@ -171,7 +170,7 @@ def test_batches_are_divided_among_processes(polycrystal, monkeypatch):
 def test_labels_are_turned_with_their_patterns(tmp_path):
     """A network is as right on turned and mirrored patterns as on those that were measured."""
     scan = data.polycrystal((10, 12), 1e6, n_grains=5, phase=data.lithium_nickel_oxide(), seed=2)
-    configuration = LabelledConfiguration(batch_size=24, reciprocal_radius=1.0)
+    configuration = LabelledConfiguration(batch_size=24, reciprocal_radius=1.0, turn=180.0)
     one = scans_room.LabelledScan(scan.signal, scan.truth, configuration, 0, 1)
     model = load_model("linio2-200kv")
     batches = scans_room.LabelledBatches([one], model.preprocessing, configuration, True, "cpu")

@@ -67,8 +67,9 @@ class LabelledData:
     @classmethod
     def of(cls, title: str, signal, phase, truth=None, **templates) -> LabelledData:
         """Label a scan by template matching, and hold a region out."""
+        templates |= {"resolution": _RESOLUTION, "engine": "torch", "show_progressbar": False}
         start = time.perf_counter()
-        labels = match_templates(signal, phase, resolution=_RESOLUTION, engine="torch", show_progressbar=False, **templates)
+        labels = match_templates(signal, phase, **templates)
         seconds = time.perf_counter() - start
         known = Labels.from_map(labels)
         region, border = hold_out_region(known.shape, known.known, 0.25, seed=1)
@@ -194,7 +195,7 @@ def _draw_maps(maps: dict, path: Path) -> None:
 
 #: What a choice changes: network, name of the choice, settings
 CHOICES = (
-    ("cnn", "as it is (half of the labels, cosine, batch 32, kernel 5, R9)", {}),
+    ("cnn", "as it is (half of the labels, cosine, batch 32, kernel 5, R9, turned by up to 10°)", {}),
     ("cnn", "all labels", {"min_reliability": 0.0}),
     ("cnn", "the best quarter of the labels", {"min_reliability": "quarter"}),
     ("cnn", "exponential decay", {"schedule": "exponential"}),
@@ -208,7 +209,8 @@ CHOICES = (
     ("cnn", "Euler angles, not clamped", {"network_arguments": {"head": "euler", "clamp": False}}),
     ("cnn", "blind to 180° in training", {"network_arguments": {"modulo_180": True}}),
     ("cnn", "squared, not robust", {"network_arguments": {"robust": False}}),
-    ("cnn", "not turned, not mirrored", {"turn": False, "mirror": False}),
+    ("cnn", "not turned", {"turn": 0.0}),
+    ("cnn", "turned to all sides, and mirrored", {"turn": 180.0, "mirror": True}),
     ("cnn", "not balanced", {"balance": 0.0}),
     ("densenet121", "pretrained by timm", {"pretrained": True}),
 )  # fmt: skip

@@ -176,8 +176,12 @@ class LabelledConfiguration(LearningConfiguration):
         trained on.
     validation_share : float
         Of the labels, to be held out.
-    turn, mirror : bool
-        Turn patterns at random; mirror half of them, where the crystals have an inversion.
+    turn : float, optional
+        Patterns are turned about the beam by up to this angle in degrees, to both sides: 180 makes all directions
+        alike.  By default 180 for the polar network, to which a turn is nothing new, and 10 for the others, which
+        would have to learn all directions and need far longer for it.
+    mirror : bool, optional
+        Mirror half of the patterns, where the crystals have an inversion; by default for the polar network.
     balance : float
         From 0, all labels are drawn alike, to 1, all zone axes are.
     simulated_share : float
@@ -197,12 +201,12 @@ class LabelledConfiguration(LearningConfiguration):
     min_reliability: float = 0.0
     split: str = "region"
     validation_share: float = 0.2
-    turn: bool = True
-    mirror: bool = True
+    turn: float | None = None
+    mirror: bool | None = None
     balance: float = 0.5
     simulated_share: float = 0.0
     verification_share: float = 0.0
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     batch_size: int = 32
     validation_minutes: float = 2.0
 
@@ -215,6 +219,8 @@ class LabelledConfiguration(LearningConfiguration):
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= highest:
                 raise ValueError(f"{name} is from 0 to {highest}, not {getattr(self, name)!r}.")
+        if self.turn is not None and not 0 <= self.turn <= 180:
+            raise ValueError(f"turn is an angle from 0 to 180 degrees, not {self.turn!r}.")
         if self.validation_share == 0:
             raise ValueError("validation_share must be positive: nothing else tells how good the model is.")
 

@@ -209,7 +209,11 @@ def _common_phases(scans: list[LabelledScan], phases) -> list:
 
 def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledConfiguration:
     """Fill in the settings that the scans decide."""
-    entries = {}
+    ours = c.network_name == "polar"
+    entries = {
+        "turn": (180.0 if ours else 10.0) if c.turn is None else float(c.turn),
+        "mirror": ours if c.mirror is None else c.mirror,
+    }
     if c.reciprocal_radius is None:
         entries["reciprocal_radius"] = round(min(scan.calibration.reciprocal_radius for scan in scans), 4)
     if c.network_name != "polar" and c.size is None:

@@ -166,7 +166,7 @@ class LabelledBatches(IterableDataset):
         """Make one batch: inputs (n, channels, ...), rotations (n, 4), phase_id (n,)."""
         c = self.configuration
         drawn = torch.multinomial(self.weights, c.batch_size, replacement=True, generator=self.generator)
-        turn = 2 * math.pi * torch.rand(c.batch_size, generator=self.generator) * c.turn
+        turn = math.radians(c.turn) * (2 * torch.rand(c.batch_size, generator=self.generator) - 1)
         mirrored = (torch.rand(c.batch_size, generator=self.generator) < 0.5) & self.mirror
         rank, world = place_among_processes()
         mine = slice(rank, None, world)

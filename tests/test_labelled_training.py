@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from diffpy.structure import Structure
+from orix.quaternion import Rotation
 from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, data, finetune, load_model, metrics, predict_orientation, train, training
-from pyxem_dl.frames import Calibration
+from pyxem_dl.frames import Calibration, other_frame_quaternion
 from pyxem_dl.labels import Labels
 from pyxem_dl.maps import make_signal, save_map
 from pyxem_dl.models import OrientationEnsemble
@@ -239,6 +240,33 @@ def test_the_folder_is_named_after_network_and_phases(polycrystal, tmp_path, mon
     for expected in ("cnn-LiNiO2", "cnn-LiNiO2-2"):
         train(labelled=[(polycrystal.signal, polycrystal.truth)], **TINY, **QUICK)
         assert (tmp_path / expected / "config.json").exists()
+
+
+def test_labels_in_another_frame_are_brought_into_ours(polycrystal):
+    theirs = polycrystal.truth.deepcopy()
+    theirs._rotations = theirs._rotations * ~Rotation(other_frame_quaternion(90.0, True))
+    configuration = LabelledConfiguration(label_frame={"turn": 90.0, "flipped": True})
+    scan = scans_room.LabelledScan(polycrystal.signal, theirs, configuration, 0, 1)
+    angle = metrics.disorientation(scan.labels.rotations, polycrystal.truth.rotations, data.lithium_nickel_oxide())
+    assert angle.max() < 0.01
+
+
+def test_simulated_batches_differ_among_processes(monkeypatch):
+    from pyxem_dl.training.configuration import TrainingConfiguration
+
+    def batch(rank, world):
+        configuration = TrainingConfiguration(
+            beam_energy=200.0, reciprocal_radius=1.0, batch_size=64,
+            network={"width": 16, "depth": 1, "kernel": 9, "resolution": 10.0},
+        )  # fmt: skip
+        monkeypatch.setattr(training.learning, "place_among_processes", lambda: (rank, world))
+        monkeypatch.setattr(training.learning, "VALIDATION_PATTERNS", 32)
+        _, batches, _ = training._ingredients([data.aluminium()], configuration, torch.device("cpu"))
+        return next(iter(batches))[1]
+
+    alone, first, second = batch(0, 1), batch(0, 2), batch(1, 2)
+    assert len(alone) == 64 and len(first) == len(second) == 32
+    assert not torch.allclose(first, second)
 
 
 # ---------------------------------------------------------------- bad input

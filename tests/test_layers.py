@@ -21,7 +21,8 @@ LAYERS = (
     ("models", "streaming", "partial_results"),
     ("maps", "labels"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
-    ("benchmark", "plot", "study"),
+    ("plot", "study"),
+    ("benchmark",),
     ("signals", "gui", "demo"),
     ("__main__",),
 )

@@ -169,6 +169,9 @@ class LabelledConfiguration(LearningConfiguration):
         How far out the model looks, in 1/Angstrom; by default as far as all detectors reach.
     size : int, optional
         Pixels along each side of the images that a network other than "polar" takes; by default its own.
+    label_frame : dict
+        The labels' convention, where it is another: arguments of :func:`pyxem_dl.labels.in_lab_frame`, as
+        ``{"turn": 90}``.
     min_score, min_reliability : float
         Of the labels that are kept.
     split : {"region", "scan", "random"}
@@ -197,6 +200,7 @@ class LabelledConfiguration(LearningConfiguration):
     pretrained: bool | str = False
     reciprocal_radius: float | None = None
     size: int | None = None
+    label_frame: dict = field(default_factory=dict)
     min_score: float = 0.0
     min_reliability: float = 0.0
     split: str = "region"

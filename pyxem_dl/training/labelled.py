@@ -24,7 +24,6 @@ from pyxem_dl.training.scans import (
     LabelledBatches,
     LabelledScan,
     MixedBatches,
-    place_among_processes,
     read_scans,
     validation_batches,
 )
@@ -271,10 +270,8 @@ def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, device
     recipe = TrainingConfiguration.from_dict(
         {k: v for k, v in model.training.items() if k in TrainingConfiguration.__dataclass_fields__}
     )
-    rank, _ = place_among_processes()
     simulator = PatternSimulator(
-        phases, recipe.beam_energy, recipe.reciprocal_radius, recipe.simulation, seed=c.seed + 7919 * rank,
-        device=device,
+        phases, recipe.beam_energy, recipe.reciprocal_radius, recipe.simulation, seed=c.seed, device=device
     )
     return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, recipe.simulation.setup_size))
 

@@ -15,6 +15,7 @@ from pyxem_dl import rotations as rot
 from pyxem_dl.networks import N_PROPOSED
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
+from pyxem_dl.training.running import place_among_processes
 
 VALIDATION_PATTERNS = 768
 # The threshold of the score lets this share of patterns without a crystal pass.
@@ -55,7 +56,16 @@ class SimulatedBatches(IterableDataset):
         """Go on with other patterns."""
         self.simulator.generator.manual_seed(seed)
 
+    def divide(self) -> None:
+        """Make this process' share of the batches, and other patterns than its fellows."""
+        rank, world = place_among_processes()
+        if world > 1:
+            self.n_setups = max(1, self.n_setups // world)
+            seed = int(torch.randint(2**31, (), generator=self.simulator.generator, device=self.simulator.device))
+            self.simulator.generator.manual_seed(seed + 7919 * rank)
+
     def __iter__(self) -> Iterator:
+        self.divide()
         while True:
             yield self.make()
 

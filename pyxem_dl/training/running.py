@@ -121,10 +121,15 @@ def hardware(root: torch.device) -> str:
     return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def place_among_processes() -> tuple[int, int]:
+    """Say which process this is, and how many there are."""
+    d = torch.distributed
+    return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
+
+
 def is_first() -> bool:
     """Whether this process writes the model: of several that train together only one does."""
-    d = torch.distributed
-    return not (d.is_available() and d.is_initialized()) or d.get_rank() == 0
+    return place_among_processes()[0] == 0
 
 
 def wait_for_all() -> None:

@@ -18,11 +18,13 @@ from pyxem_dl.labels import (
     check_labels,
     choose_labels,
     hold_out_region,
+    in_lab_frame,
     read_labels,
     read_patterns,
 )
 from pyxem_dl.maps import Scan
 from pyxem_dl.training.configuration import LabelledConfiguration
+from pyxem_dl.training.running import place_among_processes
 
 VALIDATION_PATTERNS = 768
 # Of the positions that are trained on, this share is held out one by one: what a random split would report.
@@ -50,7 +52,9 @@ class LabelledScan:
     def __init__(self, signal, labels, configuration: LabelledConfiguration, number: int, n_scans: int) -> None:
         c = configuration
         if isinstance(labels, (str, Path)):
-            labels = read_labels(labels)
+            labels = read_labels(labels, **c.label_frame)
+        elif c.label_frame:
+            labels = in_lab_frame(labels, **c.label_frame)
         self.scan = Scan.from_signal(_loaded(signal))
         self.labels = Labels.from_map(labels)
         self.calibration = self.scan.calibration
@@ -199,12 +203,6 @@ class LabelledBatches(IterableDataset):
         return inputs, rotations.to(self.device), phase_id.to(self.device)
 
 
-def place_among_processes() -> tuple[int, int]:
-    """Say which process this is, and how many there are."""
-    d = torch.distributed
-    return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
-
-
 def preprocess(scan: LabelledScan, patterns: np.ndarray, preprocessing, device, **augmentation) -> torch.Tensor:
     """Make a network's inputs of patterns of a scan."""
     x = torch.as_tensor(np.asarray(patterns, dtype=np.float32), device=device)
@@ -235,6 +233,7 @@ class MixedBatches(IterableDataset):
         self.simulated.reseed(seed)
 
     def __iter__(self) -> Iterator:
+        self.simulated.divide()
         while True:
             chosen = torch.rand((), generator=self.labelled.generator) < self.share
             yield (self.simulated if chosen else self.labelled).make()

@@ -231,14 +231,14 @@ def _read_labelled(entries: list[str]) -> list[tuple[str, str]]:
 
 def _read_settings(entries: list[str] | None) -> dict:
     """Read settings "key=value", the values as YAML has them."""
-    import yaml
+    from pyxem_dl.training.configuration import read_yaml
 
     settings = {}
     for entry in entries or ():
         key, separator, value = entry.partition("=")
         if not separator or not key:
             raise typer.BadParameter(f"{entry!r} is not like key=value.", param_hint="--set")
-        settings[key] = yaml.safe_load(value)
+        settings[key] = read_yaml(value)
     return settings
 
 

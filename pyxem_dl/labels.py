@@ -81,7 +81,7 @@ class Labels:
             return np.full(len(rotations), np.nan)
 
         return cls(
-            rotations=rotations, phase_id=index[whole.phase_id], scores=prop("scores", "ci", "cc", "MAD"),
+            rotations=rotations, phase_id=index[whole.phase_id], scores=prop("scores", "ci", "cc", "DP"),
             reliability=prop("reliability", "rel", "reliability_index"), known=xmap.is_in_data.copy(),
             phases=list(phases.values()), shape=tuple(whole.shape),
         )  # fmt: skip

@@ -54,7 +54,7 @@ def to_matrix(q: torch.Tensor) -> torch.Tensor:
 
 def from_matrix(matrix: torch.Tensor) -> torch.Tensor:
     """Quaternions (..., 4), float32, of rotation matrices (..., 3, 3); the inverse of :func:`to_matrix`."""
-    m = matrix.double()
+    m = _wide(matrix)
     diagonal = m.diagonal(dim1=-2, dim2=-1)
     # the products 4 q_i q_j of the components; the row of the largest component is the safest
     squares = 1 + torch.stack([
@@ -69,12 +69,17 @@ def from_matrix(matrix: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(products.gather(-2, largest)[..., 0, :], dim=-1).float()
 
 
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Double precision, where the device has it (Apple's has not)."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 class _NearestRotation(torch.autograd.Function):
     """Singular value decomposition with the gradient of the rotation, which exists where that of U and V does not."""
 
     @staticmethod
     def forward(ctx, matrix):
-        u, values, vt = torch.linalg.svd(matrix.double())
+        u, values, vt = torch.linalg.svd(_wide(matrix))
         sign = torch.linalg.det(u @ vt).sign()
         turn = torch.ones_like(values)
         turn[..., 2] = sign
@@ -85,7 +90,7 @@ class _NearestRotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         u, values, vt = ctx.saved_tensors
-        inner = u.mT @ gradient.double() @ vt.mT
+        inner = u.mT @ gradient.to(u) @ vt.mT
         total = values[..., :, None] + values[..., None, :]
         total = torch.where(total.abs() < 1e-3, 1e-3, total)
         return (u @ ((inner - inner.mT) / total) @ vt).to(gradient)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.labels import Labels, hold_out_region, read_labels
+from pyxem_dl.labels import Labels, hold_out_region, in_lab_frame, read_labels
 from pyxem_dl.metrics import accuracy
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.training import train
+from pyxem_dl.training.configuration import read_yaml
 
 _ENTRIES = {"labelled", "truth", "output", "settings", "search", "trials", "processes", "objective", "seed", "share"}
 _OBJECTIVES = ("within_5", "within_2", "median")
@@ -31,7 +32,7 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
     path : str or pathlib.Path
         Of the YAML file.  Its entries:
 
-        * ``labelled``: the files [scan, labels]; ``truth``: a file with the truth, where there is one.
+        * ``labelled``: the files [scan, labels]; ``truth``: a file with the truth (in the lab frame) where there is one.
         * ``output``: folder of the study.  Files and folders are relative to the YAML file.
         * ``settings``: those of :func:`pyxem_dl.train` that all trials share, as ``network`` and ``max_minutes``.
         * ``search``: for each setting that is searched a list of choices, or ``{low: , high: , log: true}``, with
@@ -83,7 +84,7 @@ def read_plan(path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+        plan = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     if not isinstance(plan, dict):
@@ -218,6 +219,13 @@ class _Data:
         mask = ~self.region.reshape(self.shape)
         found = predict_orientation(self.signal, model, navigation_mask=mask, device=device, show_progressbar=False)
         reference = self.reference.deepcopy()
+        if self.plan["truth"] is None:
+            reference = in_lab_frame(reference, **settings.get("label_frame", {}))
+        names = [phase.name for phase in model.phases]
+        for key, phase in self.reference.phases:
+            # files number phases as they like
+            here = self.reference._phase_id == key
+            reference._phase_id[here] = names.index(phase.name) if phase.name in names else -1
         reference.is_in_data = self.region.copy()
         numbers = {kind: asdict(each) for kind, each in accuracy(found, reference).items()}
         trial.set_user_attr("accuracy", numbers)

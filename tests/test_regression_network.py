@@ -168,12 +168,12 @@ def test_sizes_that_networks_are_given(name, size):
 
 @pytest.mark.parametrize(("name", "size", "arguments"), [
     ("swin_tiny_adapted", 64, {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 1, 1)}),
-    ("resnet18", 64, {}),
+    ("resnet18", 64, {}), ("mobilenetv3_small_050", 64, {}),
 ])  # fmt: skip
 def test_networks_of_timm_take_patterns_of_one_channel(name, size, arguments):
     network = make_backbone(name, size, arguments).eval()
     with torch.no_grad():
-        assert network(torch.zeros(2, 1, size, size)).shape == (2, network.num_features)
+        assert network(torch.zeros(2, 1, size, size)).shape == (2, network.n_out)
 
 
 def test_an_unknown_name_lists_the_near_ones():

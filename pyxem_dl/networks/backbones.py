@@ -59,7 +59,7 @@ class PlainNetwork(nn.Module):
             size = (size + 1) // 2
         layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size**2, num_features), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
-        self.num_features = num_features
+        self.n_out = num_features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features (n, num_features) of images (n, 1, size, size)."""
@@ -92,12 +92,18 @@ def default_size(name: str) -> int:
             + (f" Did you mean {', '.join(near)}?" if near else "")
         )
     pretrained = timm.get_pretrained_cfg(known)
-    fixed = pretrained is not None and pretrained.fixed_input_size
-    return arguments.get("img_size") or (pretrained.input_size[-1] if fixed else DEFAULT_SIZE)
+    return arguments.get("img_size") or (pretrained.input_size[-1] if _has_fixed_size(known) else DEFAULT_SIZE)
+
+
+def _has_fixed_size(known: str) -> bool:
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(known)
+    return pretrained is not None and pretrained.fixed_input_size
 
 
 def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn.Module:
-    """Make a network that turns images (n, 1, size, size) into features (n, num_features).
+    """Make a network that turns images (n, 1, size, size) into features (n, network.n_out).
 
     Parameters
     ----------
@@ -125,13 +131,13 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
 
     known, own = _LITERATURE.get(name, (name, {}))
     arguments = own | arguments
-    if size != default and "img_size" not in arguments and timm.get_pretrained_cfg(known).fixed_input_size:
+    if size != default and "img_size" not in arguments and _has_fixed_size(known):
         arguments["img_size"] = size
     elif "img_size" in own:
         arguments["img_size"] = size
     try:
         network = timm.create_model(known, num_classes=0, in_chans=1, **arguments)
-        _try(network, size)
+        network.n_out = _try(network, size)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ValueError(
             f"The network {name!r} cannot take images of {size} x {size} px with {arguments or 'no arguments'}: "
@@ -142,13 +148,16 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     return network
 
 
-def _try(network: nn.Module, size: int) -> None:
-    """See whether images of a size go through: many networks only say so then."""
+def _try(network: nn.Module, size: int) -> int:
+    """See whether images of a size go through, and how many features come out: many networks only say so then."""
     training = network.training
     network.eval()
     with torch.no_grad():
-        network(torch.zeros(1, 1, size, size))
+        features = network(torch.zeros(1, 1, size, size))
     network.train(training)
+    if features.ndim != 2:
+        raise ValueError(f"it gives features of shape {tuple(features.shape)}, not one row for each image")
+    return features.shape[1]
 
 
 def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained) -> None:

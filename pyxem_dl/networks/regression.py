@@ -70,7 +70,7 @@ class RegressionNetwork(nn.Module):
         }  # fmt: skip
         self.backbone = make_backbone(backbone, size, dict(backbone_arguments or {}))
         self.register_buffer("operations", rot.padded_operations(laue_groups, settings), persistent=False)
-        n_features, n_phases = self.backbone.num_features, len(laue_groups)
+        n_features, n_phases = self.backbone.n_out, len(laue_groups)
         centers = torch.stack([_zone_center(name, turn) for name, turn in zip(
             laue_groups, settings or [None] * n_phases, strict=True)])  # fmt: skip
         arguments = {"clamp": clamp} if head == "euler" else {}

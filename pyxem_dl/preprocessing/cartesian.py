@@ -93,11 +93,12 @@ class CartesianPreprocessing:
         factor = int(self.scale / max(calibration.scale))
         if factor > 1:
             patterns, weights, centers, calibration = bin_pixels(factor, patterns, weights, centers, calibration)
-        grid = self._places(len(patterns), calibration, centers, turn, mirrored, patterns.device)
+        grid = self._places(calibration, centers, turn, mirrored, patterns.device)
         fineness = grid.shape[1] // self.size
 
         def sampled(images):
-            found = functional.grid_sample(images[:, None], grid[: len(images)], align_corners=True)
+            places = grid.expand(len(images), -1, -1, -1)
+            found = functional.grid_sample(images[:, None], places, align_corners=True)
             return functional.avg_pool2d(found, fineness)[:, 0]
 
         if len(grid) > 1:
@@ -118,7 +119,7 @@ class CartesianPreprocessing:
         n = torch.arange(self.size * fineness, device=device, dtype=torch.float32)
         return n[:, None], n[None, :]
 
-    def _places(self, n: int, calibration: Calibration, centers, turn, mirrored, device) -> torch.Tensor:
+    def _places(self, calibration: Calibration, centers, turn, mirrored, device) -> torch.Tensor:
         """Where the square's pixels are on the detector, as ``grid_sample`` has it: (n or 1, rows, columns, 2)."""
         # no pixel of the detector may fall between two sample points
         fineness = max(1, math.ceil(self.scale / min(calibration.scale) - 0.01))
@@ -137,5 +138,4 @@ class CartesianPreprocessing:
         rows, columns = calibration.shape
         row, column = torch.broadcast_tensors(row, column)
         grid = torch.stack([2 * column / (columns - 1) - 1, 2 * row / (rows - 1) - 1], dim=-1)
-        grid = grid if grid.ndim == 4 else grid[None]
-        return grid.expand(n, -1, -1, -1)
+        return grid if grid.ndim == 4 else grid[None]

@@ -146,7 +146,7 @@ def train(
     output = free_folder("polar", phases) if output is None else Path(output)
     name = name or output.name
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
-    root, precision = device_and_precision(device)
+    root, precision = device_and_precision(device, devices * nodes)
     network, batches, validation = _ingredients(phases, configuration, root)
     print(
         f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "

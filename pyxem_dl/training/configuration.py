@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from pyxem_dl.simulation import SimulationSettings
+
+
+def read_yaml(text: str):
+    """Read YAML, and numbers as people write them: YAML 1.1 takes 1e-3 for a word."""
+    import yaml
+
+    def numbers(entry):
+        if isinstance(entry, dict):
+            return {key: numbers(value) for key, value in entry.items()}
+        if isinstance(entry, list):
+            return [numbers(value) for value in entry]
+        if isinstance(entry, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", entry):
+            return float(entry)
+        return entry
+
+    return numbers(yaml.safe_load(text))
+
 
 SCHEDULES = ("cosine", "exponential", "one_cycle")
 

@@ -44,10 +44,12 @@ class LabelledTraining(OrientationTraining):
     def validation_results(self) -> dict[str, float]:
         """Agreement with labels that are not trained on."""
         results = {}
-        for name, batch in self._validation.items():
+        batches = {name: tuple(x.to(self.device) for x in batch) for name, batch in self._validation.items()}
+        for name, batch in batches.items():
             found = validate(self.network, *batch)
             results |= found if name == "region" else {f"{name}_{key}": value for key, value in found.items()}
-        results["validation_loss"] = self._validation_loss(*self._validation["region"])
+        if self.stage != "verify":  # the loss of what is proposed stays as it is while verification is learnt
+            results["validation_loss"] = self._validation_loss(*batches["region"])
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
 
@@ -104,7 +106,7 @@ def train_labelled(
     configuration = LabelledConfiguration(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
     )
-    root, precision = device_and_precision(device)
+    root, precision = device_and_precision(device, devices * nodes)
     scans = read_scans(labelled, configuration)
     phases = _common_phases(scans, phases)
     configuration = _completed(configuration, scans, phases, begin_with)

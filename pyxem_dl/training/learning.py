@@ -40,7 +40,7 @@ class SimulatedBatches(IterableDataset):
 
     def __init__(self, simulator, preprocessing: PolarPreprocessing, batch_size: int) -> None:
         self.simulator, self.preprocessing = simulator, preprocessing
-        self.n_setups = max(1, batch_size // simulator.settings.setup_size)
+        self.n_setups = self._all_setups = max(1, batch_size // simulator.settings.setup_size)
 
     def make(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Make one batch: polar (n, 2, n_k, n_phi), rotations (n, 4), phase_id (n,)."""
@@ -60,7 +60,7 @@ class SimulatedBatches(IterableDataset):
         """Make this process' share of the batches, and other patterns than its fellows."""
         rank, world = place_among_processes()
         if world > 1:
-            self.n_setups = max(1, self.n_setups // world)
+            self.n_setups = max(1, self._all_setups // world)
             seed = int(torch.randint(2**31, (), generator=self.simulator.generator, device=self.simulator.device))
             self.simulator.generator.manual_seed(seed + 7919 * rank)
 
@@ -147,7 +147,10 @@ class ClockedTraining(lightning.LightningModule, ABC):
                 self.results
                 | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
             )
-            if self._is_stuck():
+            stuck = self._is_stuck()
+            if self.trainer.world_size > 1:
+                stuck = self.trainer.strategy.broadcast(stuck)
+            if stuck:
                 self.trainer.should_stop = True
         if self.progress >= 1:
             self.trainer.should_stop = True
@@ -165,6 +168,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         """Keep the clock."""
         checkpoint["clock"] = {
             "elapsed": self.elapsed, "patterns": self.patterns_seen, "results": self.results,
+            "best": self._best, "not_better": self._not_better,
         }
 
     def on_load_checkpoint(self, checkpoint) -> None:
@@ -172,6 +176,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         clock = checkpoint["clock"]
         self.elapsed, self.patterns_seen = clock["elapsed"], clock["patterns"]
         self.results = clock["results"]
+        self._best, self._not_better = clock.get("best", float("inf")), clock.get("not_better", 0)
         self.batches.reseed(self.configuration.seed + self.patterns_seen + 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import shutil
 import signal
@@ -52,7 +53,7 @@ def _claim(work: Path, recipe: dict) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def device_and_precision(device: str) -> tuple[torch.device, str]:
+def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.device, str]:
     """Device to train on, and bfloat16 where the hardware computes in it."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,6 +62,9 @@ def device_and_precision(device: str) -> tuple[torch.device, str]:
             f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
             "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."
         )
+    if n_processes > 1 and device == "cuda":
+        # each process makes its patterns where Lightning will put its network
+        device = f"cuda:{os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))}"
     return torch.device(device), _MIXED[native_precision(torch.device(device))]
 
 
@@ -76,7 +80,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(root.type, root.type), precision=precision,
-        devices=devices, num_nodes=nodes,
+        devices=[root.index] if devices * nodes == 1 and root.index is not None else devices, num_nodes=nodes,
         # parts of a network rest in each stage
         strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
         use_distributed_sampler=False,

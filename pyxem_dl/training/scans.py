@@ -78,7 +78,8 @@ class LabelledScan:
             if n_scans < 2:
                 raise ValueError("split='scan' holds out the last of several scans: give two, or split='region'.")
             return (chosen if number == n_scans - 1 else nothing), nothing
-        return hold_out_region(self.scan.data.shape[:-2], chosen, c.validation_share, c.seed)
+        crystals = chosen & (self.labels.phase_id >= 0)
+        return hold_out_region(self.scan.data.shape[:-2], crystals, c.validation_share, c.seed)
 
     def number_phases(self, phases: list) -> None:
         """Turn the map's phase numbers into those of the model's phases, by their names."""
@@ -207,7 +208,7 @@ def preprocess(scan: LabelledScan, patterns: np.ndarray, preprocessing, device, 
     """Make a network's inputs of patterns of a scan."""
     x = torch.as_tensor(np.asarray(patterns, dtype=np.float32), device=device)
     with torch.no_grad():
-        return preprocessing(torch.nan_to_num(x).clamp_min(0), scan.calibration, **augmentation)
+        return preprocessing(torch.nan_to_num(x, posinf=0.0).clamp_min(0), scan.calibration, **augmentation)
 
 
 class MixedBatches(IterableDataset):

@@ -32,7 +32,7 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
     path : str or pathlib.Path
         Of the YAML file.  Its entries:
 
-        * ``labelled``: the files [scan, labels]; ``truth``: a file with the truth (in the lab frame) where there is one.
+        * ``labelled``: the files [scan, labels]; ``truth``: a file with the truth, in the lab frame, if there is one.
         * ``output``: folder of the study.  Files and folders are relative to the YAML file.
         * ``settings``: those of :func:`pyxem_dl.train` that all trials share, as ``network`` and ``max_minutes``.
         * ``search``: for each setting that is searched a list of choices, or ``{low: , high: , log: true}``, with

@@ -364,6 +364,25 @@ def in_plane_angle(w, z):
     return 2 * (-z).atan2(w)
 
 
+def before_turn(kx, ky, angle):
+    """Say where in a pattern was what is at (kx, ky) after a turn about the beam.
+
+    Parameters
+    ----------
+    kx, ky : tensor
+        In any unit (torch).
+    angle : tensor
+        Of the turn, in radians, counter-clockwise.
+    """
+    cos, sin = angle.cos(), angle.sin()
+    return cos * kx + sin * ky, cos * ky - sin * kx
+
+
+def angle_before_turn(angle, turn):
+    """Do the same for an angle, counter-clockwise from +kx in the unit of the turn."""
+    return angle - turn
+
+
 def mirror(kx, ky):
     """Mirror places in a pattern: what was above the direct beam is below it.
 

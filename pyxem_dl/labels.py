@@ -22,6 +22,8 @@ from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 MINIMUM_LABELS = 50
 # Labels closer together than this (degrees) are one orientation.
 _ONE_ORIENTATION = 1.0
+# Labels that are compared at once
+_PORTION = 4096
 # Zone axes this far apart (degrees) are counted apart when orientations are balanced.
 _BALANCE_RESOLUTION = 5.0
 
@@ -234,14 +236,16 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
         raise ValueError("Nothing is indexed in the labels, and they have no phase.")
     for phase in labels.phases:
         if phase.point_group is None:
-            raise ValueError(f"The phase {phase.name!r} of the labels has no point group: set it, or give `phases`.")
+            raise ValueError(f"The phase {phase.name!r} of the labels has no point group: set it in the map.")
     crystals = chosen & (labels.phase_id >= 0)
     if crystals.sum() < MINIMUM_LABELS:
         raise ValueError(_too_few(labels, int(crystals.sum())))
     q = torch.as_tensor(labels.rotations[crystals], dtype=torch.float32)
     phase = labels.phases[labels.phase_id[crystals][0]]
-    angle = rot.disorientation_angle(q, q[:1], rot.proper_operations(phase))
-    if float(torch.rad2deg(angle).max()) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
+    operations = rot.proper_operations(phase)
+    # all of a large scan at once, times all operations, would fill the memory
+    furthest = max(float(rot.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_PORTION))
+    if math.degrees(furthest) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
         raise ValueError(
             f"All {len(q)} labels are one orientation (within {_ONE_ORIENTATION:g}°): a network would learn to say "
             "that one. Label a larger scan, or several."
@@ -365,7 +369,7 @@ def balance_weights(labels: Labels, chosen: np.ndarray, exponent: float) -> np.n
         here = np.flatnonzero(labels.phase_id[chosen] == i)
         nodes = rot.zone_axes(rot.reduced_grid(phase, _BALANCE_RESOLUTION))
         operations = rot.proper_operations(phase)
-        for part in np.array_split(here, max(1, len(here) // 4096)):
+        for part in np.array_split(here, max(1, len(here) // _PORTION)):
             q = torch.as_tensor(labels.rotations[chosen[part]], dtype=torch.float32)
             axes = rot.zone_axes(rot.multiply(operations, q[:, None]))
             bins[part] = start + (axes @ nodes.T).amax(1).argmax(1).numpy()

@@ -114,11 +114,9 @@ def _check_space(path, name: str, space) -> None:
     if isinstance(space, list) and space:
         return
     if isinstance(space, dict) and {"low", "high"} <= set(space) <= {"low", "high", "log", "step"}:
-        try:
-            if float(space["low"]) < float(space["high"]):
-                return
-        except (TypeError, ValueError):
-            pass  # falls through to the error
+        low, high = space["low"], space["high"]
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
+            return
     raise ValueError(f"{path}: search.{name} is a list of choices or {{low: , high: , log: true}}, not {space!r}.")
 
 

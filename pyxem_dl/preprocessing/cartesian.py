@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional
 
-from pyxem_dl.frames import Calibration, k_to_pixel, mirror, pixel_to_k
+from pyxem_dl.frames import Calibration, before_turn, k_to_pixel, mirror, pixel_to_k
 from pyxem_dl.preprocessing.images import bin_pixels, normalised
 
 
@@ -125,8 +125,7 @@ class CartesianPreprocessing:
         fineness = max(1, math.ceil(self.scale / min(calibration.scale) - 0.01))
         kx, ky = pixel_to_k(*self._pixels(fineness, device), self._calibration(fineness))
         if turn is not None:
-            cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
-            kx, ky = cos * kx + sin * ky, cos * ky - sin * kx
+            kx, ky = before_turn(kx, ky, turn[:, None, None])
         if mirrored is not None:
             other_x, other_y = mirror(kx, ky)
             chosen = mirrored[:, None, None]

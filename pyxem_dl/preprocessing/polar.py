@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from pyxem_dl.frames import Calibration, k_to_pixel, mirror_angle
+from pyxem_dl.frames import Calibration, angle_before_turn, k_to_pixel, mirror_angle
 from pyxem_dl.preprocessing.images import bin_pixels, normalised, shift_to_center
 from pyxem_dl.rotations import matmul
 
@@ -162,7 +162,7 @@ class PolarPreprocessing:
         """Take from a pattern (n, n_k, n_phi) what is at the places of the turned and mirrored one."""
         angle = torch.arange(self.n_phi, device=polar.device).expand(len(polar), -1)
         if turn is not None:
-            angle = angle - (turn / self.turn_step).round().long()[:, None]
+            angle = angle_before_turn(angle, (turn / self.turn_step).round().long()[:, None])
         if mirrored is not None:
             angle = torch.where(mirrored[:, None], mirror_angle(angle), angle)
         return polar.gather(2, (angle % self.n_phi)[:, None].expand_as(polar))

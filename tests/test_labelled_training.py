@@ -209,6 +209,35 @@ def test_an_interrupted_training_goes_on(polycrystal, tmp_path, monkeypatch):
     assert "| 48 |" in card
 
 
+def test_a_training_goes_on_only_with_its_own_labels(polycrystal, tmp_path, monkeypatch):
+    step = training.learning.OrientationTraining.training_step
+
+    def interrupt(self, batch, index):
+        if index == 2:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    monkeypatch.setattr(training.learning.OrientationTraining, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(labelled=[tuple(polycrystal)], output=tmp_path / "model", **TINY, **QUICK)
+    monkeypatch.undo()
+    other = polycrystal.truth.deepcopy()
+    other._rotations = other._rotations * Rotation([0, 0, 0, 1])
+    with pytest.raises(ValueError, match="or of other labels"):
+        train(labelled=[(polycrystal.signal, other)], output=tmp_path / "model", **TINY, **QUICK)
+
+
+def test_a_network_that_is_adapted_stays_what_it_is(polycrystal):
+    with pytest.raises(ValueError, match="size: the network of 'linio2-200kv' is as it is"):
+        finetune("linio2-200kv", [tuple(polycrystal)], size=64)
+
+
+def test_a_model_of_labels_is_no_recipe_for_simulations(polycrystal, tmp_path):
+    train(labelled=[tuple(polycrystal)], output=tmp_path / "model", **TINY, **QUICK)
+    with pytest.raises(ValueError, match="no recipe for simulated ones"):
+        train(recipe=tmp_path / "model", output=tmp_path / "again")
+
+
 def test_an_early_stop_ends_a_training_that_learns_nothing(polycrystal, tmp_path):
     train(
         labelled=[(polycrystal.signal, polycrystal.truth)], output=tmp_path / "model", patience=2,

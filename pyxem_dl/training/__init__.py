@@ -186,6 +186,8 @@ def _from_recipe(recipe, phases, settings: dict):
         model = load_model(recipe)
         if not model.training:
             raise ValueError(f"The model {model.name!r} does not say how it was trained.")
+        if "simulation" not in model.training:
+            raise ValueError(f"{model.name!r} was trained on labelled scans: it is no recipe for simulated ones.")
         entries, phases = model.training, model.phases if phases is None else phases
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")

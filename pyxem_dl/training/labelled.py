@@ -112,7 +112,8 @@ def train_labelled(
     configuration = _completed(configuration, scans, phases, begin_with)
     output = Path(output) if output is not None else free_folder(network, phases)
     name = name or output.name
-    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
+    data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
+    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, data=data)
     model = begin_with or _new_model(configuration, phases, scans, name)
     model.network.to(root)
     mirror = configuration.mirror and all(_has_inversion(phase) for phase in phases)
@@ -180,6 +181,10 @@ def finetune(
         raise TypeError(f"{first!r} cannot be fine-tuned: give an orientation model.")
     if not first.training.get("simulation"):
         simulated_share = 0.0
+    fixed = {"network", "network_arguments", "pretrained", "size"} & set(settings)
+    if fixed:
+        names = ", ".join(sorted(fixed))
+        raise ValueError(f"{names}: the network of {first.name!r} is as it is. Use train for another.")
     verifies = getattr(first.network, "comparison", None) is not None
     if verification_share is None:
         verification_share = 0.25 if verifies else 0.0

@@ -25,14 +25,18 @@ CHECKPOINT = "checkpoint"
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
 
-def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool) -> Path:
-    """Make sure of a model's folder, seed all random numbers, and return where checkpoints go."""
+def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool, data: list[str] = ()) -> Path:
+    """Make sure of a model's folder, seed all random numbers, and return where checkpoints go.
+
+    `data` are hashes of what else is learnt from: labelled scans, and the model that is trained on.
+    """
     if (output / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
     work = output / CHECKPOINT
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
-    _claim(work, {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)})
+    recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
+    _claim(work, recipe | ({"data": list(data)} if data else {}))
     lightning.seed_everything(configuration.seed, verbose=False)
     return work
 
@@ -43,14 +47,19 @@ def _claim(work: Path, recipe: dict) -> None:
     path = work / "recipe.json"
     # a call that failed before it learnt anything claims nothing
     learnt = any(work.glob("*/*.ckpt"))
-    if learnt and path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    if learnt and path.exists():
         raise ValueError(
-            f"{work} holds the checkpoints of a training with other phases or settings (see "
-            f"{path.name} there). Give the same ones to go on, resume=False to begin anew, or "
+            f"{work} holds the checkpoints of a training with other phases or settings, or of other "
+            f"labels (see {path.name} there). Give the same ones to go on, resume=False to begin anew, or "
             "another folder."
         )
     work.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    # at once: of several processes none may read half of it
+    written = work / f"{path.name}.{os.getpid()}"
+    written.write_text(text, encoding="utf-8")
+    os.replace(written, path)
 
 
 def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.device, str]:

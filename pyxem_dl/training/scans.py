@@ -23,6 +23,7 @@ from pyxem_dl.labels import (
     read_patterns,
 )
 from pyxem_dl.maps import Scan
+from pyxem_dl.partial_results import fingerprint
 from pyxem_dl.training.configuration import LabelledConfiguration
 from pyxem_dl.training.running import place_among_processes
 
@@ -102,6 +103,13 @@ class LabelledScan:
                     f"The phase {phase.name!r} has the Laue group {rot.laue_group(phase).name} in the labels, and "
                     f"{rot.laue_group(ours).name} in {ours.name!r}. Label with the phase of the model."
                 )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the scan and of what is learnt from it."""
+        return fingerprint(
+            self.scan.data, [repr(self.calibration)], (self.labels.rotations, self.phase_id, self.train, self.region)
+        )
 
     def patterns(self, positions: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Patterns, rotations (m, 4) and phases (m,) at rising positions."""

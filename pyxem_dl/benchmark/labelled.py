@@ -240,7 +240,7 @@ def mgo(trainer: Trainer, folder: Path) -> Iterator[tuple[str, dict]]:
     peaks, distortion = measure.peaks_of(signal), datasets.mgo_distortion(signal, phase)
     labelled = LabelledData.of("MgO scan", signal, phase, reciprocal_radius=measure.MGO_RADIUS)
     ours, _ = trainer.predict("mgo-300kv", labelled)
-    judged = ours.phase_id >= 0
+    judged = (ours.phase_id >= 0) & labelled.region
 
     def row(predict):
         return measure.mgo(predict, signal, phase, peaks, judged, distortion)[0]

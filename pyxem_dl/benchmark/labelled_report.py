@@ -44,9 +44,10 @@ def _mgo(rows: list[dict], letter: Callable) -> str:
         "## Trained on labels of a real scan: MgO",
         "",
         "Labels by template matching, the more reliable half of them; there is no truth. Detected peaks that the "
-        "orientations explain where `mgo-300kv` finds a crystal, as they are and with the scan's distortion taken off "
-        "them (by chance); median disorientation from the neighbours in the eight cubes, the worst of them; the flat "
-        "cube with [001] along the beam. Networks that give one answer say nothing of bare film and vacuum "
+        "orientations explain where `mgo-300kv` finds a crystal and nobody was trained on labels, as they are and with "
+        "the scan's distortion taken off them (by chance); on the whole scan, the median disorientation from the "
+        "neighbours in the eight cubes, their mean and the worst; the flat cube with [001] along the beam. Networks "
+        "that give one answer say nothing of bare film and vacuum "
         "unless labels do.",
         "",
         *header("method", "peaks explained (by chance)", "without distortion (by chance)", "cubes, median: mean, worst",

@@ -24,6 +24,7 @@ LAYERS = (
     ("plot", "study"),
     ("benchmark",),
     ("signals", "gui", "demo"),
+    ("commands",),
     ("__main__",),
 )
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,0 +1,10 @@
+"""The command line ``pyxem-dl``.
+
+What is heavy (torch, pyxem) is imported inside the commands, so that ``pyxem-dl --help`` answers at once.
+"""
+
+# commands are listed in the order in which they are imported
+from pyxem_dl.commands import scans, training, checks  # isort: skip
+from pyxem_dl.commands.app import app
+
+__all__ = ["app", "checks", "scans", "training"]

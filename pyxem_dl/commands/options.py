@@ -1,0 +1,94 @@
+"""Options that several commands have, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, mps (not to train), ...")]
+BeamEnergy = Annotated[
+    float | None, typer.Option(help="In kV; by default what the file (of a scan) or the recipe says.", min=0)
+]
+Labelled = Annotated[
+    list[str] | None, typer.Option(help="Scan and labels, scan.zspy:labels.h5 (or .ang, .ctf); may be repeated.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Further settings of the training, key=value; may be repeated.")
+]
+Devices = Annotated[int, typer.Option(help="GPUs, or processes on a CPU, of each computer.", min=1)]
+Nodes = Annotated[int, typer.Option(help="Computers that train together.", min=1)]
+Resume = Annotated[bool, typer.Option(help="Go on from an interrupted training in the same folder.")]
+OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")]
+Progress = Annotated[bool, typer.Option(help="Show a progress bar.")]
+ScanFile = Annotated[Path, typer.Argument(help="Anything that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")]
+Scale = Annotated[float | None, typer.Option(help="1/Å per pixel, for a file without calibration.", min=0)]
+Center = Annotated[
+    str | None, typer.Option(help="Direct beam: 'auto' (found in each pattern) or 'row,column' in pixels.")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Patterns on the device at once.", min=1)]
+
+
+def load_scan(path: Path, scale: float | None):
+    """Scan of a file, lazily; `scale` in 1/Angstrom per pixel replaces its calibration."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    import hyperspy.api as hs
+
+    signal = hs.load(path, lazy=True)
+    if isinstance(signal, list):
+        kinds = "; ".join(str(each) for each in signal)
+        raise ValueError(
+            f"{path} holds {len(signal)} signals ({kinds}). Load it in Python with hyperspy.api.load, "
+            "and save the scan alone: signals[0].save('scan.zspy')."
+        )
+    if scale is not None:
+        for axis in signal.axes_manager.signal_axes:
+            axis.scale, axis.offset, axis.units = scale, 0.0, "1/Å"
+    return signal
+
+
+def read_center(text: str | None):
+    """Read `center` as `predict_orientation` takes it."""
+    if text is None or text == "auto":
+        return text
+    try:
+        row, column = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither 'auto' nor 'row,column'.", param_hint="--center") from None
+    return row, column
+
+
+def check_structures(structures: list[Path] | None) -> None:
+    """Make sure that structure files are there, before anything heavy is imported."""
+    missing = [str(path) for path in structures or () if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"There is no structure file {', '.join(missing)}.")
+
+
+def read_labelled(entries: list[str]) -> list[tuple[str, str]]:
+    """Pairs of files "scan:labels"; a colon after a drive's letter belongs to the path."""
+    pairs = []
+    for entry in entries:
+        scan, _, labels = entry.rpartition(":")
+        if not scan or not labels or len(scan) == 1:
+            raise typer.BadParameter(f"{entry!r} is not like scan.zspy:labels.h5.", param_hint="--labelled")
+        for path in (scan, labels):
+            if not Path(path).exists():
+                raise FileNotFoundError(f"There is no file {path!r}.")
+        pairs.append((scan, labels))
+    return pairs
+
+
+def read_settings(entries: list[str] | None) -> dict:
+    """Read settings "key=value", the values as YAML has them."""
+    from pyxem_dl.training.configuration import read_yaml
+
+    settings = {}
+    for entry in entries or ():
+        key, separator, value = entry.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{entry!r} is not like key=value.", param_hint="--set")
+        settings[key] = read_yaml(value)
+    return settings

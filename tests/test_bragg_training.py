@@ -6,6 +6,7 @@ import torch
 from pyxem_dl.models import load_model
 from pyxem_dl.networks.fcunet import Disks, FCUNet
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
+from pyxem_dl.training import bragg
 from pyxem_dl.training.bragg import (
     BraggConfiguration,
     BraggTraining,
@@ -88,7 +89,8 @@ def test_a_perfect_detector_scores_one():
     assert results["intensity"] > 0.999
 
 
-def test_train_bragg_leaves_a_model_folder(tmp_path):
+def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(bragg, "VALIDATION_BATCHES", 2)
     settings = {"size": 48, "native_radius": (5.0, 6.0)}
     arguments = {
         "max_steps": 2, "batch_size": 8, "network": {"widths": (8, 8, 8)},

@@ -134,6 +134,19 @@ def test_the_score_is_the_probability_of_being_right():
     assert float(network.predict(images).scores.mean()) == pytest.approx(float(near.float().mean()), abs=0.02)
 
 
+def test_a_right_rotation_of_the_wrong_phase_is_not_right():
+    torch.manual_seed(0)
+    network = build_network("regression", laue_groups=["m-3m", "m-3m"], **SMALL)
+    images = torch.rand(400, 1, 32, 32)
+    found = network.eval().predict(images)
+    there, wrong = found.rotations[:, 0].detach(), 1 - found.phase_id[:, 0]
+    scores = {}
+    for name, phase in (("right", 1 - wrong), ("wrong", wrong)):
+        network.calibrate(images, there, phase)
+        scores[name] = float(network.predict(images).scores.mean())
+    assert scores["right"] > 0.95 and scores["wrong"] < 0.05
+
+
 def test_answers_drawn_with_dropout_differ_and_have_a_mean():
     torch.manual_seed(0)
     network = build_network("regression", laue_groups=GROUPS, dropout=0.3, **SMALL).eval()

@@ -109,6 +109,14 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
     assert "| propose | 0 | 96 |" in card
 
 
+def test_patience_ends_a_training_that_learns_nothing(tmp_path):
+    settings = SMALL | {"learning_rate": 1e-12, "validation_minutes": 1e-4, "patience": 2}
+    training.train(aluminium(), output=tmp_path / "model", max_steps=400, **settings)
+    with open(tmp_path / "model" / "training_log.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["within_5_modulo_180"]]
+    assert len({row["minutes"] for row in rows}) < 40
+
+
 def test_checkpoints_of_another_training_are_not_taken(tmp_path):
     (tmp_path / "model" / "checkpoint" / "propose").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint" / "recipe.json").write_text("{}", encoding="utf-8")

@@ -36,7 +36,7 @@ class RegressionNetwork(nn.Module):
     modulo_180 : bool
         Count orientations that differ by 180 degrees about the beam as the same when learning.
     robust : bool
-        Let far-off labels weigh less.
+        Let far-off labels weigh less; Euler angles have the mean squared error in any case.
     dropout : float
         In front of the last layer.
     backbone_arguments : dict, optional
@@ -123,7 +123,7 @@ class RegressionNetwork(nn.Module):
             angle = rot.disorientation_angle(
                 self.head.rotations(numbers), rotations, self.operations[phase_id], modulo_180=self.head.modulo_180
             )
-        hit = (angle < math.radians(RIGHT)).float()
+        hit = ((angle < math.radians(RIGHT)) & (phases[there, :-1].argmax(1) == phase_id)).float()
         right_loss = nn.functional.binary_cross_entropy_with_logits(right[there], hit)
         parts = {"rotation": rotation_loss.detach(), "phase": phase_loss.detach(), "right": right_loss.detach()}
         return rotation_loss + 0.1 * phase_loss + 0.1 * right_loss, parts
@@ -180,13 +180,14 @@ class RegressionNetwork(nn.Module):
         self.eval()
         with torch.no_grad():
             outputs = [self(part) for part in images.split(64)]
-        numbers, _, right = (torch.cat(column) for column in zip(*outputs, strict=True))
+        numbers, phases, right = (torch.cat(column) for column in zip(*outputs, strict=True))
         there = phase_id >= 0
         angle = rot.disorientation_angle(
             self.head.rotations(numbers[there]), rotations[there], self.operations[phase_id[there]],
             modulo_180=self.head.modulo_180,
         )  # fmt: skip
-        self.arguments["calibration"] = _fit_logistic(right[there], angle < math.radians(RIGHT))
+        hit = (angle < math.radians(RIGHT)) & (phases[there, :-1].argmax(1) == phase_id[there])
+        self.arguments["calibration"] = _fit_logistic(right[there], hit)
 
 
 def _fit_logistic(logit: torch.Tensor, right: torch.Tensor) -> list[float]:

@@ -240,7 +240,7 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
     low, high = batches.simulator.scale_range
     # Lightning has moved it to the CPU
     last.network.to(batches.simulator.device)
-    thresholds = {"crystal": 0.5, "score": fit_score_threshold(last)}
+    thresholds = {"crystal": 0.5, "score": fit_score_threshold(last.network, batches, configuration.seed)}
     model = OrientationModel(
         network_name="polar",
         network=last.network.float().cpu(),

@@ -212,6 +212,10 @@ class BraggTraining(ClockedTraining):
             return validate(self.network, self._validation)
         return validate_placement(self.network.placement, self._validation)
 
+    def shortfall(self, results):
+        """Return what the F1 score lacks, or the error of the placement in radii."""
+        return 1 - results["f1"] if self.stage == "detect" else results["position_error"]
+
 
 def validate(network, batches: list[DiskBatch]) -> dict[str, float]:
     """Measure a detector on simulated patterns.

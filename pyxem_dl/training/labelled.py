@@ -17,7 +17,7 @@ from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
-from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, validate
+from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, fit_score_threshold, validate
 from pyxem_dl.training.report import join_logs, labelled_card
 from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
 from pyxem_dl.training.scans import (
@@ -52,6 +52,10 @@ class LabelledTraining(OrientationTraining):
             results["validation_loss"] = self._validation_loss(*batches["region"])
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
+
+    def shortfall(self, results):
+        """Loss on the held-out region, which sees more than the labels that are met; while verifying, their share."""
+        return results.get("validation_loss", super().shortfall(results))
 
     def _validation_loss(self, inputs, rotations, phase_id) -> float:
         training = self.network.training
@@ -114,7 +118,7 @@ def train_labelled(
     name = name or output.name
     data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, data=data)
-    model = begin_with or _new_model(configuration, phases, scans, name)
+    model = _new_model(configuration, phases, scans, name) if begin_with is None else _adapted(begin_with, scans)
     model.network.to(root)
     mirror = configuration.mirror and all(_has_inversion(phase) for phase in phases)
     batches = LabelledBatches(scans, model.preprocessing, configuration, mirror, root)
@@ -264,6 +268,16 @@ def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> Orientatio
     )  # fmt: skip
 
 
+def _adapted(model: OrientationModel, scans) -> OrientationModel:
+    """Let a model's domain hold the scans that it is adapted to, too."""
+    for scan in scans:
+        model.check_domain(scan.calibration)
+    scales = [s for scan in scans for s in scan.calibration.scale]
+    low, high = model.domain.get("scale") or (scales[0], scales[0])
+    model.domain = model.domain | {"scale": [min(low, 0.5 * min(scales)), max(high, 2.0 * max(scales))]}
+    return model
+
+
 def _has_inversion(phase) -> bool:
     """Whether a mirrored pattern is one of the same crystal, also beyond kinematical diffraction."""
     group = phase.point_group
@@ -322,6 +336,9 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     model.network, model.name = network, name
     model.description = description or f"{', '.join(p.name for p in model.phases)}, from labelled scans"
     model.spread_fit = _fit_spread(model, *validation["region"])
+    if isinstance(last.batches, MixedBatches):
+        score = fit_score_threshold(network, last.batches.simulated, c.seed)
+        model.thresholds = model.thresholds | {"score": score}
     model.training = json.loads(json.dumps(asdict(c)))
     model.network = network.cpu()
     where = f"{hardware(root)}, {precision}"
@@ -344,11 +361,15 @@ def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[f
             SampledOrientations.of(model.network.samples(x, _SAMPLES), model.network.operations)
             for x in inputs[there].split(64)
         ]
-    found, spread = (torch.cat([getattr(p, field) for p in parts]) for field in ("rotations", "spread"))
+    found, phase, spread = (torch.cat([getattr(p, field) for p in parts]) for field in (
+        "rotations", "phase_id", "spread"
+    ))  # fmt: skip
     error = torch.rad2deg(rot.disorientation_angle(
         found[:, 0], rotations[there], model.network.operations[phase_id[there]], modulo_180=True
     ))  # fmt: skip
-    return fit_spread(torch.rad2deg(spread), error)
+    # between two phases there is no disorientation
+    same = phase[:, 0] == phase_id[there]
+    return fit_spread(torch.rad2deg(spread[same]), error[same]) if same.any() else (1.0, 0.0)
 
 
 def fit_spread(spread: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:

@@ -105,6 +105,10 @@ class ClockedTraining(lightning.LightningModule, ABC):
     def validation_results(self) -> dict[str, float]:
         """Return what the log says of the network as it is now."""
 
+    @abstractmethod
+    def shortfall(self, results: dict[str, float]) -> float:
+        """How far validation results are from the best there could be: what ``patience`` watches."""
+
     @property
     def progress(self) -> float:
         """Share of the stage that is done, by the clock or by steps."""
@@ -147,7 +151,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
                 self.results
                 | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
             )
-            stuck = self._is_stuck()
+            stuck = self._is_stuck(self.shortfall(self.results))
             if self.trainer.world_size > 1:
                 stuck = self.trainer.strategy.broadcast(stuck)
             if stuck:
@@ -155,14 +159,11 @@ class ClockedTraining(lightning.LightningModule, ABC):
         if self.progress >= 1:
             self.trainer.should_stop = True
 
-    def _is_stuck(self) -> bool:
+    def _is_stuck(self, shortfall: float) -> bool:
         """Whether the validation has not become better for as long as the configuration's patience."""
-        loss = self.results.get("validation_loss")
-        if self.configuration.patience is None or loss is None:
-            return False
-        self._not_better = 0 if loss < self._best else self._not_better + 1
-        self._best = min(loss, self._best)
-        return self._not_better >= self.configuration.patience
+        self._not_better = 0 if shortfall < self._best else self._not_better + 1
+        self._best = min(shortfall, self._best)
+        return self.configuration.patience is not None and self._not_better >= self.configuration.patience
 
     def on_save_checkpoint(self, checkpoint) -> None:
         """Keep the clock."""
@@ -232,6 +233,10 @@ class OrientationTraining(ClockedTraining):
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
 
+    def shortfall(self, results):
+        """Share of the crystals whose orientation is not found."""
+        return 1 - results["within_5_modulo_180"]
+
 
 def validate(network, polar, rotations, phase_id) -> dict[str, float]:
     """Accuracy of a network on labelled polar patterns.
@@ -272,15 +277,15 @@ def validate(network, polar, rotations, phase_id) -> dict[str, float]:
     return result
 
 
-def fit_score_threshold(module: OrientationTraining) -> float:
-    """Score that all but 1 % of simulated patterns without a crystal stay below."""
-    simulator = module.batches.simulator
+def fit_score_threshold(network, batches: SimulatedBatches, seed: int) -> float:
+    """Score of a network that all but 1 % of simulated patterns without a crystal stay below."""
+    simulator = batches.simulator
     empty = PatternSimulator(
         simulator.phases, simulator.beam_energy, simulator.reciprocal_radius,
         replace(simulator.settings, empty_share=1.0),
-        seed=module.configuration.seed + 2_000_000, device=simulator.device,
+        seed=seed + 2_000_000, device=simulator.device,
     )
-    polar, _, _ = SimulatedBatches(empty, module.batches.preprocessing, VALIDATION_PATTERNS).make()
+    polar, _, _ = SimulatedBatches(empty, batches.preprocessing, VALIDATION_PATTERNS).make()
     with torch.inference_mode():
-        scores = torch.cat([module.network.predict(p, 1).scores[:, 0] for p in polar.split(128)])
+        scores = torch.cat([network.predict(p, 1).scores[:, 0] for p in polar.split(128)])
     return round(float(scores.float().quantile(1 - FALSE_CRYSTALS)), 4)

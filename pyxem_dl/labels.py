@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,23 @@ class Labels:
             reliability=prop("reliability", "rel", "reliability_index"), known=xmap.is_in_data.copy(),
             phases=list(phases.values()), shape=tuple(whole.shape),
         )  # fmt: skip
+
+
+    def completed(self, phases: list) -> Labels:
+        """Take symmetries that the map does not tell from known phases.
+
+        Parameters
+        ----------
+        phases : list of orix.crystal_map.Phase
+            Of the model: those of the same names serve, or the only one for the only one.
+        """
+        named = {phase.name: phase for phase in phases}
+        only = phases[0] if len(phases) == len(self.phases) == 1 else None
+
+        def complete(phase):
+            return phase if phase.point_group is not None else named.get(phase.name, only) or phase
+
+        return replace(self, phases=[complete(phase) for phase in self.phases])
 
 
 def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False):
@@ -236,7 +253,9 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
         raise ValueError("Nothing is indexed in the labels, and they have no phase.")
     for phase in labels.phases:
         if phase.point_group is None:
-            raise ValueError(f"The phase {phase.name!r} of the labels has no point group: set it in the map.")
+            raise ValueError(
+                f"The phase {phase.name!r} of the labels has no point group: set it in the map, or give `phases`."
+            )
     crystals = chosen & (labels.phase_id >= 0)
     if crystals.sum() < MINIMUM_LABELS:
         raise ValueError(_too_few(labels, int(crystals.sum())))

@@ -286,6 +286,20 @@ def test_labels_in_another_frame_are_brought_into_ours(polycrystal):
     assert angle.max() < 0.01
 
 
+def test_given_phases_complete_labels_without_symmetry(polycrystal):
+    from orix.crystal_map import Phase, PhaseList
+
+    bare = polycrystal.truth.deepcopy()
+    phases = PhaseList(ids=[0], phases=[Phase("unknown")])
+    phases.add_not_indexed()
+    bare.phases = phases
+    pair, configuration = (polycrystal.signal, bare), LabelledConfiguration()
+    with pytest.raises(ValueError, match="has no point group: set it in the map, or give `phases`"):
+        scans_room.read_scans([pair], configuration)
+    (scan,) = scans_room.read_scans([pair], configuration, [data.lithium_nickel_oxide()])
+    assert scan.labels.phases[0].point_group.name == "-3m"
+
+
 def test_simulated_batches_differ_among_processes(monkeypatch):
     from pyxem_dl.training.configuration import TrainingConfiguration
 

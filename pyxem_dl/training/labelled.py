@@ -111,7 +111,8 @@ def train_labelled(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
     )
     root, precision = device_and_precision(device, devices * nodes)
-    scans = read_scans(labelled, configuration)
+    phases = None if phases is None else load_phases(phases)
+    scans = read_scans(labelled, configuration, phases or ())
     phases = _common_phases(scans, phases)
     configuration = _completed(configuration, scans, phases, begin_with)
     output = Path(output) if output is not None else free_folder(network, phases)
@@ -206,9 +207,7 @@ def finetune(
 
 def _common_phases(scans: list[LabelledScan], phases) -> list:
     """Phases of the model: those that are given, or those of the labels."""
-    if phases is not None:
-        phases = load_phases(phases)
-    else:
+    if phases is None:
         phases = []
         for scan in scans:
             phases += [p for p in scan.labels.phases if p.name not in [known.name for known in phases]]

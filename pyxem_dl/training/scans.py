@@ -48,16 +48,20 @@ class LabelledScan:
         Of this scan, and
     n_scans : int
         how many there are: the last one is held out where they are divided by scans.
+    phases : list of orix.crystal_map.Phase, optional
+        With the symmetries that labels lack.
     """
 
-    def __init__(self, signal, labels, configuration: LabelledConfiguration, number: int, n_scans: int) -> None:
+    def __init__(
+        self, signal, labels, configuration: LabelledConfiguration, number: int, n_scans: int, phases: list = ()
+    ) -> None:
         c = configuration
         if isinstance(labels, (str, Path)):
             labels = read_labels(labels, **c.label_frame)
         elif c.label_frame:
             labels = in_lab_frame(labels, **c.label_frame)
         self.scan = Scan.from_signal(_loaded(signal))
-        self.labels = Labels.from_map(labels)
+        self.labels = Labels.from_map(labels).completed(phases)
         self.calibration = self.scan.calibration
         chosen = choose_labels(self.labels, c.min_score, c.min_reliability)
         check_labels(self.labels, self.scan.data.shape[:-2], chosen)
@@ -248,12 +252,12 @@ class MixedBatches(IterableDataset):
             yield (self.simulated if chosen else self.labelled).make()
 
 
-def read_scans(labelled, configuration: LabelledConfiguration) -> list[LabelledScan]:
-    """Read pairs of scans and labels."""
+def read_scans(labelled, configuration: LabelledConfiguration, phases: list = ()) -> list[LabelledScan]:
+    """Read pairs of scans and labels; `phases` have the symmetries that labels lack."""
     pairs = [labelled] if isinstance(labelled, tuple) and len(labelled) == 2 else list(labelled)
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise ValueError("labelled is a list of pairs (signal, labels): of scans and their crystal maps.")
-    scans = [LabelledScan(*pair, configuration, i, len(pairs)) for i, pair in enumerate(pairs)]
+    scans = [LabelledScan(*pair, configuration, i, len(pairs), phases) for i, pair in enumerate(pairs)]
     energies = [scan.calibration.beam_energy for scan in scans]
     known = [energy for energy in energies if energy]
     if known and max(known) > (1 + _ENERGY_TOLERANCE) * min(known):

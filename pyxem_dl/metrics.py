@@ -20,6 +20,8 @@ from pyxem_dl.rotations import disorientation_angle, proper_operations, to_matri
 # The peaks are turned by these angles (degrees) to see what chance explains: none of them is a
 # symmetry of a zone axis.
 _CHANCE_ANGLES = 7.5 + 15 * np.arange(24)
+# With fewer peaks no distortion is measured.
+_LEAST_MATCHED = 20
 # Patterns of a lazy scan that are in memory at once.
 _BLOCK = 64
 
@@ -454,29 +456,114 @@ def explained_peaks(
     if calibration is None:
         calibration = Calibration.from_signal(patterns)
     radius = reciprocal_radius or calibration.reciprocal_radius
-    if not isinstance(reflections, Mapping):
-        reflections = dict(enumerate(reflections))
-    g = {key: r.g.double() for key, r in reflections.items()}
-    matrices = to_matrix(torch.as_tensor(_quaternions(xmap), dtype=torch.float64))
-    counts = np.zeros((3, len(matrices)))
     if peaks is None:
         peaks = _peaks_of_scan(
             patterns, xmap.id, calibration, centers, signal_mask, find_peaks_arguments
         )
-    for i, found in enumerate(peaks):
-        center = None if centers is None else np.asarray(centers).reshape(-1, 2)[xmap.id[i]]
-        k = np.stack(pixel_to_k(found[:, 0], found[:, 1], calibration, center), axis=1)
+    counts = np.zeros((3, len(peaks)))
+    pairs = _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error, centers)
+    for i, (k, spots) in enumerate(pairs):
         k = k[np.hypot(*k.T) <= radius]
         counts[0, i] = len(k)
         if xmap.phase_id[i] >= 0 and len(k):
-            lab = (g[xmap.phase_id[i]] @ matrices[i]).numpy()
-            error = excitation_error(*lab.T, calibration.wavelength)
-            spots = lab[np.abs(error) < max_excitation_error, :2]
             counts[1:, i] = _count_explained(k, spots, tolerance)
     n_peaks, n_explained, n_chance = counts
     return ExplainedPeaks(
         n_peaks.astype(int), n_explained.astype(int), n_chance, np.asarray(xmap.phase_id >= 0)
     )
+
+
+def fit_distortion(
+    xmap,
+    patterns,
+    reflections,
+    calibration: Calibration | None = None,
+    *,
+    largest: float = 0.1,
+    tolerance: float = 0.03,
+    max_excitation_error: float = 0.02,
+    peaks: list[np.ndarray] | None = None,
+) -> np.ndarray:
+    """Measure by how much the calibration is off, where orientations are known: the scale's error, and an ellipse.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        Orientations; those of a few hundred confident ones do.
+    patterns : signal, or array of shape (..., rows, columns)
+        The whole scan, in data order, in memory or lazy.
+    reflections : sequence or mapping of pyxem_dl.crystals.Reflections
+        By phase id, as for :func:`explained_peaks`.
+    calibration : Calibration, optional
+        With the beam energy; by default the signal's.
+    largest : float
+        Error of the scale that is looked for, relative.
+    tolerance : float
+        So near to a spot a peak is that spot, in 1/Angstrom.
+    max_excitation_error : float
+        Of reflections whose spots are looked for, in 1/Angstrom.
+    peaks : list of array, optional
+        As in :func:`explained_peaks`.
+
+    Returns
+    -------
+    array, shape (2, 2)
+        Symmetric; a spot at ``k`` (kx, ky) is seen at ``k @ distortion``.
+
+    Raises
+    ------
+    ValueError
+        If fewer than 20 peaks are explained.
+    """
+    from scipy.spatial import cKDTree
+
+    if calibration is None:
+        calibration = Calibration.from_signal(patterns)
+    if peaks is None:
+        peaks = _peaks_of_scan(patterns, xmap.id, calibration, None, None, {})
+    pairs = _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error, None)
+    pairs = [(k, cKDTree(k), spots) for k, spots in pairs if len(k) and len(spots)]
+
+    def matched(distortion):
+        """Spots with a peak near where they would be seen, and these peaks: (n, 2) each."""
+        there, seen = [np.zeros((0, 2))], [np.zeros((0, 2))]
+        for k, tree, spots in pairs:
+            distance, nearest = tree.query(spots @ distortion, distance_upper_bound=tolerance)
+            there.append(spots[distance <= tolerance])
+            seen.append(k[nearest[distance <= tolerance]])
+        return np.concatenate(there), np.concatenate(seen)
+
+    scales = 1 + largest * np.linspace(-1, 1, 41)
+    distortion = np.eye(2) * max(scales, key=lambda scale: len(matched(np.eye(2) * scale)[0]))
+    for _ in range(8):
+        there, seen = matched(distortion)
+        if len(there) < _LEAST_MATCHED:
+            raise ValueError(
+                f"Only {len(there)} peaks are explained by the orientations, too few to measure the scale: give more, "
+                "or more confident ones."
+            )
+        general = np.linalg.lstsq(there, seen, rcond=None)[0]
+        # a rotation is the orientations' affair: what is left without it is the distortion (polar decomposition)
+        _, stretches, axes = np.linalg.svd(general)
+        distortion = axes.T @ np.diag(stretches) @ axes
+    return distortion
+
+
+def _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error, centers) -> Iterator:
+    """Places (m, 2) of peaks, and of the spots (s, 2) that each orientation has, in 1/Angstrom."""
+    if not isinstance(reflections, Mapping):
+        reflections = dict(enumerate(reflections))
+    g = {key: r.g.double() for key, r in reflections.items()}
+    matrices = to_matrix(torch.as_tensor(_quaternions(xmap), dtype=torch.float64))
+    for i, found in enumerate(peaks):
+        center = None if centers is None else np.asarray(centers).reshape(-1, 2)[xmap.id[i]]
+        k = np.stack(pixel_to_k(found[:, 0], found[:, 1], calibration, center), axis=1)
+        spots = np.zeros((0, 2))
+        if xmap.phase_id[i] >= 0:
+            lab = (g[xmap.phase_id[i]] @ matrices[i]).numpy()
+            error = excitation_error(*lab.T, calibration.wavelength)
+            spots = lab[np.abs(error) < max_excitation_error, :2]
+        yield k, spots
 
 
 def _count_explained(k, spots, tolerance) -> tuple[int, float]:

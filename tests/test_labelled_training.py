@@ -1,6 +1,7 @@
 """Training on labelled scans, through Python and through the command line."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -268,6 +269,29 @@ def test_finetuning_adapts_a_copy(polycrystal, tmp_path, monkeypatch):
     assert again.training["simulated_share"] == 0  # what it was trained on cannot be simulated
     with pytest.raises(TypeError, match="cannot be fine-tuned"):
         finetune("bragg-disks", [(polycrystal.signal, polycrystal.truth)])
+
+
+def test_patterns_are_simulated_with_the_scale_that_the_labels_show(polycrystal, capsys):
+    from pyxem_dl.simulation import SimulationSettings
+    from pyxem_dl.training.microscope import Microscope
+
+    right = Calibration.from_signal(polycrystal.signal)
+    wrong = dataclasses.replace(right, scale=(1.05 * right.scale[0], 1.03 * right.scale[1]))
+    signal = make_signal(polycrystal.signal.data, wrong, "scan of a wrong scale")
+    phases = [data.lithium_nickel_oxide()]
+    (scan,) = scans_room.read_scans([(signal, polycrystal.truth)], LabelledConfiguration())
+    scan.number_phases(phases)
+    own = SimulationSettings(scale_error=(-0.03, -0.01), background=(1e-4, 1e-3), overlap_share=0.5)
+    found = Microscope.of([scan], phases, 1.2)
+    assert found.scale_factor(own) == pytest.approx(0.98 / 1.04, abs=0.003)
+    measured = found.simulation(own)
+    assert np.mean(measured.scale_error) == pytest.approx(0.04, abs=0.003)
+    assert np.mean(measured.ellipticity) == pytest.approx(0.01, abs=0.004)
+    assert measured.background == (1e-4, SimulationSettings().background[1]) and measured.overlap_share == 0.5
+    assert "off by +4." in capsys.readouterr().out
+    scan.train = scan.train[:1]
+    assert Microscope.of([scan], phases, 1.2) is None
+    assert "as it is. Only" in capsys.readouterr().out
 
 
 def test_the_folder_is_named_after_network_and_phases(polycrystal, tmp_path, monkeypatch):

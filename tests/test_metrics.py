@@ -1,5 +1,7 @@
 """Known answers on maps and patterns of hand size."""
 
+from dataclasses import replace
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -176,6 +178,16 @@ def test_the_right_orientation_explains_the_peaks_and_a_wrong_one_does_not(cryst
     wrong = metrics.explained_peaks(make_map(wrong), patterns, [crystal], CALIBRATION)
     assert wrong.summary()["share"] < 0.3 and wrong.summary()["excess"] < 0.2
     np.testing.assert_array_equal(wrong.n_peaks, right.n_peaks)
+
+
+def test_orientations_tell_by_how_much_the_calibration_is_off(crystal):
+    patterns, _ = pattern_of(ORIENTATIONS)
+    row, column = 1.06 * CALIBRATION.scale[0], 1.02 * CALIBRATION.scale[1]
+    stretched = replace(CALIBRATION, scale=(row, column))
+    found = metrics.fit_distortion(make_map(Rotation(ORIENTATIONS)), patterns, [crystal], stretched)
+    np.testing.assert_allclose(found, [[1.02, 0], [0, 1.06]], atol=2e-3)  # x runs along the columns
+    with pytest.raises(ValueError, match="Only .* peaks are explained"):
+        metrics.fit_distortion(make_map(Rotation(ORIENTATIONS[:1])), patterns[:1], [crystal], stretched)
 
 
 def test_too_many_reflections_explain_by_chance(crystal):

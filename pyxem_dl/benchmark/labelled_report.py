@@ -84,7 +84,7 @@ LABELLED_TABLES = {
     "tuning": labelled_table(
         "Fine-tuning",
         "A polar network that was trained on simulated patterns of a scale that is 5 % wrong, without background, and "
-        "the same fine-tuned on the labels of a quarter of the polycrystal. Accuracy on the other three quarters; all "
-        "answer everywhere.",
+        "the same fine-tuned with the labels of a quarter of the polycrystal, which show the scale. Accuracy on the "
+        "other three quarters; all answer everywhere.",
     ),
 }

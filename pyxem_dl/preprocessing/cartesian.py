@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from pyxem_dl.frames import Calibration, before_turn, k_to_pixel, mirror, pixel_to_k
-from pyxem_dl.preprocessing.images import bin_pixels, normalised
+from pyxem_dl.preprocessing.images import bin_pixels, normalised, rescaled
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class CartesianPreprocessing:
         In 1/Angstrom; what lies inside is not used for normalisation (direct beam).
     clip : float
         Largest value after normalisation to a root mean square of 1 outside `inner_radius`.
+    scale_factor : float
+        The calibration's scale is multiplied by it: for a microscope whose scale and a model's are known to differ.
     """
 
     reciprocal_radius: float
@@ -35,6 +37,7 @@ class CartesianPreprocessing:
     gamma: float = 0.5
     inner_radius: float = 0.15
     clip: float = 8.0
+    scale_factor: float = 1.0
 
     #: Patterns can be turned by any angle.
     turn_step = 0.0
@@ -87,6 +90,7 @@ class CartesianPreprocessing:
         tensor, shape (n, 1, size, size)
             Normalised intensity; what was not measured is 0.
         """
+        calibration = rescaled(calibration, self.scale_factor)
         patterns = patterns.float()
         weights = torch.ones_like(patterns[:1]) if signal_mask is None else (~signal_mask).to(patterns)[None]
         patterns = patterns * weights

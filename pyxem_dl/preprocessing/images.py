@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -29,6 +31,13 @@ def check_patterns(data) -> None:
         raise TypeError(f"Patterns must be real numbers, not {data.dtype}.")
     if 0 in data.shape:
         raise ValueError(f"The data are empty (shape {tuple(data.shape)}): there is no pattern.")
+
+
+def rescaled(calibration: Calibration, factor: float) -> Calibration:
+    """Multiply the scale of a calibration."""
+    if factor == 1:
+        return calibration
+    return replace(calibration, scale=tuple(factor * scale for scale in calibration.scale))
 
 
 def find_direct_beam(

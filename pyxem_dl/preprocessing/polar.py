@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from pyxem_dl.frames import Calibration, angle_before_turn, k_to_pixel, mirror_angle
-from pyxem_dl.preprocessing.images import bin_pixels, normalised, shift_to_center
+from pyxem_dl.preprocessing.images import bin_pixels, normalised, rescaled, shift_to_center
 from pyxem_dl.rotations import matmul
 
 # Sample points in a polar bin are at most this far apart, in pixels.
@@ -39,6 +39,8 @@ class PolarPreprocessing:
     clip : float
         Largest value after normalisation to a root mean square of 1 outside
         `inner_radius`.
+    scale_factor : float
+        The calibration's scale is multiplied by it: for a microscope whose scale and a model's are known to differ.
     """
 
     reciprocal_radius: float
@@ -47,6 +49,7 @@ class PolarPreprocessing:
     gamma: float = 0.5
     inner_radius: float = 0.15
     clip: float = 8.0
+    scale_factor: float = 1.0
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""
@@ -90,6 +93,7 @@ class PolarPreprocessing:
             Where the bin was measured.
         """
         n = len(patterns)
+        calibration = rescaled(calibration, self.scale_factor)
         patterns = patterns.float()
         weights = None
         if signal_mask is not None:

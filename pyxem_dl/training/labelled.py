@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
 from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, fit_score_threshold, validate
+from pyxem_dl.training.microscope import Microscope
 from pyxem_dl.training.report import join_logs, labelled_card
 from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
 from pyxem_dl.training.scans import (
@@ -119,13 +120,21 @@ def train_labelled(
     name = name or output.name
     data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, data=data)
-    model = _new_model(configuration, phases, scans, name) if begin_with is None else _adapted(begin_with, scans)
+    recipe = _simulation_recipe(begin_with)
+    microscope = recipe and Microscope.of(scans, phases, recipe.reciprocal_radius)
+    if begin_with is None:
+        model = _new_model(configuration, phases, scans, name)
+    else:
+        model = _adapted(begin_with, scans, recipe, microscope)
     model.network.to(root)
     mirror = configuration.mirror and all(_has_inversion(phase) for phase in phases)
     batches = LabelledBatches(scans, model.preprocessing, configuration, mirror, root)
     validation = validation_batches(scans, model.preprocessing, configuration, root)
     if configuration.simulated_share:
-        batches = MixedBatches(batches, _simulated(model, phases, configuration, root), configuration.simulated_share)
+        if recipe is None:
+            raise ValueError(f"{model.name!r} was not trained on simulated patterns: use simulated_share=0.")
+        simulated = _simulated(model, phases, configuration, recipe, microscope, root)
+        batches = MixedBatches(batches, simulated, configuration.simulated_share)
     _announce(name, network, scans, phases, configuration, batches, root, precision)
     modules = []
     for stage in configuration.stages():
@@ -145,7 +154,7 @@ def finetune(
     labelled,
     *,
     output=None,
-    simulated_share: float = 0.25,
+    simulated_share: float = 0.5,
     learning_rate: float = 3e-4,
     max_minutes: float = 10.0,
     verification_share: float | None = None,
@@ -164,7 +173,8 @@ def finetune(
         Folder of the new model; by default one in the working folder, named after the model.
     simulated_share : float
         Of the batches that are simulated as in the model's own training, so that it does not forget what the scan does
-        not show.  For models that were trained on simulated patterns.
+        not show; with the scale that the labels show, and backgrounds and faults at least as by default.  For models
+        that were trained on simulated patterns.
     learning_rate : float
         Its peak.
     max_minutes : float
@@ -179,7 +189,8 @@ def finetune(
     Returns
     -------
     OrientationModel
-        The adapted model; the given one stays as it is.
+        The adapted model; the given one stays as it is.  Its ``preprocessing.scale_factor`` is what the labels show of
+        the scan's scale, beside that with which the model was trained.
     """
     first = load_model(model)
     if not isinstance(first, OrientationModel):
@@ -267,13 +278,16 @@ def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> Orientatio
     )  # fmt: skip
 
 
-def _adapted(model: OrientationModel, scans) -> OrientationModel:
-    """Let a model's domain hold the scans that it is adapted to, too."""
+def _adapted(model: OrientationModel, scans, recipe, microscope) -> OrientationModel:
+    """Let a model's domain hold the scans that it is adapted to, and let it see spots where it learnt them."""
     for scan in scans:
         model.check_domain(scan.calibration)
     scales = [s for scan in scans for s in scan.calibration.scale]
     low, high = model.domain.get("scale") or (scales[0], scales[0])
     model.domain = model.domain | {"scale": [min(low, 0.5 * min(scales)), max(high, 2.0 * max(scales))]}
+    if microscope:
+        factor = microscope.scale_factor(recipe.simulation)
+        model.preprocessing = replace(model.preprocessing, scale_factor=factor)
     return model
 
 
@@ -283,17 +297,22 @@ def _has_inversion(phase) -> bool:
     return group is not None and group.laue.size == group.size
 
 
-def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, device):
-    """Batches as the model was trained on."""
-    if not model.training.get("simulation"):
-        raise ValueError(f"{model.name!r} was not trained on simulated patterns: use simulated_share=0.")
-    recipe = TrainingConfiguration.from_dict(
+def _simulation_recipe(model: OrientationModel | None) -> TrainingConfiguration | None:
+    """How a model was trained on simulated patterns, if it was."""
+    if model is None or not model.training.get("simulation"):
+        return None
+    return TrainingConfiguration.from_dict(
         {k: v for k, v in model.training.items() if k in TrainingConfiguration.__dataclass_fields__}
     )
+
+
+def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe, microscope, device):
+    """Batches as the model was trained on, with the scale and the faults of the labelled scans."""
+    settings = microscope.simulation(recipe.simulation) if microscope else recipe.simulation
     simulator = PatternSimulator(
-        phases, recipe.beam_energy, recipe.reciprocal_radius, recipe.simulation, seed=c.seed, device=device
+        phases, recipe.beam_energy, recipe.reciprocal_radius, settings, seed=c.seed, device=device
     )
-    return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, recipe.simulation.setup_size))
+    return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, settings.setup_size))
 
 
 def _add_comparison(network, phases, c: LabelledConfiguration, scans) -> None:

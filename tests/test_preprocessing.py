@@ -134,6 +134,7 @@ def test_direct_beam_does_not_matter():
         {"gamma": 0.3},
         {"inner_radius": 0.4},
         {"clip": 1.0},
+        {"scale_factor": 1.05},
     ],
     ids=lambda c: next(iter(c)),
 )
@@ -242,6 +243,14 @@ def test_patterns_are_turned_and_mirrored_as_their_orientations_are(name, make):
 
     assert similarity(found, expected).min() > 0.95
     assert similarity(unmoved, expected).min() < 0.8
+
+
+@pytest.mark.parametrize("kind", [CartesianPreprocessing, PolarPreprocessing])
+def test_a_scale_that_is_off_is_corrected(kind):
+    patterns = draw("LiNiO2", rot.random_rotations(3, torch.Generator().manual_seed(2)))
+    believed = Calibration((0.021, 0.021), DETECTOR.center, DETECTOR.shape, 200.0)
+    expected = kind(1.0)(patterns, DETECTOR)
+    torch.testing.assert_close(kind(1.0, scale_factor=0.02 / 0.021)(patterns, believed), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_square_is_the_same_whatever_the_detector():

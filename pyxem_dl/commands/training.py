@@ -127,7 +127,7 @@ def train_bragg(
     structures: Annotated[
         list[Path] | None, typer.Argument(help="CIF files to simulate disks of; by default eleven common crystals.")
     ] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 125 by default.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 115 by default.")] = None,
     unet: Annotated[str, typer.Option(help="'real', or 'complex' (on spectra, as it was published).")] = "real",
     seed: Annotated[int, typer.Option(help="Of weights and patterns.")] = 0,
     device: Device = "auto",

@@ -25,10 +25,10 @@ from pyxem_dl.training.running import begin, device_and_precision, fit, hardware
 # Larger disks are binned: nothing else changes.  In px.
 _LARGEST_RADIUS = 40.0
 
-VALIDATION_BATCHES = 12
-# A disk is a target if it stands out of the noise of counting it by this factor; below the
-# second nobody could see it.  Between the two an answer counts neither way.
-_VISIBLE, _INVISIBLE = 4.0, 1.0
+VALIDATION_BATCHES = 40
+# A disk is a target if it stands out of the noise of counting it by this factor; below the second nobody could see it.
+# Between the two an answer counts neither way.  With 4 instead of 2.75 it learns to pass over disks of 20 electrons.
+_VISIBLE, _INVISIBLE = 2.75, 0.8
 # So far from its Bragg condition (1/Angstrom) a reflection is a target; further than the second it is none, however
 # many electrons make it visible.  Between the two an answer counts neither way.
 _EXCITED, _NOT_EXCITED = 0.05, 0.12
@@ -55,12 +55,12 @@ class BraggConfiguration(LearningConfiguration):
         arguments of :class:`pyxem_dl.networks.FCUNet`.
     """
 
-    max_minutes: float = 125.0
+    max_minutes: float = 115.0
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     validation_minutes: float = 5.0
-    placement_share: float = 0.35
+    placement_share: float = 0.25
     simulation: DiskSettings = field(default_factory=DiskSettings)
 
     def __post_init__(self) -> None:
@@ -358,7 +358,7 @@ def train_bragg(
     output : path
         The model's folder; made if it is not there.
     max_minutes : float, optional
-        Time limit, by default 125.
+        Time limit, by default 115.
     resume : bool
         Go on from the checkpoint of an interrupted training in the same folder.
     overwrite : bool

@@ -154,7 +154,7 @@ def finetune(
     labelled,
     *,
     output=None,
-    simulated_share: float = 0.5,
+    simulated_share: float = 0.85,
     learning_rate: float = 3e-4,
     max_minutes: float = 10.0,
     verification_share: float | None = None,

@@ -88,7 +88,6 @@ class Labels:
             phases=list(phases.values()), shape=tuple(whole.shape),
         )  # fmt: skip
 
-
     def completed(self, phases: list) -> Labels:
         """Take symmetries that the map does not tell from known phases.
 

@@ -192,8 +192,8 @@ def test_labels_are_turned_with_their_patterns(tmp_path):
     assert right[1] > right[0] - 0.15
 
 
-def test_an_interrupted_training_goes_on(polycrystal, tmp_path, monkeypatch):
-    pair = [(polycrystal.signal, polycrystal.truth)]
+def interrupt_the_third_step(monkeypatch):
+    """As Ctrl-C would, until the patch is undone."""
     step = training.learning.OrientationTraining.training_step
 
     def interrupt(self, batch, index):
@@ -202,6 +202,11 @@ def test_an_interrupted_training_goes_on(polycrystal, tmp_path, monkeypatch):
         return step(self, batch, index)
 
     monkeypatch.setattr(training.learning.OrientationTraining, "training_step", interrupt)
+
+
+def test_an_interrupted_training_goes_on(polycrystal, tmp_path, monkeypatch):
+    pair = [(polycrystal.signal, polycrystal.truth)]
+    interrupt_the_third_step(monkeypatch)
     with pytest.raises(KeyboardInterrupt, match="goes on"):
         train(labelled=pair, output=tmp_path / "model", **TINY, **QUICK | {"max_steps": 6})
     monkeypatch.undo()
@@ -211,14 +216,7 @@ def test_an_interrupted_training_goes_on(polycrystal, tmp_path, monkeypatch):
 
 
 def test_a_training_goes_on_only_with_its_own_labels(polycrystal, tmp_path, monkeypatch):
-    step = training.learning.OrientationTraining.training_step
-
-    def interrupt(self, batch, index):
-        if index == 2:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    monkeypatch.setattr(training.learning.OrientationTraining, "training_step", interrupt)
+    interrupt_the_third_step(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(labelled=[tuple(polycrystal)], output=tmp_path / "model", **TINY, **QUICK)
     monkeypatch.undo()

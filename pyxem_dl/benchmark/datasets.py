@@ -228,6 +228,8 @@ def mgo_distortion(signal, phase) -> np.ndarray:
     array, shape (2, 2)
         Symmetric; a place k (kx, ky) is seen at ``k @ distortion``.
     """
+    from scipy.linalg import polar
+
     calibration = Calibration.from_signal(signal)
     here = region(CUBES["flat"], signal.data.shape[:2])
     mean = np.asarray(signal.data).astype(np.float32)[here].mean(axis=0)
@@ -249,9 +251,9 @@ def mgo_distortion(signal, phase) -> np.ndarray:
         indices = np.round(k @ np.linalg.inv(basis))
         good = (np.abs(k - indices @ basis).max(axis=1) < 0.12) & indices.any(axis=1)
         basis = np.linalg.lstsq(indices[good], k[good], rcond=None)[0]
-    # what is left of the square lattice after turning it is the distortion (polar decomposition)
-    _, stretches, axes = np.linalg.svd(basis / spacing)
-    return axes.T @ np.diag(stretches) @ axes
+    # what is left of the square lattice after turning it is the distortion
+    _, distortion = polar(basis / spacing)
+    return distortion
 
 
 def _existing(path: Path) -> Path:

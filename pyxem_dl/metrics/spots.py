@@ -1,9 +1,4 @@
-"""How good are orientations: with truth, and on scans without truth.
-
-With truth: disorientation under the Laue group, strict and modulo the 180 degree ambiguity of
-zero-order patterns, misindexing rate, accuracy.  Without truth: agreement with the neighbours,
-and the share of the detected peaks that the orientations explain.
-"""
+"""How good are orientations without truth: the spots that they explain, and where these are seen."""
 
 from __future__ import annotations
 
@@ -15,7 +10,8 @@ import numpy as np
 import torch
 
 from pyxem_dl.frames import Calibration, excitation_error, pixel_to_k
-from pyxem_dl.rotations import disorientation_angle, proper_operations, to_matrix
+from pyxem_dl.metrics.orientations import quaternions_of
+from pyxem_dl.rotations import to_matrix
 
 # The peaks are turned by these angles (degrees) to see what chance explains: none of them is a
 # symmetry of a zone axis.
@@ -24,203 +20,6 @@ _CHANCE_ANGLES = 7.5 + 15 * np.arange(24)
 _LEAST_MATCHED = 20
 # Patterns of a lazy scan that are in memory at once.
 _BLOCK = 64
-
-
-def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
-    """Smallest angle between orientations over the Laue group.
-
-    Parameters
-    ----------
-    a, b : CrystalMap, orix Rotation, array or tensor of shape (..., 4)
-        Orientations lab to crystal; the shapes broadcast.  Of a map the best orientation at
-        each point that is in its data.
-    phase : orix.crystal_map.Phase or orix.quaternion.Symmetry, optional
-        Whose Laue group is taken; by default a map's own phase at each point.
-    modulo_180 : bool
-        Take orientations that differ by 180 degrees about the beam for the same.
-
-    Returns
-    -------
-    array, shape (...)
-        In degrees; NaN at a map's points that are not indexed, or that two maps give to
-        different phases.
-
-    Raises
-    ------
-    ValueError
-        If neither a phase nor a map is given.
-    """
-    maps = [m for m in (a, b) if hasattr(m, "phase_id")]
-    if phase is None and not maps:
-        raise ValueError("Give the phase (or its point group), whose symmetry decides.")
-    q, p = (torch.as_tensor(_quaternions(x), dtype=torch.float64) for x in (a, b))
-    shape = torch.broadcast_shapes(q.shape[:-1], p.shape[:-1])
-    q, p = q.expand(*shape, 4), p.expand(*shape, 4)
-    groups = {None: phase} if phase is not None else _phases_of(maps[0])
-    ids = np.zeros(shape, dtype=int)
-    for m in maps:
-        ids = np.where((m.phase_id < 0) | (m.phase_id != maps[0].phase_id), -1, m.phase_id)
-        ids = np.broadcast_to(ids, shape)
-    result = np.full(shape, np.nan)
-    for key, group in groups.items():
-        here = ids >= 0 if key is None else ids == key
-        if not here.any():
-            continue
-        select = torch.from_numpy(np.ascontiguousarray(here))
-        operations = proper_operations(group)
-        angle = disorientation_angle(q[select], p[select], operations, modulo_180=modulo_180)
-        result[here] = np.rad2deg(angle.numpy())
-    return result
-
-
-def misindexing_rate(disorientations, tolerance: float = 5.0) -> float:
-    """Share of disorientations above a tolerance.
-
-    Parameters
-    ----------
-    disorientations : array
-        In degrees; NaN (not indexed) counts as misindexed.
-    tolerance : float
-        In degrees.
-    """
-    angles = np.asarray(disorientations, dtype=float)
-    return float(np.mean(~(angles <= tolerance))) if angles.size else math.nan
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Disorientations from the truth in a few numbers.
-
-    Parameters
-    ----------
-    n : int
-        How many there are, with those that are not indexed.
-    within_2, within_5 : float
-        Share within 2 and 5 degrees; what is not indexed is not within.
-    median, percentile_90 : float
-        Of those that are indexed, in degrees.
-    not_indexed : float
-        Share without an orientation.
-    """
-
-    n: int
-    within_2: float
-    within_5: float
-    median: float
-    percentile_90: float
-    not_indexed: float
-
-    @classmethod
-    def from_disorientations(cls, disorientations) -> Accuracy:
-        """Sum up an array of disorientations in degrees, NaN where not indexed."""
-        angles = np.asarray(disorientations, dtype=float).ravel()
-        indexed = angles[np.isfinite(angles)]
-        return cls(
-            n=angles.size,
-            within_2=1 - misindexing_rate(angles, 2),
-            within_5=1 - misindexing_rate(angles, 5),
-            median=float(np.median(indexed)) if indexed.size else math.nan,
-            percentile_90=float(np.percentile(indexed, 90)) if indexed.size else math.nan,
-            not_indexed=1 - indexed.size / angles.size if angles.size else math.nan,
-        )
-
-
-def accuracy(orientations, truth, phase=None) -> dict[str, Accuracy]:
-    """Compare orientations with the truth, strictly and modulo 180 degrees about the beam.
-
-    Parameters are those of :func:`disorientation`.
-
-    Returns
-    -------
-    dict
-        With the keys "strict" and "modulo_180".
-    """
-    return {
-        name: Accuracy.from_disorientations(
-            disorientation(orientations, truth, phase, modulo_180=name == "modulo_180")
-        )
-        for name in ("strict", "modulo_180")
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class ReliabilityCurve:
-    """Errors of groups of answers, from the surest to the least sure.
-
-    Parameters
-    ----------
-    expected, rms, median : array, shape (n,)
-        Root mean square of the expected errors, and of the true ones; median of the true ones, in degrees.
-    """
-
-    expected: np.ndarray
-    rms: np.ndarray
-    median: np.ndarray
-
-
-def reliability_curve(expected, error, n_bins: int = 10) -> ReliabilityCurve:
-    """Compare expected errors with true ones.
-
-    Parameters
-    ----------
-    expected, error : array, shape (n,)
-        In degrees; what is not finite is left out.
-    n_bins : int
-        Groups of equal size.
-
-    Returns
-    -------
-    ReliabilityCurve
-    """
-    expected, error = (np.asarray(x, dtype=float).ravel() for x in (expected, error))
-    known = np.isfinite(expected) & np.isfinite(error)
-    if known.sum() < n_bins:
-        raise ValueError(f"There are {known.sum()} pairs of expected and true errors: too few for {n_bins} groups.")
-    order = np.flatnonzero(known)[np.argsort(expected[known], kind="stable")]
-    groups = np.array_split(order, n_bins)
-    return ReliabilityCurve(
-        np.array([np.sqrt(np.mean(expected[g] ** 2)) for g in groups]),
-        np.array([np.sqrt(np.mean(error[g] ** 2)) for g in groups]),
-        np.array([np.median(error[g]) for g in groups]),
-    )
-
-
-def neighbour_disorientation(xmap, *, modulo_180: bool = False) -> np.ndarray:
-    """Median disorientation of each point from its up to 4 neighbours of the same phase.
-
-    Parameters
-    ----------
-    xmap : orix.crystal_map.CrystalMap
-        A scan in 1 or 2 dimensions.
-    modulo_180 : bool
-        Take orientations that differ by 180 degrees about the beam for the same.
-
-    Returns
-    -------
-    array, shape (n,)
-        In degrees, for the points in the map's data; NaN where not indexed or without such a
-        neighbour.
-    """
-    row, column = _grid_positions(xmap)
-    grid = np.full((row.max() + 3, column.max() + 3), -1)
-    grid[row + 1, column + 1] = np.arange(len(row))
-    q = torch.as_tensor(_quaternions(xmap), dtype=torch.float64)
-    angles = np.full((4, len(row)), np.nan)
-    for i, (down, right) in enumerate([(0, 1), (1, 0)]):
-        other = grid[row + 1 + down, column + 1 + right]
-        for key, phase in _phases_of(xmap).items():
-            here = (other >= 0) & (xmap.phase_id == key) & (xmap.phase_id[other] == key)
-            here = np.flatnonzero(here)
-            there = other[here]
-            angle = disorientation_angle(
-                q[here], q[there], proper_operations(phase), modulo_180=modulo_180
-            )
-            # the one is the other's neighbour, too
-            angles[i, here] = angles[2 + i, there] = np.rad2deg(angle.numpy())
-    result = np.full(len(row), np.nan)
-    known = np.isfinite(angles).any(0)
-    result[known] = np.nanmedian(angles[:, known], axis=0)
-    return result
 
 
 def find_peaks(
@@ -515,6 +314,7 @@ def fit_distortion(
     ValueError
         If fewer than 20 peaks are explained.
     """
+    from scipy.linalg import polar
     from scipy.spatial import cKDTree
 
     if calibration is None:
@@ -543,9 +343,8 @@ def fit_distortion(
                 "or more confident ones."
             )
         general = np.linalg.lstsq(there, seen, rcond=None)[0]
-        # a rotation is the orientations' affair: what is left without it is the distortion (polar decomposition)
-        _, stretches, axes = np.linalg.svd(general)
-        distortion = axes.T @ np.diag(stretches) @ axes
+        # a rotation is the orientations' affair: what is left without it is the distortion
+        _, distortion = polar(general)
     return distortion
 
 
@@ -554,7 +353,7 @@ def _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error
     if not isinstance(reflections, Mapping):
         reflections = dict(enumerate(reflections))
     g = {key: r.g.double() for key, r in reflections.items()}
-    matrices = to_matrix(torch.as_tensor(_quaternions(xmap), dtype=torch.float64))
+    matrices = to_matrix(torch.as_tensor(quaternions_of(xmap), dtype=torch.float64))
     for i, found in enumerate(peaks):
         center = None if centers is None else np.asarray(centers).reshape(-1, 2)[xmap.id[i]]
         k = np.stack(pixel_to_k(found[:, 0], found[:, 1], calibration, center), axis=1)
@@ -611,37 +410,3 @@ def _blocks(data) -> Iterator[tuple[int, np.ndarray]]:
         block = np.asarray(data[start : start + size])
         yield start * per_row, block.reshape(-1, *data.shape[-2:])
         start += size
-
-
-def _quaternions(x) -> np.ndarray:
-    """Quaternions (..., 4) of whatever holds rotations."""
-    if hasattr(x, "phase_id"):
-        data = x.rotations.data
-        return data[:, 0] if data.ndim == 3 else data
-    if isinstance(x, torch.Tensor):
-        return x.detach().cpu().numpy()
-    data = np.asarray(getattr(x, "data", x) if not isinstance(x, np.ndarray) else x)
-    if data.shape[-1:] != (4,):
-        raise ValueError(f"Rotations are quaternions of shape (..., 4), not {data.shape}.")
-    return data
-
-
-def _phases_of(xmap) -> dict:
-    """Phases of a map by their ids, without "not indexed"."""
-    return {key: phase for key, phase in xmap.phases if key >= 0}
-
-
-def _grid_positions(xmap) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (n,) of the points in a map's data, from 0."""
-    positions = []
-    for coordinate in (xmap.y, xmap.x):
-        if coordinate is None or not len(coordinate):
-            positions.append(np.zeros(xmap.size, dtype=int))
-        else:
-            steps = np.unique(coordinate)
-            gaps = np.diff(steps)
-            # what differs by rounding only is no step
-            gaps = gaps[gaps > 1e-6 * np.ptp(steps)] if len(steps) > 1 else gaps
-            step = gaps.min() if len(gaps) else 1.0
-            positions.append(np.round((coordinate - steps[0]) / step).astype(int))
-    return positions[0], positions[1]

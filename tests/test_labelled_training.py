@@ -282,14 +282,45 @@ def test_patterns_are_simulated_with_the_scale_that_the_labels_show(polycrystal,
     own = SimulationSettings(scale_error=(-0.03, -0.01), background=(1e-4, 1e-3), overlap_share=0.5)
     found = Microscope.of([scan], phases, 1.2)
     assert found.scale_factor(own) == pytest.approx(0.98 / 1.04, abs=0.003)
-    measured = found.simulation(own)
+    measured = found.simulation(own, 1.2)
     assert np.mean(measured.scale_error) == pytest.approx(0.04, abs=0.003)
     assert np.mean(measured.ellipticity) == pytest.approx(0.01, abs=0.004)
     assert measured.background == (1e-4, SimulationSettings().background[1]) and measured.overlap_share == 0.5
     assert "off by +4." in capsys.readouterr().out
     scan.train = scan.train[:1]
     assert Microscope.of([scan], phases, 1.2) is None
-    assert "as it is. Only" in capsys.readouterr().out
+    assert "as in the model's training. Only" in capsys.readouterr().out
+
+
+def test_patterns_are_simulated_with_the_disks_and_the_dose_of_the_scan(polycrystal):
+    from pyxem_dl.simulation import SimulationSettings
+    from pyxem_dl.training.microscope import Microscope
+
+    phases, own = [data.lithium_nickel_oxide()], SimulationSettings()
+    measured = {}
+    for counts_of_an_electron in (1, 7):
+        patterns = polycrystal.signal.data.astype(np.float32) * counts_of_an_electron
+        signal = make_signal(patterns, Calibration.from_signal(polycrystal.signal), "scan")
+        (scan,) = scans_room.read_scans([(signal, polycrystal.truth)], LabelledConfiguration())
+        scan.number_phases(phases)
+        measured[counts_of_an_electron] = found = Microscope.of([scan], phases, 1.0)
+    assert found.electrons == pytest.approx(measured[1].electrons, rel=1e-4)
+    beside = polycrystal.signal.data.astype(float)
+    beside[..., 29:36, 29:36] = 0  # the direct beam
+    totals = beside.sum((2, 3)).ravel()[scan.train]
+    assert found.electrons[0] == pytest.approx(np.quantile(totals, (0.05, 0.95)), rel=0.3)
+    # the disks' radius is one pixel: an edge is hardly seen
+    assert found.disk_radius == pytest.approx(1e-3 / Calibration.from_signal(signal).wavelength, rel=0.3)
+    settings = found.simulation(own, 1.0)
+    assert settings.electrons == pytest.approx((found.electrons.min() / 10, found.electrons.max()))
+    assert settings.disk_radius[0] < found.disk_radius.item() < settings.disk_radius[1] < own.disk_radius[1]
+    # of a detector that reaches 1.25 1/Å no more than to 1.25 times what the model looks at, here all
+    assert settings.pixels == (round(settings.coverage[1] / 1.01 / 1.25 * found.pixels.item()),)
+    assert settings.coverage[1] == pytest.approx(1.25 * 1.01, rel=0.02)
+    unknown = found._replace(electrons=np.full((1, 2), np.nan), disk_radius=np.array([np.nan])).simulation(own, 1.0)
+    assert unknown.electrons == own.electrons and unknown.disk_radius == own.disk_radius
+    spots = found._replace(disk_radius=np.array([0.0])).simulation(own, 1.0)
+    assert spots.disk_radius == (own.disk_radius[0], pytest.approx(1.2 * 2.5 / found.pixels.item()))
 
 
 def test_the_folder_is_named_after_network_and_phases(polycrystal, tmp_path, monkeypatch):

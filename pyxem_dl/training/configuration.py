@@ -106,7 +106,8 @@ class LearningConfiguration:
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate relative to its peak, after a share `progress` of the training."""
-        warm_up = min(1.0, (step + 1) / 200)
+        # 200 steps, but of a short training, or of a large network, no more than a twentieth
+        warm_up = min(1.0, max((step + 1) / 200, 20 * progress))
         if self.schedule == "exponential":
             return warm_up * math.exp(math.log(self.decay) * progress)
         if self.schedule == "one_cycle":

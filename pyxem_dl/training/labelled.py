@@ -173,8 +173,8 @@ def finetune(
         Folder of the new model; by default one in the working folder, named after the model.
     simulated_share : float
         Of the batches that are simulated as in the model's own training, so that it does not forget what the scan does
-        not show; with the scale that the labels show, and backgrounds and faults at least as by default.  For models
-        that were trained on simulated patterns.
+        not show; with the detector, scale, disks and dose of the scans, and backgrounds and faults at least as by
+        default.  For models that were trained on simulated patterns.
     learning_rate : float
         Its peak.
     max_minutes : float
@@ -307,8 +307,10 @@ def _simulation_recipe(model: OrientationModel | None) -> TrainingConfiguration 
 
 
 def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe, microscope, device):
-    """Batches as the model was trained on, with the scale and the faults of the labelled scans."""
-    settings = microscope.simulation(recipe.simulation) if microscope else recipe.simulation
+    """Batches as the model was trained on, as the microscope of the labelled scans would record them."""
+    settings = recipe.simulation
+    if microscope:
+        settings = microscope.simulation(settings, recipe.reciprocal_radius)
     simulator = PatternSimulator(
         phases, recipe.beam_energy, recipe.reciprocal_radius, settings, seed=c.seed, device=device
     )

@@ -83,7 +83,7 @@ class Labels:
             return np.full(len(rotations), np.nan)
 
         return cls(
-            rotations=rotations, phase_id=index[whole.phase_id], scores=prop("scores", "ci", "cc", "DP"),
+            rotations=rotations, phase_id=index[whole.phase_id], scores=prop("scores", "ci", "cc", "ind", "DP", "dp"),
             reliability=prop("reliability", "rel", "reliability_index"), known=xmap.is_in_data.copy(),
             phases=list(phases.values()), shape=tuple(whole.shape),
         )  # fmt: skip
@@ -142,7 +142,8 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
         print(
             f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}. If the map is in another "
-            "convention, say so: inverse=True, turn=90, flipped=True; pyxem_dl.labels.find_label_frame finds out which."
+            "convention, say so: inverse=True, turn=90, flipped=True; pyxem_dl.labels.find_label_frame finds out "
+            'which. On the command line: --set "label_frame={turn: 90}".'
         )
     return in_lab_frame(xmap, inverse=inverse, turn=turn, flipped=flipped)
 

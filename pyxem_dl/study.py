@@ -178,7 +178,8 @@ def _work(path: str, device: str, worker: int) -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     limit = 2 * plan["trials"] + 10  # settings that fail again and again must end, too
     study.optimize(
-        lambda trial: data.value(trial, device), n_trials=limit, callbacks=[stop], catch=(ValueError, RuntimeError)
+        lambda trial: data.value(trial, device), n_trials=limit, callbacks=[stop],
+        catch=(ValueError, TypeError, RuntimeError),
     )
 
 

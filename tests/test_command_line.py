@@ -56,7 +56,9 @@ def test_help_is_quick_and_names_the_commands():
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "train-bragg", "predict", "vectors", "models", "benchmark"])
+@pytest.mark.parametrize("command", [
+    "demo", "train", "finetune", "study", "train-bragg", "predict", "vectors", "models", "benchmark",
+])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output

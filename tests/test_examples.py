@@ -37,6 +37,14 @@ def test_all_examples_and_pages_are_tested(root):
     assert pages == set(PAGES)
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_jobs_for_clusters_are_scripts(root):
+    (script,) = (root / "examples" / "cluster").iterdir()
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    text = script.read_text(encoding="utf-8")
+    assert {"--devices", "--nodes", "--labelled", "--network", "--output", "--max-minutes"} <= set(text.split())
+
+
 @pytest.mark.parametrize("example", PICTURES)
 def test_an_example_runs_and_draws(example, root, tmp_path):
     if example == "02_orientation_map" and "mgo-300kv" not in models.list_models():

@@ -46,7 +46,7 @@ def test_networks_are_compared_with_their_labels(small, capsys):
     assert templates["modulo_180"]["within_5"] > 0.3
     assert templates["n"] + templates["seen_n"] == 22 * 24 - 22
     cnn = by["labelled", "cnn, on labels"]
-    assert cnn["size_mb"] > 1 and cnn["minutes"] == 0.01
+    assert cnn["size_mb"] > 1 and 0 < cnn["minutes"] < 5
     text = path.read_text(encoding="utf-8")
     for title in ("Trained on labels", "What each choice changes", "Fine-tuning"):
         assert title in text

@@ -63,6 +63,62 @@ def test_files_come_back_as_they_were(tmp_path, suffix, capsys):
     assert ("Bunge's, lab to crystal" in said) == (suffix == ".ang")
 
 
+ASTAR = """# File created from ACOM RES results
+# ni-dislocations.res
+#
+# MaterialName      aluminium
+# Formula
+# Symmetry          43
+# LatticeConstants  4.050  4.050  4.050  90.000  90.000  90.000
+# NumberFamilies     4
+# GRID: SqrGrid
+# XSTEP: 2.0
+# YSTEP: 2.0
+# NCOLS_ODD: 3
+# NROWS: 2
+"""
+CTF = """Channel Text File
+Prj\tunnamed
+Author\t[Unknown]
+JobMode\tGrid
+XCells\t3
+YCells\t2
+XStep\t2.0
+YStep\t2.0
+AcqE1\t0
+AcqE2\t0
+AcqE3\t0
+Euler angles refer to Sample Coordinate system (CS0)!
+Phases\t1
+4.050;4.050;4.050\t90;90;90\taluminium\t11\t225
+Phase\tX\tY\tBands\tError\tEuler1\tEuler2\tEuler3\tMAD\tBC\tBS
+"""
+
+
+@pytest.mark.parametrize("program", ["ASTAR", "CTF"])
+def test_files_of_other_programs_are_read(tmp_path, program, capsys):
+    """Bunge's angles in radians with the correlation index, and in degrees, of an f.c.c. metal."""
+    rows, angles = [], np.random.default_rng(0).uniform([0, 0.1, 0], [6.2, 3, 6.2], (6, 3))
+    for i, (phi1, Phi, phi2) in enumerate(angles):
+        x, y = 2.0 * (i % 3), 2.0 * (i // 3)
+        if program == "ASTAR":
+            rows.append(f"  {phi1:.5f}  {Phi:.5f}  {phi2:.5f}  {x:.3f}  {y:.3f}  {100 + i:.1f}  0.{i}50  1  5")
+        else:
+            euler = "\t".join(f"{angle:.4f}" for angle in np.rad2deg((phi1, Phi, phi2)))
+            rows.append(f"1\t{x:.4f}\t{y:.4f}\t6\t0\t{euler}\t0.5\t100\t50")
+    path = tmp_path / {"ASTAR": "labels.ang", "CTF": "labels.ctf"}[program]
+    path.write_text({"ASTAR": ASTAR, "CTF": CTF}[program] + "\n".join(rows) + "\n")
+    found = lab.Labels.from_map(lab.read_labels(path))
+    assert found.shape == (2, 3) and (found.phase_id == 0).all()
+    assert found.phases[0].point_group.laue.name == "m-3m"
+    angle = metrics.disorientation(Rotation(found.rotations), Rotation.from_euler(angles), found.phases[0])
+    assert angle.max() < 0.01
+    if program == "ASTAR":
+        np.testing.assert_allclose(found.scores, 100 + np.arange(6))
+        np.testing.assert_allclose(found.reliability, 0.05 + 0.1 * np.arange(6))
+    assert "Bunge" in capsys.readouterr().out
+
+
 def test_another_convention_is_undone():
     ours = make_map()
     # the same crystals, described in a frame whose x axis points up in the pattern, and the other way round

@@ -1,12 +1,15 @@
 """Studies: from a YAML file to a report, and on after an interruption."""
 
 import csv
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, data, load_model, study
+from pyxem_dl.labels import read_labels
 from pyxem_dl.maps import save_map
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
@@ -107,6 +110,24 @@ def test_settings_that_fail_are_left_out_of_the_report(write, folder):
     path = write("hopeless", trials=1, search={"size": [4, 5]})
     with pytest.raises(RuntimeError, match="No trial of the study came to an end"):
         study.run_study(path, device="cpu")
+
+
+def test_the_example_searches_what_it_names(folder):
+    """Its whole space, with few and short trials."""
+    example = Path(__file__).parent.parent / "examples" / "study.yaml"
+    plan = yaml.safe_load(example.read_text(encoding="utf-8"))
+    assert plan["labelled"] == ["scan.zspy", "labels.h5"]
+    labels = read_labels(folder / "labels.h5")
+    labels.prop["reliability"] = np.linspace(0.2, 1, labels.size)
+    save_map(folder / "sure.h5", labels)
+    plan |= {"labelled": ["scan.hspy", "sure.h5"], "output": "example", "trials": 2, "processes": 1}
+    plan["settings"] |= {"max_steps": 2, "size": 32}
+    (folder / "example.yaml").write_text(yaml.safe_dump(plan))
+    report = study.run_study(folder / "example.yaml", device="cpu")
+    text = Path(report).read_text(encoding="utf-8")
+    assert all(name in text for name in plan["search"])
+    with open(folder / "example" / "trials.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
 
 
 @pytest.mark.parametrize(("changes", "message"), [

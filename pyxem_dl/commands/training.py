@@ -63,7 +63,11 @@ def train(
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
 
-    settings = read_settings(setting) | ({} if seed is None else {"seed": seed})
+    settings = read_settings(setting)
+    for key in ("network", "pretrained", "labelled", "devices", "nodes", "seed"):
+        if key in settings:
+            raise ValueError(f"--set {key}=... is an option of its own: --{key}.")
+    settings |= {} if seed is None else {"seed": seed}
     if labelled:
         settings |= {"labelled": read_labelled(labelled), "pretrained": _read_pretrained(pretrained)}
     elif pretrained:

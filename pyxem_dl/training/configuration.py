@@ -203,7 +203,8 @@ class LabelledConfiguration(LearningConfiguration):
         alike.  By default 180 for the polar network, to which a turn is nothing new, and 10 for the others, which
         would have to learn all directions and need far longer for it.
     mirror : bool, optional
-        Mirror half of the patterns, where the crystals have an inversion; by default for the polar network.
+        Mirror half of the patterns, for crystals with an inversion only; by default where the polar network learns
+        such.
     balance : float
         From 0, all labels are drawn alike, to 1, all zone axes are.
     simulated_share : float

@@ -121,14 +121,15 @@ def train_labelled(
     data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, data=data)
     recipe = _simulation_recipe(begin_with)
+    for scan in scans if begin_with else ():
+        begin_with.check_domain(scan.calibration)
     microscope = recipe and Microscope.of(scans, phases, recipe.reciprocal_radius)
     if begin_with is None:
         model = _new_model(configuration, phases, scans, name)
     else:
         model = _adapted(begin_with, scans, recipe, microscope)
     model.network.to(root)
-    mirror = configuration.mirror and all(_has_inversion(phase) for phase in phases)
-    batches = LabelledBatches(scans, model.preprocessing, configuration, mirror, root)
+    batches = LabelledBatches(scans, model.preprocessing, configuration, root)
     validation = validation_batches(scans, model.preprocessing, configuration, root)
     if configuration.simulated_share:
         if recipe is None:
@@ -173,8 +174,8 @@ def finetune(
         Folder of the new model; by default one in the working folder, named after the model.
     simulated_share : float
         Of the batches that are simulated as in the model's own training, so that it does not forget what the scan does
-        not show; with the detector, scale, disks and dose of the scans, and backgrounds and faults at least as by
-        default.  For models that were trained on simulated patterns.
+        not show; with the detector, scale, disks, dose and background of the scans, and faults at least as by default.
+        For models that were trained on simulated patterns.
     learning_rate : float
         Its peak.
     max_minutes : float
@@ -230,9 +231,15 @@ def _common_phases(scans: list[LabelledScan], phases) -> list:
 def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledConfiguration:
     """Fill in the settings that the scans decide."""
     ours = c.network_name == "polar"
+    without_inversion = [phase.name for phase in phases if not _has_inversion(phase)]
+    if c.mirror and without_inversion:
+        raise ValueError(
+            f"mirror=True, but {', '.join(without_inversion)} has no inversion: a mirrored pattern is not one of this "
+            "crystal. Leave mirror out, or give phases whose point group is a Laue group to neglect that."
+        )
     entries = {
         "turn": (180.0 if ours else 10.0) if c.turn is None else float(c.turn),
-        "mirror": ours if c.mirror is None else c.mirror,
+        "mirror": ours and not without_inversion if c.mirror is None else c.mirror,
     }
     if c.reciprocal_radius is None:
         entries["reciprocal_radius"] = round(min(scan.calibration.reciprocal_radius for scan in scans), 4)
@@ -280,12 +287,12 @@ def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> Orientatio
 
 def _adapted(model: OrientationModel, scans, recipe, microscope) -> OrientationModel:
     """Let a model's domain hold the scans that it is adapted to, and let it see spots where it learnt them."""
-    for scan in scans:
-        model.check_domain(scan.calibration)
     scales = [s for scan in scans for s in scan.calibration.scale]
     low, high = model.domain.get("scale") or (scales[0], scales[0])
     model.domain = model.domain | {"scale": [min(low, 0.5 * min(scales)), max(high, 2.0 * max(scales))]}
     if microscope:
+        simulation = microscope.simulation(recipe.simulation, recipe.reciprocal_radius)
+        model.domain = model.domain | {"disk_radius": list(simulation.disk_radius)}
         factor = microscope.scale_factor(recipe.simulation)
         model.preprocessing = replace(model.preprocessing, scale_factor=factor)
     return model

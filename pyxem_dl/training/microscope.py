@@ -7,16 +7,20 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import pixel_to_k
 from pyxem_dl.metrics import fit_distortion
+from pyxem_dl.preprocessing import counts_per_electron
 from pyxem_dl.probes import Probe
 from pyxem_dl.simulation import SimulationSettings
 from pyxem_dl.training.scans import LabelledScan
 
-# All is measured on so many labels, the most reliable ones of those that are trained on
+# The scale is measured on so many labels, the most reliable ones of those that are trained on
 _N_LABELS = 300
+# Disks and dose are measured in so many patterns
+_N_PATTERNS = 64
 # Beside what was measured the simulation still draws scale, ellipse and coverage from ranges as wide as this, relative
 _MARGIN = 0.01
 # So far the radius of the disks is drawn to both sides, as a factor
@@ -25,6 +29,10 @@ _DISK_MARGIN = 1.33
 _SPOT = 1.2
 # The least share of the electrons beside the direct beam that is taken to be in spots: the rest is background
 _IN_SPOTS = 0.1
+# A dose that is so many times what a model was trained for is taken for a wrong measurement
+_DOSE_MARGIN = 3.0
+# So far the background relative to the spots is drawn to both sides of the mean one, as a factor
+_BACKGROUND_MARGIN = 6.0
 # Patterns are simulated with no less of these than by default
 _NO_LESS = ("background", "overlap_share", "ghost_share", "fault_share")
 
@@ -33,10 +41,11 @@ class Microscope(NamedTuple):
     """What the labels and the patterns of n scans show of their microscopes.
 
     ``scale (n,)``: by how much spots are further from the beam than they should be by the calibration, relative;
-    ``ellipticity (n,)``: of the ellipse that a circle becomes, relative; ``radius (n,)``: to the edge of the detector
-    in 1/Angstrom; ``pixels (n,)``: along its shorter side; ``disk_radius (n,)`` in 1/Angstrom, 0 for spots, NaN where
-    none could be measured; ``electrons (n, 2)``: 5 and 95 % of the patterns have less beside the direct beam; NaN where
-    the noise is not that of counts.
+    ``ellipticity (n,)``: of the ellipse that a circle becomes, relative; ``radius (n,)``: from the detector's middle to
+    its nearest edge in 1/Angstrom; ``pixels (n,)``: from edge to edge there; ``disk_radius (n,)`` in 1/Angstrom, 0 for
+    spots, NaN where it could not be measured; ``electrons (n, 2)``: 5 and 95 % of the patterns have fewer beside the
+    direct beam; NaN of patterns with negative values, whose noise is that of the readout; ``background (n,)``: mean
+    share of these electrons that is in no spot.
     """
 
     scale: np.ndarray
@@ -45,6 +54,7 @@ class Microscope(NamedTuple):
     pixels: np.ndarray
     disk_radius: np.ndarray
     electrons: np.ndarray
+    background: np.ndarray
 
     @classmethod
     def of(cls, scans: list[LabelledScan], phases: list, reciprocal_radius: float) -> Microscope | None:
@@ -53,7 +63,7 @@ class Microscope(NamedTuple):
         Parameters
         ----------
         scans : list of LabelledScan
-            With their phases numbered as in `phases`.
+            With their phases numbered as in `phases`; those that nothing is learnt from are left out.
         phases : list of orix.crystal_map.Phase
             With atoms.
         reciprocal_radius : float
@@ -62,37 +72,35 @@ class Microscope(NamedTuple):
         Returns
         -------
         Microscope or None
-            None where too few spots are seen.
+            Of the scans in which enough spots are seen; None where there is no such scan.
         """
-        try:
-            stretches = np.array([_stretches(scan, phases, reciprocal_radius) for scan in scans])
-        except ValueError as error:
-            print(f"The microscope is taken to be as in the model's training. {error}")
+        rows = []
+        for scan in scans:
+            if not len(_crystals(scan)):
+                continue
+            try:
+                rows.append(_measure(scan, phases, reciprocal_radius))
+            except ValueError as error:
+                print(f"One scan tells nothing of its microscope. {error}")
+        if not rows:
+            print("The microscope is taken to be as in the model's training.")
             return None
-        detectors = [scan.calibration for scan in scans]
-        disks = np.array([_disk_radius(scan) for scan in scans])
-        found = cls(
-            scale=stretches.mean(1) - 1,
-            ellipticity=stretches.max(1) / stretches.mean(1) - 1,
-            radius=np.array([0.5 * min(d.shape[0] * d.scale[0], d.shape[1] * d.scale[1]) for d in detectors]),
-            pixels=np.array([min(d.shape) for d in detectors]),
-            disk_radius=disks,
-            electrons=np.array([_electrons(*pair) for pair in zip(scans, disks, strict=True)]),
-        )
+        found = cls(*map(np.array, zip(*rows, strict=True)))
         print("\n".join(found._lines()))
         return found
 
     def _lines(self) -> list[str]:
         """Say what was found, a line for each scan."""
         lines = []
-        for scale, ellipticity, disk, (low, high) in zip(
-            self.scale, self.ellipticity, self.disk_radius, self.electrons, strict=True
+        for scale, ellipticity, disk, (low, high), background in zip(
+            self.scale, self.ellipticity, self.disk_radius, self.electrons, self.background, strict=True
         ):
             disk = "not known" if np.isnan(disk) else f"{disk:.3f} 1/Å" if disk else "those of spots"
             dose = "not known" if np.isnan(low) else f"{low:.0f} to {high:.0f}"
             lines.append(
                 f"By the labels, the distances of spots from the beam are off by {scale:+.1%} (ellipticity "
-                f"{ellipticity:.1%}); radius of the disks {disk}, electrons beside the direct beam {dose}"
+                f"{ellipticity:.1%}); radius of the disks {disk}, electrons beside the direct beam {dose}, "
+                f"{background:.0%} of them in the background"
             )
         return lines
 
@@ -101,7 +109,7 @@ class Microscope(NamedTuple):
         return round((1 + sum(settings.scale_error) / 2) / (1 + float(self.scale.mean())), 4)
 
     def simulation(self, settings: SimulationSettings, reciprocal_radius: float) -> SimulationSettings:
-        """Change how patterns are simulated to what is measured; with backgrounds and faults at least as by default.
+        """Change how patterns are simulated to what is measured; with overlaps and faults at least as by default.
 
         Parameters
         ----------
@@ -112,6 +120,9 @@ class Microscope(NamedTuple):
         """
         default = SimulationSettings()
         changes = {name: _union(getattr(settings, name), getattr(default, name)) for name in _NO_LESS}
+        relative = self.background / (1 - self.background)
+        around = relative.min() / _BACKGROUND_MARGIN, relative.max() * _BACKGROUND_MARGIN
+        changes["background"] = tuple(np.clip(around, *changes["background"]).tolist())
         changes["scale_error"] = float(self.scale.min()) - _MARGIN, float(self.scale.max()) + _MARGIN
         changes["ellipticity"] = (
             max(0.0, float(self.ellipticity.min()) - _MARGIN), float(self.ellipticity.max()) + _MARGIN
@@ -127,72 +138,82 @@ class Microscope(NamedTuple):
             low = low / _DISK_MARGIN if low else settings.disk_radius[0]
             changes["disk_radius"] = low, max(_DISK_MARGIN * high if high else spot, low)
         if not np.isnan(self.electrons).any():
-            changes["electrons"] = _IN_SPOTS * float(self.electrons.min()), float(self.electrons.max())
+            low, high = settings.electrons[0] / _DOSE_MARGIN, settings.electrons[1] * _DOSE_MARGIN
+            electrons = np.clip((_IN_SPOTS * self.electrons.min(), self.electrons.max()), low, high)
+            if electrons[0] < electrons[1]:
+                changes["electrons"] = tuple(electrons.tolist())
         return replace(settings, **changes)
 
 
-def _best(scan: LabelledScan) -> np.ndarray:
-    """Positions of the most reliable labels of crystals, rising."""
-    crystals = scan.train[scan.phase_id[scan.train] >= 0]
-    order = np.lexsort((-scan.labels.scores[crystals], -scan.labels.reliability[crystals]))
-    return np.sort(crystals[order[:_N_LABELS]])
+def _measure(scan: LabelledScan, phases: list, reciprocal_radius: float) -> tuple:
+    """Measure the entries of a microscope in one scan; a ValueError where too few spots are seen."""
+    shown = scan.calibration
+    radius = min(reciprocal_radius, shown.reciprocal_radius)
+    stretches = _stretches(scan, phases, radius)
+    some = np.random.default_rng(0).permutation(_crystals(scan))[:_N_PATTERNS]
+    patterns = np.nan_to_num(scan.patterns(np.sort(some))[0].astype(np.float32), posinf=0.0)
+    disk_radius = _disk_radius(patterns, shown)
+    kx, ky = pixel_to_k(*(np.arange(n, dtype=float) for n in shown.shape), shown)
+    k = np.hypot(kx[None], ky[:, None])
+    beside = (k > 1.5 * max(np.nan_to_num(disk_radius), 2 * max(shown.scale))) & (k < radius)
+    rings = (k[beside] / max(shown.scale)).astype(int)
+    side = int(np.argmin(np.multiply(shown.shape, shown.scale)))
+    return (
+        stretches.mean() - 1, stretches.max() / stretches.mean() - 1,
+        0.5 * shown.shape[side] * shown.scale[side], shown.shape[side],
+        disk_radius, _electrons(patterns, beside), _background(patterns[:, beside].clip(0).mean(0), rings),
+    )  # fmt: skip
 
 
-def _stretches(scan: LabelledScan, phases: list, reciprocal_radius: float) -> np.ndarray:
+def _crystals(scan: LabelledScan) -> np.ndarray:
+    """Positions of crystals that are trained on."""
+    return scan.train[scan.phase_id[scan.train] >= 0]
+
+
+def _stretches(scan: LabelledScan, phases: list, radius: float) -> np.ndarray:
     """By how much (2,) a scan is stretched along its two main directions."""
     from orix.crystal_map import CrystalMap, PhaseList
     from orix.quaternion import Rotation
 
-    best = _best(scan)
+    # in random order, so that labels without scores are not those of the first rows
+    crystals = np.random.default_rng(0).permutation(_crystals(scan))
+    order = np.lexsort((-scan.labels.scores[crystals], -scan.labels.reliability[crystals]))
+    best = np.sort(crystals[order[:_N_LABELS]])
     patterns, rotations, phase_id = scan.patterns(best)
     xmap = CrystalMap(
         Rotation(rotations.numpy()), phase_id=phase_id.numpy(), x=np.arange(len(best)),
         phase_list=PhaseList(ids=list(range(len(phases))), phases=phases),
     )  # fmt: skip
-    radius = min(reciprocal_radius, scan.calibration.reciprocal_radius)
     distortion = fit_distortion(xmap, patterns, [reflections(phase, radius) for phase in phases], scan.calibration)
     return np.linalg.eigvalsh(distortion)
 
 
-def _disk_radius(scan: LabelledScan) -> float:
-    """Radius of the direct beam in 1/Angstrom, 0 for a spot without an edge; NaN where there is none to measure."""
-    patterns, _, _ = scan.patterns(_best(scan))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whatever is wrong with the probe, a wide range is simulated around it
+def _disk_radius(patterns: np.ndarray, calibration) -> float:
+    """Radius of the direct beam in 1/Angstrom, 0 for a spot without an edge; NaN where there is no disk to measure."""
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
         try:
-            probe = Probe.from_patterns(patterns, scan.calibration.center)
+            probe = Probe.from_patterns(patterns, calibration.center)
         except ValueError:
             return np.nan
-    return probe.radius * float(np.mean(scan.calibration.scale)) if probe.radius >= _SPOT else 0.0
+    if probe.radius < _SPOT:
+        return 0.0
+    return np.nan if doubts else probe.radius * float(np.mean(calibration.scale))
 
 
-def _electrons(scan: LabelledScan, disk_radius: float) -> tuple[float, float]:
-    """How many electrons there are beside the direct beam: exceeded by 95 %, and by 5 % of the patterns.
-
-    The counts of one electron are found by the noise: of two neighbours the expected patterns are nearly the same, and
-    the squared difference of two counts of electrons is expected to be their sum.
-    """
-    first = _best(scan)
-    columns = scan.scan.data.shape[-3]
-    first = first[(first + 1) % columns > 0]
-    both = np.union1d(first, first + 1)
-    if not len(both):
+def _electrons(patterns: np.ndarray, beside: np.ndarray) -> tuple[float, float]:
+    """How many electrons there are in pixels beside the direct beam: exceeded by 95 %, and by 5 % of the patterns."""
+    if (patterns < 0).any():
         return np.nan, np.nan
-    patterns, _, _ = scan.patterns(both)
-    calibration = scan.calibration
-    kx, ky = pixel_to_k(*(np.arange(n, dtype=float) for n in calibration.shape), calibration)
-    far = np.hypot(kx[None], ky[:, None]) > 1.5 * max(np.nan_to_num(disk_radius), 2 * max(calibration.scale))
-    counts = np.nan_to_num(patterns.astype(np.float64), posinf=0.0)[:, far].clip(0)
-    a, b = counts[np.searchsorted(both, first)], counts[np.searchsorted(both, first + 1)]
-    total = a + b
-    # spots differ between neighbours: the background tells
-    dim = total <= np.maximum(np.quantile(total, 0.9, axis=1, keepdims=True), total[total > 0].min(initial=np.inf))
-    with np.errstate(invalid="ignore"):
-        noise = (np.square(a - b) * dim).sum(1) / (total * dim).sum(1)
-    if not (noise > 0).any():
-        return np.nan, np.nan
-    low, high = np.quantile(counts.sum(1), (0.05, 0.95)) / np.nanquantile(noise[noise > 0], 0.25)
-    return (float(low), float(high)) if low >= 1 else (np.nan, np.nan)
+    electrons = patterns[:, beside].sum(1) / counts_per_electron(torch.from_numpy(patterns))
+    low, high = np.quantile(electrons, (0.05, 0.95))
+    return float(low), float(high)
+
+
+def _background(mean: np.ndarray, rings: np.ndarray) -> float:
+    """Share of the intensities (m,) of a mean pattern that is even all around the beam; `rings` (m,) are numbers."""
+    even = sum(np.median(mean[rings == i]) * (rings == i).sum() for i in np.unique(rings))
+    return float(np.clip(even / max(mean.sum(), 1e-30), 0.0, 0.99))
 
 
 def _union(own, default):

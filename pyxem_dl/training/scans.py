@@ -151,15 +151,13 @@ class LabelledBatches(IterableDataset):
         The model's.
     configuration : LabelledConfiguration
         Batch size, seed, and what is turned and mirrored.
-    mirror : bool
-        Whether patterns may be mirrored.
     device : torch.device
         Where batches are made.
     """
 
-    def __init__(self, scans, preprocessing, configuration: LabelledConfiguration, mirror: bool, device) -> None:
+    def __init__(self, scans, preprocessing, configuration: LabelledConfiguration, device) -> None:
         self.scans, self.preprocessing, self.configuration = scans, preprocessing, configuration
-        self.mirror, self.device = mirror, torch.device(device)
+        self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(configuration.seed)
         self._parts = [scan.patterns(scan.train) for scan in scans]
         self._ends = np.cumsum([0, *(len(scan.train) for scan in scans)])
@@ -184,7 +182,7 @@ class LabelledBatches(IterableDataset):
         c = self.configuration
         drawn = torch.multinomial(self.weights, c.batch_size, replacement=True, generator=self.generator)
         turn = math.radians(c.turn) * (2 * torch.rand(c.batch_size, generator=self.generator) - 1)
-        mirrored = (torch.rand(c.batch_size, generator=self.generator) < 0.5) & self.mirror
+        mirrored = (torch.rand(c.batch_size, generator=self.generator) < 0.5) & bool(c.mirror)
         rank, world = place_among_processes()
         mine = slice(rank, None, world)
         return self.turned(drawn[mine].numpy(), turn[mine], mirrored[mine])

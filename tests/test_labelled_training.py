@@ -290,6 +290,8 @@ def test_finetuning_adapts_a_copy(polycrystal, tmp_path, monkeypatch):
     assert first.fingerprint == before != model.fingerprint
     assert (tmp_path / "linio2-200kv-tuned" / "config.json").exists()
     assert model.network.comparison is not None
+    assert model.description == "LiNiO2, linio2-200kv adapted to labelled scans"
+    assert model.domain["disk_radius"] != first.domain["disk_radius"]
     assert model.thresholds["crystal"] == first.thresholds["crystal"]
     assert model.thresholds["score"] != first.thresholds["score"]  # fitted to what the adapted network says
     calibration = Calibration.from_signal(polycrystal.signal)
@@ -321,7 +323,7 @@ def test_patterns_are_simulated_with_the_scale_that_the_labels_show(polycrystal,
     assert np.mean(measured.scale_error) == pytest.approx(0.04, abs=0.003)
     assert np.mean(measured.ellipticity) == pytest.approx(0.01, abs=0.004)
     relative = found.background.item() / (1 - found.background.item())
-    assert measured.background == pytest.approx((relative / 6, min(6 * relative, 10)))
+    assert measured.background == pytest.approx((relative / 6, min(6 * max(relative, 0.1), 10)))
     assert measured.overlap_share == 0.5
     assert "off by +4." in capsys.readouterr().out
     scan.train = scan.train[:1]
@@ -356,6 +358,7 @@ def test_patterns_are_simulated_with_the_disks_and_the_dose_of_the_scan(polycrys
     # a pedestal of the camera counts as electrons: such a dose is not believed
     absurd = found._replace(electrons=np.array([[1e8, 2e8]])).simulation(own, 1.0)
     assert absurd.electrons == own.electrons
+    assert found._replace(disk_radius=np.array([0.2])).simulation(own, 1.0).disk_radius == own.disk_radius
     assert settings.disk_radius[0] < found.disk_radius.item() < settings.disk_radius[1] < own.disk_radius[1]
     # of a detector that reaches 1.25 1/Å no more than to 1.25 times what the model looks at, here all
     assert settings.pixels == (round(settings.coverage[1] / 1.01 / 1.25 * found.pixels.item()),)
@@ -368,6 +371,20 @@ def test_patterns_are_simulated_with_the_disks_and_the_dose_of_the_scan(polycrys
     assert np.isnan(Microscope.of([scan], phases, 1.0).electrons).all()
     spots = found._replace(disk_radius=np.array([0.0])).simulation(own, 1.0)
     assert spots.disk_radius == (own.disk_radius[0], pytest.approx(1.2 * 2.5 / found.pixels.item()))
+
+
+@pytest.mark.parametrize("electrons", [2_000, 100_000])
+def test_the_background_is_seen_between_spots(electrons, rng):
+    """It has half of the electrons, 20 spots in each pattern have the others."""
+    from pyxem_dl.training.microscope import _background
+
+    expected = np.full((32, 128, 128), 0.5 * electrons / 128**2)
+    for pattern in expected:
+        pattern[tuple(rng.integers(0, 128, (2, 20)))] += 0.5 * electrons / 20
+    k = np.hypot(*(np.indices((128, 128)) - 64))
+    found = _background(rng.poisson(expected), k > 4, k.astype(int))
+    assert found == pytest.approx(0.5, abs=0.1)
+    assert np.isnan(_background(rng.poisson(1e-3 * expected), k > 4, k.astype(int)))
 
 
 def test_the_folder_is_named_after_network_and_phases(polycrystal, tmp_path, monkeypatch):
@@ -477,7 +494,8 @@ def test_only_crystals_with_an_inversion_are_mirrored(polycrystal, tmp_path):
     with pytest.raises(ValueError, match="LiNiO2 has no inversion"):
         train(labelled=[(polycrystal.signal, labels)], mirror=True, output=tmp_path / "m", **TINY, **QUICK)
     model = train(labelled=[(polycrystal.signal, labels)], output=tmp_path / "m", network="polar", **QUICK)
-    assert model.training["mirror"] is False and model.phases[0].point_group.name == "32"
+    assert model.training["mirror"] is False
+    assert train(labelled=[tuple(polycrystal)], output=tmp_path / "n", network="polar", **QUICK).training["mirror"]
 
 
 def test_one_split_is_by_scans(polycrystal):

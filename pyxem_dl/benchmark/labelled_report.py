@@ -27,7 +27,7 @@ def labelled_table(title: str, explanation: str):
             lines.append(line(
                 row["predictor"], *_cells(strict), *_cells(modulo), percent(row["seen_modulo_180"]["within_5"]),
                 f"{row['patterns_per_second']:.0f}" if "patterns_per_second" in row else "",
-                f"{row['minutes']:g}" if "minutes" in row else "", row.get("size_mb", ""), letter(row),
+                f"{row['minutes']:.1f}" if "minutes" in row else "", row.get("size_mb", ""), letter(row),
             ))  # fmt: skip
         return "\n".join(lines)
 
@@ -61,7 +61,7 @@ def _mgo(rows: list[dict], letter: Callable) -> str:
             f"{percent(explained['share_undistorted'])} ({percent(explained['chance_undistorted'])})",
             f"{degrees(sum(medians) / len(medians))}, {degrees(max(medians))}", percent(row["flat_001"]),
             f"{row['patterns_per_second']:.0f}" if row["patterns_per_second"] < 1e5 else "",
-            f"{row['minutes']:g}" if "minutes" in row else "", row.get("size_mb", ""), letter(row),
+            f"{row['minutes']:.1f}" if "minutes" in row else "", row.get("size_mb", ""), letter(row),
         ))  # fmt: skip
     return "\n".join(lines)
 

@@ -145,6 +145,8 @@ def train_labelled(
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
     if is_first():
+        origin = f"{begin_with.name} adapted to labelled scans" if begin_with else "from labelled scans"
+        description = description or f"{', '.join(p.name for p in phases)}, {origin}"
         _finish(model, modules, scans, validation, output, name, description, root, precision)
     wait_for_all()
     return load_model(output)
@@ -360,8 +362,7 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     network.eval()
     if hasattr(network, "calibrate"):
         network.calibrate(*validation["region"])
-    model.network, model.name = network, name
-    model.description = description or f"{', '.join(p.name for p in model.phases)}, from labelled scans"
+    model.network, model.name, model.description = network, name, description
     model.spread_fit = _fit_spread(model, *validation["region"])
     if isinstance(last.batches, MixedBatches):
         score = fit_score_threshold(network, last.batches.simulated, c.seed)

@@ -31,8 +31,11 @@ _SPOT = 1.2
 _IN_SPOTS = 0.1
 # A dose that is so many times what a model was trained for is taken for a wrong measurement
 _DOSE_MARGIN = 3.0
-# So far the background relative to the spots is drawn to both sides of the mean one, as a factor
-_BACKGROUND_MARGIN = 6.0
+# So far the background relative to the spots is drawn to both sides of the mean one, as a factor; less than the
+# second number is hardly told from none
+_BACKGROUND_MARGIN, _FAINT = 6.0, 0.1
+# It is looked at in boxes, so many along the detector: larger than spots, and most of them without
+_BOXES = 18
 # Patterns are simulated with no less of these than by default
 _NO_LESS = ("background", "overlap_share", "ghost_share", "fault_share")
 
@@ -45,7 +48,7 @@ class Microscope(NamedTuple):
     its nearest edge in 1/Angstrom; ``pixels (n,)``: from edge to edge there; ``disk_radius (n,)`` in 1/Angstrom, 0 for
     spots, NaN where it could not be measured; ``electrons (n, 2)``: 5 and 95 % of the patterns have fewer beside the
     direct beam; NaN of patterns with negative values, whose noise is that of the readout; ``background (n,)``: mean
-    share of these electrons that is in no spot.
+    share of these electrons that is in no spot, NaN where there are too few to tell.
     """
 
     scale: np.ndarray
@@ -97,10 +100,10 @@ class Microscope(NamedTuple):
         ):
             disk = "not known" if np.isnan(disk) else f"{disk:.3f} 1/Å" if disk else "those of spots"
             dose = "not known" if np.isnan(low) else f"{low:.0f} to {high:.0f}"
+            dose += "" if np.isnan(background) else f", {background:.0%} of them in the background"
             lines.append(
                 f"By the labels, the distances of spots from the beam are off by {scale:+.1%} (ellipticity "
-                f"{ellipticity:.1%}); radius of the disks {disk}, electrons beside the direct beam {dose}, "
-                f"{background:.0%} of them in the background"
+                f"{ellipticity:.1%}); radius of the disks {disk}, electrons beside the direct beam {dose}"
             )
         return lines
 
@@ -120,9 +123,10 @@ class Microscope(NamedTuple):
         """
         default = SimulationSettings()
         changes = {name: _union(getattr(settings, name), getattr(default, name)) for name in _NO_LESS}
-        relative = self.background / (1 - self.background)
-        around = relative.min() / _BACKGROUND_MARGIN, relative.max() * _BACKGROUND_MARGIN
-        changes["background"] = tuple(np.clip(around, *changes["background"]).tolist())
+        if not np.isnan(self.background).any():
+            relative = self.background / (1 - self.background)
+            around = relative.min() / _BACKGROUND_MARGIN, max(relative.max(), _FAINT) * _BACKGROUND_MARGIN
+            changes["background"] = tuple(np.clip(around, *changes["background"]).tolist())
         changes["scale_error"] = float(self.scale.min()) - _MARGIN, float(self.scale.max()) + _MARGIN
         changes["ellipticity"] = (
             max(0.0, float(self.ellipticity.min()) - _MARGIN), float(self.ellipticity.max()) + _MARGIN
@@ -135,8 +139,11 @@ class Microscope(NamedTuple):
         if not np.isnan(self.disk_radius).any():
             low, high = float(self.disk_radius.min()), float(self.disk_radius.max())
             spot = _SPOT * float((2 * self.radius / self.pixels).max())
-            low = low / _DISK_MARGIN if low else settings.disk_radius[0]
-            changes["disk_radius"] = low, max(_DISK_MARGIN * high if high else spot, low)
+            around = low / _DISK_MARGIN if low else 0.0, _DISK_MARGIN * high if high else spot
+            # the direct beam of a camera that it saturates seems larger than disks are
+            around = np.clip(around, *settings.disk_radius)
+            if around[0] < around[1]:
+                changes["disk_radius"] = tuple(around.tolist())
         if not np.isnan(self.electrons).any():
             low, high = settings.electrons[0] / _DOSE_MARGIN, settings.electrons[1] * _DOSE_MARGIN
             electrons = np.clip((_IN_SPOTS * self.electrons.min(), self.electrons.max()), low, high)
@@ -156,12 +163,14 @@ def _measure(scan: LabelledScan, phases: list, reciprocal_radius: float) -> tupl
     kx, ky = pixel_to_k(*(np.arange(n, dtype=float) for n in shown.shape), shown)
     k = np.hypot(kx[None], ky[:, None])
     beside = (k > 1.5 * max(np.nan_to_num(disk_radius), 2 * max(shown.scale))) & (k < radius)
-    rings = (k[beside] / max(shown.scale)).astype(int)
+    if not beside.any():
+        raise ValueError("The direct beam covers the detector: is the calibration right?")
     side = int(np.argmin(np.multiply(shown.shape, shown.scale)))
     return (
         stretches.mean() - 1, stretches.max() / stretches.mean() - 1,
         0.5 * shown.shape[side] * shown.scale[side], shown.shape[side],
-        disk_radius, _electrons(patterns, beside), _background(patterns[:, beside].clip(0).mean(0), rings),
+        disk_radius, _electrons(patterns, beside),
+        _background(patterns, beside, (k / max(shown.scale)).astype(int)),
     )  # fmt: skip
 
 
@@ -210,10 +219,23 @@ def _electrons(patterns: np.ndarray, beside: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _background(mean: np.ndarray, rings: np.ndarray) -> float:
-    """Share of the intensities (m,) of a mean pattern that is even all around the beam; `rings` (m,) are numbers."""
-    even = sum(np.median(mean[rings == i]) * (rings == i).sum() for i in np.unique(rings))
-    return float(np.clip(even / max(mean.sum(), 1e-30), 0.0, 0.99))
+def _background(patterns: np.ndarray, beside: np.ndarray, rings: np.ndarray) -> float:
+    """Share of patterns, in pixels beside the direct beam, that is even all around it; `rings` are the pixels' numbers.
+
+    NaN where there are so few counts that what is even cannot be told from nothing.
+    """
+    from scipy.ndimage import uniform_filter
+
+    # where there is hardly a count in a pixel its neighbours tell
+    size = max(5, min(beside.shape) // _BOXES)
+    counts = patterns.clip(0).astype(np.float32) * beside
+    smooth = uniform_filter(counts, (0, size, size)) / np.maximum(uniform_filter(beside.astype(float), size), 1e-6)
+    rings = np.where(beside, rings, -1)
+    numbers, pixels = np.unique(rings[beside], return_counts=True)
+    even = np.stack([np.median(smooth[:, rings == i], axis=1) for i in numbers], axis=1)
+    if np.mean(even <= 0) > 0.5:
+        return np.nan
+    return float(np.clip((even @ pixels).sum() / max(counts.sum(), 1e-30), 0.0, 0.99))
 
 
 def _union(own, default):

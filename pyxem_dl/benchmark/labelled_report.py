@@ -46,7 +46,8 @@ def _mgo(rows: list[dict], letter: Callable) -> str:
         "Labels by template matching, the more reliable half of them; there is no truth. Detected peaks that the "
         "orientations explain where `mgo-300kv` finds a crystal and nobody was trained on labels, as they are and with "
         "the scan's distortion taken off them (by chance); on the whole scan, the median disorientation from the "
-        "neighbours in the eight cubes, their mean and the worst; the flat cube with [001] along the beam. Networks "
+        "neighbours in the eight cubes, their mean and the worst; the flat cube with [001] along the beam. A network "
+        "that says the same everywhere has no disorientation from its neighbours: its peaks tell. Networks "
         "that give one answer say nothing of bare film and vacuum "
         "unless labels do.",
         "",

@@ -129,6 +129,10 @@ def test_a_model_is_adapted_through_the_command_line(files, tmp_path):
     result = CliRunner().invoke(command_line.app, [str(a) for a in ("finetune", "linio2-200kv", *arguments, *few)])
     assert result.exit_code == 0, result.output
     assert load_model(tmp_path / "model").training["simulated_share"] == 0.85
+    result = CliRunner().invoke(command_line.app, [
+        str(a) for a in ("finetune", "linio2-200kv", *arguments[:2], "--output", tmp_path / "other", "--set", "seed=3")
+    ])  # fmt: skip
+    assert result.exit_code == 1 and "--seed" in str(result.exception) + result.output
     result = CliRunner().invoke(command_line.app, ["finetune", "linio2-200kv", "--output", str(tmp_path / "other")])
     assert result.exit_code == 2 and "--labelled" in result.output
     result = CliRunner().invoke(command_line.app, [

@@ -63,10 +63,7 @@ def train(
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
 
-    settings = read_settings(setting)
-    for key in ("network", "pretrained", "labelled", "devices", "nodes", "seed"):
-        if key in settings:
-            raise ValueError(f"--set {key}=... is an option of its own: --{key}.")
+    settings = _read_further(setting, "network", "pretrained", "labelled", "devices", "nodes", "seed")
     settings |= {} if seed is None else {"seed": seed}
     if labelled:
         settings |= {"labelled": read_labelled(labelled), "pretrained": _read_pretrained(pretrained)}
@@ -79,6 +76,15 @@ def train(
         show_progressbar=progress, **settings,
     )  # fmt: skip
     typer.echo(f"{model} is in {output}; {output / 'README.md'} says how good it is.")
+
+
+def _read_further(setting: list[str] | None, *options: str) -> dict:
+    """Read --set; what is an option of its own would come to nothing there."""
+    settings = read_settings(setting)
+    for key in options:
+        if key in settings:
+            raise ValueError(f"--set {key}=... is an option of its own: --{key}.")
+    return settings
 
 
 def _read_pretrained(text: str | None) -> bool | str:
@@ -105,10 +111,11 @@ def finetune(
         raise typer.BadParameter("give at least one scan.zspy:labels.h5.", param_hint="--labelled")
     from pyxem_dl.training import finetune as adapt
 
+    further = _read_further(setting, "labelled", "devices", "nodes", "seed")
     adapted = adapt(
         model, read_labelled(labelled), output=output, max_minutes=max_minutes, seed=seed, device=device,
         devices=devices, nodes=nodes, resume=resume, overwrite=overwrite, show_progressbar=progress,
-        **read_settings(setting),
+        **further,
     )  # fmt: skip
     typer.echo(f"{adapted} is in {output}; {output / 'README.md'} says how good it is.")
 

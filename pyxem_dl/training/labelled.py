@@ -120,21 +120,17 @@ def train_labelled(
     name = name or output.name
     data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, data=data)
-    recipe = _simulation_recipe(begin_with)
-    for scan in scans if begin_with else ():
-        begin_with.check_domain(scan.calibration)
-    microscope = recipe and Microscope.of(scans, phases, recipe.reciprocal_radius)
     if begin_with is None:
-        model = _new_model(configuration, phases, scans, name)
+        model, recipe = _new_model(configuration, phases, scans, name), None
     else:
-        model = _adapted(begin_with, scans, recipe, microscope)
+        model, recipe = _adapted(begin_with, scans, phases)
     model.network.to(root)
     batches = LabelledBatches(scans, model.preprocessing, configuration, root)
     validation = validation_batches(scans, model.preprocessing, configuration, root)
     if configuration.simulated_share:
         if recipe is None:
             raise ValueError(f"{model.name!r} was not trained on simulated patterns: use simulated_share=0.")
-        simulated = _simulated(model, phases, configuration, recipe, microscope, root)
+        simulated = _simulated(model, phases, configuration, recipe, root)
         batches = MixedBatches(batches, simulated, configuration.simulated_share)
     _announce(name, network, scans, phases, configuration, batches, root, precision)
     modules = []
@@ -287,17 +283,25 @@ def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> Orientatio
     )  # fmt: skip
 
 
-def _adapted(model: OrientationModel, scans, recipe, microscope) -> OrientationModel:
-    """Let a model's domain hold the scans that it is adapted to, and let it see spots where it learnt them."""
+def _adapted(model: OrientationModel, scans, phases) -> tuple[OrientationModel, TrainingConfiguration | None]:
+    """Let a model's domain hold the scans that it is adapted to, and let it see spots where it learnt them.
+
+    Beside it, where it was trained on simulated patterns: how it was, with patterns as those of the scans.
+    """
+    for scan in scans:
+        model.check_domain(scan.calibration)
     scales = [s for scan in scans for s in scan.calibration.scale]
     low, high = model.domain.get("scale") or (scales[0], scales[0])
     model.domain = model.domain | {"scale": [min(low, 0.5 * min(scales)), max(high, 2.0 * max(scales))]}
+    recipe = _simulation_recipe(model)
+    microscope = recipe and Microscope.of(scans, phases, recipe.reciprocal_radius)
     if microscope:
-        simulation = microscope.simulation(recipe.simulation, recipe.reciprocal_radius)
-        model.domain = model.domain | {"disk_radius": list(simulation.disk_radius)}
         factor = microscope.scale_factor(recipe.simulation)
         model.preprocessing = replace(model.preprocessing, scale_factor=factor)
-    return model
+        simulation = microscope.simulation(recipe.simulation, recipe.reciprocal_radius)
+        model.domain = model.domain | {"disk_radius": list(simulation.disk_radius)}
+        recipe = replace(recipe, simulation=simulation)
+    return model, recipe
 
 
 def _has_inversion(phase) -> bool:
@@ -306,20 +310,18 @@ def _has_inversion(phase) -> bool:
     return group is not None and group.laue.size == group.size
 
 
-def _simulation_recipe(model: OrientationModel | None) -> TrainingConfiguration | None:
+def _simulation_recipe(model: OrientationModel) -> TrainingConfiguration | None:
     """How a model was trained on simulated patterns, if it was."""
-    if model is None or not model.training.get("simulation"):
+    if not model.training.get("simulation"):
         return None
     return TrainingConfiguration.from_dict(
         {k: v for k, v in model.training.items() if k in TrainingConfiguration.__dataclass_fields__}
     )
 
 
-def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe, microscope, device):
-    """Batches as the model was trained on, as the microscope of the labelled scans would record them."""
+def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe: TrainingConfiguration, device):
+    """Batches of patterns that are simulated by a recipe."""
     settings = recipe.simulation
-    if microscope:
-        settings = microscope.simulation(settings, recipe.reciprocal_radius)
     simulator = PatternSimulator(
         phases, recipe.beam_energy, recipe.reciprocal_radius, settings, seed=c.seed, device=device
     )

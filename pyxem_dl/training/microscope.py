@@ -123,10 +123,6 @@ class Microscope(NamedTuple):
         """
         default = SimulationSettings()
         changes = {name: _union(getattr(settings, name), getattr(default, name)) for name in _NO_LESS}
-        if not np.isnan(self.background).any():
-            relative = self.background / (1 - self.background)
-            around = relative.min() / _BACKGROUND_MARGIN, max(relative.max(), _FAINT) * _BACKGROUND_MARGIN
-            changes["background"] = tuple(np.clip(around, *changes["background"]).tolist())
         changes["scale_error"] = float(self.scale.min()) - _MARGIN, float(self.scale.max()) + _MARGIN
         changes["ellipticity"] = (
             max(0.0, float(self.ellipticity.min()) - _MARGIN), float(self.ellipticity.max()) + _MARGIN
@@ -136,20 +132,24 @@ class Microscope(NamedTuple):
         pixels = self.pixels * coverage * reciprocal_radius / self.radius
         changes["pixels"] = tuple(int(round(n)) for n in np.minimum(pixels, max(settings.pixels)))
         changes["coverage"] = float(coverage.min()) * (1 - _MARGIN), float(coverage.max()) * (1 + _MARGIN)
-        if not np.isnan(self.disk_radius).any():
-            low, high = float(self.disk_radius.min()), float(self.disk_radius.max())
-            spot = _SPOT * float((2 * self.radius / self.pixels).max())
-            around = low / _DISK_MARGIN if low else 0.0, _DISK_MARGIN * high if high else spot
+        relative = self.background / (1 - self.background)
+        spot = _SPOT * (2 * self.radius / self.pixels).max()
+        low, high = settings.electrons
+        measured = {
+            "background": _within(
+                relative.min() / _BACKGROUND_MARGIN, np.maximum(relative.max(), _FAINT) * _BACKGROUND_MARGIN,
+                *changes["background"],
+            ),
             # the direct beam of a camera that it saturates seems larger than disks are
-            around = np.clip(around, *settings.disk_radius)
-            if around[0] < around[1]:
-                changes["disk_radius"] = tuple(around.tolist())
-        if not np.isnan(self.electrons).any():
-            low, high = settings.electrons[0] / _DOSE_MARGIN, settings.electrons[1] * _DOSE_MARGIN
-            electrons = np.clip((_IN_SPOTS * self.electrons.min(), self.electrons.max()), low, high)
-            if electrons[0] < electrons[1]:
-                changes["electrons"] = tuple(electrons.tolist())
-        return replace(settings, **changes)
+            "disk_radius": _within(
+                self.disk_radius.min() / _DISK_MARGIN, self.disk_radius.max() * _DISK_MARGIN or spot,
+                *settings.disk_radius,
+            ),
+            "electrons": _within(
+                _IN_SPOTS * self.electrons.min(), self.electrons.max(), low / _DOSE_MARGIN, high * _DOSE_MARGIN
+            ),
+        }  # fmt: skip
+        return replace(settings, **changes | {name: limits for name, limits in measured.items() if limits})
 
 
 def _measure(scan: LabelledScan, phases: list, reciprocal_radius: float) -> tuple:
@@ -236,6 +236,12 @@ def _background(patterns: np.ndarray, beside: np.ndarray, rings: np.ndarray) -> 
     if np.mean(even <= 0) > 0.5:
         return np.nan
     return float(np.clip((even @ pixels).sum() / max(counts.sum(), 1e-30), 0.0, 0.99))
+
+
+def _within(low: float, high: float, lowest: float, highest: float) -> tuple[float, float] | None:
+    """Cut a range to what lies in another; None where nothing does, and where it is not known (NaN)."""
+    low, high = np.clip((low, high), lowest, highest).tolist()
+    return (low, high) if low < high else None
 
 
 def _union(own, default):

@@ -286,6 +286,44 @@ def test_an_early_stop_ends_a_training_that_learns_nothing(polycrystal, tmp_path
     assert len(rows) < 20
 
 
+def test_batches_are_normalised_and_features_left_out_while_learning(polycrystal, tmp_path, monkeypatch):
+    learning = []
+    step = labelled.LabelledTraining.training_step
+
+    def watched(self, *arguments):
+        learning.append(self.network.dropout.training and self.network.backbone.training)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(labelled.LabelledTraining, "training_step", watched)
+    pairs, settings = [(polycrystal.signal, polycrystal.truth)], QUICK | {"validation_minutes": 1e-9}
+    train(labelled=pairs, network="resnet10t", size=32, output=tmp_path / "model", **settings)
+    first = load_model(tmp_path / "model")
+    finetune(first, pairs, output=tmp_path / "tuned", **settings)
+    tuned = load_model(tmp_path / "tuned")
+    assert learning == [True] * 6
+    before, after = (
+        next(layer for layer in model.network.modules() if isinstance(layer, torch.nn.BatchNorm2d)).running_mean
+        for model in (first, tuned)
+    )
+    assert before.abs().max() > 0 and not torch.equal(before, after)
+    assert not first.network.training and not tuned.network.training
+
+
+@pytest.mark.parametrize(("share", "n_validations"), [(1e9, 3), (1e-9, 2)])
+def test_validations_leave_the_time_to_learning(polycrystal, tmp_path, monkeypatch, share, n_validations):
+    validations = []
+    results = labelled.LabelledTraining.validation_results
+    monkeypatch.setattr(training.learning, "VALIDATION_SHARE", share)
+    monkeypatch.setattr(
+        labelled.LabelledTraining, "validation_results", lambda self: validations.append(1) or results(self)
+    )
+    train(
+        labelled=[(polycrystal.signal, polycrystal.truth)], output=tmp_path / "model", validation_minutes=1e-9,
+        **TINY, **QUICK,
+    )  # fmt: skip
+    assert len(validations) == n_validations
+
+
 def test_finetuning_adapts_a_copy(polycrystal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = load_model("linio2-200kv")

@@ -20,6 +20,8 @@ from pyxem_dl.training.running import place_among_processes
 VALIDATION_PATTERNS = 768
 # The threshold of the score lets this share of patterns without a crystal pass.
 FALSE_CRYSTALS = 0.01
+# Validations take this share of the time at most.
+VALIDATION_SHARE = 0.1
 
 
 class SimulatedBatches(IterableDataset):
@@ -94,6 +96,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         self.patterns_seen = 0
         self.results: dict[str, float] = {}
         self._tick = self._validated = 0.0
+        self._pause = configuration.validation_minutes
         self._best, self._not_better = float("inf"), 0
 
     @property
@@ -131,7 +134,9 @@ class ClockedTraining(lightning.LightningModule, ABC):
         return DataLoader(self.batches, batch_size=None, num_workers=0)
 
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Start the clock, with dropout and batch normalisation as they are for learning."""
+        # Lightning leaves a network as it comes, and that of a model comes ready to predict
+        self.learner.train()
         self._tick = time.monotonic()
         self._validated = self.elapsed
 
@@ -144,9 +149,12 @@ class ClockedTraining(lightning.LightningModule, ABC):
             # one clock for all: what one does at this step, all do
             self.elapsed = self.trainer.strategy.broadcast(self.elapsed)
         since = (self.elapsed - self._validated) / 60
-        if since > self.configuration.validation_minutes or self.progress >= 1:
+        if since > self._pause or self.progress >= 1:
             self._validated = self.elapsed
             self.results = self.validation_results()
+            # a slow network is to learn most of the time
+            took = (time.monotonic() - now) / 60
+            self._pause = max(self.configuration.validation_minutes, took / VALIDATION_SHARE)
             self.log_dict(
                 self.results
                 | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}

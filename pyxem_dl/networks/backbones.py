@@ -52,12 +52,16 @@ class PlainNetwork(nn.Module):
                 layers += [
                     nn.Conv2d(before, after, kernel if stride == 2 else 3, stride, (kernel if stride == 2 else 3) // 2),
                     # the same for one pattern as for many, and on one device as on many
-                    nn.GroupNorm(4, after), nn.ReLU(inplace=True),
+                    nn.GroupNorm(4, after), nn.GELU(),
                 ]  # fmt: skip
             channels = after
         for _ in range(depth):
             size = (size + 1) // 2
-        layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size**2, num_features), nn.ReLU()]
+        layers += [
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size**2, num_features),
+            # units that are never active again would leave one answer to all patterns
+            nn.GELU(), nn.LayerNorm(num_features),
+        ]  # fmt: skip
         self.layers = nn.Sequential(*layers)
         self.n_out = num_features
 

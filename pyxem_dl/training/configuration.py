@@ -79,7 +79,7 @@ class LearningConfiguration:
     def _check_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}.")
 
     def _check_batch_size(self, setup_size: int) -> None:
@@ -211,6 +211,9 @@ class LabelledConfiguration(LearningConfiguration):
         Of the batches, simulated patterns of the model that is fine-tuned, so that it does not forget.
     verification_share : float
         Of the time, for the polar network's verification.
+    learning_rate : float, optional
+        At its peak; by default 1e-3 for the polar network, and 2e-4 for the others, which at higher ones may end in
+        one answer to all patterns.
     **further
         Those of :class:`LearningConfiguration`; `network` holds arguments of
         :class:`pyxem_dl.networks.RegressionNetwork` or :class:`pyxem_dl.networks.PolarNetwork`.
@@ -230,7 +233,7 @@ class LabelledConfiguration(LearningConfiguration):
     balance: float = 0.5
     simulated_share: float = 0.0
     verification_share: float = 0.0
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     batch_size: int = 32
     validation_minutes: float = 2.0
 

@@ -238,6 +238,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
     entries = {
         "turn": (180.0 if ours else 10.0) if c.turn is None else float(c.turn),
         "mirror": ours and not without_inversion if c.mirror is None else c.mirror,
+        "learning_rate": (1e-3 if ours else 2e-4) if c.learning_rate is None else c.learning_rate,
     }
     if c.reciprocal_radius is None:
         entries["reciprocal_radius"] = round(min(scan.calibration.reciprocal_radius for scan in scans), 4)

@@ -65,6 +65,7 @@ class BraggConfiguration(LearningConfiguration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_positive("learning_rate")
         self._check_batch_size(_SETUP_SIZE)
         if not 0 <= self.placement_share < 1:
             raise ValueError(f"placement_share is from 0 to below 1, not {self.placement_share!r}.")

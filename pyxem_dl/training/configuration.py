@@ -52,7 +52,7 @@ class LearningConfiguration:
     weight_decay : float
         Of AdamW.
     validation_minutes : float
-        Time between validations.
+        Time between validations, at least ten times as long as one takes.
     seed : int
         Of weights and patterns.
     network : dict
@@ -74,12 +74,12 @@ class LearningConfiguration:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
-        self._check_positive("max_minutes", "learning_rate", "decay", "batch_size")
+        self._check_positive("max_minutes", "decay", "batch_size")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}.")
 
     def _check_batch_size(self, setup_size: int) -> None:
@@ -145,7 +145,7 @@ class TrainingConfiguration(LearningConfiguration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("beam_energy", "reciprocal_radius")
+        self._check_positive("beam_energy", "reciprocal_radius", "learning_rate")
         if not 0 <= self.verification_share < 1:
             raise ValueError(
                 f"verification_share is at least 0 and less than 1, not {self.verification_share!r}."
@@ -239,6 +239,8 @@ class LabelledConfiguration(LearningConfiguration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.learning_rate is not None:
+            self._check_positive("learning_rate")
         if self.split not in SPLITS:
             raise ValueError(f"split is one of {', '.join(SPLITS)}, not {self.split!r}.")
         for name, highest in (

@@ -161,7 +161,8 @@ class ClockedTraining(lightning.LightningModule, ABC):
             )
             stuck = self._is_stuck(self.shortfall(self.results))
             if self.trainer.world_size > 1:
-                stuck = self.trainer.strategy.broadcast(stuck)
+                # nobody may validate alone, and wait for the others
+                stuck, self._pause = self.trainer.strategy.broadcast((stuck, self._pause))
             if stuck:
                 self.trainer.should_stop = True
         if self.progress >= 1:

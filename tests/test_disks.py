@@ -167,7 +167,9 @@ def test_placement_learns_where_disks_lie():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     placement = Placement()
-    optimizer = torch.optim.AdamW(placement.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(placement.parameters(), 1e-3)
+    # no last step may be a large one: which it is differs between processors
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=200)
     probe = probe_patch(disk_image(torch.tensor([[[48.0, 48.0]]]), torch.ones(1, 1))[0, :-1, :-1], 5.0)
 
     def draw(n=32):
@@ -182,6 +184,7 @@ def test_placement_learns_where_disks_lie():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     placement.eval()
     patches, offset = draw()
     with torch.no_grad():

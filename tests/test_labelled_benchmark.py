@@ -15,6 +15,7 @@ def small(monkeypatch, tmp_path):
     scan = data.polycrystal((22, 24), 2e4, n_grains=5, pixels=48)
     made = labelled.LabelledData.of("small", scan.signal, data.lithium_nickel_oxide(), scan.truth)
     monkeypatch.setattr(labelled, "polycrystal", lambda: made)
+    monkeypatch.setattr(labelled, "_MEMBERS", 2)
     monkeypatch.setattr(labelled, "NETWORKS", ("cnn", "polar"))
     picked = ("all labels", "Euler angles, not clamped", "pretrained by timm")
     monkeypatch.setattr(labelled, "CHOICES", tuple(c for c in labelled.CHOICES if c[1] in picked))
@@ -32,13 +33,16 @@ def small(monkeypatch, tmp_path):
 
 def test_networks_are_compared_with_their_labels(small, capsys):
     path = benchmark.run(
-        small / "data", small / "out", sections=("labelled", "choices", "tuning"), device="cpu", training_minutes=0.01
-    )
+        small / "data", small / "out", sections=("labelled", "choices", "ensemble", "tuning"), device="cpu",
+        training_minutes=0.01,
+    )  # fmt: skip
     rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
     by = {(row["section"], row["predictor"]): row for row in rows}
     assert [p for s, p in by if s == "labelled"] == [
-        "labels, templates 1°", "network linio2-200kv, simulated", "cnn, on labels", "polar, on labels",
+        "labels, templates 1°", "network linio2-200kv, simulated", "the same, doubtful answers too",
+        "cnn, on labels", "polar, on labels",
     ]  # fmt: skip
+    assert [p for s, p in by if s == "ensemble"] == ["polar, seed 0", "polar, seed 1", "all together"]
     assert [p for s, p in by if s == "choices"] == ["cnn: all labels", "cnn: Euler angles, not clamped"]
     assert "No row of densenet121, pretrained by timm" in capsys.readouterr().out
     templates = by["labelled", "labels, templates 1°"]
@@ -48,7 +52,7 @@ def test_networks_are_compared_with_their_labels(small, capsys):
     cnn = by["labelled", "cnn, on labels"]
     assert cnn["size_mb"] > 1 and 0 < cnn["minutes"] < 5
     text = path.read_text(encoding="utf-8")
-    for title in ("Trained on labels", "What each choice changes", "Fine-tuning"):
+    for title in ("Trained on labels", "What each choice changes", "An ensemble", "Fine-tuning"):
         assert title in text
-    for name in ("maps", "selection", "reliability"):
-        assert (small / "out" / f"labelled_{name}.png").stat().st_size > 5000
+    for name in ("labelled_maps", "labelled_selection", "labelled_reliability", "ensemble_reliability"):
+        assert (small / "out" / f"{name}.png").stat().st_size > 5000

@@ -189,6 +189,20 @@ def test_networks_of_timm_take_patterns_of_one_channel(name, size, arguments):
         assert network(torch.zeros(2, 1, size, size)).shape == (2, network.n_out)
 
 
+def test_the_adapted_swin_sees_where_spots_are():
+    # two patches of 4 px that change places: their average is the same, the pattern is not
+    arguments = {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 1, 1)}
+    torch.manual_seed(0)
+    network = make_backbone("swin_tiny_adapted", 64, arguments).eval()
+    assert isinstance(network[1], torch.nn.Flatten) and network[3].in_features == 2 * 2 * network[0].num_features
+    images = torch.zeros(2, 1, 64, 64)
+    images[0, :, 8:12, 8:12], images[1, :, 40:44, 40:44] = 5.0, 5.0
+    with torch.no_grad():
+        averaged, placed = network[0](images).mean((1, 2)), network(images)
+    assert float((averaged[0] - averaged[1]).abs().max()) < 1e-3
+    assert float((placed[0] - placed[1]).abs().mean()) > 0.1
+
+
 def test_an_unknown_name_lists_the_near_ones():
     with pytest.raises(ValueError, match="Did you mean .*densenet121"):
         default_size("densenet112")
@@ -220,6 +234,9 @@ def test_pretrained_weights_come_from_a_file_or_not_at_all(tmp_path, monkeypatch
     torch.testing.assert_close(network.layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
     # the three colours of the first layer are added up
     torch.testing.assert_close(network.conv1.weight, photographs.conv1.weight.sum(1, keepdim=True))
+    # behind weights of timm's, a layer of ours
+    network = make_backbone("resnet18", 64, {"global_pool": ""}, pretrained=str(path))
+    torch.testing.assert_close(network[0].layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="No pretrained weights of resnet18 could be had from"):
         make_backbone("resnet18", 64, {}, pretrained=str(tmp_path / "bad.safetensors"))

@@ -32,7 +32,7 @@ from pyxem_dl.template_matching import match_templates
 
 SECTIONS = ("kinematical", "multislice", "mgo", "speed", "disks", "vectors")
 #: Parts that train, and take hours: done where they are asked for
-TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "tuning")
+TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
 #: The bundled model of each material, and of disks
 MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks"}
@@ -287,5 +287,6 @@ _TRAINED_RUNS = {
     "labelled": lambda trainer, data, output: labelled.networks(trainer, output),
     "labelled_mgo": lambda trainer, data, output: labelled.mgo(trainer, data),
     "choices": lambda trainer, data, output: labelled.choices(trainer),
+    "ensemble": lambda trainer, data, output: labelled.ensemble(trainer, output),
     "tuning": lambda trainer, data, output: labelled.tuning(trainer),
 }

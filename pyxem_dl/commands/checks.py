@@ -24,6 +24,7 @@ class Section(StrEnum):
     labelled = "labelled"
     labelled_mgo = "labelled_mgo"
     choices = "choices"
+    ensemble = "ensemble"
     tuning = "tuning"
 
 

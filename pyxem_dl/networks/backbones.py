@@ -11,8 +11,9 @@ from torch import nn
 _LITERATURE = {
     "densenet121": ("densenet121", {}),
     "swin_tiny": ("swin_tiny_patch4_window7_224", {}),
-    # as small as the patterns: windows of 8 patches divide 128 px / 4 px at all levels
-    "swin_tiny_adapted": ("swin_tiny_patch4_window7_224", {"img_size": 128, "window_size": 8}),
+    # as small as the patterns: windows of 8 patches divide 128 px / 4 px at all levels; not averaged over the places,
+    # for in a pattern it is the places of the spots that tell
+    "swin_tiny_adapted": ("swin_tiny_patch4_window7_224", {"img_size": 128, "window_size": 8, "global_pool": ""}),
 }
 #: Networks that are known here by their own names
 BACKBONES = ("cnn", *_LITERATURE)
@@ -57,17 +58,18 @@ class PlainNetwork(nn.Module):
             channels = after
         for _ in range(depth):
             size = (size + 1) // 2
-        layers += [
-            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size**2, num_features),
-            # units that are never active again would leave one answer to all patterns
-            nn.GELU(), nn.LayerNorm(num_features),
-        ]  # fmt: skip
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, *_all_places(channels * size**2, num_features, dropout))
         self.n_out = num_features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features (n, num_features) of images (n, 1, size, size)."""
         return self.layers(images)
+
+
+def _all_places(n: int, num_features: int = 512, dropout: float = 0.1) -> tuple[nn.Module, ...]:
+    """Make layers that see all places of what a network leaves of an image, n numbers."""
+    # units that are never active again would leave one answer to all patterns
+    return nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, num_features), nn.GELU(), nn.LayerNorm(num_features)
 
 
 def default_size(name: str) -> int:
@@ -116,7 +118,7 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     size : int
         Pixels along each side.
     arguments : dict
-        Of the network.
+        Of the network.  For timm's with ``global_pool=""`` a layer follows that sees all places.
     pretrained : bool, str or pathlib.Path
         Take weights that were learnt on photographs: timm's own, or those of a local file in timm's or safetensors'
         format.  The weights of the three colours are added up.
@@ -141,7 +143,7 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
         arguments["img_size"] = size
     try:
         network = timm.create_model(known, num_classes=0, in_chans=1, **arguments)
-        network.n_out = _try(network, size)
+        features = _try(network, size)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ValueError(
             f"The network {name!r} cannot take images of {size} x {size} px with {arguments or 'no arguments'}: "
@@ -149,19 +151,21 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
         ) from error
     if pretrained:
         _load_pretrained(network, known, arguments, pretrained)
+    if len(features) > 1:
+        network = nn.Sequential(network, *_all_places(features.numel()))
+        features = _try(network, size)
+    network.n_out = features.numel()
     return network
 
 
-def _try(network: nn.Module, size: int) -> int:
-    """See whether images of a size go through, and how many features come out: many networks only say so then."""
+def _try(network: nn.Module, size: int) -> torch.Size:
+    """See whether an image of a size goes through, and what shape comes out: many networks only say so then."""
     training = network.training
     network.eval()
     with torch.no_grad():
         features = network(torch.zeros(1, 1, size, size))
     network.train(training)
-    if features.ndim != 2:
-        raise ValueError(f"it gives features of shape {tuple(features.shape)}, not one row for each image")
-    return features.shape[1]
+    return features.shape[1:]
 
 
 def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained) -> None:

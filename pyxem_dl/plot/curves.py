@@ -29,10 +29,12 @@ def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: st
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for curve in curves:
-        axes.plot(curve.kept, curve.agreement, "o-", markersize=3, label=f"by {curve.name}")
-        for i in range(0, len(curve.kept), max(1, len(curve.kept) // 4)):
+        (line,) = axes.plot(curve.kept, curve.agreement, "o-", markersize=3, label=f"by {curve.name}")
+        step = max(1, len(curve.kept) // 4)
+        # the first threshold, with which all are kept, says nothing
+        for i in range(step, len(curve.kept), step):
             axes.annotate(f"{curve.threshold[i]:.2g}", (curve.kept[i], curve.agreement[i]), fontsize=7,
-                          xytext=(3, 3), textcoords="offset points")  # fmt: skip
+                          xytext=(3, 3), textcoords="offset points", color=line.get_color())  # fmt: skip
     axes.set(
         xlabel="share of the labels that is kept", ylabel=f"of these, within {curves[0].tolerance:g}° of the truth",
         xlim=(0, 1.02), ylim=(None, 1.02), title=title,

@@ -238,7 +238,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
     entries = {
         "turn": (180.0 if ours else 10.0) if c.turn is None else float(c.turn),
         "mirror": ours and not without_inversion if c.mirror is None else c.mirror,
-        "learning_rate": (1e-3 if ours else 2e-4) if c.learning_rate is None else c.learning_rate,
+        "learning_rate": _learning_rate(c.network_name) if c.learning_rate is None else c.learning_rate,
     }
     if c.reciprocal_radius is None:
         entries["reciprocal_radius"] = round(min(scan.calibration.reciprocal_radius for scan in scans), 4)
@@ -246,6 +246,11 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
         size = begin_with.preprocessing.size if begin_with is not None else default_size(c.network_name)
         entries["size"] = size
     return LabelledConfiguration(**(asdict(c) | entries))
+
+
+def _learning_rate(network: str) -> float:
+    """Peak with which a network learns from a few thousand labels; the literature's end in one answer above it."""
+    return 1e-3 if network == "polar" else 1e-4 if "swin" in network else 2e-4
 
 
 def free_folder(name: str, phases) -> Path:

@@ -144,6 +144,11 @@ class Trainer:
         xmap = predict_orientation(labelled.signal, model, device=self.device, show_progressbar=False, **settings)
         return xmap, round(xmap.size / (time.perf_counter() - start), 1)
 
+    def row(self, model, labelled: LabelledData, cost: dict | None = None):
+        """Predict a whole scan; returns the map and the row of its accuracy, of what the model cost and its speed."""
+        xmap, speed = self.predict(model, labelled)
+        return xmap, against_truth(xmap, labelled) | (cost or {}) | {"patterns_per_second": speed}
+
 
 def networks(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
     """Compare labels, a simulated model and all networks on the polycrystal; yields rows, and draws maps and curves."""
@@ -155,17 +160,14 @@ def networks(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
         "patterns_per_second": round(labelled.labels_per_second, 1)
     }
     simulated = load_model("linio2-200kv")
-    maps["linio2-200kv, simulated"], speed = trainer.predict(simulated, labelled)
-    yield "network linio2-200kv, simulated", against_truth(maps["linio2-200kv, simulated"], labelled) | {
-        "patterns_per_second": speed
-    }
+    maps["linio2-200kv, simulated"], numbers = trainer.row(simulated, labelled)
+    yield "network linio2-200kv, simulated", numbers
     simulated.thresholds = {"crystal": 0.0}
-    xmap, speed = trainer.predict(simulated, labelled)
-    yield "the same, doubtful answers too", against_truth(xmap, labelled) | {"patterns_per_second": speed}
+    yield "the same, doubtful answers too", trainer.row(simulated, labelled)[1]
     for network in NETWORKS:
         model, cost = trainer.train(labelled, network)
-        maps[network], speed = trainer.predict(model, labelled)
-        yield f"{network}, on labels", against_truth(maps[network], labelled) | cost | {"patterns_per_second": speed}
+        maps[network], numbers = trainer.row(model, labelled, cost)
+        yield f"{network}, on labels", numbers
         if model.has_dropout:
             sampled, _ = trainer.predict(model, labelled, n_samples=_SAMPLES)
             pairs[network] = _errors(sampled, labelled)
@@ -184,10 +186,9 @@ def ensemble(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
     for seed in range(_MEMBERS):
         model, cost = trainer.train(labelled, "polar", seed=seed)
         models.append(model)
-        xmap, speed = trainer.predict(model, labelled)
-        yield f"polar, seed {seed}", against_truth(xmap, labelled) | cost | {"patterns_per_second": speed}
-    xmap, speed = trainer.predict(models, labelled)
-    yield "all together", against_truth(xmap, labelled) | {"patterns_per_second": speed}
+        yield f"polar, seed {seed}", trainer.row(model, labelled, cost)[1]
+    xmap, numbers = trainer.row(models, labelled)
+    yield "all together", numbers
     pairs = {f"polar, {_MEMBERS} networks": _errors(xmap, labelled)}
     plot.reliability_diagram(pairs, title="Held-out region").savefig(pictures / "ensemble_reliability.png", dpi=110)
 
@@ -260,8 +261,7 @@ def choices(trainer: Trainer) -> Iterator[tuple[str, dict]]:
                 raise
             print(f"No row of {network}, {name}: {error}")
             continue
-        xmap, speed = trainer.predict(model, labelled)
-        yield f"{network}: {name}", against_truth(xmap, labelled) | cost | {"patterns_per_second": speed}
+        yield f"{network}: {name}", trainer.row(model, labelled, cost)[1]
 
 
 def mgo(trainer: Trainer, folder: Path) -> Iterator[tuple[str, dict]]:
@@ -310,5 +310,4 @@ def tuning(trainer: Trainer) -> Iterator[tuple[str, dict]]:
     for name, folder in (("model of a wrong scale and a clean background", wrong), ("the same, fine-tuned", tuned)):
         model = load_model(folder)
         model.thresholds = {"crystal": 0.0}  # all methods answer everywhere
-        xmap, speed = trainer.predict(model, labelled)
-        yield name, against_truth(xmap, rest) | costs[folder] | {"patterns_per_second": speed}
+        yield name, trainer.row(model, rest, costs[folder])[1]

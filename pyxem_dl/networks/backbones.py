@@ -18,6 +18,7 @@ _LITERATURE = {
 #: Networks that are known here by their own names
 BACKBONES = ("cnn", *_LITERATURE)
 DEFAULT_SIZE = 128
+_N_FEATURES = 512
 
 
 class PlainNetwork(nn.Module):
@@ -40,8 +41,8 @@ class PlainNetwork(nn.Module):
     """
 
     def __init__(
-        self, size: int = DEFAULT_SIZE, width: int = 24, depth: int = 5, kernel: int = 5, num_features: int = 512,
-        dropout: float = 0.1,
+        self, size: int = DEFAULT_SIZE, width: int = 24, depth: int = 5, kernel: int = 5,
+        num_features: int = _N_FEATURES, dropout: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
         if kernel % 2 == 0 or size < 2**depth:
@@ -66,7 +67,7 @@ class PlainNetwork(nn.Module):
         return self.layers(images)
 
 
-def _all_places(n: int, num_features: int = 512, dropout: float = 0.1) -> tuple[nn.Module, ...]:
+def _all_places(n: int, num_features: int = _N_FEATURES, dropout: float = 0.1) -> tuple[nn.Module, ...]:
     """Make layers that see all places of what a network leaves of an image, n numbers."""
     # units that are never active again would leave one answer to all patterns
     return nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, num_features), nn.GELU(), nn.LayerNorm(num_features)
@@ -151,10 +152,10 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
         ) from error
     if pretrained:
         _load_pretrained(network, known, arguments, pretrained)
+    n_out = features.numel()
     if len(features) > 1:
-        network = nn.Sequential(network, *_all_places(features.numel()))
-        features = _try(network, size)
-    network.n_out = features.numel()
+        network, n_out = nn.Sequential(network, *_all_places(n_out)), _N_FEATURES
+    network.n_out = n_out
     return network
 
 

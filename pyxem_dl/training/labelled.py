@@ -249,7 +249,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
 
 
 def _learning_rate(network: str) -> float:
-    """Peak with which a network learns from a few thousand labels; the literature's end in one answer above it."""
+    """Peak with which a network learns from a few thousand labels; the literature's may end in one answer above it."""
     return 1e-3 if network == "polar" else 1e-4 if "swin" in network else 2e-4
 
 

@@ -33,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scan", type=Path, help="a calibrated scan; by default a simulated one")
     parser.add_argument("--cif", type=Path, help="structure of the scan's crystal")
-    parser.add_argument("--network", default="polar", help="polar, cnn, densenet121, swin_tiny, swin_tiny_adapted, ...")
+    parser.add_argument("--network", help="polar (default), cnn, densenet121, swin_tiny, swin_tiny_adapted, ...")
     parser.add_argument("--members", type=int, default=2, help="networks that are trained with other seeds")
     parser.add_argument("--minutes", type=float, help="time of a real training; by default a tiny one")
     parser.add_argument("--keep", type=float, default=0.5, help="share of the labels that is kept")
@@ -41,6 +41,8 @@ def main():
     arguments = parser.parse_args()
     if (arguments.scan is None) != (arguments.cif is None):
         parser.error("give --scan and --cif together")
+    if arguments.network and not arguments.minutes:
+        parser.error("give --minutes with --network: without, a tiny polar network is trained")
     truth = None
     if arguments.scan is None:
         signal, truth = pyxem_dl.data.polycrystal((24, 28), 3e4, n_grains=6, pixels=96)
@@ -52,7 +54,7 @@ def main():
     labels = pyxem_dl.match_templates(signal, phase, resolution=2.0, show_progressbar=False)
     least = float(np.quantile(labels.prop["reliability"], 1 - arguments.keep))
     tiny = arguments.minutes is None
-    settings = TINY if tiny else {"network": arguments.network, "max_minutes": arguments.minutes}
+    settings = TINY if tiny else {"network": arguments.network or "polar", "max_minutes": arguments.minutes}
     members = [
         pyxem_dl.train(
             labelled=[(signal, labels)],

@@ -25,6 +25,8 @@ def main():
     parser.add_argument("--minutes", type=float, help="time of a real fine-tuning; by default a few steps")
     parser.add_argument("--output", type=Path, default=Path("07_fine_tuning"), help="folder of model and pictures")
     arguments = parser.parse_args()
+    if (arguments.scan is None) != (arguments.cif is None):
+        parser.error("give --scan and --cif together")
     signal = hs.load(arguments.scan, lazy=True) if arguments.scan else pyxem_dl.data.mgo_nanocubes(lazy=False)
     phase = arguments.cif or pyxem_dl.data.mgo_phase()
     arguments.output.mkdir(parents=True, exist_ok=True)

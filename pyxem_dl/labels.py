@@ -6,6 +6,7 @@ not seen tell how good it is.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ class Labels:
         return replace(self, phases=[complete(phase) for phase in self.phases])
 
 
-def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False):
+def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False, crystal_x: str = "a"):
     """Read a crystal map of another program, and bring it into the convention of pyxem_dl.
 
     Parameters
@@ -119,6 +120,9 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
         counter-clockwise.
     flipped : bool
         The y axis of the file's frame points down in the pattern, and its z axis away from the source.
+    crystal_x : {"a", "a*"}
+        What the x axis of the file's crystals lies along: a, with z along c*, as in orix; or a*, with z along c.  That
+        differs in trigonal and hexagonal crystals (by 30 degrees about c), and in monoclinic and triclinic ones.
 
     Returns
     -------
@@ -141,14 +145,15 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
         sense = "crystal to lab" if inverse else "lab to crystal"
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
         print(
-            f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}. If the map is in another "
-            "convention, say so: inverse=True, turn=90, flipped=True; pyxem_dl.labels.find_label_frame finds out "
-            'which. On the command line: --set "label_frame={turn: 90}".'
+            f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}, with x along {crystal_x} "
+            "of the crystals. If the map is in another convention, say so: inverse=True, turn=90, flipped=True, "
+            "crystal_x='a*'; pyxem_dl.labels.find_label_frame finds out which. On the command line: "
+            '--set "label_frame={turn: 90}".'
         )
-    return in_lab_frame(xmap, inverse=inverse, turn=turn, flipped=flipped)
+    return in_lab_frame(xmap, inverse=inverse, turn=turn, flipped=flipped, crystal_x=crystal_x)
 
 
-def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False):
+def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False, crystal_x: str = "a"):
     """Bring the rotations of a crystal map into the lab frame; the arguments are those of :func:`read_labels`.
 
     Returns
@@ -160,8 +165,27 @@ def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: boo
 
     moved = xmap.deepcopy()
     rotations = ~moved._rotations if inverse else moved._rotations
-    moved._rotations = rotations * Rotation(other_frame_quaternion(turn, flipped))
+    rotations = rotations * Rotation(other_frame_quaternion(turn, flipped))
+    if crystal_x == "a*":
+        shape = (-1,) + (1,) * (rotations.ndim - 1)
+        for key, phase in xmap.phases:
+            if key >= 0:
+                here = (xmap._phase_id == key).reshape(shape)
+                turned = Rotation(_from_reciprocal_x(phase)) * rotations
+                rotations = Rotation(np.where(here[..., None], turned.data, rotations.data))
+    elif crystal_x != "a":
+        raise ValueError(f"crystal_x is 'a' or 'a*', not {crystal_x!r}.")
+    moved._rotations = rotations
     return moved
+
+
+def _from_reciprocal_x(phase) -> np.ndarray:
+    """Quaternion (4,) of the turn from crystal axes with x along a* and z along c to those of orix."""
+    lattice = phase.structure.lattice
+    x, z = lattice.recbase[:, 0], lattice.base[2]
+    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
+    matrix = np.stack([x, np.cross(z, x), z], axis=1)
+    return rot.from_matrix(torch.as_tensor(matrix)[None])[0].numpy()
 
 
 def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal_radius: float | None = None, seed=0):
@@ -196,24 +220,27 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
     xmap = io.load(str(labels)) if isinstance(labels, (str, Path)) else labels
     calibration = Calibration.from_signal(signal)
     radius = reciprocal_radius or calibration.reciprocal_radius
-    ids = [key for key, _ in xmap.phases if key >= 0]
-    tables = {key: reflections(p, radius) for key, p in zip(ids, load_phases(phases), strict=True)}
+    known = dict(zip([key for key, _ in xmap.phases if key >= 0], load_phases(phases), strict=True))
+    tables = {key: reflections(phase, radius) for key, phase in known.items()}
     indexed = xmap.id[xmap.phase_id >= 0]
     chosen = np.random.default_rng(seed).choice(indexed, min(n_patterns, len(indexed)), replace=False)
     some = xmap.deepcopy()
     some.is_in_data = np.isin(np.arange(xmap.is_in_data.size), chosen)
+    for key, phase in known.items():
+        some.phases[key].structure = phase.structure  # the lattice is not in every file
+    same = all(np.allclose(_from_reciprocal_x(phase), (1, 0, 0, 0), atol=1e-3) for phase in known.values())
     patterns = read_patterns(signal.data, np.sort(chosen))
     peaks = find_peaks(patterns, calibration.center)
     results = []
-    for inverse in (False, True):
-        for flipped in (False, True):
-            for turn in (0.0, 90.0, 180.0, 270.0):
-                switch = {"inverse": inverse, "turn": turn, "flipped": flipped}
-                moved = in_lab_frame(some, **switch)
-                found = explained_peaks(
-                    moved, signal, tables, calibration, reciprocal_radius=radius, max_excitation_error=0.02, peaks=peaks
-                )
-                results.append((found.summary()["share_indexed"], switch))
+    for inverse, flipped, turn, crystal_x in itertools.product(
+        (False, True), (False, True), (0.0, 90.0, 180.0, 270.0), ("a",) if same else ("a", "a*")
+    ):
+        switch = {"inverse": inverse, "turn": turn, "flipped": flipped, "crystal_x": crystal_x}
+        moved = in_lab_frame(some, **switch)
+        found = explained_peaks(
+            moved, signal, tables, calibration, reciprocal_radius=radius, max_excitation_error=0.02, peaks=peaks
+        )
+        results.append((found.summary()["share_indexed"], switch))
     return sorted(results, key=lambda each: -each[0])
 
 
@@ -417,7 +444,7 @@ def hold_out_region(shape: tuple[int, ...], usable: np.ndarray, share: float, se
     Returns
     -------
     held_out, border : array of bool, shape (n,)
-        Regions for validation; and the positions beside them, which are not to be trained on either.
+        Regions for validation, with all their positions; and those beside them, which are not to be trained on either.
     """
     from scipy.ndimage import binary_dilation
 
@@ -434,5 +461,5 @@ def hold_out_region(shape: tuple[int, ...], usable: np.ndarray, share: float, se
     if not (usable & ~grown).any() or not (usable & held_out).any():
         warnings.warn("The scan is too small to hold out a region: single positions are held out.", stacklevel=2)
         held_out = np.random.default_rng(seed).random(len(usable)) < share
-        return held_out & usable, np.zeros_like(held_out)
-    return held_out & usable, grown & ~held_out
+        return held_out, np.zeros_like(held_out)
+    return held_out, grown & ~held_out

@@ -58,8 +58,9 @@ def predict_orientation(
     n_best : int
         Number of separated orientations to keep per position, the best first.
     n_samples : int
-        Answers drawn with dropout (Monte-Carlo dropout): the map holds their mean, and their spread.  For models with
-        dropout; several models (an ensemble) have a spread without.
+        Answers drawn with dropout (Monte-Carlo dropout): the map holds what most of them say (the mean of those within
+        10 degrees of one another), and their spread.  For models with dropout; several models (an ensemble) have a
+        spread without.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -89,7 +90,7 @@ def predict_orientation(
         * ``reliability`` (n,): 1 - second score / first score; where the network gives a second.
         * ``crystal`` (n,): probability that there is a crystal at all.
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
-        * ``spread`` (n,): with `n_samples` or several models, how far their answers lie from their mean (root mean
+        * ``spread`` (n,): with `n_samples` or several models, how far their answers lie from the map's (root mean
           square, degrees), brought to the size of the errors where the model knows how.
 
     Raises

@@ -14,6 +14,9 @@ import torch
 
 from pyxem_dl.frames import in_plane_angle, in_plane_quaternion
 
+#: Orientations nearer than this (radians) are the same, where answers are compared.
+SAME = math.radians(10.0)
+
 
 def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Hamilton product of quaternions, shapes (..., 4) that broadcast."""
@@ -383,10 +386,13 @@ def disorientation_angle(
     return angle
 
 
-def mean_rotation(
+def consensus(
     samples: torch.Tensor, operations: torch.Tensor, weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average answers to the same question, and say how far they are spread.
+    """Find what most answers to the same question say.
+
+    Answers that are far apart have no meaningful mean, as those of two networks of which one is wrong. So the answer
+    with the most others around it leads, and the mean is taken over what is near it.
 
     Parameters
     ----------
@@ -400,24 +406,24 @@ def mean_rotation(
     Returns
     -------
     mean : tensor, shape (n, 4)
-        Of the symmetric copies that are nearest to one another.
-    spread : tensor, shape (n,)
-        Root mean square of the disorientations from the mean, in radians.
+        Of the answers within :data:`SAME` of one another, of their symmetric copies that are nearest.
+    angle : tensor, shape (n, m)
+        Disorientation of each answer from it, in radians.
     """
     operations = operations.to(samples)
     operations = operations if operations.ndim == 3 else operations[None]
     weights = torch.ones_like(samples[..., 0]) if weights is None else weights.to(samples)
     copies = multiply(operations[:, None], samples[:, :, None])
-    # to begin with the sample that is nearest to all others: one wrong answer must not lead
     between = (copies[:, :, None] * samples[:, None, :, None]).sum(-1).abs().amax(-1)
-    between = torch.acos(between.clamp_max(1))
-    distance = (between * weights[:, None]).sum(2).masked_fill(weights == 0, torch.inf)
-    mean = samples[torch.arange(len(samples), device=samples.device), distance.argmin(1)]
+    between = 2 * torch.acos(between.clamp_max(1))
+    support = (weights[:, None] * (1 - between / SAME).clamp_min(0)).sum(2).masked_fill(weights == 0, -1.0)
+    mean = samples[torch.arange(len(samples), device=samples.device), support.argmax(1)]
     for _ in range(2):
         cosine = (copies * mean[:, None, None]).sum(-1)
         nearest = cosine.abs().argmax(2, keepdim=True)
         chosen = copies.gather(2, nearest[..., None].expand(-1, -1, 1, 4))[:, :, 0]
-        sign = torch.where(cosine.gather(2, nearest) < 0, -1.0, 1.0).to(samples)
-        mean = torch.nn.functional.normalize((chosen * sign * weights[..., None]).sum(1), dim=-1)
-    angle = disorientation_angle(samples, mean[:, None], operations[:, None])
-    return mean, ((angle.square() * weights).sum(1) / weights.sum(1).clamp_min(1e-12)).sqrt()
+        cosine = cosine.gather(2, nearest)
+        near = weights * (2 * torch.acos(cosine[..., 0].abs().clamp_max(1)) < SAME)
+        sign = torch.where(cosine < 0, -1.0, 1.0).to(samples)
+        mean = torch.nn.functional.normalize((chosen * sign * near[..., None]).sum(1), dim=-1)
+    return mean, disorientation_angle(samples, mean[:, None], operations[:, None])

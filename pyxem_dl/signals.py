@@ -44,7 +44,8 @@ def predict_orientation(
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
-        Answers drawn with dropout (Monte-Carlo dropout), whose mean and spread the map holds. Default is 0: none.
+        Answers drawn with dropout (Monte-Carlo dropout): the map holds what most of them say (the mean of those within
+        10 degrees of one another), and their spread. Default is 0: none.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional

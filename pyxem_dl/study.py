@@ -19,13 +19,16 @@ from pyxem_dl.training.configuration import read_yaml
 
 _ENTRIES = {"labelled", "truth", "output", "settings", "search", "trials", "processes", "objective", "seed", "share"}
 _OBJECTIVES = ("within_5", "within_2", "median")
+# Trials that differ in one of these cannot be compared.
+_COMPARED = ("labelled", "truth", "settings", "search", "objective", "seed", "share")
 _NAME = "study"
 
 
 def run_study(path, *, device: str = "auto", echo=print) -> Path:
     """Search for the best training settings, as a YAML file says.
 
-    A study that was interrupted, or has fewer trials than the file asks for, goes on where it was.
+    A study that was interrupted, or has fewer trials than the file asks for, goes on where it was; `trials` and
+    `processes` may change between the calls, the rest may not, for trials are compared with each other.
 
     Parameters
     ----------
@@ -33,10 +36,11 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
         Of the YAML file.  Its entries:
 
         * ``labelled``: the files [scan, labels]; ``truth``: a file with the truth, in the lab frame, if there is one.
-        * ``output``: folder of the study.  Files and folders are relative to the YAML file.
-        * ``settings``: those of :func:`pyxem_dl.train` that all trials share, as ``network`` and ``max_minutes``.
+        * ``output``: folder of the study.  These files and folders are relative to the YAML file.
+        * ``settings``: those of :func:`pyxem_dl.train` that all trials share, as ``network`` and ``max_minutes``; files
+          among them are relative to the working folder.
         * ``search``: for each setting that is searched a list of choices, or ``{low: , high: , log: true}``, with
-          ``step`` for whole numbers; entries of dicts by dots, as ``network_arguments.head``.
+          ``step`` for whole numbers (without ``log``); entries of dicts by dots, as ``network_arguments.head``.
         * ``trials``: how many (default 20); ``processes``: how many at a time (1); ``seed`` (0).
         * ``objective``: "within_5" (default), "within_2" or "median": of the disorientation modulo 180 degrees on a
           region of the scan that no trial is trained on; ``share``: of that region (0.2).
@@ -60,6 +64,7 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
     output = plan["output"]
     output.mkdir(parents=True, exist_ok=True)
     study = _open(optuna, plan)
+    _claim(study, plan)
     _take_up_again(optuna, study, echo)
     finished = _n_finished(optuna, study)
     left = plan["trials"] - finished
@@ -104,6 +109,7 @@ def read_plan(path) -> dict:
     pair = plan["labelled"]
     if not isinstance(pair, list) or len(pair) != 2:
         raise ValueError(f"{path}: labelled is a list of two files, [scan, labels].")
+    plan["asked"] = json.loads(json.dumps({key: plan.get(key) for key in _COMPARED}, default=str))
     plan["labelled"] = [_existing(path, file) for file in pair]
     plan["truth"] = _existing(path, plan["truth"]) if plan.get("truth") else None
     plan["output"] = path.parent / plan.get("output", path.stem)
@@ -114,9 +120,11 @@ def _check_space(path, name: str, space) -> None:
     if isinstance(space, list) and space:
         return
     if isinstance(space, dict) and {"low", "high"} <= set(space) <= {"low", "high", "log", "step"}:
-        low, high = space["low"], space["high"]
+        low, high, log = space["low"], space["high"], bool(space.get("log"))
         if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
-            return
+            if not (log and (low <= 0 or "step" in space)):
+                return
+            raise ValueError(f"{path}: search.{name}: log is for a range above 0, without step; not {space!r}.")
     raise ValueError(f"{path}: search.{name} is a list of choices or {{low: , high: , log: true}}, not {space!r}.")
 
 
@@ -140,14 +148,29 @@ def _open(optuna, plan: dict, worker: int = 0):
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(plan["output"] / "study.journal"))),
         study_name=_NAME, load_if_exists=True,
         direction="minimize" if plan["objective"] == "median" else "maximize",
-        sampler=optuna.samplers.TPESampler(
-            seed=plan["seed"] + 1000 * worker + 1, constant_liar=plan["processes"] > 1
-        ),
     )  # fmt: skip
+    # a study that goes on must not draw what it has drawn
+    seed = plan["seed"] + 1000 * worker + 1 + 100_000 * len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=plan["processes"] > 1)
+    return study
+
+
+def _claim(study, plan: dict) -> None:
+    """Write down what a study asks, or make sure that it asks the same."""
+    before = study.user_attrs.get("asked")
+    if before is None:
+        study.set_user_attr("asked", plan["asked"])
+        return
+    changed = [key for key in _COMPARED if before.get(key) != plan["asked"][key]]
+    if changed:
+        raise ValueError(
+            f"{plan['output']} holds a study with another {', '.join(changed)}: its trials cannot be compared with new "
+            "ones. Give another `output`, or the same entries."
+        )
 
 
 def _take_up_again(optuna, study, echo) -> None:
@@ -196,10 +219,16 @@ class _Data:
         self.reference = self.labels if plan["truth"] is None else read_labels(plan["truth"])
         known = Labels.from_map(self.labels)
         usable = known.known & (known.phase_id >= 0)
-        self.region, border = hold_out_region(known.shape, usable, plan["share"], plan["seed"])
+        region, border = hold_out_region(known.shape, usable, plan["share"], plan["seed"])
+        self.region = region & usable
         self.training_labels = self.labels.deepcopy()
-        self.training_labels.is_in_data = self.labels.is_in_data & ~self.region & ~border
+        self.training_labels.is_in_data = self.labels.is_in_data & ~region & ~border
         self.shape = known.shape
+        n, n_true = self.labels.is_in_data.size, self.reference.is_in_data.size
+        if n != n_true:
+            raise ValueError(f"The truth has {n_true} positions, the labels {n}: give that of the whole scan.")
+        # before hours of training: phases of other names cannot be compared
+        accuracy(self.of_region(self.labels), self.of_region(self.reference))
 
     def value(self, trial, device: str) -> float:
         """Train with the settings of a trial, and measure on the region."""
@@ -212,24 +241,31 @@ class _Data:
                 labelled=[(self.signal, self.training_labels)], output=folder, device=device, overwrite=True,
                 show_progressbar=False, **settings,
             )  # fmt: skip
+            found = self.predict(model, device)
         except KeyboardInterrupt:
             trial.set_user_attr("interrupted", True)
             raise
-        mask = ~self.region.reshape(self.shape)
-        found = predict_orientation(self.signal, model, navigation_mask=mask, device=device, show_progressbar=False)
-        reference = self.reference.deepcopy()
+        reference = self.reference
         if self.plan["truth"] is None:
             reference = in_lab_frame(reference, **settings.get("label_frame", {}))
-        names = [phase.name for phase in model.phases]
-        for key, phase in self.reference.phases:
-            # files number phases as they like
-            here = self.reference._phase_id == key
-            reference._phase_id[here] = names.index(phase.name) if phase.name in names else -1
-        reference.is_in_data = self.region.copy()
-        numbers = {kind: asdict(each) for kind, each in accuracy(found, reference).items()}
+        numbers = {kind: asdict(each) for kind, each in accuracy(found, self.of_region(reference)).items()}
         trial.set_user_attr("accuracy", numbers)
         trial.set_user_attr("size_mb", (folder / "model.safetensors").stat().st_size / 1e6)
         return float(np.nan_to_num(numbers["modulo_180"][self.plan["objective"]], nan=180.0))
+
+    def of_region(self, xmap):
+        """Make a map of nothing but the region."""
+        part = xmap.deepcopy()
+        part.is_in_data = self.region.copy()
+        return part
+
+    def predict(self, model, device: str):
+        """Predict the region, all of it."""
+        mask = ~self.region.reshape(self.shape)
+        found = predict_orientation(self.signal, model, navigation_mask=mask, device=device, show_progressbar=False)
+        if found.size < self.region.sum():  # a prediction that is interrupted returns what it has
+            raise KeyboardInterrupt
+        return found
 
 
 def _suggest(trial, name: str, space):

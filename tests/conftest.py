@@ -33,6 +33,14 @@ def rng():
 
 
 @pytest.fixture(scope="session")
+def polycrystal():
+    """A small polycrystal of LiNiO2 with its truth; tests change copies of it."""
+    from pyxem_dl import data
+
+    return data.polycrystal((14, 16), 2e4, n_grains=6, pixels=64)
+
+
+@pytest.fixture(scope="session")
 def root():
     """The repository."""
     return ROOT

@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+import typer
 from fake_network import make_model
 from orix import io
 from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, models
+from pyxem_dl.commands import options
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import make_signal
 
@@ -268,3 +270,16 @@ def test_demo_as_it_ships(run, tmp_path):
         direction = np.abs([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)]).max(0)
         assert (direction > np.cos(np.deg2rad(10))).mean() > 0.95
     assert 0.2 < (network.phase_id >= 0).mean() < 0.95
+
+
+def test_pairs_of_files_may_have_drives(monkeypatch):
+    there = {r"C:\d\scan.zspy", r"D:\labels.h5", "scan.zspy", "labels.h5"}
+    monkeypatch.setattr(options.Path, "exists", lambda path: str(path) in there)
+    for scan in (r"C:\d\scan.zspy", "scan.zspy"):
+        for labels in (r"D:\labels.h5", "labels.h5"):
+            assert options.read_labelled([f"{scan}:{labels}"]) == [(scan, labels)]
+    with pytest.raises(FileNotFoundError, match="no file 'none.h5'"):
+        options.read_labelled([r"C:\d\scan.zspy:none.h5"])
+    for wrong in ("scan.zspy", r"C:\scan.zspy", "scan.zspy:", ":labels.h5"):
+        with pytest.raises(typer.BadParameter, match="is not like"):
+            options.read_labelled([wrong])

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
+from diffpy.structure import Lattice, Structure
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
-from pyxem_dl import labels as lab, metrics
+from pyxem_dl import labels as lab, metrics, rotations as rot
 from pyxem_dl.maps import save_map
 
 
@@ -137,6 +139,46 @@ def test_another_convention_is_undone():
     assert sorted(options.values())[1] > 20
 
 
+def test_crystal_axes_along_reciprocal_ones_are_turned_to_those_of_orix():
+    """Of a trigonal, a monoclinic and a cubic crystal: directions and reciprocal vectors stay where they are."""
+    lattices = {
+        "-3m": Lattice(2.88, 2.88, 14.2, 90, 90, 120), "2/m": Lattice(5.0, 3.0, 6.0, 90, 108, 90),
+        "m-3m": Lattice(4, 4, 4, 90, 90, 90),
+    }  # fmt: skip
+    for group, lattice in lattices.items():
+        phase = Phase("crystal", point_group=group, structure=Structure(lattice=lattice))
+        ours = make_map(phase=phase)
+        base = phase.structure.lattice.base
+        x = phase.structure.lattice.recbase[:, 0]
+        z = base[2] / np.linalg.norm(base[2])
+        x = x / np.linalg.norm(x)
+        in_theirs = np.stack([x, np.cross(z, x), z])  # vectors of our frame in theirs
+        turn = Rotation(rot.from_matrix(torch.as_tensor(in_theirs)[None])[0].numpy())
+        theirs = ours.deepcopy()
+        theirs._rotations = turn * ours._rotations
+        back = lab.in_lab_frame(theirs, crystal_x="a*")
+        np.testing.assert_allclose(back.rotations.to_matrix(), ours.rotations.to_matrix(), atol=1e-6)
+        angle = np.rad2deg(turn.angle[0])
+        assert angle == pytest.approx({"-3m": 30, "2/m": 18, "m-3m": 0}[group], abs=0.01)
+        # b lies along y in the frame with x along a*, where c is perpendicular to a*
+        if group == "-3m":
+            np.testing.assert_allclose(in_theirs @ base[1] / 2.88, (0, 1, 0), atol=1e-6)
+    with pytest.raises(ValueError, match="'a' or 'a\\*'"):
+        lab.in_lab_frame(make_map(), crystal_x="b")
+
+
+def test_the_crystal_axes_of_labels_are_found_on_the_patterns():
+    from pyxem_dl import data
+
+    phase = data.lithium_nickel_oxide()
+    scan = data.polycrystal((8, 10), 1e5, n_grains=8, phase=phase)
+    theirs = scan.truth.deepcopy()
+    theirs._rotations = Rotation.from_axes_angles([0, 0, 1], np.deg2rad(-30)) * theirs._rotations
+    (best, switch), *others = lab.find_label_frame(scan.signal, theirs, phase, n_patterns=40)
+    assert switch["crystal_x"] == "a*" and not switch["inverse"] and not switch["flipped"]
+    assert best > 1.15 * max(share for share, other in others if other["crystal_x"] == "a")
+
+
 def test_the_frame_of_labels_is_found_on_the_patterns():
     from pyxem_dl import data
 
@@ -206,7 +248,10 @@ def test_small_grains_are_drawn_more_often():
 
 def test_regions_are_held_out_with_a_border_around_them():
     usable = np.ones(40 * 50, bool)
+    everywhere, _ = lab.hold_out_region((40, 50), usable, 0.2, seed=3)
+    usable[np.flatnonzero(everywhere)[:40]] = False
     held_out, border = lab.hold_out_region((40, 50), usable, 0.2, seed=3)
+    assert (held_out & ~usable).any()  # what does not count in a region is not left to be trained on
     assert 0.15 < held_out.mean() < 0.3
     assert not (held_out & border).any()
     image = held_out.reshape(40, 50)

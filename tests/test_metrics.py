@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import torch
-from orix.crystal_map import CrystalMap, PhaseList
+from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 from sample_phases import phase
 
@@ -43,6 +43,26 @@ def test_disorientation_in_degrees_of_all_kinds(kind):
     np.testing.assert_allclose(metrics.disorientation(a, b, phase("Al"), modulo_180=True), [3, 0, 0], atol=1e-4)
     # the trigonal crystal is not alike after a turn by 90 degrees about c
     assert metrics.disorientation(a, b, phase("LiNiO2").point_group)[1] == pytest.approx(30, abs=1e-3)
+
+
+def test_phases_of_two_maps_are_told_by_their_names():
+    rotation = euler([10, 20, 30], [10, 20, 30], [10, 20, 30])
+    a = make_map(rotation, [0, 1, -1])
+    swapped = PhaseList([phase("LiNiO2"), phase("Al")], ids=[1, 2])
+    b = make_map(rotation, [2, 1, 1], phases=swapped)
+    np.testing.assert_allclose(metrics.disorientation(a, b), [0, 0, np.nan], atol=1e-4)
+    np.testing.assert_allclose(metrics.disorientation(b, a), [0, 0, np.nan], atol=1e-4)
+    # a phase that the other map does not have is a wrong one, whatever its number
+    other = make_map(rotation, [0, 1, 1], phases=PhaseList([phase("Al"), Phase("NiO", 225)], ids=[0, 1]))
+    np.testing.assert_allclose(metrics.disorientation(a, other), [0, np.nan, np.nan], atol=1e-4)
+    # the only phase may have another name
+    one, only = (make_map(rotation, [i, i, -1], phases=PhaseList([Phase(name, 225)], ids=[i])) for name, i in (
+        ("Al", 0), ("aluminium", 1),
+    ))  # fmt: skip
+    np.testing.assert_allclose(metrics.disorientation(one, only), [0, 0, np.nan], atol=1e-4)
+    unknown = make_map(rotation, [0, 1, 1], phases=PhaseList([Phase("A", 225), Phase("B", 166)], ids=[0, 1]))
+    with pytest.raises(ValueError, match="'Al', 'LiNiO2' and 'A', 'B': give the same phase the same name"):
+        metrics.disorientation(unknown, a)
 
 
 def test_disorientation_broadcasts():

@@ -201,13 +201,19 @@ def test_the_mean_of_answers_sees_through_the_symmetry(group):
     error = rotations.exponential(0.03 * torch.randn(40, 15, 3, generator=generator))
     samples = rotations.multiply(truth[:, None], error)
     which = torch.randint(len(operations), (40, 15), generator=generator)
-    mean, spread = rotations.mean_rotation(rotations.multiply(operations[which], samples), operations)
+    mean, apart = rotations.consensus(rotations.multiply(operations[which], samples), operations)
     angle = rotations.disorientation_angle(mean, truth, operations)
     assert torch.rad2deg(angle).max() < 3 * 3 * 0.03 * 57 / 15**0.5
-    assert torch.rad2deg(spread).mean() == pytest.approx(57.3 * 0.03 * 3**0.5, rel=0.1)
+    assert torch.rad2deg(apart.square().mean(1).sqrt()).mean() == pytest.approx(57.3 * 0.03 * 3**0.5, rel=0.1)
     # what has no weight does not count
     samples[:, 3] = rotations.random_rotations(40, generator)
     weights = torch.ones(40, 15)
     weights[:, 3] = 0
-    again, _ = rotations.mean_rotation(samples, operations, weights)
+    again, _ = rotations.consensus(samples, operations, weights)
     assert torch.rad2deg(rotations.disorientation_angle(again, truth, operations)).max() < 5
+    # nor does what is far away from most, however sure it is
+    again, apart = rotations.consensus(samples, operations, 1 + 4 * (weights == 0))
+    assert torch.rad2deg(rotations.disorientation_angle(again, truth, operations)).max() < 5
+    np.testing.assert_allclose(
+        apart[:, 3], rotations.disorientation_angle(again, samples[:, 3], operations), atol=1e-5
+    )

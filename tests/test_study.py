@@ -93,6 +93,47 @@ def test_a_study_goes_on_and_tries_what_was_interrupted_again(write, folder, mon
     assert rows[1]["learning_rate"] == rows[2]["learning_rate"]
 
 
+def test_a_study_that_goes_on_draws_other_settings(write, folder):
+    for trials in (2, 4):
+        study.run_study(write("longer", trials=trials, settings=PLAN["settings"] | {"max_steps": 1}), device="cpu")
+    with open(folder / "longer" / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["learning_rate"] for row in rows}) == len(rows) == 4
+
+
+def test_trials_that_cannot_be_compared_are_not_put_together(write, folder):
+    quick = PLAN["settings"] | {"max_steps": 1}
+    study.run_study(write("changed", trials=1, settings=quick), device="cpu")
+    table = (folder / "changed" / "trials.csv").read_text()
+    with pytest.raises(ValueError, match="a study with another search, objective: its trials"):
+        study.run_study(write("changed", trials=2, settings=quick, objective="median", search={"batch_size": [4]}))
+    assert (folder / "changed" / "trials.csv").read_text() == table
+
+
+def test_a_trial_that_is_interrupted_while_it_predicts_is_tried_again(write, folder, monkeypatch):
+    path = write("predicting", trials=1, settings=PLAN["settings"] | {"max_steps": 1})
+    predict = study.predict_orientation
+
+    def interrupted(*arguments, **settings):
+        xmap = predict(*arguments, **settings)
+        return xmap[np.arange(xmap.size) < xmap.size // 2]  # what an interrupted prediction returns
+
+    monkeypatch.setattr(study, "predict_orientation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.run_study(path, device="cpu")
+    monkeypatch.undo()
+    said = []
+    study.run_study(path, device="cpu", echo=said.append)
+    assert any("Trial 0 was interrupted" in line for line in said)
+
+
+def test_a_truth_that_does_not_fit_is_refused_before_anything_is_trained(write, folder, monkeypatch):
+    monkeypatch.setattr(study, "train", lambda **_: pytest.fail("it was trained"))
+    save_map(folder / "small.h5", data.polycrystal((5, 16), n_grains=2, pixels=32).truth)
+    with pytest.raises(ValueError, match="The truth has 80 positions, the labels 224"):
+        study.run_study(write("misfit", truth="small.h5"), device="cpu")
+
+
 def test_a_study_in_two_processes(write, folder):
     path = write("parallel", trials=3, processes=2, objective="median")
     study.run_study(path, device="cpu")
@@ -136,6 +177,8 @@ def test_the_example_searches_what_it_names(folder):
     ({"objective": "loss"}, "objective is one of"),
     ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "search.learning_rate is a list of choices"),
     ({"search": {"head": []}}, "search.head is a list"),
+    ({"search": {"decay": {"low": 0, "high": 1, "log": True}}}, "log is for a range above 0"),
+    ({"search": {"batch_size": {"low": 4, "high": 16, "log": True, "step": 4}}}, "without step"),
     ({"labelled": "scan.hspy"}, "list of two files"),
 ])  # fmt: skip
 def test_bad_plans_are_refused(write, changes, message):

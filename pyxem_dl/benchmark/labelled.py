@@ -189,13 +189,16 @@ def ensemble(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
         yield f"polar, seed {seed}", trainer.row(model, labelled, cost)[1]
     xmap, numbers = trainer.row(models, labelled)
     yield "all together", numbers
-    pairs = {f"polar, {_MEMBERS} networks": _errors(xmap, labelled)}
+    pairs = {
+        f"polar, {_MEMBERS} networks, {name}": _errors(xmap, labelled, modulo)
+        for name, modulo in (("strict", False), ("modulo 180°", True))
+    }
     plot.reliability_diagram(pairs, title="Held-out region").savefig(pictures / "ensemble_reliability.png", dpi=110)
 
 
-def _errors(xmap, labelled: LabelledData) -> tuple[np.ndarray, np.ndarray]:
-    """Compare expected with true errors on the held-out region, modulo 180 degrees."""
-    angle = disorientation(xmap, labelled.truth, modulo_180=True)
+def _errors(xmap, labelled: LabelledData, modulo_180: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of expected and true errors on the held-out region."""
+    angle = disorientation(xmap, labelled.truth, modulo_180=modulo_180)
     here = labelled.region & (labelled.truth.phase_id >= 0)
     return xmap.prop["spread"][here], angle[here]
 
@@ -243,6 +246,7 @@ CHOICES = (
     ("cnn", "not turned", {"turn": 0.0}),
     ("cnn", "turned to all sides, and mirrored", {"turn": 180.0, "mirror": True}),
     ("cnn", "not balanced", {"balance": 0.0}),
+    ("densenet121", "as it is", {}),
     ("densenet121", "pretrained by timm", {"pretrained": True}),
 )  # fmt: skip
 

@@ -47,16 +47,16 @@ def _mgo(rows: list[dict], letter: Callable) -> str:
         "orientations explain where `mgo-300kv` finds a crystal and nobody was trained on labels, as they are and with "
         "the scan's distortion taken off them (by chance); on the whole scan, the median disorientation from the "
         "neighbours in the eight cubes, their mean and the worst; the flat cube with [001] along the beam. A network "
-        "that says the same everywhere has no disorientation from its neighbours: its peaks tell. Networks "
-        "that give one answer say nothing of bare film and vacuum "
-        "unless labels do.",
+        "that says nearly the same everywhere is hardly disoriented from its neighbours: its peaks tell. Labels, and "
+        "all that learn from them, answer on bare film and in vacuum, too; `mgo-300kv` does not.",
         "",
         *header("method", "peaks explained (by chance)", "without distortion (by chance)", "cubes, median: mean, worst",
                 "flat cube", "patterns/s", "minutes", "MB", "run"),
     ]  # fmt: skip
     for row in rows:
         explained = row["explained"]
-        medians = [cube["neighbour_disorientation"] or 180.0 for cube in row["cubes"].values()]
+        medians = [cube["neighbour_disorientation"] for cube in row["cubes"].values()]
+        medians = [180.0 if median is None else median for median in medians]
         lines.append(line(
             row["predictor"], f"{percent(explained['share_judged'])} ({percent(explained['chance_judged'])})",
             f"{percent(explained['share_undistorted'])} ({percent(explained['chance_undistorted'])})",
@@ -85,8 +85,8 @@ LABELLED_TABLES = {
     ),
     "ensemble": labelled_table(
         "An ensemble",
-        "The polar network, trained as above from three seeds, and the mean of the three, with the spread of their "
-        "answers. Picture: `ensemble_reliability.png`, errors against that spread.",
+        "The polar network, trained as above from three seeds, and what the three say together, with the spread of "
+        "their answers. Picture: `ensemble_reliability.png`, errors against that spread.",
     ),
     "tuning": labelled_table(
         "Fine-tuning",

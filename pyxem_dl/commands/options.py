@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -68,17 +69,25 @@ def check_structures(structures: list[Path] | None) -> None:
 
 
 def read_labelled(entries: list[str]) -> list[tuple[str, str]]:
-    """Pairs of files "scan:labels"; a colon after a drive's letter belongs to the path."""
+    """Pairs of files "scan:labels"; the colon after a drive's letter belongs to the path."""
     pairs = []
     for entry in entries:
-        scan, _, labels = entry.rpartition(":")
-        if not scan or not labels or len(scan) == 1:
+        colons = [match.start() for match in re.finditer(":", entry)]
+        splits = [(entry[:i], entry[i + 1 :]) for i in colons if not _is_drive(entry[:i])]
+        splits = [(scan, labels) for scan, labels in splits if scan and labels]
+        if not splits:
             raise typer.BadParameter(f"{entry!r} is not like scan.zspy:labels.h5.", param_hint="--labelled")
-        for path in (scan, labels):
+        pair = next((pair for pair in splits if all(Path(path).exists() for path in pair)), splits[0])
+        for path in pair:
             if not Path(path).exists():
                 raise FileNotFoundError(f"There is no file {path!r}.")
-        pairs.append((scan, labels))
+        pairs.append(pair)
     return pairs
+
+
+def _is_drive(text: str) -> bool:
+    """Whether a text ends with a drive's letter, "C" or "scan.zspy:C"."""
+    return re.search(r"(^|:)[A-Za-z]$", text) is not None
 
 
 def read_settings(entries: list[str] | None) -> dict:

@@ -63,7 +63,7 @@ def train(
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
 
-    settings = _read_further(setting, "network", "pretrained", "labelled", "devices", "nodes", "seed")
+    settings = _read_further(setting, "network", "pretrained", "beam_energy", "reciprocal_radius", "recipe")
     settings |= {} if seed is None else {"seed": seed}
     if labelled:
         settings |= {"labelled": read_labelled(labelled), "pretrained": _read_pretrained(pretrained)}
@@ -79,11 +79,15 @@ def train(
 
 
 def _read_further(setting: list[str] | None, *options: str) -> dict:
-    """Read --set; what is an option of its own would come to nothing there."""
+    """Read --set; what is an option of its own, of every training or of this, would come to nothing there."""
     settings = read_settings(setting)
-    for key in options:
+    common = ("labelled", "output", "max_minutes", "seed", "device", "devices", "nodes", "resume", "overwrite")
+    for key in (*common, *options):
         if key in settings:
-            raise ValueError(f"--set {key}=... is an option of its own: --{key}.")
+            raise ValueError(f"--set {key}=... is an option of its own: --{key.replace('_', '-')}.")
+    for key, instead in (("phases", "CIF files behind `pyxem-dl train`"), ("show_progressbar", "--no-progress")):
+        if key in settings:
+            raise ValueError(f"--set {key}=... cannot be: give {instead}.")
     return settings
 
 
@@ -111,7 +115,7 @@ def finetune(
         raise typer.BadParameter("give at least one scan.zspy:labels.h5.", param_hint="--labelled")
     from pyxem_dl.training import finetune as adapt
 
-    further = _read_further(setting, "labelled", "devices", "nodes", "seed")
+    further = _read_further(setting)
     adapted = adapt(
         model, read_labelled(labelled), output=output, max_minutes=max_minutes, seed=seed, device=device,
         devices=devices, nodes=nodes, resume=resume, overwrite=overwrite, show_progressbar=progress,

@@ -22,7 +22,8 @@ def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
     ----------
     a, b : CrystalMap, orix Rotation, array or tensor of shape (..., 4)
         Orientations lab to crystal; the shapes broadcast.  Of a map the best orientation at
-        each point that is in its data.
+        each point that is in its data.  Phases of two maps are the same if their names are, or if
+        both have but one: programs number phases as they like.
     phase : orix.crystal_map.Phase or orix.quaternion.Symmetry, optional
         Whose Laue group is taken; by default a map's own phase at each point.
     modulo_180 : bool
@@ -37,7 +38,7 @@ def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
     Raises
     ------
     ValueError
-        If neither a phase nor a map is given.
+        If neither a phase nor a map is given; if two maps with several phases have no name in common.
     """
     maps = [m for m in (a, b) if hasattr(m, "phase_id")]
     if phase is None and not maps:
@@ -48,7 +49,8 @@ def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
     groups = {None: phase} if phase is not None else _phases_of(maps[0])
     ids = np.zeros(shape, dtype=int)
     for m in maps:
-        ids = np.where((m.phase_id < 0) | (m.phase_id != maps[0].phase_id), -1, m.phase_id)
+        numbers = _numbered_as(m, maps[0])
+        ids = np.where((numbers < 0) | (numbers != maps[0].phase_id), -1, numbers)
         ids = np.broadcast_to(ids, shape)
     result = np.full(shape, np.nan)
     for key, group in groups.items():
@@ -228,6 +230,24 @@ def quaternions_of(x) -> np.ndarray:
 def _phases_of(xmap) -> dict:
     """Phases of a map by their ids, without "not indexed"."""
     return {key: phase for key, phase in xmap.phases if key >= 0}
+
+
+def _numbered_as(xmap, other) -> np.ndarray:
+    """Phase of each point of a map (n,), by the numbers of another map; -1 where that has no such phase."""
+    ours, theirs = ({key: phase.name for key, phase in _phases_of(m).items()} for m in (xmap, other))
+    if ours == theirs or not ours or not theirs:
+        return xmap.phase_id
+    if len(ours) == len(theirs) == 1:
+        new = {key: next(iter(theirs)) for key in ours}
+    else:
+        numbers = {name: key for key, name in theirs.items()}
+        new = {key: numbers[name] for key, name in ours.items() if name in numbers}
+    if not new:
+        names = (", ".join(map(repr, phases.values())) for phases in (ours, theirs))
+        raise ValueError(f"The maps name their phases {' and '.join(names)}: give the same phase the same name.")
+    index = np.full(max(*ours, *xmap.phase_id.tolist()) + 2, -1)  # the last for what is not indexed
+    index[list(new)] = list(new.values())
+    return index[xmap.phase_id]
 
 
 def _grid_positions(xmap) -> tuple[np.ndarray, np.ndarray]:

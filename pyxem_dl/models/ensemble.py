@@ -9,9 +9,12 @@ import torch
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 
+# Of each model so many answers count, with their probabilities
+_CANDIDATES = 3
+
 
 class OrientationEnsemble:
-    """Models of the same phases, whose mean is the answer and whose spread says how sure it is.
+    """Models of the same phases: what most of them say is the answer, their spread says how sure it is.
 
     Parameters
     ----------
@@ -81,10 +84,10 @@ class OrientationEnsemble:
         Returns
         -------
         SampledOrientations
-            Their mean, with its spread.
+            What most of them say, with their spread.
         """
         answers = []
         for model in self.models:
-            found = model.predict_batch(patterns, calibration, n_samples=n_samples, n_best=1, **settings)
+            found = model.predict_batch(patterns, calibration, n_samples=n_samples, n_best=_CANDIDATES, **settings)
             answers.append(OrientationCandidates(*found[:4]))
         return SampledOrientations.of(answers, self.models[0].network.operations)

@@ -26,7 +26,7 @@ class SampledOrientations(NamedTuple):
     """What several answers to the same patterns agree on.
 
     The fields of :class:`OrientationCandidates` for one candidate, and ``spread (n,)``: root mean square of the
-    disorientations of the answers from their mean, in radians.
+    disorientations of the best candidate of each answer from it, in radians.
     """
 
     rotations: torch.Tensor
@@ -37,7 +37,7 @@ class SampledOrientations(NamedTuple):
 
     @classmethod
     def of(cls, answers: list[OrientationCandidates], operations: torch.Tensor) -> SampledOrientations:
-        """Average the best candidates of several answers.
+        """Find what most candidates of several answers say; see :func:`pyxem_dl.rotations.consensus`.
 
         Parameters
         ----------
@@ -47,15 +47,18 @@ class SampledOrientations(NamedTuple):
             Proper rotations of the phases' Laue groups.
         """
         rotations, phases, scores = (
-            torch.stack([getattr(a, name)[:, 0] for a in answers], dim=1)
-            for name in ("rotations", "phase_id", "scores")
+            torch.cat([getattr(a, name) for a in answers], dim=1) for name in ("rotations", "phase_id", "scores")
         )
         crystal = torch.stack([a.crystal for a in answers], dim=1).mean(1)
         votes = torch.zeros(len(phases), len(operations), device=scores.device)
-        votes = votes.scatter_add(1, phases, scores.float() + 1e-6)
-        phase = votes.argmax(1)
+        phase = votes.scatter_add(1, phases, scores.float() + 1e-6).argmax(1)
         agree = phases == phase[:, None]
-        mean, spread = rotations_module.mean_rotation(rotations.float(), operations[phase], agree)
-        # an answer with another phase says that this one is wrong
-        score = (scores * agree).mean(1)
+        mean, angle = rotations_module.consensus(
+            rotations.float(), operations[phase], (scores.float() + 1e-6) * agree
+        )
+        # an answer with another orientation or phase says that this one is wrong
+        score = (scores * (agree & (angle < rotations_module.SAME))).sum(1) / len(answers)
+        best = torch.tensor([0, *(a.scores.shape[1] for a in answers[:-1])], device=scores.device).cumsum(0)
+        squares, count = (angle.square() * agree)[:, best].sum(1), agree[:, best].sum(1)
+        spread = torch.where(count > 0, (squares / count.clamp_min(1)).sqrt(), torch.pi)
         return cls(mean[:, None], phase[:, None], score[:, None], crystal, spread)

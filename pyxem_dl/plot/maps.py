@@ -102,7 +102,7 @@ def disorientation_map(a, b, *, modulo_180: bool = True, title: str = "", max_an
     Parameters
     ----------
     a, b : orix.crystal_map.CrystalMap
-        With the same points, and the same phases by the same ids.
+        With the same points; phases of the same name are the same.
     modulo_180 : bool
         Take orientations that differ by 180 degrees about the beam for the same: zero-order spots cannot tell them
         apart.

@@ -103,10 +103,10 @@ def train_labelled(
         Those of :func:`pyxem_dl.train`, and fields of
         :class:`~pyxem_dl.training.configuration.LabelledConfiguration`.
     """
-    unknown = set(settings) - set(LabelledConfiguration.__dataclass_fields__)
+    known = set(LabelledConfiguration.__dataclass_fields__) - {"network", "network_name"}
+    unknown = set(settings) - known
     if unknown:
-        known = sorted(set(LabelledConfiguration.__dataclass_fields__) - {"network", "network_name"})
-        raise ValueError(f"Unknown settings {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
+        raise ValueError(f"Unknown settings {', '.join(sorted(unknown))}. There are: {', '.join(sorted(known))}.")
     pretrained = str(pretrained) if isinstance(pretrained, Path) else pretrained
     configuration = LabelledConfiguration(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
@@ -153,7 +153,7 @@ def finetune(
     labelled,
     *,
     output=None,
-    simulated_share: float = 0.85,
+    simulated_share: float | None = None,
     learning_rate: float = 3e-4,
     max_minutes: float = 10.0,
     verification_share: float | None = None,
@@ -170,10 +170,11 @@ def finetune(
         Scans (signals or files) with their labels (crystal maps or files), as for :func:`pyxem_dl.train`.
     output : path, optional
         Folder of the new model; by default one in the working folder, named after the model.
-    simulated_share : float
+    simulated_share : float, optional
         Of the batches that are simulated as in the model's own training, so that it does not forget what the scan does
         not show; with the detector, scale, disks, dose and background of the scans, and faults at least as by default.
-        For models that were trained on simulated patterns.
+        By default 0.85 for a model that was trained on simulated patterns (or adapted with such), and 0 for others.
+        With 0 the model's threshold of scores, which is fitted to simulated patterns, is dropped.
     learning_rate : float
         Its peak.
     max_minutes : float
@@ -194,9 +195,9 @@ def finetune(
     first = load_model(model)
     if not isinstance(first, OrientationModel):
         raise TypeError(f"{first!r} cannot be fine-tuned: give an orientation model.")
-    if not first.training.get("simulation"):
-        simulated_share = 0.0
-    fixed = {"network", "network_arguments", "pretrained", "size"} & set(settings)
+    if simulated_share is None:
+        simulated_share = 0.85 if _simulation_recipe(first) else 0.0
+    fixed = {"network", "network_name", "network_arguments", "pretrained", "size", "reciprocal_radius"} & set(settings)
     if fixed:
         names = ", ".join(sorted(fixed))
         raise ValueError(f"{names}: the network of {first.name!r} is as it is. Use train for another.")
@@ -317,11 +318,12 @@ def _has_inversion(phase) -> bool:
 
 
 def _simulation_recipe(model: OrientationModel) -> TrainingConfiguration | None:
-    """How a model was trained on simulated patterns, if it was."""
-    if not model.training.get("simulation"):
+    """How a model was trained on simulated patterns, if it was; of an adapted one the first that it was made of."""
+    training = model.training if model.training.get("simulation") else model.training.get("first_training")
+    if not training:
         return None
     return TrainingConfiguration.from_dict(
-        {k: v for k, v in model.training.items() if k in TrainingConfiguration.__dataclass_fields__}
+        {k: v for k, v in training.items() if k in TrainingConfiguration.__dataclass_fields__}
     )
 
 
@@ -375,7 +377,11 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     if isinstance(last.batches, MixedBatches):
         score = fit_score_threshold(network, last.batches.simulated, c.seed)
         model.thresholds = model.thresholds | {"score": score}
-    model.training = json.loads(json.dumps(asdict(c)))
+    else:  # another network's threshold says nothing of this one's scores
+        model.thresholds = {name: value for name, value in model.thresholds.items() if name != "score"}
+    recipe = _simulation_recipe(model)  # so that it can be simulated for when the model is adapted again
+    training = asdict(c) | ({"first_training": asdict(recipe)} if recipe else {})
+    model.training = json.loads(json.dumps(training))
     model.network = network.cpu()
     where = f"{hardware(root)}, {precision}"
     reference = validation["region"][0][:4]

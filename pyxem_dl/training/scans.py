@@ -63,6 +63,11 @@ class LabelledScan:
         self.scan = Scan.from_signal(_loaded(signal))
         self.labels = Labels.from_map(labels).completed(phases)
         self.calibration = self.scan.calibration
+        if self.calibration.reciprocal_radius <= 0:
+            raise ValueError(
+                f"The direct beam at (row, column) = {self.calibration.center} lies outside of the detector of "
+                f"{self.calibration.shape} pixels: correct the offset of the scan's signal axes."
+            )
         chosen = choose_labels(self.labels, c.min_score, c.min_reliability)
         check_labels(self.labels, self.scan.data.shape[:-2], chosen)
         self.n_labels, self.n_chosen = int(self.labels.known.sum()), int(chosen.sum())
@@ -78,13 +83,17 @@ class LabelledScan:
     def _held_out(self, chosen, number: int, n_scans: int, c: LabelledConfiguration):
         nothing = np.zeros_like(chosen)
         if c.split == "random":
-            return chosen & (np.random.default_rng(c.seed).random(len(chosen)) < c.validation_share), nothing
+            held_out = chosen & (np.random.default_rng(c.seed).random(len(chosen)) < c.validation_share)
+            if not (held_out & (self.labels.phase_id >= 0)).any():
+                raise ValueError(f"validation_share={c.validation_share:g} of the labels holds out nothing: give more.")
+            return held_out, nothing
         if c.split == "scan":
             if n_scans < 2:
                 raise ValueError("split='scan' holds out the last of several scans: give two, or split='region'.")
             return (chosen if number == n_scans - 1 else nothing), nothing
         crystals = chosen & (self.labels.phase_id >= 0)
-        return hold_out_region(self.scan.data.shape[:-2], crystals, c.validation_share, c.seed)
+        held_out, border = hold_out_region(self.scan.data.shape[:-2], crystals, c.validation_share, c.seed)
+        return held_out & chosen, border
 
     def number_phases(self, phases: list) -> None:
         """Turn the map's phase numbers into those of the model's phases, by their names."""

@@ -464,6 +464,26 @@ def other_frame_quaternion(turn: float = 0.0, flipped: bool = False) -> np.ndarr
     return np.array([0.0, w, -z, 0.0])
 
 
+def other_crystal_quaternion(lattice) -> np.ndarray:
+    """Quaternion that, multiplied from the left, brings orientations with other crystal axes to those of orix.
+
+    Parameters
+    ----------
+    lattice : diffpy.structure.Lattice
+        Of an orix phase: e1 along a, e3 along c*.  The other axes are x along a*, z along c.
+
+    Returns
+    -------
+    array, shape (4,)
+        ``R = q * R_other``: in trigonal and hexagonal crystals +30 degrees about c, in cubic ones nothing.
+    """
+    from orix.quaternion import Rotation
+
+    x, z = lattice.recbase[:, 0], lattice.base[2]
+    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
+    return Rotation.from_matrix(np.stack([x, np.cross(z, x), z], axis=1)).data[0]
+
+
 def repair_pyxem_orientation(quaternions, factor, azimuthal_step: float) -> np.ndarray:
     """Bring what pyxem 0.21's ``OrientationMap.to_rotation`` returns into our convention.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pyxem_dl import rotations as rot
-from pyxem_dl.frames import other_frame_quaternion
+from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 
 #: Fewer labels than this teach nothing.
@@ -171,21 +171,12 @@ def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: boo
         for key, phase in xmap.phases:
             if key >= 0:
                 here = (xmap._phase_id == key).reshape(shape)
-                turned = Rotation(_from_reciprocal_x(phase)) * rotations
+                turned = Rotation(other_crystal_quaternion(phase.structure.lattice)) * rotations
                 rotations = Rotation(np.where(here[..., None], turned.data, rotations.data))
     elif crystal_x != "a":
         raise ValueError(f"crystal_x is 'a' or 'a*', not {crystal_x!r}.")
     moved._rotations = rotations
     return moved
-
-
-def _from_reciprocal_x(phase) -> np.ndarray:
-    """Quaternion (4,) of the turn from crystal axes with x along a* and z along c to those of orix."""
-    lattice = phase.structure.lattice
-    x, z = lattice.recbase[:, 0], lattice.base[2]
-    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
-    matrix = np.stack([x, np.cross(z, x), z], axis=1)
-    return rot.from_matrix(torch.as_tensor(matrix)[None])[0].numpy()
 
 
 def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal_radius: float | None = None, seed=0):
@@ -228,7 +219,8 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
     some.is_in_data = np.isin(np.arange(xmap.is_in_data.size), chosen)
     for key, phase in known.items():
         some.phases[key].structure = phase.structure  # the lattice is not in every file
-    same = all(np.allclose(_from_reciprocal_x(phase), (1, 0, 0, 0), atol=1e-3) for phase in known.values())
+    turns = [other_crystal_quaternion(phase.structure.lattice) for phase in known.values()]
+    same = np.allclose(turns, (1, 0, 0, 0), atol=1e-3)
     patterns = read_patterns(signal.data, np.sort(chosen))
     peaks = find_peaks(patterns, calibration.center)
     results = []

@@ -52,6 +52,19 @@ def write(folder):
     return write
 
 
+def trials_of(folder):
+    """Rows of a study's table."""
+    with open(folder / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def going_on(path):
+    """Run a study, and return what it says."""
+    said = []
+    study.run_study(path, device="cpu", echo=said.append)
+    return said
+
+
 def test_a_study_ends_with_a_report(write, folder):
     path = write("first", truth="labels.h5", objective="median")
     result = CliRunner().invoke(command_line.app, ["study", str(path), "--device", "cpu"])
@@ -60,8 +73,7 @@ def test_a_study_ends_with_a_report(write, folder):
     assert "4 trials of cnn" in report and "against the truth" in report and "What matters" in report
     for name in ("history.png", "settings.png"):
         assert (folder / "first" / name).stat().st_size > 2000 and name in report
-    with open(folder / "first" / "trials.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = trials_of(folder / "first")
     assert len(rows) == 4
     assert {row["network_arguments.head"] for row in rows} <= {"r9", "r6", "euler"}
     best = min(rows, key=lambda row: float(row["value"]))
@@ -83,12 +95,10 @@ def test_a_study_goes_on_and_tries_what_was_interrupted_again(write, folder, mon
     with pytest.raises(KeyboardInterrupt):
         study.run_study(path, device="cpu")
     monkeypatch.undo()
-    said = []
-    study.run_study(path, device="cpu", echo=said.append)
+    said = going_on(path)
     assert any("Trial 1 was interrupted" in line for line in said)
     assert any("1 of 2 trials are done" in line for line in said)
-    with open(folder / "second" / "trials.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = trials_of(folder / "second")
     assert [row["state"] for row in rows] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert rows[1]["learning_rate"] == rows[2]["learning_rate"]
 
@@ -96,8 +106,7 @@ def test_a_study_goes_on_and_tries_what_was_interrupted_again(write, folder, mon
 def test_a_study_that_goes_on_draws_other_settings(write, folder):
     for trials in (2, 4):
         study.run_study(write("longer", trials=trials, settings=PLAN["settings"] | {"max_steps": 1}), device="cpu")
-    with open(folder / "longer" / "trials.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = trials_of(folder / "longer")
     assert len({row["learning_rate"] for row in rows}) == len(rows) == 4
 
 
@@ -122,8 +131,7 @@ def test_a_trial_that_is_interrupted_while_it_predicts_is_tried_again(write, fol
     with pytest.raises(KeyboardInterrupt):
         study.run_study(path, device="cpu")
     monkeypatch.undo()
-    said = []
-    study.run_study(path, device="cpu", echo=said.append)
+    said = going_on(path)
     assert any("Trial 0 was interrupted" in line for line in said)
 
 
@@ -137,8 +145,7 @@ def test_a_truth_that_does_not_fit_is_refused_before_anything_is_trained(write, 
 def test_a_study_in_two_processes(write, folder):
     path = write("parallel", trials=3, processes=2, objective="median")
     study.run_study(path, device="cpu")
-    with open(folder / "parallel" / "trials.csv", newline="") as file:
-        values = [float(row["value"]) for row in csv.DictReader(file) if row["state"] == "COMPLETE"]
+    values = [float(row["value"]) for row in trials_of(folder / "parallel") if row["state"] == "COMPLETE"]
     assert len(values) >= 3
     report = (folder / "parallel" / "report.md").read_text()
     assert "against the labels" in report
@@ -167,8 +174,7 @@ def test_the_example_searches_what_it_names(folder):
     report = study.run_study(folder / "example.yaml", device="cpu")
     text = Path(report).read_text(encoding="utf-8")
     assert all(name in text for name in plan["search"])
-    with open(folder / "example" / "trials.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2
+    assert len(trials_of(folder / "example")) == 2
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -1,0 +1,206 @@
+"""What is impossible in a crystal, and what is doubtful: cells, distances, the formula."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyxem_dl.crystals.atoms import Atoms
+
+#: Lengths of a cell in Angstrom that are taken for real
+_LENGTHS = (1.0, 500.0)
+# Two atoms cannot be nearer than this (Angstrom), hydrogen in the second place
+_TOO_NEAR, _TOO_NEAR_HYDROGEN = 0.7, 0.6
+# Volume (cubic Angstrom) of an atom other than hydrogen: 5.7 in diamond, 115 in caesium, thousands around a molecule
+_VOLUME = (3.5, 20_000.0)
+_PLAUSIBLE_VOLUME = (5.0, 80.0)
+#: Distances below this part of the sum of covalent radii are doubted (W-W 0.85, U-U 0.70)
+_DOUBTED = 0.62
+# Shares of a formula that may be left out by an author who did not find them: hydrogen, solvent
+_LIGHT = {"H", "C", "N", "O", "F", "B", "Li"}
+
+
+def check_cell(cell, where: str) -> None:
+    """Refuse a cell that is not finite or not sane; lengths in Angstrom, angles in degrees.
+
+    Raises
+    ------
+    ValueError
+        With the cell and the reason.
+    """
+    text = "(" + ", ".join(f"{x:.6g}" for x in cell) + ")"
+    if len(cell) != 6 or not np.isfinite(cell).all():
+        raise ValueError(f"{where}: the cell {text} is not finite. Correct the file.")
+    if max(cell[:3]) < _LENGTHS[0]:
+        raise ValueError(
+            f"{where}: the cell {text} is smaller than an atom. It may be in nm: give lengths in Å, ten times as large."
+        )
+    if min(cell[:3]) < _LENGTHS[0] or max(cell[:3]) > _LENGTHS[1]:
+        raise ValueError(
+            f"{where}: the cell {text} has a length outside of {_LENGTHS[0]:g} to {_LENGTHS[1]:g} Å. Give lengths in Å."
+        )
+    cosines = np.cos(np.deg2rad(cell[3:]))
+    volume = 1 - (cosines**2).sum() + 2 * cosines.prod()
+    if min(cell[3:]) < 5 or max(cell[3:]) > 175 or volume < 1e-4:
+        raise ValueError(f"{where}: the angles of the cell {text} enclose no volume. Correct the file (degrees).")
+
+
+def closest(atoms: Atoms, radius: float = 3.2) -> tuple[float, float, str]:
+    """How near the fully occupied atoms are: the distance (Å), its part of the covalent radii's sum, and the pair.
+
+    Of the pair with the smallest part; infinite where no two atoms are that near, or where they are too many to look
+    at.
+    """
+    import gemmi
+
+    full = atoms.take(np.nonzero(atoms.occupancy > 0.9)[0])
+    if not len(full) or len(full) > 5000:
+        return np.inf, np.inf, ""
+    i, j, distance = full.neighbours(radius)
+    if not len(i):
+        return np.inf, np.inf, ""
+    radii = np.array([gemmi.Element(element).covalent_r for element in full.elements])
+    part = distance / (radii[i] + radii[j])
+    n = int(part.argmin())
+    return float(distance[n]), float(part[n]), f"{full.labels[i[n]]} and {full.labels[j[n]]}"
+
+
+def impossible(atoms: Atoms) -> str | None:
+    """Why a cell full of atoms cannot be a crystal; None where it can."""
+    i, j, distance = atoms.neighbours(_TOO_NEAR)
+    hydrogen = np.array([element == "H" for element in atoms.elements])
+    limit = np.where(hydrogen[i] | hydrogen[j], _TOO_NEAR_HYDROGEN, _TOO_NEAR)
+    bad = (np.minimum(atoms.occupancy[i], atoms.occupancy[j]) > 0.99) & (distance < limit)
+    if bad.any():
+        n = int(np.nonzero(bad)[0][distance[bad].argmin()])
+        return (
+            f"two fully occupied atoms, {atoms.labels[i[n]]} and {atoms.labels[j[n]]}, are {distance[n]:.2f} Å from "
+            f"each other ({int(bad.sum())} such pairs)"
+        )
+    volume = np.sqrt(np.linalg.det(atoms.metric)) / max(float(atoms.occupancy[~hydrogen].sum()), 1e-6)
+    if len(atoms) > hydrogen.sum() and volume < _VOLUME[0]:
+        return f"an atom has {volume:.2g} Å³ of the cell, less than in any crystal (diamond: 5.7)"
+    if volume > _VOLUME[1]:
+        return f"an atom has {volume:.3g} Å³ of the cell; is the cell in Å?"
+    return None
+
+
+def doubtful(atoms: Atoms) -> list[str]:
+    """Say what is odd about a cell full of atoms."""
+    notes = []
+    distance, part, pair = closest(atoms)
+    if part < _DOUBTED and " and H" not in pair:
+        notes.append(
+            f"{pair} are {distance:.2f} Å from each other, {part:.0%} of the sum of their covalent radii: check "
+            "coordinates and space group"
+        )
+    over = _overfull(atoms)
+    if over:
+        notes.append(over)
+    return notes
+
+
+def _overfull(atoms: Atoms) -> str | None:
+    """Sites that hold more than one atom."""
+    total = atoms.occupancy.copy()
+    i, j, _ = atoms.neighbours(0.1)
+    np.add.at(total, i, atoms.occupancy[j])
+    np.add.at(total, j, atoms.occupancy[i])
+    worst = int(total.argmax())
+    if total[worst] > 1.05:
+        return f"the occupancies at {atoms.labels[worst]} add up to {total[worst]:.2f}, more than one atom"
+    return None
+
+
+def count(atoms: Atoms) -> dict[str, float]:
+    """Atoms of each element in the cell, by occupancy."""
+    counts: dict[str, float] = {}
+    for element, occupancy in zip(atoms.elements, atoms.occupancy, strict=True):
+        counts[element] = counts.get(element, 0.0) + float(occupancy)
+    return counts
+
+
+def formula_text(counts: dict[str, float]) -> str:
+    """``{"Mo": 2, "S": 4}`` -> ``Mo2 S4``."""
+    return " ".join(f"{element}{n:.4g}" if abs(n - 1) > 1e-3 else element for element, n in sorted(counts.items()))
+
+
+def compare_formula(atoms: Atoms, formula: dict[str, float] | None, units: float | None) -> tuple[str | None, bool]:
+    """Compare the atoms of the cell with the file's formula x Z.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The full cell.
+    formula : dict, optional
+        Atoms of a formula unit.
+    units : float, optional
+        Z; without it only the ratios are compared.
+
+    Returns
+    -------
+    text : str or None
+        Both formulas, where they differ.
+    gross : bool
+        Whether the difference is one that wrong symmetry makes: an element is there too often, or a heavy one too
+        rarely.  Missing hydrogen, solvent and other light atoms are none; nor is how elements share a site.
+    """
+    found = count(atoms)
+    if not formula or not found:
+        return None, False
+    groups = _sharing(atoms, set(formula) | set(found))
+    if not units or units <= 0:
+        units = _units_by_ratio(found, formula, groups)
+    expected = {element: n * units for element, n in formula.items()}
+    total = sum(expected.values())
+    differs = any(
+        abs(found.get(e, 0) - expected.get(e, 0)) > 0.02 * total + 0.03 * expected.get(e, 0)
+        or (abs(found.get(e, 0) - expected.get(e, 0)) > 0.45 and len(groups[e]) == 1)
+        for e in {**expected, **found}
+    )
+    if not differs:
+        return None, False
+    gross = any(_gross(group, found, expected, total) for group in groups.values())
+    ratios = [found.get(e, 0) / expected[e] for e in expected if e != "H"]
+    uniform = bool(ratios) and max(ratios) - min(ratios) < 0.05 * max(ratios)
+    volume = np.sqrt(np.linalg.det(atoms.metric)) / max(sum(n for e, n in found.items() if e != "H"), 1e-6)
+    if gross and uniform and ratios[0] > 0:
+        # only Z differs: by which of the two an atom has the volume of an atom?
+        low, high = _PLAUSIBLE_VOLUME
+        theirs = volume * ratios[0]
+        gross = not (low < volume < high and not low < theirs < high)
+    text = f"the cell holds {formula_text(found)}, the file's formula x Z ({units:g}) says {formula_text(expected)}"
+    return text, gross
+
+
+def _sharing(atoms: Atoms, elements: set[str]) -> dict[str, frozenset[str]]:
+    """Elements that share sites, by element: an author's formula may divide a mixed site in another way."""
+    groups = {element: frozenset([element]) for element in elements}
+    i, j, _ = atoms.neighbours(0.3)
+    for first, second in {(atoms.elements[a], atoms.elements[b]) for a, b in zip(i, j, strict=True)}:
+        merged = groups[first] | groups[second]
+        groups.update(dict.fromkeys(merged, merged))
+    return groups
+
+
+def _units_by_ratio(found: dict, formula: dict, groups: dict) -> float:
+    """Z with which most of the electrons fit."""
+    import gemmi
+
+    candidates = {found[e] / formula[e] for e in formula if e in found and e != "H"} or {1.0}
+    candidates |= {max(round(z), 1.0) for z in candidates}
+    weight = {e: gemmi.Element(e).atomic_number for e in groups}
+
+    def misfit(z):
+        return sum(w * abs(found.get(e, 0) - z * formula.get(e, 0)) for e, w in weight.items())
+
+    return min(sorted(candidates), key=misfit)
+
+
+def _gross(group: frozenset, found: dict, expected: dict, total: float) -> bool:
+    here, there = (sum(counts.get(e, 0) for e in group) for counts in (found, expected))
+    excess = here - there
+    if abs(excess) <= max(0.2 * there, 0.05 * total):
+        return False
+    if group == {"H"}:
+        return excess > 0.5 * total
+    return excess > 0 or not group <= _LIGHT

@@ -1,0 +1,560 @@
+"""Crystal structures in, orix' phases out: all atoms of the cell, and the symmetry of the file's own setting."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pyxem_dl.crystals import checks
+from pyxem_dl.crystals.atoms import MAX_ATOMS, Atoms, expanded, is_complete
+from pyxem_dl.crystals.cif import CifStructure, Site, read_cif, shortened
+from pyxem_dl.crystals.elements import elements_of, is_vacancy, known_type, read_formula
+from pyxem_dl.crystals.symmetry import (
+    LATTICE_TOLERANCE,
+    Group,
+    cell_of_metric,
+    group_of_diffpy,
+    group_of_hall,
+    group_of_spglib,
+    group_of_texts,
+    metric_tensor,
+    settings_of_number,
+    settings_of_symbol,
+    space_group,
+)
+from pyxem_dl.rotations import setting
+
+# Of two origins: the second is taken where it has the atoms this much better apart (parts of covalent radii).
+_TOO_TIGHT, _BETTER = 0.9, 0.1
+_GENERIC_NAMES = {"x", "i", "global", "structure", "phase", "crystal", "cif", "image0", "image", "unknown", "unnamed"}
+
+
+def load_phases(phases) -> list:
+    """Read phases and make them fit for simulation.
+
+    CIF files are read by gemmi: symmetry operations that a file lists come before its symbol, and the symbol before its
+    number; cell and setting stay the file's.  Atoms are completed by the space group, charges are stripped off
+    (``Mg2+`` becomes ``Mg``), and a structure that came without symmetry gets its space group and its standard cell
+    from spglib.  What comes out is checked: the cell, the distances, the file's formula.
+
+    Parameters
+    ----------
+    phases : orix.crystal_map.Phase, path of a CIF file, or an iterable of these
+        Phases with a structure: of the asymmetric unit, or of the whole cell.
+
+    Returns
+    -------
+    list of orix.crystal_map.Phase
+        New phases, with space group and a full unit cell.  A file with several structures gives several.
+
+    Warns
+    -----
+    UserWarning
+        Where something had to be guessed, or two things that the file says do not agree.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For a file or a phase that cannot be used; the message says why.
+    """
+    from orix.crystal_map import Phase, PhaseList
+
+    if isinstance(phases, (Phase, str, Path)):
+        phases = [phases]
+    elif isinstance(phases, PhaseList):
+        phases = [phase for _, phase in phases if phase.name != "not_indexed"]
+    elif not isinstance(phases, Iterable):
+        raise TypeError(f"A phase is an orix Phase or the path of a CIF file, not {phases!r}.")
+    loaded, notes = [], []
+    for phase in phases:
+        loaded += [_from_phase(phase, notes)] if isinstance(phase, Phase) else _from_file(Path(phase), notes)
+    if not loaded:
+        raise ValueError("No phase was given: give an orix Phase or the path of a CIF file.")
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, stacklevel=2)
+    names = [phase.name for phase in loaded]
+    for i, phase in enumerate(loaded):
+        if names.count(phase.name) > 1:
+            phase.name = f"{phase.name} ({i})"
+    return loaded
+
+
+# -------------------------------------------------------------------------------------------------------- CIF files
+
+
+def _from_file(path: Path, notes: list[str]) -> list:
+    structures = read_cif(path)
+    if len(structures) > 1:
+        blocks = shortened([s.block for s in structures], 20)
+        notes.append(
+            f"{path.name} holds {len(structures)} structures, in the blocks {blocks}: all are taken as phases. To take "
+            "one of them, give load_phases(...)[i]."
+        )
+    return [_from_structure(s, _name(path, s, len(structures) > 1), notes) for s in structures]
+
+
+def _name(path: Path, structure: CifStructure, several: bool) -> str:
+    """Name a phase as the file is named; where that says nothing, as the file calls its crystal."""
+    candidates = [structure.block, path.stem] if several else [path.stem]
+    for name in (*candidates, *structure.titles, structure.block):
+        name = " ".join(name.split())[:80].replace(" ", "") if name == structure.formula else name.strip()[:80]
+        if name and not name.replace("-", "").isdigit() and name.lower() not in _GENERIC_NAMES:
+            return name
+    return path.stem
+
+
+def _from_structure(structure: CifStructure, name: str, notes: list[str]):
+    where = structure.where
+    checks.check_cell(structure.cell, where)
+    doubts = list(structure.notes)
+    formula = read_formula(structure.formula)
+    unit = _unit(structure, formula, doubts)
+    atoms, group = _completed(structure, unit, formula, doubts)
+    text, _ = checks.compare_formula(atoms, formula, structure.formula_units)
+    doubts += [text] if text else []
+    doubts += checks.doubtful(atoms)
+    notes += [f"{where}: {doubt}." for doubt in dict.fromkeys(doubts)]
+    phase = _phase(name, atoms, group)
+    if group.number == 1 or structure.magnetic:
+        return _with_symmetry_found(phase, atoms, notes)
+    _check_axes(phase, group, where, notes)
+    return phase
+
+
+def _unit(structure: CifStructure, formula, doubts: list[str]) -> Atoms:
+    """Sites of a file that hold atoms."""
+    sites, empty = [], []
+    for site in structure.sites:
+        (empty if is_vacancy(site) or site.occupancy == 0 else sites).append(site)
+    vacant = [site.label for site in empty if is_vacancy(site)]
+    if vacant:
+        doubts.append(f"the sites {shortened(vacant)} are vacancies, and left out")
+    if len(empty) > len(vacant):
+        names = shortened(site.label for site in empty if not is_vacancy(site))
+        doubts.append(f"the sites {names} have an occupancy of 0, and are left out")
+    if not sites:
+        raise ValueError(f"{structure.where} has no atoms: every site is empty. Give a CIF file with atoms.")
+    elements = elements_of(sites, formula, structure.where, doubts)
+    return Atoms(
+        elements=tuple(elements),
+        species=tuple(site.text if site.type_symbol else element for site, element in zip(sites, elements)),
+        labels=tuple(site.label for site in sites),
+        xyz=np.array([site.xyz for site in sites]),
+        occupancy=np.array([site.occupancy for site in sites]),
+        site=np.arange(len(sites)),
+        cell=structure.cell,
+    )
+
+
+def _completed(structure: CifStructure, unit: Atoms, formula, doubts: list[str]) -> tuple[Atoms, Group]:
+    """All atoms of the cell, with the first of the groups that the file may mean which makes a possible crystal."""
+    reasons = []
+    tiers = _tiers(structure, doubts)
+    for n, tier in enumerate(tiers):
+        tried, possible = [], []
+        for group in tier:
+            said: list[str] = []
+            try:
+                atoms = expanded(unit, group, said)
+            except ValueError as error:
+                raise ValueError(f"{structure.where}: {error}. Give one unit cell of a crystal.") from error
+            reason = checks.impossible(atoms)
+            if reason is None:
+                text, gross = checks.compare_formula(atoms, formula, structure.formula_units)
+                reason = text if gross else None
+            tried.append((atoms, group, said))
+            possible += [] if reason else [len(tried) - 1]
+            reasons += [f"with the operations of {group.name} ({group.number}), {reason}"] if reason else []
+        if possible:
+            index = _best_of(tried, possible, structure, formula, doubts)
+            atoms, group, said = tried[index]
+            if n:
+                doubts.append(f"{'; '.join(reasons)}: {group.name} ({group.number}) is taken, which fits")
+            doubts += said
+            return atoms, group
+    raise ValueError(
+        f"{structure.where}: {'; '.join(dict.fromkeys(reasons[:4]))}. The file's symmetry, setting, cell, occupancies "
+        "or formula is wrong: correct it, or take out the item that is wrong (symmetry operations as "
+        "_space_group_symop_operation_xyz leave no doubt about the setting)."
+    )
+
+
+def _tiers(structure: CifStructure, doubts: list[str]) -> list[list[Group]]:
+    """List the groups that a file may mean, by how well it says so: operations, symbols, number."""
+    where, metric = structure.where, metric_tensor(structure.cell)
+    symbolic = settings_of_symbol(structure.symbol) if structure.symbol else []
+    hall = group_of_hall(structure.hall) if structure.hall else None
+    said = f"{structure.symbol}" + (f" ({structure.number})" if structure.number else "")
+    if structure.operations:
+        group = group_of_texts(structure.operations, where, doubts)
+        error = group.metric_error(metric)
+        if error > LATTICE_TOLERANCE:
+            raise ValueError(
+                f"{where}: the symmetry operations, of {group.name} ({group.number}), do not map the lattice onto "
+                f"itself: they change it by {error:.0%}. Correct the cell or the operations."
+            )
+        if structure.magnetic:
+            return [[group]]
+        others = [other for other in symbolic if other.metric_error(metric) < LATTICE_TOLERANCE]
+        agrees = any(other.key == group.key for other in (*symbolic, *([hall] if hall else [])))
+        if structure.symbol and symbolic and not agrees:
+            doubts.append(f"its operations are those of {group.name} ({group.number}), and its symbol is {said}")
+        elif not symbolic and structure.number and structure.number != group.number:
+            doubts.append(f"its operations are of {group.name} ({group.number}), and its number is {structure.number}")
+        return [[group], others] if others and not agrees else [[group]]
+    tiers = []
+    if hall is not None:
+        tiers.append([hall])
+    if symbolic:
+        tiers.append(symbolic)
+        if structure.number and symbolic[0].number != structure.number:
+            doubts.append(f"its symbol {structure.symbol} is that of number {symbolic[0].number}, its number "
+                          f"{structure.number}")  # fmt: skip
+            tiers.append(settings_of_number(structure.number))
+    elif structure.number:
+        if structure.symbol:
+            doubts.append(f"its symbol {structure.symbol[:40]!r} is in no table")
+        tiers.append(settings_of_number(structure.number, all_axes=True))
+    elif structure.symbol:
+        raise ValueError(
+            f"{where}: the space group symbol {structure.symbol[:40]!r} is in no table, and the file lists no symmetry "
+            "operations. Correct the symbol, or give _space_group_IT_number or the operations."
+        )
+    if not tiers:
+        return [[settings_of_number(1)[0]]]
+    return _fitting(structure, tiers, metric, doubts)
+
+
+def _fitting(structure: CifStructure, tiers, metric: np.ndarray, doubts: list[str]) -> list[list[Group]]:
+    """Keep the settings that the cell's shape allows; of those with other axes, the first."""
+    kept = []
+    for tier in tiers:
+        fitting = [group for group in tier if group.metric_error(metric) < LATTICE_TOLERANCE]
+        first = fitting[0].name.partition(":")[0] if fitting else ""
+        kept.append([group for group in fitting if group.name.partition(":")[0] == first])
+    kept = [tier for tier in kept if tier]
+    if not kept:
+        group = tiers[0][0]
+        raise ValueError(
+            f"{structure.where}: its space group {group.name} ({group.number}) does not fit its cell: the operations "
+            f"do not map the lattice onto itself (they change it by {group.metric_error(metric):.0%}). Correct one of "
+            "the two, or give the symmetry operations (_space_group_symop_operation_xyz)."
+        )
+    group = kept[0][0]
+    by_number = not structure.operations and not structure.symbol and not structure.hall
+    if by_number and group.number > 1:
+        standard = settings_of_number(group.number)[0]
+        if group.key not in {other.key for other in settings_of_number(group.number)}:
+            raise ValueError(
+                f"{structure.where}: its cell does not fit the standard setting {standard.name} of its space group "
+                f"number {group.number}, and the file does not say which one it has. Give the symbol "
+                "(_space_group_name_H-M_alt) or the operations (_space_group_symop_operation_xyz)."
+            )
+        doubts.append(f"it gives the number {group.number} of its space group alone: the standard setting "
+                      f"{kept[0][0].name} is taken")  # fmt: skip
+    return kept
+
+
+def _best_of(tried: list, possible: list[int], structure: CifStructure, formula, doubts: list[str]) -> int:
+    """Choose between two origins: by the formula, multiplicities of sites, distances; else the first, and say so."""
+    first = possible[0]
+    if len(tried) == 1:
+        return first
+    names = ", ".join(group.name for _, group, _ in tried)
+    if len(possible) == 1:
+        doubts.append(f"it does not say which of {names} it means: {tried[first][1].name} is taken, which alone fits")
+        return first
+    best, why = first, None
+    units = structure.formula_units
+    fits = [i for i in possible if formula and not checks.compare_formula(tried[i][0], formula, units)[0]]
+    right = [i for i in possible if _has_multiplicities(tried[i][0], structure.sites, len(tried[i][1]))]
+    parts = {i: checks.closest(tried[i][0])[1] for i in possible}
+    looser = max(possible, key=lambda i: (min(parts[i], 1.3), -i))
+    if fits and len(fits) < len(possible):
+        best, why = fits[0], "the formula"
+    elif right and len(right) < len(possible):
+        best, why = right[0], "the multiplicities of its sites"
+    elif parts[first] < _TOO_TIGHT and parts[looser] > parts[first] + _BETTER:
+        best, why = looser, "the distances between atoms"
+    alike = checks.count(tried[first][0])
+    others = [checks.formula_text(checks.count(tried[i][0])) for i in possible if i != best]
+    chosen = checks.formula_text(checks.count(tried[best][0]))
+    if why is None and all(checks.count(tried[i][0]) == alike for i in possible):
+        why = ""
+    doubts.append(
+        f"it does not say which of {names} it means: {tried[best][1].name} is taken "
+        + (f"by {why}" if why else "as a guess")
+        + f" ({chosen} in the cell; otherwise {', '.join(others)})"
+        + ". Write it into the symbol, as in 'F d -3 m:2'"
+    )
+    return best
+
+
+def _has_multiplicities(atoms: Atoms, sites: list[Site], order: int) -> bool:
+    """Whether sites have the multiplicities that the file says: images in the cell, or (SHELXL) the sites' order."""
+    number = np.bincount(atoms.site)
+    labels = {site.label: site.multiplicity for site in sites}
+    known = [(labels.get(atoms.labels[int(np.argmax(atoms.site == i))]), n) for i, n in enumerate(number) if n]
+    if not known or any(m is None for m, _ in known):
+        return False
+    return all(m == n for m, n in known) or all(m * n == order for m, n in known)
+
+
+def _phase(name: str, atoms: Atoms, group: Group, color: str | None = None):
+    """Orix' phase of a full cell."""
+    from diffpy.structure import Atom, Lattice, Structure
+    from orix.crystal_map import Phase
+
+    parts = zip(atoms.elements, atoms.xyz, atoms.occupancy, atoms.labels, strict=True)
+    structure = Structure([Atom(e, x, label=n, occupancy=float(o)) for e, x, o, n in parts], Lattice(*atoms.cell))
+    return Phase(name=name, space_group=space_group(group), structure=structure, color=color)
+
+
+def _check_axes(phase, group: Group, where: str, notes: list[str]) -> None:
+    """Say where orix takes other axes for the symmetry's than the cell has; ours are the cell's, see `setting`."""
+    turn = setting(phase)
+    point = {tuple(r) for s in (1, -1) for r in (s * group.rotations).reshape(-1, 9).tolist()}
+    standard = settings_of_number(group.number)[0].rotations
+    if point != {tuple(r) for s in (1, -1) for r in (s * standard).reshape(-1, 9).tolist()} and turn[1:].any():
+        notes.append(
+            f"{where}: orientations refer to the file's cell, {group.name}. Its axes are not those that orix takes for "
+            f"{phase.point_group.name}: results and plots of pyxem_dl allow for that, orix' own disorientations and "
+            "inverse pole figures do not."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- orix' phases
+
+
+def _from_phase(phase, notes: list[str]):
+    """Check a phase that somebody made, and complete it where it holds the asymmetric unit only."""
+    where = f"The phase {phase.name!r}"
+    if len(phase.structure) == 0:
+        raise ValueError(
+            f"The phase {phase.name!r} has no atoms. Give a CIF file with atom sites, or a Phase "
+            "with `structure=diffpy.structure.Structure(atoms=..., lattice=...)`."
+        )
+    atoms = _atoms_of_phase(phase, notes)
+    if phase.space_group is None or phase.space_group.number == 1:
+        group = settings_of_number(1)[0]
+        _refuse_impossible(atoms, group, where)
+        return _with_symmetry_found(_phase(phase.name, atoms, group, phase.color), atoms, notes)
+    group = group_of_diffpy(phase.space_group)
+    if not is_complete(atoms, group):
+        atoms, group = _complete_phase(atoms, group, where, notes)
+    _refuse_impossible(atoms, group, where)
+    notes += [f"{where}: {doubt}." for doubt in checks.doubtful(atoms)]
+    return _phase(phase.name, atoms, group, phase.color)
+
+
+def _refuse_impossible(atoms: Atoms, group: Group, where: str) -> None:
+    reason = checks.impossible(atoms)
+    if reason:
+        raise ValueError(
+            f"{where}: with {group.name} ({group.number}), {reason}. Its space group, cell or coordinates are wrong; "
+            "if it came from a CIF file, give the path of the file instead of a Phase."
+        )
+
+
+def _complete_phase(atoms: Atoms, group: Group, where: str, notes: list[str]) -> tuple[Atoms, Group]:
+    """Atoms that the group does not map onto themselves: a full cell in another setting, or an asymmetric unit."""
+    for other in settings_of_number(group.number, all_axes=True):
+        if other.metric_error(atoms.metric) < LATTICE_TOLERANCE and is_complete(atoms, other):
+            notes.append(f"{where}: its atoms are a full cell of {other.name}, which is taken, not of {group.name}.")
+            return atoms, other
+    error = group.metric_error(atoms.metric)
+    if error > LATTICE_TOLERANCE:
+        cell = ", ".join(f"{x:.4g}" for x in atoms.cell)
+        raise ValueError(
+            f"{where}: the symmetry does not fit its cell: the operations of {group.name} ({group.number}) do not map "
+            f"the lattice ({cell}) onto itself. Check the CIF file; give its path, and its own setting is read."
+        )
+    try:
+        said: list[str] = []
+        atoms = expanded(atoms, group, said)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}. Give one unit cell of a crystal.") from error
+    notes += [f"{where}: {text}." for text in said]
+    return atoms, group
+
+
+def _atoms_of_phase(phase, notes: list[str]) -> Atoms:
+    """Atoms of an orix phase, checked to be finite, without charges and vacancies."""
+    where = f"The phase {phase.name!r}"
+    if len(phase.structure) > MAX_ATOMS:
+        raise ValueError(f"{where} has {len(phase.structure)} atoms, more than {MAX_ATOMS}. Give one unit cell.")
+    cell = tuple(float(x) for x in phase.structure.lattice.abcABG())
+    checks.check_cell(cell, where)
+    xyz = _fractions(phase)
+    occupancy = np.array([1.0 if atom.occupancy is None else float(atom.occupancy) for atom in phase.structure])
+    if not (np.isfinite(xyz).all() and np.isfinite(occupancy).all() and np.abs(xyz).max() < 1000):
+        raise ValueError(f"{where} has coordinates or occupancies that are not finite numbers.")
+    if occupancy.min() < -1e-9 or occupancy.max() > 1.05:
+        raise ValueError(f"{where} has an occupancy of {occupancy.max():g}, which is not between 0 and 1.")
+    elements, keep, vacant = [], [], []
+    for i, atom in enumerate(phase.structure):
+        text = str(atom.element)
+        if known_type(text) is None and is_vacancy(Site(text, text, (0, 0, 0), 1.0)):
+            vacant.append(text)
+        elif known_type(text) is None:
+            raise ValueError(f"{text!r} in the phase {phase.name!r} is no element known to diffsims.")
+        elif occupancy[i] > 0:
+            keep.append(i)
+        elements.append(known_type(text) or "")
+    if vacant:
+        notes.append(f"{where}: {len(vacant)} sites ({shortened(vacant)}) are vacancies, and left out.")
+    if not keep:
+        raise ValueError(f"{where} has no atoms: every site is empty.")
+    labels = tuple(str(atom.label or atom.element) for atom in phase.structure)
+    species = tuple(str(atom.element) for atom in phase.structure)
+    everything = Atoms(tuple(elements), species, labels, xyz, np.clip(occupancy, 0, 1), np.arange(len(elements)), cell)
+    return replace(everything.take(np.array(keep)), site=np.arange(len(keep)))
+
+
+def _fractions(phase) -> np.ndarray:
+    """Fractional coordinates, also of atoms whose lattice was given turned."""
+    lattice = phase.structure.lattice
+    given = np.asarray(phase._diffpy_lattice if hasattr(phase, "_diffpy_lattice") else lattice.base, dtype=float)
+    usual = np.allclose(given, lattice.stdbase, atol=1e-6) or np.allclose(given, lattice.base, atol=1e-6)
+    if usual or given.shape != (3, 3) or abs(np.linalg.det(given)) < 1e-6:
+        return fractional_coordinates(phase.structure)
+    return np.asarray(phase.structure.xyz) @ lattice.base @ np.linalg.inv(given)
+
+
+def _with_symmetry_found(phase, atoms: Atoms, notes: list[str]):
+    """Give a phase without symmetry the space group that spglib finds, in its standard cell."""
+    import spglib
+
+    places, contents = _places(atoms)
+    kinds: dict = {}
+    numbers = [kinds.setdefault(content, len(kinds)) for content in contents]
+    cell = (atoms.base, atoms.xyz[places], numbers)
+    # coordinates of three digits, as many files have them, are off by 0.003 Angstrom
+    try:
+        data = spglib.get_symmetry_dataset(cell, symprec=1e-2)
+    except Exception:  # spglib's errors are its own: to us they all mean that it found nothing
+        data = None
+    if data is None or data.number == 1:
+        phase.space_group = 1
+        notes.append(f"{phase.name!r} came without symmetry, and spglib finds none: space group P1 (1).")
+        return phase
+    species = list(kinds)
+    parts = [
+        (element, xyz, occupancy)
+        for kind, xyz in zip(data.std_types, data.std_positions, strict=True)
+        for element, occupancy in species[kind]
+    ]
+    metric = np.asarray(data.std_lattice) @ np.asarray(data.std_lattice).T
+    group = group_of_spglib(int(data.hall_number))
+    standard = Atoms(
+        **dict.fromkeys(("elements", "species", "labels"), tuple(part[0] for part in parts)),
+        xyz=np.array([part[1] for part in parts]) % 1.0,
+        occupancy=np.array([part[2] for part in parts]),
+        site=np.arange(len(parts)),
+        cell=cell_of_metric(group.symmetric_metric(metric)),
+    )
+    found = _phase(phase.name, standard, group, phase.color)
+    cell_text = ", ".join(f"{x:.4g}" for x in found.structure.lattice.abcABG())
+    notes.append(
+        f"{phase.name!r} came without symmetry; spglib finds space group {data.international} "
+        f"({data.number}). Orientations refer to its standard cell ({cell_text})."
+    )
+    return found
+
+
+def _places(atoms: Atoms) -> tuple[list[int], list[tuple]]:
+    """Atoms that share a place, as one: the number of the first, and the contents as (element, occupancy)."""
+    leader = np.arange(len(atoms))
+    for i, j, _ in sorted(zip(*atoms.neighbours(0.05), strict=True)):
+        leader[j] = min(leader[j], leader[i])
+    places = [int(i) for i in np.unique(leader)]
+    contents = []
+    for place in places:
+        here = np.nonzero(leader == place)[0]
+        contents.append(tuple(sorted((atoms.elements[i], round(float(atoms.occupancy[i]), 4)) for i in here)))
+    return places, contents
+
+
+# ------------------------------------------------------------------------------------------------ numbers and strings
+
+
+def fractional_coordinates(structure) -> np.ndarray:
+    """Fractional coordinates (n, 3) of the atoms of an orix phase's structure.
+
+    orix turns the lattice to its own Cartesian frame and keeps the atoms where they were in
+    diffpy's; this undoes it.
+    """
+    lattice = structure.lattice
+    if not len(structure):
+        return np.zeros((0, 3))
+    return np.asarray(structure.xyz) @ np.linalg.inv(lattice.stdbase @ lattice.recbase)
+
+
+def phase_to_dict(phase) -> dict:
+    """Phase as plain numbers and strings, for a model's ``config.json``.
+
+    ``operations`` are there where the setting is not the one that orix takes for the space group's number.
+    """
+    known = {"space_group": None, "point_group": phase.point_group.name}  # as files of orientation maps have it
+    if phase.space_group is not None:
+        group = group_of_diffpy(phase.space_group)
+        known = {"space_group": int(phase.space_group.number)}
+        if group.key != group_of_diffpy(_diffpy_group(known["space_group"])).key:
+            known["operations"] = group.triplets()
+    return {
+        "name": phase.name,
+        **known,
+        "color": phase.color,
+        "lattice": [float(x) for x in phase.structure.lattice.abcABG()],
+        "atoms": [
+            [atom.element, *(round(float(x), 8) for x in xyz), float(atom.occupancy)]
+            for atom, xyz in zip(
+                phase.structure, fractional_coordinates(phase.structure), strict=True
+            )
+        ],
+    }
+
+
+def _diffpy_group(number: int):
+    from diffpy.structure.spacegroups import GetSpaceGroup
+
+    return GetSpaceGroup(number)
+
+
+def phase_from_dict(entry: dict):
+    """Phase from what :func:`phase_to_dict` returned.
+
+    Raises
+    ------
+    ValueError
+        For a cell, atoms or operations that are none: a model's configuration may come from a stranger.
+    """
+    from diffpy.structure import Atom, Lattice, Structure
+    from orix.crystal_map import Phase
+
+    where = f"The phase {str(entry['name'])[:80]!r}"
+    numbers = [float(x) for x in entry["lattice"]]
+    checks.check_cell(numbers, where)
+    if len(entry["atoms"]) > MAX_ATOMS:
+        raise ValueError(f"{where} has {len(entry['atoms'])} atoms; at most {MAX_ATOMS} are taken.")
+    values = np.array([[float(x) for x in atom[1:5]] for atom in entry["atoms"]]).reshape(-1, 4)
+    if not np.isfinite(values).all() or (len(values) and np.abs(values).max() > 1000):
+        raise ValueError(f"{where} has coordinates or occupancies that are not finite numbers.")
+    atoms = [Atom(str(a[0]), v[:3], occupancy=float(v[3])) for a, v in zip(entry["atoms"], values, strict=True)]
+    number = entry["space_group"]
+    if number is not None and entry.get("operations"):
+        group = group_of_texts([str(text) for text in entry["operations"]], where)
+        if group.number != int(number):
+            raise ValueError(f"{where} has the space group {number}, and operations of {group.name} ({group.number}).")
+        number = space_group(group)
+    return Phase(
+        name=entry["name"],
+        space_group=number,
+        point_group=entry.get("point_group"),
+        structure=Structure(lattice=Lattice(*numbers), atoms=atoms),
+        color=entry["color"],
+    )

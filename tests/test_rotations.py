@@ -156,7 +156,7 @@ def test_operations_map_reflections_onto_reflections_of_the_same_strength(name):
     }
     if name in own:
         number, cell = own[name]
-        atoms = [Atom("Ti", [0.13, 0.29, 0.17]), Atom("O", [0.41, 0.03, 0.31])]
+        atoms = [Atom("Ti", [0.13, 0.29, 0.17]), Atom("O", [0.41, 0.13, 0.31])]
         (phase,) = load_phases(Phase(name, space_group=number, structure=Structure(atoms, Lattice(*cell))))
     else:
         phase = sample(name)

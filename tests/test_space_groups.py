@@ -1,12 +1,12 @@
-"""Every tabulated setting of every space group: what a CIF file says is what comes out, by gemmi's structure factors."""
+"""Every tabulated setting of every space group: what a CIF says is what comes out, by gemmi's structure factors."""
 
 import warnings
 
 import gemmi
 import numpy as np
 import pytest
-import torch
 from orix.crystal_map import Phase
+from scipy.spatial import cKDTree
 
 from pyxem_dl import rotations
 from pyxem_dl.crystals import fractional_coordinates, load_phases, phase_from_dict, phase_to_dict, reflections
@@ -97,12 +97,14 @@ def test_laue_group_leaves_the_moduli_alone(chunk, tmp_path):
         if entry.number == 1:
             continue
         phase, _ = load(tmp_path / "t.cif", cif_of(entry, operations=True))
-        found = reflections(phase, 0.25)
+        found = reflections(phase, 0.2)
         operations = rotations.proper_operations(phase)
         point = {tuple(np.sign(np.linalg.det(op.rot)) * np.array(op.rot).ravel()) for op in entry.operations()}
         assert len(operations) == len(point), entry.xhm()
-        moved = torch.einsum("oij,nj->oni", rotations.to_matrix(operations), found.g)
-        distance, partner = torch.cdist(moved, found.g.expand(len(moved), -1, -1)).min(dim=2)
+        g = found.g.double()
+        moved = (rotations.to_matrix(operations.double())[:, None] @ g[:, :, None])[..., 0].reshape(-1, 3)
+        distance, partner = cKDTree(g).query(moved)
+        partner = partner.reshape(len(operations), -1)
         assert float(distance.max()) < 1e-4, entry.xhm()
         difference = (found.structure_factor[partner] - found.structure_factor).abs().max()
         assert float(difference) < 1e-3 * float(found.structure_factor.max()), entry.xhm()
@@ -114,8 +116,6 @@ def test_symbol_alone(chunk, tmp_path):
         if entry.number == 1:
             continue
         symbol = entry.xhm() if entry.ext.strip("\0") else entry.hm
-        if entry.hm not in (other.hm for other in TABLE if other.hall == entry.hall):
-            continue
         phase, said = load(tmp_path / "t.cif", cif_of(entry, symbol=symbol))
         expected = by_gemmi(cell_for(entry), SITES, entry)
         np.testing.assert_allclose(of_phase(phase), expected, rtol=1e-5, atol=1e-3, err_msg=entry.xhm())

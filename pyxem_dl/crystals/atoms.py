@@ -13,6 +13,8 @@ from pyxem_dl.crystals.symmetry import Group, cell_of_metric, metric_tensor
 SAME_ATOM = 0.3
 # A site that is occupied in part may be split on purpose: only what rounding explains is one atom (Angstrom).
 _SAME_PARTIAL_ATOM = 0.1
+# Of atoms on special positions, what few digits do not explain (Angstrom)
+_ROUNDING = 0.1
 #: Atoms of a unit cell that are computed with.
 MAX_ATOMS = 20_000
 _FULL = 0.99
@@ -119,6 +121,10 @@ def expanded(unit: Atoms, group: Group, notes: list[str] | None = None) -> Atoms
         if len(owner) > MAX_ATOMS:
             raise ValueError(f"more than {MAX_ATOMS} atoms are in the cell")
     full = replace(unit.take(np.array(owner, dtype=int)), xyz=np.concatenate(positions))
+    moved = _moved(full, unit)
+    if notes is not None and len(moved) and moved.max() > _ROUNDING:
+        worst = int(moved.argmax())
+        notes.append(f"{unit.labels[worst]} is {moved[worst]:.2f} Å off a special position, and laid onto it")
     twice = _listed_again(full, unit)
     if twice and notes is not None:
         names = ", ".join(unit.labels[i] for i in sorted(twice)[:6])
@@ -151,6 +157,16 @@ def _orbit(xyz: np.ndarray, group: Group, metric: np.ndarray, tolerance: float) 
     between -= np.round(between)
     alike = np.einsum("abi,ij,abj->ab", between, metric, between) < 1e-4
     return images[alike.argmax(axis=1) == np.arange(len(images))]
+
+
+def _moved(full: Atoms, unit: Atoms) -> np.ndarray:
+    """How far (Angstrom) the sites of a unit were moved onto special positions."""
+    shift = full.xyz - unit.xyz[full.site]
+    shift -= np.round(shift)
+    distance = np.sqrt(np.einsum("ni,ij,nj->n", shift, unit.metric, shift))
+    moved = np.full(len(unit), np.inf)
+    np.minimum.at(moved, full.site, distance)
+    return moved
 
 
 def _listed_again(full: Atoms, unit: Atoms) -> set[int]:

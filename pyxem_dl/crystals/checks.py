@@ -76,11 +76,12 @@ def impossible(atoms: Atoms) -> str | None:
             f"two fully occupied atoms, {atoms.labels[i[n]]} and {atoms.labels[j[n]]}, are {distance[n]:.2f} Å from "
             f"each other ({int(bad.sum())} such pairs)"
         )
-    volume = np.sqrt(np.linalg.det(atoms.metric)) / max(float(atoms.occupancy[~hydrogen].sum()), 1e-6)
-    if len(atoms) > hydrogen.sum() and volume < _VOLUME[0]:
+    counted = np.ones(len(atoms), dtype=bool) if hydrogen.all() else ~hydrogen
+    volume = np.sqrt(np.linalg.det(atoms.metric)) / max(float(atoms.occupancy[counted].sum()), 1e-3)
+    if volume < _VOLUME[0] and not hydrogen.all():
         return f"an atom has {volume:.2g} Å³ of the cell, less than in any crystal (diamond: 5.7)"
     if volume > _VOLUME[1]:
-        return f"an atom has {volume:.3g} Å³ of the cell; is the cell in Å?"
+        return f"an atom has {volume:.3g} Å³ of the cell, as if its lengths were not in Å (in pm?)"
     return None
 
 
@@ -183,17 +184,21 @@ def _sharing(atoms: Atoms, elements: set[str]) -> dict[str, frozenset[str]]:
 
 
 def _units_by_ratio(found: dict, formula: dict, groups: dict) -> float:
-    """Z with which most of the electrons fit."""
+    """Z where the file has none: that of which most electrons fit; a whole number, unless all elements agree."""
     import gemmi
 
-    candidates = {found[e] / formula[e] for e in formula if e in found and e != "H"} or {1.0}
-    candidates |= {max(round(z), 1.0) for z in candidates}
+    ratios = []
+    for group in set(groups.values()) - {frozenset(["H"])}:
+        here, there = (sum(counts.get(e, 0) for e in group) for counts in (found, formula))
+        ratios += [here / there] if here and there else []
+    if not ratios or max(ratios) - min(ratios) < 0.05 * max(ratios):
+        return float(np.mean(ratios)) if ratios else 1.0
     weight = {e: gemmi.Element(e).atomic_number for e in groups}
 
     def misfit(z):
         return sum(w * abs(found.get(e, 0) - z * formula.get(e, 0)) for e, w in weight.items())
 
-    return min(sorted(candidates), key=misfit)
+    return min(sorted({max(round(z), 1.0) for z in ratios}), key=misfit)
 
 
 def _gross(group: frozenset, found: dict, expected: dict, total: float) -> bool:

@@ -11,7 +11,9 @@ _VACANCIES = {"va", "vac", "vacancy", "vacancies", "x", "□", "void"}
 #: Labels of groups of atoms: where the hydrogens of these are, nobody knows.
 _GROUPS = {"oh", "ow", "wat", "water", "hoh", "ho", "nh", "wa", "w", "me", "et", "ph"}
 _FORMULA_PART = re.compile(r"([A-Z][a-z]?)(\d{0,6}(?:\.\d{1,6})?)")
-_CHARGE = re.compile(r"[1-8]?[+-][1-8]?|[+-]?[1-8]|[+-](?:I{1,3}|IV|VI{0,3})")
+_GROUP_FORMULA = re.compile(r"H2O|H3O|NH[234]|OH|CO[23]$|NO[23]$|SO4|PO4")
+# What may follow an element in a type: a charge, a number, a hybridisation
+_AFTER_TYPE = re.compile(r"[0-9.]*[+-]?[0-9.]*|[+-][IV0]+|[0-9]*[_'\"*(].*")
 
 
 class Ambiguous(ValueError):
@@ -32,33 +34,26 @@ def known(symbol: str) -> str | None:
 
 def is_vacancy(site: Site) -> bool:
     """Whether a site is said to be empty."""
-    if site.type_symbol is not None and not re.match(r"V\d*[+-]?", site.type_symbol) == site.type_symbol:
-        if known_type(site.type_symbol):
-            return False
-    letters = re.match(r"[^\W\d_]*|□", site.text)[0]
-    if letters.lower() == "va" and letters == "VA" and site.type_symbol is None:
+    letters = re.match(r"[^\W\d_]*|□", site.text.strip())[0]
+    if letters == "VA" and site.type_symbol is None:
         return False  # vanadium "VA1" in a file of capitals
-    return letters.lower() in _VACANCIES or site.text.startswith("□")
+    return letters.lower() in _VACANCIES
 
 
 def known_type(text: str) -> str | None:
     """Element of an ``_atom_site_type_symbol``, or of an atom in diffpy: ``Mg2+``, ``O-II``, ``Cval``, ``CU``."""
-    letters = re.match(r"[A-Za-z]*", text.strip())[0]
-    rest = text.strip()[len(letters) :]
-    if letters.isupper() and len(letters) == 2 and letters.lower() not in _GROUPS:
-        return known(letters.capitalize())
-    if letters.islower() and len(letters) <= 2:
-        return known(letters.capitalize())
-    match = re.fullmatch(r"([A-Z][a-z]?)(val|iva|\w*)", letters)
-    if match is None or letters.lower() in _GROUPS - {"w"}:
+    text = text.strip()
+    letters = re.match(r"[A-Za-z]*", text)[0]
+    if not _AFTER_TYPE.fullmatch(text[len(letters) :]) or _GROUP_FORMULA.match(text):
         return None
-    if known(letters):
-        return known(letters)
+    if len(letters) <= 2 and letters.lower() not in _GROUPS - {"w", "ho"}:
+        # in capitals or small letters throughout, as some programs write them
+        return known(letters.capitalize())
+    if letters == "Ho":
+        return "Ho"
     # scattering factors of valence shells are called Cval and Siva
-    for size in (2, 1):
-        if letters[size:] in ("val", "va", "iva") and known(letters[:size]):
-            return known(letters[:size])
-    return known(match[1]) if len(letters) <= 2 or rest == "" and len(match[1]) == 2 and not match[2] else None
+    match = re.fullmatch(r"([A-Z][a-z]?)(val|va|v)", letters)
+    return known(match[1]) if match else None
 
 
 def read_label(label: str) -> str:
@@ -72,7 +67,9 @@ def read_label(label: str) -> str:
         Where none is.
     """
     letters = re.match(r"[A-Za-z]*", label.strip())[0]
-    if letters.lower() in _GROUPS and letters != "W" and not (letters == "Ho"):
+    group = letters.lower() in _GROUPS and letters not in ("W", "Ho")
+    # "Fe1/Ni1" is no atom, but a mixed site, and H2O is three
+    if group or re.match(r"H[23]O", label) or re.search(r"[/,&]\s*[A-Za-z]", label):
         raise ValueError(label)
     first, two = letters[:1].upper(), letters[:2]
     long = known(two.capitalize()) if len(two) == 2 else None

@@ -29,7 +29,7 @@ from pyxem_dl.crystals.symmetry import (
 from pyxem_dl.rotations import setting
 
 # Of two origins: the second is taken where it has the atoms this much better apart (parts of covalent radii).
-_TOO_TIGHT, _BETTER = 0.9, 0.1
+_TOO_TIGHT, _BETTER = 0.9, 0.06
 _GENERIC_NAMES = {"x", "i", "global", "structure", "phase", "crystal", "cif", "image0", "image", "unknown", "unnamed"}
 
 
@@ -209,6 +209,11 @@ def _tiers(structure: CifStructure, doubts: list[str]) -> list[list[Group]]:
     tiers = []
     if hall is not None:
         tiers.append([hall])
+    elif structure.hall and not structure.symbol and not structure.number:
+        raise ValueError(f"{where}: {structure.hall[:40]!r} is no Hall symbol, and the file has no other symmetry. "
+                         "Correct it, or give the symmetry operations (_space_group_symop_operation_xyz).")  # fmt: skip
+    elif structure.hall:
+        doubts.append(f"its Hall symbol {structure.hall[:40]!r} could not be read")
     if symbolic:
         tiers.append(symbolic)
         if structure.number and symbolic[0].number != structure.number:
@@ -278,6 +283,9 @@ def _best_of(tried: list, possible: list[int], structure: CifStructure, formula,
         best, why = fits[0], "the formula"
     elif right and len(right) < len(possible):
         best, why = right[0], "the multiplicities of its sites"
+    elif tried[first][2] and any(not tried[i][2] for i in possible):
+        # the first has atoms off its special positions, or copies of one another
+        best, why = next(i for i in possible if not tried[i][2]), "the special positions of its atoms"
     elif parts[first] < _TOO_TIGHT and parts[looser] > parts[first] + _BETTER:
         best, why = looser, "the distances between atoms"
     alike = checks.count(tried[first][0])
@@ -512,9 +520,7 @@ def phase_to_dict(phase) -> dict:
         "lattice": [float(x) for x in phase.structure.lattice.abcABG()],
         "atoms": [
             [atom.element, *(round(float(x), 8) for x in xyz), float(atom.occupancy)]
-            for atom, xyz in zip(
-                phase.structure, fractional_coordinates(phase.structure), strict=True
-            )
+            for atom, xyz in zip(phase.structure, fractional_coordinates(phase.structure), strict=True)
         ],
     }
 

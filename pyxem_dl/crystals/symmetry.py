@@ -221,7 +221,8 @@ def settings_of_number(number: int, all_axes: bool = False) -> list[Group]:
 
 def settings_of_symbol(text: str) -> list[Group]:
     """Tabulated settings that a Hermann-Mauguin symbol may mean, the likeliest first; none for an unknown symbol."""
-    symbol, suffix = _clean_symbol(text)
+    plain = text.replace(" ", "").lower()
+    symbol, suffix = (plain, "") if plain in _by_symbol() else _clean_symbol(text)
     indices = list(_by_symbol().get(symbol, ()))
     if not indices:
         import gemmi

@@ -274,6 +274,15 @@ def test_hall_symbol(read, hall):
     assert phase.space_group.short_name == "P21/n" and count(phase) == {"Pb": 4}
 
 
+def test_unknown_symbol_of_a_centring_that_its_number_has_not(read):
+    """F 41/d d m is I 41/a m d in a larger cell: the number's standard setting would be another crystal."""
+    symmetry = "_space_group_name_H-M_alt 'F 41/d d m'\n_space_group_IT_number 141\n"
+    with pytest.raises(ValueError, match="'F 41/d d m' is in no table, .* standard setting I41/amd:1 of its number"):
+        read(cif(["Ti1 Ti 0 0 0 1"], symmetry, (5.4, 5.4, 9.5, 90, 90, 90)))
+    (phase,) = read(cif(["Cu1 Cu 0 0 0 1"], "_space_group_name_H-M_alt 'F nonsense'\n_space_group_IT_number 225\n"))
+    assert count(phase) == {"Cu": 4} and "is in no table" in read.said
+
+
 @pytest.mark.parametrize("symmetry", ["_space_group_name_H-M_alt 'Q 4'\n", "_space_group_name_Hall 'nonsense'\n"])
 def test_symbols_that_are_none(read, symmetry):
     with pytest.raises(ValueError, match="no table|no Hall symbol"):
@@ -321,6 +330,18 @@ def test_formula_with_another_share_of_a_mixed_site_is_a_doubt(read):
     atoms = ["Mg1 Mg 0 0 0 0.6", "Fe1 Fe 0 0 0 0.4", "O1 O 0.5 0.5 0.5 1"]
     read(cif(atoms, cell=(4.25,) * 3 + (90,) * 3, extra="_chemical_formula_sum 'Mg0.9 Fe0.1 O'\n"))
     assert "Fe1.6 Mg2.4 O4" in read.said
+
+
+def test_vacant_sites_that_the_formula_forgets_are_a_doubt(read):
+    atoms = ["Si1 Si 0 0 0 0.75", "C1 C 0.25 0.25 0.25 0.85"]
+    extra = "_chemical_formula_sum 'C Si'\n_cell_formula_units_Z 4\n"
+    (phase,) = read(cif(atoms, "_space_group_name_H-M_alt 'F -4 3 m'\n", (4.35,) * 3 + (90,) * 3, extra))
+    assert count(phase) == {"Si": 3, "C": 3.4} and "C3.4 Si3, the file's formula x Z (4) says C4 Si4" in read.said
+
+
+def test_item_that_is_there_twice(read):
+    (phase,) = read(cif(["Cu1 Cu 0 0 0 1"], extra="_chemical_formula_sum 'Cu'\n_chemical_formula_sum 'Cu2'\n"))
+    assert count(phase) == {"Cu": 4} and "_chemical_formula_sum are there twice" in read.said
 
 
 def test_symbol_rescues_operations_that_miss_the_formula(read):

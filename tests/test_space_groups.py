@@ -5,7 +5,9 @@ import warnings
 import gemmi
 import numpy as np
 import pytest
-from orix.crystal_map import Phase
+import torch
+from orix.crystal_map import CrystalMap, Phase, PhaseList
+from orix.quaternion import Rotation
 from scipy.spatial import cKDTree
 
 from pyxem_dl import rotations
@@ -83,9 +85,8 @@ def test_operations_listed(chunk, tmp_path):
         np.testing.assert_allclose(of_phase(phase), expected, rtol=1e-5, atol=1e-3, err_msg=entry.xhm())
         assert phase.space_group.number == entry.number
         assert phase.point_group.name == Phase(space_group=entry.number).point_group.name
-        again = load_phases(phase)[0]
         saved = phase_from_dict(phase_to_dict(phase))
-        for other in (again, saved, load_phases(saved)[0]):
+        for other in (saved, load_phases(saved)[0]):
             assert len(other.structure) == len(phase.structure), entry.xhm()
             np.testing.assert_allclose(of_phase(other), expected, rtol=1e-4, atol=1e-2, err_msg=entry.xhm())
 
@@ -175,3 +176,24 @@ def _key(operations):
 
     rotation = np.array([op.rot for op in operations]) // 24
     return Group(rotation, np.array([op.tran for op in operations]), 1, "").key
+
+
+@pytest.mark.parametrize("name", ["R -3 m:R", "P 1 1 2/m", "P 2/m 1 1", "C 1 2/m 1", "R 3:R", "P 3 1 2"])
+def test_grids_and_colours_have_the_axes_of_the_cell(name, tmp_path):
+    """Every zone axis is near one of the grid's, by the Laue group; orientations that are alike have one colour."""
+    from pyxem_dl.plot.maps import _ipf_colors
+
+    phase, _ = load(tmp_path / "t.cif", cif_of(gemmi.SpaceGroup(name), operations=True))
+    operations = rotations.proper_operations(phase)
+    generator = torch.Generator().manual_seed(0)
+    axes = rotations.zone_axes(rotations.reduced_grid(phase, 5.0))
+    anywhere = torch.nn.functional.normalize(torch.randn(200, 3, generator=generator), dim=1)
+    alike = torch.einsum("oij,nj->noi", rotations.to_matrix(operations), anywhere)
+    distance = torch.rad2deg(torch.acos((alike @ axes.T).amax((1, 2)).clamp(-1, 1)))
+    assert distance.max() < 5 / np.sqrt(2) * 1.1
+    q = rotations.random_rotations(10, generator)
+    copies = rotations.multiply(operations[:, None], q).reshape(-1, 4)
+    xmap = CrystalMap(Rotation(copies.numpy()), phase_list=PhaseList([phase]))
+    colors = _ipf_colors(xmap, {0: phase}, "z").reshape(len(operations), 10, 3)
+    np.testing.assert_allclose(colors, np.broadcast_to(colors[:1], colors.shape), atol=1e-3)
+    assert np.ptp(colors[0], axis=0).max() > 0.2

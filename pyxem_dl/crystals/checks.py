@@ -160,7 +160,8 @@ def compare_formula(atoms: Atoms, formula: dict[str, float] | None, units: float
     )
     if not differs:
         return None, False
-    gross = any(_gross(group, found, expected, total) for group in groups.values())
+    places = {element: atoms.elements.count(element) for element in found}
+    gross = any(_gross(group, found, places, expected, total) for group in groups.values())
     ratios = [found.get(e, 0) / expected[e] for e in expected if e != "H"]
     uniform = bool(ratios) and max(ratios) - min(ratios) < 0.05 * max(ratios)
     volume = np.sqrt(np.linalg.det(atoms.metric)) / max(sum(n for e, n in found.items() if e != "H"), 1e-6)
@@ -201,11 +202,10 @@ def _units_by_ratio(found: dict, formula: dict, groups: dict) -> float:
     return min(sorted({max(round(z), 1.0) for z in ratios}), key=misfit)
 
 
-def _gross(group: frozenset, found: dict, expected: dict, total: float) -> bool:
-    here, there = (sum(counts.get(e, 0) for e in group) for counts in (found, expected))
-    excess = here - there
-    if abs(excess) <= max(0.2 * there, 0.05 * total):
-        return False
+def _gross(group: frozenset, found: dict, places: dict, expected: dict, total: float) -> bool:
+    """Whether elements that share sites are there too often, or, if heavy, too rarely even on full sites."""
+    here, full, there = (sum(counts.get(e, 0) for e in group) for counts in (found, places, expected))
+    allowed = max(0.2 * there, 0.05 * total)
     if group == {"H"}:
-        return excess > 0.5 * total
-    return excess > 0 or not group <= _LIGHT
+        return here - there > 0.5 * total
+    return here - there > allowed or (there - full > allowed and not group <= _LIGHT)

@@ -128,17 +128,17 @@ def read_cif(path: Path) -> list[CifStructure]:
 
 
 def _parse(text: str):
-    """Parse with gemmi; where a letter that is not ASCII stands outside of a string, without such letters."""
+    """Parse with gemmi: leniently where an item is there twice, and without letters that are not ASCII in names."""
     from gemmi import cif
 
     try:
-        return cif.read_string(text)
+        return cif.read_string(text, check_level=0)
     except (ValueError, RuntimeError):
         if text.isascii():
             raise
     plain = unicodedata.normalize("NFKD", text.replace("□", "Vac").replace("−", "-").replace("\u00a0", " "))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return cif.read_string(plain.encode("ascii", "replace").decode().replace("\x00", ""))
+    return cif.read_string(plain.encode("ascii", "replace").decode(), check_level=0)
 
 
 def _decode(path: Path) -> str:
@@ -175,11 +175,12 @@ class _Names:
         self.single: dict[str, str] = {}
         self.columns: dict[str, list[str]] = {}
         self.dotted = False
+        self.twice: list[str] = []
         for item in block:
             if item.pair is not None:
                 name = self._name(item.pair[0])
-                if name.startswith(_WANTED):
-                    self.single.setdefault(name, item.pair[1])
+                if name.startswith(_WANTED) and self.single.setdefault(name, item.pair[1]) != item.pair[1]:
+                    self.twice.append(item.pair[0])
             elif item.loop is not None and any(self._name(tag).startswith(_WANTED) for tag in item.loop.tags):
                 width, values = item.loop.width(), item.loop.values
                 for i, tag in enumerate(item.loop.tags):
@@ -258,6 +259,8 @@ def _structure(names: _Names) -> CifStructure:
         formula_units=names.number("cell_formula_units_z") if names.get("cell_formula_units_z") else None,
         titles=[title for title in (*titles, names.block) if title],
     )
+    if names.twice:
+        found.notes.append(f"{shortened(names.twice)} are there twice, and the first is taken")
     _read_unusual_symmetry(names, found)
     found.sites = _sites(names, found)
     return found

@@ -221,9 +221,11 @@ def _tiers(structure: CifStructure, doubts: list[str]) -> list[list[Group]]:
                           f"{structure.number}")  # fmt: skip
             tiers.append(settings_of_number(structure.number))
     elif structure.number:
+        settings = settings_of_number(structure.number, all_axes=True)
         if structure.symbol:
             doubts.append(f"its symbol {structure.symbol[:40]!r} is in no table")
-        tiers.append(settings_of_number(structure.number, all_axes=True))
+            settings = _centred_alike(settings, structure)
+        tiers.append(settings)
     elif structure.symbol:
         raise ValueError(
             f"{where}: the space group symbol {structure.symbol[:40]!r} is in no table, and the file lists no symmetry "
@@ -232,6 +234,19 @@ def _tiers(structure: CifStructure, doubts: list[str]) -> list[list[Group]]:
     if not tiers:
         return [[settings_of_number(1)[0]]]
     return _fitting(structure, tiers, metric, doubts)
+
+
+def _centred_alike(settings: list[Group], structure: CifStructure) -> list[Group]:
+    """Keep the settings of a number whose lattice is centred as an unknown symbol says."""
+    letter = structure.symbol.strip()[:1].upper()
+    alike = [group for group in settings if group.name[0] == letter]
+    if not alike:
+        raise ValueError(
+            f"{structure.where}: the space group symbol {structure.symbol[:40]!r} is in no table, and not that of the "
+            f"standard setting {settings[0].name} of its number {structure.number}. Give the symmetry operations "
+            "(_space_group_symop_operation_xyz)."
+        )
+    return alike
 
 
 def _fitting(structure: CifStructure, tiers, metric: np.ndarray, doubts: list[str]) -> list[list[Group]]:
@@ -330,7 +345,7 @@ def _check_axes(phase, group: Group, where: str, notes: list[str]) -> None:
     if point != {tuple(r) for s in (1, -1) for r in (s * standard).reshape(-1, 9).tolist()} and turn[1:].any():
         notes.append(
             f"{where}: orientations refer to the file's cell, {group.name}. Its axes are not those that orix takes for "
-            f"{phase.point_group.name}: results and plots of pyxem_dl allow for that, orix' own disorientations and "
+            f"{phase.point_group.name}: results and maps of pyxem_dl allow for that, orix' own disorientations and "
             "inverse pole figures do not."
         )
 

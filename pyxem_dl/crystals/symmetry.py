@@ -244,7 +244,9 @@ def _clean_symbol(text: str) -> tuple[str, str]:
     text = unicodedata.normalize("NFKD", text[:80])
     # 1̄ is written as a digit with a bar
     text = re.sub(r"(\d)[\u0304\u0305\u00af]", r"-\1", text).replace("−", "-").replace("–", "-")
-    text = re.sub(r"\(.*?\)|[_'\"{}$\\]", "", text).strip().lower()
+    # P2(1)/c and P 2~1~/c are P 21/c; a number in brackets at the end is that of the group
+    text = re.sub(r"(?<=[2346])\(([1-5])\)", r"\1", re.sub(r"\((no\.?)?\s*\d+\s*\)\s*$", "", text.strip().lower()))
+    text = re.sub(r"\(.*?\)|</?\w+>|[_'\"{}$~^\\]", "", text).strip()
     text = re.sub(r"\boriginchoice\s*|\borigin\s*(choice)?\s*", ":", text)
     symbol, _, suffix = text.partition(":")
     symbol, suffix = symbol.replace(" ", ""), suffix.strip(" :")[:1]

@@ -15,7 +15,7 @@ import torch
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import Calibration, excitation_error, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
-from pyxem_dl.rotations import laue_group, to_matrix
+from pyxem_dl.rotations import laue_group, setting, to_matrix
 
 _DIRECTIONS = {
     "x": ((1, 0, 0), "x, to the right in the pattern"),
@@ -383,7 +383,7 @@ def _best_quaternions(xmap) -> np.ndarray:
 def _ipf_colors(xmap, phases, direction: str) -> np.ndarray:
     """Colours (n, 3) of the points in a map's data; black where not indexed."""
     from orix.plot import IPFColorKeyTSL
-    from orix.quaternion import Orientation
+    from orix.quaternion import Orientation, Rotation
     from orix.vector import Vector3d
 
     colors = np.zeros((xmap.size, 3))
@@ -393,7 +393,9 @@ def _ipf_colors(xmap, phases, direction: str) -> np.ndarray:
         if here.any():
             laue = laue_group(phase)
             ipf = IPFColorKeyTSL(laue, direction=Vector3d(_DIRECTIONS[direction][0]))
-            colors[here] = ipf.orientation2color(Orientation(quaternions[here], symmetry=laue))
+            # to the axes that orix takes for the Laue group, where the cell has others
+            turned = ~Rotation(setting(phase).numpy()) * Rotation(quaternions[here])
+            colors[here] = ipf.orientation2color(Orientation(turned.data, symmetry=laue))
     return colors
 
 

@@ -26,7 +26,7 @@ PICTURES = {
     "07_fine_tuning": ["before", "labels", "after", "difference"],
 }
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
-         "docs/how_it_works.md", "docs/bragg_vectors.md", "docs/labelled_training.md"]  # fmt: skip
+         "docs/how_it_works.md", "docs/bragg_vectors.md", "docs/labelled_training.md", "docs/crystals.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 

@@ -805,6 +805,23 @@ def test_asymmetric_unit_with_rounded_coordinates():
     assert count(phase) == {"Mo": 2, "S": 4}
 
 
+@pytest.mark.parametrize("turn", [None, 0.0, 0.7, 2.0])
+@pytest.mark.parametrize("copied", [False, True])
+def test_lattices_in_any_frame(turn, copied):
+    """As diffpy has it, as orix has it, or turned about c: the atoms are at the same fractions of the cell."""
+    lattice = Lattice(*MOS2_CELL)
+    if turn is not None:
+        aligned = made([("Mo", (0, 0, 0))], 194, MOS2_CELL).structure.lattice.base
+        c, s = np.cos(turn), np.sin(turn)
+        lattice = Lattice(base=aligned @ [[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    atoms = [Atom("Mo", (1 / 3, 2 / 3, 0.25)), Atom("S", (1 / 3, 2 / 3, 0.621))]
+    phase = Phase("made", space_group=194, structure=Structure(atoms, lattice))
+    if copied and turn is None:
+        phase = Phase(phase)
+    found, _ = loaded(phase)
+    assert count(found) == {"Mo": 2, "S": 4} and distance_to(found, "Mo", (1 / 3, 2 / 3, 0.25)) < 1e-6
+
+
 def test_full_cell_with_partial_occupancy_gets_no_more_atoms():
     """Coordinates of three digits: the operations meet them to 0.01 Å only."""
     sites = [(0.333, 0.667, 0.25), (0.667, 0.333, 0.75)]

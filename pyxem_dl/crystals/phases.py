@@ -361,17 +361,33 @@ def _from_phase(phase, notes: list[str]):
             f"The phase {phase.name!r} has no atoms. Give a CIF file with atom sites, or a Phase "
             "with `structure=diffpy.structure.Structure(atoms=..., lattice=...)`."
         )
-    atoms = _atoms_of_phase(phase, notes)
+    readings = _atoms_of_phase(phase, notes)
+    atoms = readings[0]
     if phase.space_group is None or phase.space_group.number == 1:
         group = settings_of_number(1)[0]
         _refuse_impossible(atoms, group, where)
         return _with_symmetry_found(_phase(phase.name, atoms, group, phase.color), atoms, notes)
     group = group_of_diffpy(phase.space_group)
+    if len(readings) > 1:
+        atoms = min(readings, key=lambda reading: _atoms_needed(reading, group))
     if not is_complete(atoms, group):
         atoms, group = _complete_phase(atoms, group, where, notes)
     _refuse_impossible(atoms, group, where)
     notes += [f"{where}: {doubt}." for doubt in checks.doubtful(atoms)]
     return _phase(phase.name, atoms, group, phase.color)
+
+
+def _atoms_needed(atoms: Atoms, group: Group) -> float:
+    """How many atoms a group makes of some: least where they are at the special positions that they were meant for."""
+    if group.metric_error(atoms.metric) > LATTICE_TOLERANCE:
+        return np.inf
+    if is_complete(atoms, group):
+        return 0
+    try:
+        full = expanded(atoms, group)
+    except ValueError:
+        return np.inf
+    return np.inf if checks.impossible(full) else len(full)
 
 
 def _refuse_impossible(atoms: Atoms, group: Group, where: str) -> None:
@@ -405,14 +421,15 @@ def _complete_phase(atoms: Atoms, group: Group, where: str, notes: list[str]) ->
     return atoms, group
 
 
-def _atoms_of_phase(phase, notes: list[str]) -> Atoms:
-    """Atoms of an orix phase, checked to be finite, without charges and vacancies."""
+def _atoms_of_phase(phase, notes: list[str]) -> list[Atoms]:
+    """Atoms of an orix phase, checked to be finite, without charges and vacancies; for each reading of `_fractions`."""
     where = f"The phase {phase.name!r}"
     if len(phase.structure) > MAX_ATOMS:
         raise ValueError(f"{where} has {len(phase.structure)} atoms, more than {MAX_ATOMS}. Give one unit cell.")
     cell = tuple(float(x) for x in phase.structure.lattice.abcABG())
     checks.check_cell(cell, where)
-    xyz = _fractions(phase)
+    readings = _fractions(phase)
+    xyz = readings[0]
     occupancy = np.array([1.0 if atom.occupancy is None else float(atom.occupancy) for atom in phase.structure])
     if not (np.isfinite(xyz).all() and np.isfinite(occupancy).all() and np.abs(xyz).max() < 1000):
         raise ValueError(f"{where} has coordinates or occupancies that are not finite numbers.")
@@ -435,17 +452,24 @@ def _atoms_of_phase(phase, notes: list[str]) -> Atoms:
     labels = tuple(str(atom.label or atom.element) for atom in phase.structure)
     species = tuple(str(atom.element) for atom in phase.structure)
     everything = Atoms(tuple(elements), species, labels, xyz, np.clip(occupancy, 0, 1), np.arange(len(elements)), cell)
-    return replace(everything.take(np.array(keep)), site=np.arange(len(keep)))
+    atoms = replace(everything.take(np.array(keep)), site=np.arange(len(keep)))
+    return [replace(atoms, xyz=reading[keep]) for reading in readings]
 
 
-def _fractions(phase) -> np.ndarray:
-    """Fractional coordinates, also of atoms whose lattice was given turned."""
+def _fractions(phase) -> list[np.ndarray]:
+    """Fractional coordinates; two readings of them, where the lattice was given in orix' own frame.
+
+    orix turns a lattice to its frame and moves the coordinates along.  Where there was nothing to turn, the phase may
+    be a copy of one whose coordinates were moved before, or it may have been written in that frame.
+    """
     lattice = phase.structure.lattice
-    given = np.asarray(phase._diffpy_lattice if hasattr(phase, "_diffpy_lattice") else lattice.base, dtype=float)
-    usual = np.allclose(given, lattice.stdbase, atol=1e-6) or np.allclose(given, lattice.base, atol=1e-6)
-    if usual or given.shape != (3, 3) or abs(np.linalg.det(given)) < 1e-6:
-        return fractional_coordinates(phase.structure)
-    return np.asarray(phase.structure.xyz) @ lattice.base @ np.linalg.inv(given)
+    given = np.asarray(getattr(phase, "_diffpy_lattice", lattice.base), dtype=float)
+    usual = fractional_coordinates(phase.structure)
+    if np.allclose(given, lattice.stdbase, atol=1e-6) or abs(np.linalg.det(given)) < 1e-6:
+        return [usual]
+    if np.allclose(given, lattice.base, atol=1e-6):
+        return [usual, np.array(phase.structure.xyz)]
+    return [np.asarray(phase.structure.xyz) @ lattice.base @ np.linalg.inv(given)]
 
 
 def _with_symmetry_found(phase, atoms: Atoms, notes: list[str]):

@@ -65,9 +65,9 @@ def predict_orientation(
     Returns
     -------
     orix.crystal_map.CrystalMap
-        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
-        ``reliability`` and ``crystal`` (probability that there is one), and ``spread`` (degrees) with `n_samples` or
-        several models; ``phase_id`` is −1 where nothing was indexed.
+        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better), ``score``
+        (the best of them, shape (n,)), ``reliability``, and ``spread`` (degrees) with `n_samples` or several models;
+        ``phase_id`` is −1 where nothing was indexed.
 
     See Also
     --------
@@ -155,8 +155,9 @@ def match_templates(
     Returns
     -------
     orix.crystal_map.CrystalMap
-        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
-        ``reliability`` and ``simulation_indices``; ``phase_id`` is −1 where nothing was indexed.
+        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better), ``score``
+        (the best of them, shape (n,)), ``reliability`` and ``simulation_indices``; ``phase_id`` is −1 where nothing
+        was indexed.
 
     See Also
     --------

@@ -47,11 +47,11 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
             "median": round(each.median, 3),
         }
     not_indexed = round(found["strict"].not_indexed, 4)
-    if "crystal" in xmap.prop:
-        # of all answers, also those that the thresholds leave out
+    if "simulation_indices" not in xmap.prop:
+        # the scores of a network, which are probabilities; of all answers, also those that the thresholds leave out
         answers = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
         angle = disorientation(answers, data.rotations, data.phase)
-        numbers["calibration"] = calibration_of_scores(xmap.prop["scores"], angle < 5)
+        numbers["calibration"] = calibration_of_scores(xmap.prop["score"], angle < 5)
     return numbers | {"not_indexed": not_indexed, "patterns_per_second": round(len(data.rotations) / seconds, 1)}
 
 

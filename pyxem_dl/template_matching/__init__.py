@@ -53,8 +53,8 @@ def match_templates(
     resolution : float
         Step between zone axes in degrees.
     reciprocal_radius : float, optional
-        Outer radius in 1/Angstrom; by default up to the detector's nearest edge, or the farthest
-        vector.
+        Outer radius in 1/Angstrom; by default up to the detector's nearest edge, of patterns and of
+        vectors alike (up to the farthest vector, where these do not know their detector).
     max_excitation_error : float
         Largest distance of a template's reflections from the Ewald sphere in 1/Angstrom.
     beam_energy : float, optional
@@ -77,7 +77,8 @@ def match_templates(
     -------
     orix.crystal_map.CrystalMap
         Rotations lab to crystal (n, n_best), with the properties ``scores`` (greater is better;
-        formula in :class:`TemplateBank`), ``reliability`` (:meth:`TemplateBank.match_polar`)
+        formula in :class:`TemplateBank`), ``score`` (the best one, shape (n,)), ``reliability``
+        (:meth:`TemplateBank.match_polar`)
         and ``simulation_indices`` (-1: no further mode).  ``phase_id`` is -1 where a pattern
         is constant, not finite, or matches nothing.
 

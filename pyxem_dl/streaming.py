@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -369,4 +370,13 @@ def progressbar(total: int, show: bool | None, unit: str = " patterns"):
         import hyperspy.api as hs
 
         show = hs.preferences.General.show_progressbar
-    return tqdm(total=total, unit=unit, disable=not show)
+    # in a log file every refresh is a line of its own
+    return tqdm(total=total, unit=unit, disable=not show, mininterval=0.1 if can_draw() else 30.0)
+
+
+def can_draw() -> bool:
+    """Whether a bar can be seen: in a terminal, or in a notebook."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None

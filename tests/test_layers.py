@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames",),
+    ("frames", "catalogue"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),

@@ -30,14 +30,13 @@ class Section(StrEnum):
 
 @command("models")
 def show_models() -> None:
-    """List the bundled models."""
-    from pyxem_dl.models import list_models
+    """List the bundled models: phases, beam energy in kV, and how far out they look in Å⁻¹."""
+    from pyxem_dl import catalogue  # and not pyxem_dl.models, which loads torch
 
-    models = list_models()
-    width = max(map(len, models), default=0)
-    for name, description in models.items():
-        typer.echo(f"{name:<{width}}  {description}")
-    if not models:
+    models = catalogue.bundled()
+    if models:
+        typer.echo(catalogue.table(models))
+    else:
         typer.echo("This installation has no bundled models. Train one: pyxem-dl train --help")
 
 

@@ -28,6 +28,13 @@ Scale = Annotated[float | None, typer.Option(help="1/Å per pixel, for a file wi
 Center = Annotated[
     str | None, typer.Option(help="Direct beam: 'auto' (found in each pattern) or 'row,column' in pixels.")
 ]
+NavigationMask = Annotated[
+    Path | None,
+    typer.Option(help="File (.npy, .hspy, .tif, ...) with positions to leave out, shape (y, x), 1 = excluded."),
+]
+SignalMask = Annotated[
+    Path | None, typer.Option(help="File with detector pixels to leave out (beam stop, dead pixels), 1 = excluded.")
+]
 BatchSize = Annotated[int | None, typer.Option(help="Patterns on the device at once.", min=1)]
 
 
@@ -59,6 +66,28 @@ def read_center(text: str | None):
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither 'auto' nor 'row,column'.", param_hint="--center") from None
     return row, column
+
+
+def read_mask(path: Path | None):
+    """Array of bool in a file; True (or any number but 0) = excluded."""
+    if path is None:
+        return None
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    import numpy as np
+
+    if path.suffix.lower() == ".npy":
+        mask = np.load(path, allow_pickle=False)
+    else:
+        import hyperspy.api as hs
+
+        loaded = hs.load(path)
+        if isinstance(loaded, list):
+            raise ValueError(f"{path} holds {len(loaded)} signals; a mask is a single image.")
+        mask = np.asarray(loaded.data)
+    if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and not np.isfinite(mask).all()):
+        raise ValueError(f"{path} is no mask: it holds {mask.dtype}, and should hold 0 and 1 (1 = excluded).")
+    return mask.astype(bool)
 
 
 def check_structures(structures: list[Path] | None) -> None:

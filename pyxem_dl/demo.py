@@ -102,10 +102,10 @@ def _draw(signal, maps: dict, peaks: list, output: Path) -> list[str]:
     from pyxem_dl import plot
 
     network, torch = maps["network"], maps["templates (torch)"]
-    pictures = {"virtual_image": plot.virtual_image(signal, title="Virtual dark-field image, 0.3 to 1.2 1/Å")}
+    pictures = {"virtual_image": plot.virtual_image(signal, title="Virtual dark-field image, 0.3 to 1.2 Å⁻¹")}
     for name, xmap in maps.items():
         pictures[f"orientations_{_file_name(name)}"] = plot.orientation_map(
-            xmap, brightness="reliability", title=f"Orientations by {name}; brightness: reliability"
+            xmap, brightness="reliability", title=f"Orientations: {name}; brightness: reliability"
         )
     pictures["reliability"] = plot.property_map(
         network, title="Reliability of the network's orientations", vmin=0, vmax=1

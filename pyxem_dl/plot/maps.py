@@ -65,7 +65,7 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
     phases = {key: phase for key, phase in xmap.phases if key >= 0}
     grid = _Grid.of(xmap)
     width = 4.2 * len(directions) + 2.3
-    figure = _figure(width, 3.8 / grid.aspect + 1.0)
+    figure = _figure(width, 3.8 / grid.aspect + 1.5)
     columns = figure.add_gridspec(1, len(directions) + 1, width_ratios=[*[4.2] * len(directions), 2.0])
     for i, direction in enumerate(directions):
         axes = figure.add_subplot(columns[i])
@@ -404,7 +404,7 @@ def _value_map(grid: _Grid, values, title: str, label: str, **imshow):
 
     image = np.full(grid.shape, np.nan)
     grid.fill(image, values)
-    figure = _figure(5.2, 3.8 / grid.aspect + 0.7)
+    figure = _figure(5.2, 3.8 / grid.aspect + 1.0)
     axes = figure.add_subplot()
     cmap = matplotlib.colormaps[imshow.pop("cmap")].with_extremes(bad=NOT_INDEXED)
     drawn = grid.show(axes, image, cmap=cmap, interpolation="nearest", **imshow)

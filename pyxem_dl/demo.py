@@ -47,7 +47,7 @@ the positions that the network indexes (template matching indexes everything, va
 peaks turned about the beam.
 patterns/s: from the lazy signal to the crystal map, making of templates included."""
 
-#: How far out peaks are compared with simulated spots, and how near they must be (1/Angstrom): the scan is distorted by
+#: How far out peaks are compared with simulated spots, and how near they must be (Å⁻¹): the scan is distorted by
 #: a few percent.
 _PEAK_RADIUS, _PEAK_TOLERANCE = 1.3, 0.05
 

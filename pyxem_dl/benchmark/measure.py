@@ -18,10 +18,10 @@ from pyxem_dl.metrics import accuracy, disorientation, explained_peaks, find_pea
 from pyxem_dl.rotations import zone_axes
 from pyxem_dl.template_matching import PyxemMatcher
 
-#: How far out the MgO templates go, and peaks are counted, in 1/Angstrom.
+#: How far out the MgO templates go, and peaks are counted, in Å⁻¹.
 MGO_RADIUS = 1.6
 _PEAK_RADIUS = 1.3
-#: How near a peak must be to a spot, in 1/Angstrom: the scan is distorted by a few percent.
+#: How near a peak must be to a spot, in Å⁻¹: the scan is distorted by a few percent.
 _PEAK_TOLERANCE = 0.05
 
 

@@ -24,7 +24,7 @@ Resume = Annotated[bool, typer.Option(help="Go on from an interrupted training i
 OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar.")]
 ScanFile = Annotated[Path, typer.Argument(help="Anything that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")]
-Scale = Annotated[float | None, typer.Option(help="1/Å per pixel, for a file without calibration.", min=0)]
+Scale = Annotated[float | None, typer.Option(help="Å⁻¹ per pixel, for a file without calibration.", min=0)]
 Center = Annotated[
     str | None, typer.Option(help="Direct beam: 'auto' (found in each pattern) or 'row,column' in pixels.")
 ]
@@ -39,7 +39,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Patterns on the device at o
 
 
 def load_scan(path: Path, scale: float | None):
-    """Scan of a file, lazily; `scale` in 1/Angstrom per pixel replaces its calibration."""
+    """Scan of a file, lazily; `scale` in Å⁻¹ per pixel replaces its calibration."""
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     import hyperspy.api as hs

@@ -32,7 +32,7 @@ def train(
     ] = None,
     beam_energy: BeamEnergy = None,
     reciprocal_radius: Annotated[
-        float | None, typer.Option(help="How far out spots are seen, in 1/Å.", min=0)
+        float | None, typer.Option(help="How far out spots are seen, in Å⁻¹.", min=0)
     ] = None,
     labelled: Labelled = None,
     network: Annotated[

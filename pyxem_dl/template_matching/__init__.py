@@ -53,10 +53,10 @@ def match_templates(
     resolution : float
         Step between zone axes in degrees.
     reciprocal_radius : float, optional
-        Outer radius in 1/Angstrom; by default up to the detector's nearest edge, of patterns and of
+        Outer radius in Å⁻¹; by default up to the detector's nearest edge, of patterns and of
         vectors alike (up to the farthest vector, where these do not know their detector).
     max_excitation_error : float
-        Largest distance of a template's reflections from the Ewald sphere in 1/Angstrom.
+        Largest distance of a template's reflections from the Ewald sphere in Å⁻¹.
     beam_energy : float, optional
         In kV; by default what the signal's metadata say.
     navigation_mask : array of bool, optional
@@ -125,7 +125,7 @@ def match_templates(
         {
             "Phases": ", ".join(phase.name for phase in bank.phases),
             "Templates": f"{len(bank)}, {resolution:g} degrees apart, "
-            f"up to {reciprocal_radius:.4g} 1/Å",
+            f"up to {reciprocal_radius:.4g} Å⁻¹",
             "Patterns": vectors.describe() if vectors else scan.describe(),
             "Device": device,
         },

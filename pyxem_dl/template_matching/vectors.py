@@ -10,7 +10,7 @@ from pyxem_dl.maps import Scan
 from pyxem_dl.template_matching.bank import TemplateBank
 from pyxem_dl.template_matching.modes import Match
 
-# Nearer to the beam than this (1/Angstrom) a vector is the direct beam's.
+# Nearer to the beam than this (Å⁻¹) a vector is the direct beam's.
 _DIRECT_BEAM = 0.05
 
 
@@ -62,7 +62,7 @@ class VectorScan:
             )
 
     def spots(self, positions) -> tuple[torch.Tensor, ...]:
-        """Owner (index into `positions`), k (1/Angstrom), phi (radians) and intensity of the spots at positions."""
+        """Owner (index into `positions`), k (Å⁻¹), phi (radians) and intensity of the spots at positions."""
         rows = [np.asarray(self._rows[i], dtype=float) for i in positions]
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         table = np.concatenate(rows) if rows else np.zeros((0, 2))
@@ -82,7 +82,7 @@ class VectorScan:
 
     @property
     def reciprocal_radius(self) -> float:
-        """How far out the detector reaches all around, as for patterns, or else there are vectors, in 1/Angstrom."""
+        """How far out the detector reaches all around, as for patterns, or else there are vectors, in Å⁻¹."""
         k = self.spots(np.arange(len(self._rows)))[1]
         if not len(k):
             raise ValueError("There are no vectors but the direct beam's at any position: there is nothing to match.")
@@ -95,7 +95,7 @@ class VectorScan:
 
 
 def _detector_radius(vectors, units, beam_energy: float | None) -> float | None:
-    """Distance in 1/Angstrom from the direct beam to the nearest edge of the vectors' detector; None if not known."""
+    """Distance in Å⁻¹ from the direct beam to the nearest edge of the vectors' detector; None if not known."""
     known = [vectors.detector_shape, vectors.scales, vectors.offsets]
     if any(value is None or np.size(value) < 2 for value in known):
         return None

@@ -56,14 +56,14 @@ def predict_orientation(
         Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of
         reciprocal length or of angle.
     model : str, pathlib.Path or OrientationModel, or a list of these
-        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model; several of the same
-        phases are asked together, as an ensemble.
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model.  A list of models of
+        the same phases is used as an ensemble.
     n_best : int
         Number of separated orientations to keep per position, the best first.
     n_samples : int
-        Answers drawn with dropout (Monte-Carlo dropout): the map holds what most of them say (the mean of those within
-        10 degrees of one another), and their spread.  For models with dropout; several models (an ensemble) have a
-        spread without.
+        Number of predictions with dropout (Monte-Carlo dropout).  The map then has the mean of the largest group of
+        predictions that lie within 10 degrees of each other, and their spread.  For models with dropout; an ensemble
+        has a spread without it.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -73,7 +73,7 @@ def predict_orientation(
         (row, column) in pixels, or an array (y, x, 2) of them.  Or pyxem's ``BeamShift``, from
         ``s.get_direct_beam_position(...)``.
     beam_energy : float, optional
-        In kV; by default what the signal's metadata say.
+        In kV; by default that in the signal's metadata.
     batch_size : int, optional
         Patterns on the device at once; by default chosen for the device.  The answers do not
         depend on it.
@@ -93,20 +93,19 @@ def predict_orientation(
         * ``scores``, shape as the rotations: probability of each separated mode, the first is ``score``.
         * ``reliability`` (n,): 1 - second score / first score; where the network gives a second.
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
-        * ``spread`` (n,): with `n_samples` or several models, how far their answers lie from the map's (root mean
-          square, degrees), brought to the size of the errors where the model knows how.
+        * ``spread`` (n,): with `n_samples` or several models, the distance of their predictions from the map's (root
+          mean square, degrees), scaled to the size of the errors if the model knows how.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        For a signal, a model, a mask or a device that cannot be used; the message says what to
-        do.
+        For a signal, a model, a mask or a device that cannot be used; the message says what to do.
 
     Warns
     -----
     UserWarning
         If the detector or the beam energy is not what the model was trained for; if memory runs
-        out and smaller batches are taken; if the run is interrupted (Ctrl-C): the map then holds
+        out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
         what was done, and the rest is not in its data.
 
     Notes
@@ -150,10 +149,10 @@ def predict_orientation_to_file(
     save_every: float = 10.0,
     **reading,
 ):
-    """Predict orientations into a file; an interrupted run goes on where it was.
+    """Predict orientations and save them in a file; an interrupted run continues where it stopped.
 
     What is done is kept in ``<path>.partial``.  A second call with the same signal, model and
-    settings goes on from there; one with others says so and begins anew.
+    settings continues from there; one with others says so and starts again.
 
     Parameters
     ----------

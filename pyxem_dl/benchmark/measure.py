@@ -47,7 +47,7 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
             "median": round(each.median, 3),
         }
     not_indexed = round(found["strict"].not_indexed, 4)
-    if "simulation_indices" not in xmap.prop:
+    if "score" in xmap.prop and "simulation_indices" not in xmap.prop:
         # the scores of a network, which are probabilities; of all answers, also those that the thresholds leave out
         answers = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
         angle = disorientation(answers, data.rotations, data.phase)

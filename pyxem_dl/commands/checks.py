@@ -1,4 +1,4 @@
-"""Commands that say what there is, and how good it is."""
+"""Commands that list the models and measure how good they are."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("benchmarks"),
     only: Annotated[
         list[Section] | None,
-        typer.Option(help="Do these parts; others keep their results. By default those that train nothing."),
+        typer.Option(help="Run these parts; the others keep their results. By default all that train nothing."),
     ] = None,
     training_minutes: Annotated[float, typer.Option(help="For each network of the parts that train.", min=0)] = 10.0,
     model: Annotated[
         list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
     ] = None,
     predictor: Annotated[
-        list[str] | None, typer.Option(help="Only these of network, torch, pyxem, py4dstem; the rest stays.")
+        list[str] | None, typer.Option(help="Only these of network, torch, pyxem, py4dstem; other rows stay.")
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="Of the CPU.", min=1)] = 2,

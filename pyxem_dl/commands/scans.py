@@ -1,4 +1,4 @@
-"""Commands that answer for a scan."""
+"""Commands that index a scan or find its disks."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def predict(
     scan: ScanFile,
     model: Annotated[
         list[str],
-        typer.Option(help="Name of a bundled model (see `pyxem-dl models`), or a model folder; several: an ensemble."),
+        typer.Option(help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble."),
     ],
     output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
-        int, typer.Option(help="Answers drawn with dropout, for a map of their spread in degrees.", min=0)
+        int, typer.Option(help="Number of predictions with dropout, for a map of their spread in degrees.", min=0)
     ] = 0,
     beam_energy: BeamEnergy = None,
     scale: Scale = None,
@@ -70,7 +70,7 @@ def predict(
     overwrite: OverwriteMap = False,
     progress: Progress = True,
 ) -> None:
-    """Predict the orientations of a scan into a file; an interrupted run goes on when it is called again."""
+    """Predict the orientations of a scan with a network; if interrupted, the same command continues."""
     signal = load_scan(scan, scale)
     from pyxem_dl.orientation import predict_orientation_to_file
 
@@ -104,7 +104,7 @@ def match(
     overwrite: OverwriteMap = False,
     progress: Progress = True,
 ) -> None:
-    """Find the orientations of a scan by template matching into a file: the baseline to check `predict` against."""
+    """Find the orientations of a scan by template matching: the baseline to check `predict` against."""
     check_structures(phases)
     signal = load_scan(scan, scale)
     from pyxem_dl.maps import check_map_path, save_map
@@ -136,11 +136,11 @@ def vectors(
         bool, typer.Option("--correlation", help="Classical correlation instead of a network.")
     ] = False,
     probe: Annotated[
-        Path | None, typer.Option(help="File with the probe in vacuum; by default it is estimated from the scan.")
+        Path | None, typer.Option(help="File with the probe in vacuum; by default estimated from the scan.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Of the confidence; by default the model's.", min=0)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Smallest confidence; by default the model's.", min=0)] = None,
     samples: Annotated[
-        int, typer.Option(help="Answers drawn with dropout, for columns with their variance.", min=0)
+        int, typer.Option(help="Number of predictions with dropout, for columns with their variance.", min=0)
     ] = 0,
     scale: Scale = None,
     center: Center = None,
@@ -149,7 +149,7 @@ def vectors(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     progress: Progress = True,
 ) -> None:
-    """Find the Bragg disks of a scan into a file; an interrupted run goes on when it is called again."""
+    """Find the Bragg disks of a scan; if interrupted, the same command continues."""
     signal = load_scan(scan, scale)
     vacuum = None if probe is None else load_scan(probe, scale)
     from pyxem_dl.bragg_vectors import bragg_vectors_to_file

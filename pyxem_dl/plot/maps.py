@@ -36,13 +36,13 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
     xmap : orix.crystal_map.CrystalMap
         Of a scan in one or two dimensions; the best orientation of each point is drawn.
     directions : {"x", "y", "z"} or a sequence of these
-        A map for each: the colour says which crystal direction is parallel to this axis of the lab (z is the beam, x
-        and y are those of the pattern).
+        One map for each: the colour says which crystal direction is parallel to this axis of the lab (z is along the
+        beam, x and y are those of the pattern).
     brightness : str or array, optional
-        A property of the map, as "reliability", or values for its points; between its 2nd and 98th percentile colours
-        go from a third of their brightness to the whole.  Of several values for a point the first counts.
+        A property of the map, such as "reliability", or values for its points.  From its 2nd to its 98th percentile,
+        colours go from a third of their brightness to full.  If a point has several values the first is used.
     title : str
-        Above all.
+        Of the figure.
 
     Returns
     -------
@@ -83,18 +83,18 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
 
 
 def property_map(xmap, name: str = "reliability", *, title: str = "", label: str = "", **imshow):
-    """Draw a property of a map, as its reliability or scores.
+    """Draw a property of a map, such as its reliability or score.
 
     Parameters
     ----------
     xmap : orix.crystal_map.CrystalMap
         Of a scan in one or two dimensions.
     name : str
-        A key of ``xmap.prop``; of several values for a point the first is drawn.
+        A key of ``xmap.prop``; if a point has several values the first is drawn.
     title, label : str
         Above the map, and beside the colour bar.
     **imshow
-        Passed to matplotlib's ``imshow``, as ``vmin``, ``vmax`` and ``cmap``.
+        Passed to matplotlib's ``imshow``, for example ``vmin``, ``vmax`` and ``cmap``.
 
     Returns
     -------
@@ -116,17 +116,18 @@ def disorientation_map(a, b, *, modulo_180: bool = True, title: str = "", max_an
     a, b : orix.crystal_map.CrystalMap
         With the same points; phases of the same name are the same.
     modulo_180 : bool
-        Take orientations that differ by 180 degrees about the beam for the same: zero-order spots cannot tell them
+        Count orientations that differ by 180 degrees about the beam as the same: zero-order spots cannot tell them
         apart.
     title : str
         Above the map.
     max_angle : float, optional
-        Upper end of the colours in degrees; by default 62.8, the largest there is for a cubic crystal, or what occurs.
+        Upper end of the colour scale in degrees; by default 62.8, the largest possible for cubic crystals, or more if
+        it occurs.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Points that one of the maps does not index, or gives to another phase, are grey.
+        Points are grey if one of the maps does not index them, or if the maps give them different phases.
     """
     check_map(a)
     check_map(b)
@@ -189,14 +190,14 @@ def patterns_with_spots(
     gamma: float = 0.4,
     title: str = "",
 ):
-    """Draw patterns with the spots that the maps' orientations put on them.
+    """Draw patterns with the spots that the orientations of one or more maps predict.
 
     Parameters
     ----------
     signal : pyxem.signals.Diffraction2D
         A calibrated scan with the beam energy in its metadata, in memory or lazy.
     maps : CrystalMap, or dict of str to CrystalMap
-        Of the whole scan; for several, a colour and a name in the legend for each.
+        Of the whole scan; several get a colour and a name in the legend each.
     positions : sequence of int, optional
         Flat indices of the patterns in data order, or their indices (row, column) of the scan (one index for a line
         scan); by default six of :func:`spread_positions` of the first map.
@@ -207,7 +208,7 @@ def patterns_with_spots(
     gamma : float
         Exponent of the drawn intensity.
     title : str
-        Above all.
+        Of the figure.
 
     Returns
     -------
@@ -252,12 +253,12 @@ def patterns_with_spots(
         if i % columns == 0:
             axes.set_ylabel("$k_y$ (Å⁻¹)")
     _legend(figure, maps)
-    figure.suptitle(title or "Patterns and re-simulated spots")
+    figure.suptitle(title or "Patterns and predicted spots")
     return figure
 
 
 def spread_positions(xmap, n: int = 6, *, among=None) -> np.ndarray:
-    """Choose indexed points that are reliable, and differ in orientation and place.
+    """Choose indexed points that are reliable, and differ in orientation and position.
 
     Parameters
     ----------

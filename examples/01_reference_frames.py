@@ -29,9 +29,9 @@ from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
 
 BEAM_ENERGY = 200  # kV
-RADIUS = 1.2  # 1/Å
-MAX_EXCITATION_ERROR = 0.03  # 1/Å
-# 120 x 120 px of 0.02 1/Å; the direct beam is in the middle of a pixel
+RADIUS = 1.2  # Å⁻¹
+MAX_EXCITATION_ERROR = 0.03  # Å⁻¹
+# 120 x 120 px of 0.02 Å⁻¹; the direct beam is in the middle of a pixel
 CALIBRATION = Calibration(scale=(0.02, 0.02), center=(60, 60), shape=(120, 120), beam_energy=BEAM_ENERGY)
 
 COLORS = "#0072b2", "#d55e00"
@@ -54,7 +54,7 @@ def along(phase, zone_axis, upwards):
 
 
 def simulate(phase, rotation):
-    """Spots by diffsims: (kx, ky) in 1/Å, Miller indices and intensities, and a pattern as a detector has it."""
+    """Spots by diffsims: (kx, ky) in Å⁻¹, Miller indices and intensities, and a pattern as a detector has it."""
     generator = SimulationGenerator(BEAM_ENERGY)
     # diffsims loses reflections of hexagonal cells near the radius: ask for more, and cut
     simulation = generator.calculate_diffraction2d(
@@ -93,7 +93,7 @@ def show(axes, pattern, title):
     right, bottom = pixel_to_k(rows - 0.5, columns - 0.5, CALIBRATION)
     top_value = np.quantile(pattern**0.4, 0.995)
     axes.imshow(pattern**0.4, extent=(left, right, bottom, top), cmap="gray_r", vmin=0, vmax=max(top_value, 1e-6))
-    axes.set(xlim=(-RADIUS, RADIUS), ylim=(-RADIUS, RADIUS), xlabel="$k_x$ (1/Å)", ylabel="$k_y$ (1/Å)")
+    axes.set(xlim=(-RADIUS, RADIUS), ylim=(-RADIUS, RADIUS), xlabel="$k_x$ (Å⁻¹)", ylabel="$k_y$ (Å⁻¹)")
     axes.set_title(title, fontsize=10, loc="left")
 
 

@@ -2,7 +2,7 @@
 
 A piece of a precession scan of MgO nanocubes comes with pyxem_dl. This script indexes it lazily, prints what it found,
 and writes the crystal map (orix HDF5) with pictures: inverse pole figure colours, reliability, and a few patterns with
-the re-simulated spots of their orientations.
+the spots that their orientations predict.
 """
 
 import argparse

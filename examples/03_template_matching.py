@@ -18,7 +18,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.simulation import Background, draw_spots, expected_background, spot_intensity
 
 BEAM_ENERGY = 200.0  # kV
-RADIUS = 1.2  # 1/Å
+RADIUS = 1.2  # Å⁻¹
 
 
 def simulate_scan(phase, shape=(11, 15), n_grains=6, pixels=72, electrons=5000, seed=4):

@@ -47,8 +47,8 @@ def draw_training_patterns(phases, beam_energy, reciprocal_radius, n=12):
         phase = int(made.phase_id[0])
         axes.set_title("no crystal" if phase < 0 else phases[phase].name, fontsize=9)
         axes.tick_params(labelsize=7)
-    figure.supxlabel("$k_x$ (1/Å)", fontsize=9)
-    figure.supylabel("$k_y$ (1/Å)", fontsize=9)
+    figure.supxlabel("$k_x$ (Å⁻¹)", fontsize=9)
+    figure.supylabel("$k_y$ (Å⁻¹)", fontsize=9)
     figure.suptitle(f"What the network learns from ({beam_energy:g} kV)")
     return figure
 
@@ -81,7 +81,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cif", type=Path, nargs="+", help="structures to tell apart; by default aluminium")
     parser.add_argument("--beam-energy", type=float, default=200.0, help="kV")
-    parser.add_argument("--reciprocal-radius", type=float, default=1.2, help="how far out spots are seen, in 1/Å")
+    parser.add_argument("--reciprocal-radius", type=float, default=1.2, help="how far out spots are seen, in Å⁻¹")
     parser.add_argument("--minutes", type=float, help="time of a real training; by default a tiny one")
     parser.add_argument("--output", type=Path, default=Path("04_train_your_own"), help="folder of model and pictures")
     arguments = parser.parse_args()

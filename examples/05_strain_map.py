@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import pyxem_dl
 
-#: Disks that are used lie between these distances from the beam, in 1/Å, and are found so near to where they should be
+#: Disks that are used lie between these distances from the beam, in Å⁻¹, and are found so near to where they should be
 INNER, OUTER, NEAR = 0.1, 0.75, 0.06
 
 

@@ -47,7 +47,7 @@ the positions that the network indexes (template matching indexes everything, va
 peaks turned about the beam.
 patterns/s: from the lazy signal to the crystal map, making of templates included."""
 
-#: How far out peaks are compared with simulated spots, and how near they must be (1/Angstrom): the scan is distorted by
+#: How far out peaks are compared with simulated spots, and how near they must be (Å⁻¹): the scan is distorted by
 #: a few percent.
 _PEAK_RADIUS, _PEAK_TOLERANCE = 1.3, 0.05
 
@@ -102,10 +102,10 @@ def _draw(signal, maps: dict, peaks: list, output: Path) -> list[str]:
     from pyxem_dl import plot
 
     network, torch = maps["network"], maps["templates (torch)"]
-    pictures = {"virtual_image": plot.virtual_image(signal, title="Virtual dark-field image, 0.3 to 1.2 1/Å")}
+    pictures = {"virtual_image": plot.virtual_image(signal, title="Virtual dark-field image, 0.3 to 1.2 Å⁻¹")}
     for name, xmap in maps.items():
         pictures[f"orientations_{_file_name(name)}"] = plot.orientation_map(
-            xmap, brightness="reliability", title=f"Orientations by {name}; brightness: reliability"
+            xmap, brightness="reliability", title=f"Orientations: {name}; brightness: reliability"
         )
     pictures["reliability"] = plot.property_map(
         network, title="Reliability of the network's orientations", vmin=0, vmax=1

@@ -214,7 +214,8 @@ def to_crystal_map(
     Returns
     -------
     orix.crystal_map.CrystalMap
-        Rotations (n, n_best), or (n,) for one; ``prop["scores"]`` likewise.  With several phases
+        Rotations (n, n_best), or (n,) for one; ``prop["scores"]`` likewise, and ``prop["score"]``
+        (n,) is the best one, which can be plotted.  With several phases
         and n_best > 1 ``prop["candidate_phase_id"]`` (n, n_best) says which phase each rotation
         belongs to.
     """
@@ -226,7 +227,9 @@ def to_crystal_map(
     quaternions = np.asarray(rotations, dtype=float)
     norm = np.linalg.norm(quaternions, axis=-1, keepdims=True)
     quaternions = np.where(norm > 0, quaternions / np.where(norm > 0, norm, 1), [1.0, 0, 0, 0])
-    prop = {"scores": np.asarray(scores, dtype=float)} | (prop or {})
+    scores = np.asarray(scores, dtype=float)
+    # orix plots and writes one number for a point: the best score is kept as one, too
+    prop = {"score": scores[:, 0].copy(), "scores": scores} | (prop or {})
     n_best = quaternions.shape[1]
     if n_best == 1:
         quaternions, prop["scores"] = quaternions[:, 0], prop["scores"][:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from pyxem_dl.maps import (
 )
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
 from pyxem_dl.partial_results import PartialResults, fingerprint
+from pyxem_dl.spots import predict_spots
 from pyxem_dl.streaming import (
     Collected,
     check_batch_size,
     default_batch_size,
+    progressbar,
     resolve_device,
     stream,
 )
@@ -53,14 +56,14 @@ def predict_orientation(
         Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of
         reciprocal length or of angle.
     model : str, pathlib.Path or OrientationModel, or a list of these
-        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model; several of the same
-        phases are asked together, as an ensemble.
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model.  A list of models of
+        the same phases is used as an ensemble.
     n_best : int
         Number of separated orientations to keep per position, the best first.
     n_samples : int
-        Answers drawn with dropout (Monte-Carlo dropout): the map holds what most of them say (the mean of those within
-        10 degrees of one another), and their spread.  For models with dropout; several models (an ensemble) have a
-        spread without.
+        Number of predictions with dropout (Monte-Carlo dropout).  The map then has the mean of the largest group of
+        predictions that lie within 10 degrees of each other, and their spread.  For models with dropout; an ensemble
+        has a spread without it.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -70,7 +73,7 @@ def predict_orientation(
         (row, column) in pixels, or an array (y, x, 2) of them.  Or pyxem's ``BeamShift``, from
         ``s.get_direct_beam_position(...)``.
     beam_energy : float, optional
-        In kV; by default what the signal's metadata say.
+        In kV; by default that in the signal's metadata.
     batch_size : int, optional
         Patterns on the device at once; by default chosen for the device.  The answers do not
         depend on it.
@@ -83,27 +86,26 @@ def predict_orientation(
     -------
     orix.crystal_map.CrystalMap
         Rotations lab to crystal, shape (n, n_best), or (n,) for n_best = 1.  ``phase_id`` is -1
-        (not indexed) where the probability that there is a crystal, or the score of the best
-        orientation, is below the model's thresholds.  Properties:
+        (not indexed) where the score of the best orientation, or the network's own probability
+        that there is a crystal, is below the model's thresholds.  Properties:
 
-        * ``scores``, shape as the rotations: probability of each separated mode.
+        * ``score`` (n,): probability of the best orientation.  It is low in vacuum and on bare film, too.
+        * ``scores``, shape as the rotations: probability of each separated mode, the first is ``score``.
         * ``reliability`` (n,): 1 - second score / first score; where the network gives a second.
-        * ``crystal`` (n,): probability that there is a crystal at all.
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
-        * ``spread`` (n,): with `n_samples` or several models, how far their answers lie from the map's (root mean
-          square, degrees), brought to the size of the errors where the model knows how.
+        * ``spread`` (n,): with `n_samples` or several models, the distance of their predictions from the map's (root
+          mean square, degrees), scaled to the size of the errors if the model knows how.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        For a signal, a model, a mask or a device that cannot be used; the message says what to
-        do.
+        For a signal, a model, a mask or a device that cannot be used; the message says what to do.
 
     Warns
     -----
     UserWarning
         If the detector or the beam energy is not what the model was trained for; if memory runs
-        out and smaller batches are taken; if the run is interrupted (Ctrl-C): the map then holds
+        out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
         what was done, and the rest is not in its data.
 
     Notes
@@ -147,10 +149,10 @@ def predict_orientation_to_file(
     save_every: float = 10.0,
     **reading,
 ):
-    """Predict orientations into a file; an interrupted run goes on where it was.
+    """Predict orientations and save them in a file; an interrupted run continues where it stopped.
 
     What is done is kept in ``<path>.partial``.  A second call with the same signal, model and
-    settings goes on from there; one with others says so and begins anew.
+    settings continues from there; one with others says so and starts again.
 
     Parameters
     ----------
@@ -257,7 +259,7 @@ class _Job:
             found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
         )
         thresholds = self.model.thresholds
-        prop = {"crystal": crystal.astype(float)}
+        prop = {}
         if scores.shape[1] > 1:
             prop["reliability"] = reliability(scores)
         if "spread" in found.arrays:
@@ -289,10 +291,11 @@ def to_orientation_map(
     beam_energy: float | None = None,
     reciprocal_radius: float | None = None,
     max_excitation_error: float = 0.02,
+    show_progressbar: bool | None = None,
 ):
     """Turn a crystal map into pyxem's ``OrientationMap``, for its markers and IPF plots.
 
-    It simulates the spots of every orientation, which takes some 15 ms each.
+    For the predicted spots over the patterns alone, :func:`pyxem_dl.plot.markers` is simpler and faster.
 
     Parameters
     ----------
@@ -304,15 +307,18 @@ def to_orientation_map(
     beam_energy : float, optional
         In kV; needed without a model.
     reciprocal_radius : float, optional
-        Of the simulated spots, in 1/Angstrom; needed without a model.
+        Of the simulated spots, in Å⁻¹; needed without a model.
     max_excitation_error : float
-        In 1/Angstrom.
+        In Å⁻¹.
+    show_progressbar : bool, optional
+        By default HyperSpy's preference.
 
     Returns
     -------
     pyxem.signals.OrientationMap
-        Of the whole scan.  Where a position is not indexed, or not in the map's data, the
-        correlation is 0 and the only spot is the direct beam.
+        Of the map's shape: a cropped map stays cropped, and the offsets of the navigation axes say where it was.
+        Where a position is not indexed, or not in the map's data (a mask), the correlation is 0 and the only spot is
+        the direct beam.
 
     Notes
     -----
@@ -327,25 +333,38 @@ def to_orientation_map(
         beam_energy = beam_energy or model.domain.get("beam_energy")
         reciprocal_radius = reciprocal_radius or model.preprocessing.reciprocal_radius
     if not beam_energy or not reciprocal_radius:
-        raise ValueError("Give a model, or beam_energy (kV) and reciprocal_radius (1/Å).")
+        raise ValueError("Give a model, or beam_energy (kV) and reciprocal_radius (Å⁻¹).")
     phases = {i: phase for i, phase in xmap.phases if i >= 0}
     if model is not None:
         phases.update(dict(phase_list(model.phases)))
     if not phases:
         raise ValueError("Nothing is indexed in this map, and it has no phase: give a model.")
-    whole = xmap.deepcopy()
-    whole.is_in_data = np.ones_like(xmap.is_in_data)
-    whole._shape = None  # orix computes it again
-    phase_id, present = _candidates(whole, xmap.is_in_data, phases)
+    whole = _rectangle(xmap)
+    phase_id, present = _candidates(whole, xmap.is_in_data[whole.is_in_data], phases)
     rotations = whole.rotations.reshape(*phase_id.shape)
     data = np.zeros((*phase_id.shape, 4))
     data[..., 1] = np.where(present, whole.prop["scores"].reshape(phase_id.shape), 0)
     data[..., 2] = rotations.to_euler(degrees=True)[..., 0]
     data[..., 3] = 1
-    simulation, data[..., 0] = _library(
-        rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error
-    )
+    with progressbar(int(present.sum()), show_progressbar, unit=" orientations") as bar:
+        simulation, data[..., 0] = _library(
+            rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error, bar.update
+        )
     return _orientation_map(data, whole, simulation)
+
+
+def _rectangle(xmap):
+    """Map of the smallest rectangle that holds a map's data, all points of it in the data."""
+    inside = np.ones(xmap.is_in_data.size, dtype=bool)
+    for name in "xy":
+        every = getattr(xmap, f"_{name}")
+        if every is not None and len(every):
+            here = np.asarray(every)[xmap.is_in_data]
+            inside &= (every >= here.min()) & (every <= here.max())
+    whole = xmap.deepcopy()
+    whole.is_in_data = inside
+    whole._shape = None  # orix computes it again
+    return whole
 
 
 def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:
@@ -360,7 +379,7 @@ def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:
     return phase_id, present
 
 
-def _library(rotations, phase_id, present, phases, beam_energy, radius, max_excitation_error):
+def _library(rotations, phase_id, present, phases, beam_energy, radius, max_excitation_error, progress):
     """Simulate the spots of every candidate, and say which row of them is whose."""
     from diffsims.generators.simulation_generator import SimulationGenerator
     from diffsims.simulations import Simulation2D
@@ -382,38 +401,42 @@ def _library(rotations, phase_id, present, phases, beam_energy, radius, max_exci
         index[mine] = start + 1 + np.arange(mine.sum())
         kept.append(phase)
         library.append(rows)
-        spots.append(_spots(generator, phase, rows, found, radius, max_excitation_error))
+        spots.append(_spots(generator, phase, rows, found, radius, max_excitation_error, progress))
         start += rows.size
     if len(kept) == 1:
         kept, spots, library = kept[0], spots[0], library[0]
     return Simulation2D(kept, spots, library, generator, radius), index
 
 
-def _spots(generator, phase, rows, found, radius, max_excitation_error) -> list:
-    """Spots of each row; the direct beam alone where nothing was found."""
+def _spots(generator, phase, rows, found, radius, max_excitation_error, progress) -> list:
+    """Spots of each row, as diffsims makes them; the direct beam alone where nothing was found."""
+    from diffpy.structure import Lattice, Structure
     from diffsims.crystallography._diffracting_vector import DiffractingVector
 
     direct = DiffractingVector(phase, xyz=np.zeros((1, 3)), intensity=np.ones(1))
     spots = [direct] * rows.size
     if not found.any():
         return spots
-    # orix' from_min_dspacing, by which diffsims lists reflections, loses some of hexagonal cells
-    # near the radius: ask for more, and cut.  The direct beam is there to drop extinct
-    # reflections: diffsims' threshold is a share of the strongest.
-    wide = generator.calculate_diffraction2d(
-        phase,
-        rows[found],
-        reciprocal_radius=1.6 * radius,
+    # simulated here and not by diffsims, which takes 15 ms for each row
+    predicted = predict_spots(
+        rows.data[found], np.zeros(found.sum(), dtype=int), {0: phase}, generator.accelerating_voltage, radius,
         max_excitation_error=max_excitation_error,
+    )  # fmt: skip
+    shape_factor = generator.shape_factor_model(
+        predicted.excitation_error, max_excitation_error, **generator.shape_factor_kwargs
     )
-    simulated = wide.coordinates if found.sum() > 1 else [wide.coordinates]
-    for i, vectors in zip(np.flatnonzero(found), simulated, strict=True):
-        length = np.linalg.norm(vectors.data, axis=1)
-        inside = (length <= radius) & (length > 0)
-        if inside.any():
-            intensity = np.asarray(vectors.intensity)[inside]
-            spots[i] = vectors[inside]
-            spots[i].intensity = intensity
+    columns = zip(
+        np.flatnonzero(found), rows[found].to_matrix(), predicted.split(predicted.xyz),
+        predicted.split(predicted.squared_structure_factor * shape_factor), strict=True,
+    )  # fmt: skip
+    lattice = phase.structure.lattice
+    for i, matrix, xyz, intensity in columns:
+        if len(xyz):
+            # as diffsims has it, the lattice turns with the vectors, so that they keep their Miller indices
+            turned = copy.copy(phase)
+            turned._structure = Structure(lattice=Lattice(*lattice.abcABG(), baserot=lattice.baserot @ matrix))
+            spots[i] = DiffractingVector(turned, xyz=xyz, intensity=intensity)
+        progress(1)
     return spots
 
 
@@ -426,7 +449,7 @@ def _orientation_map(data, whole, simulation):
     signal.simulation = simulation
     signal.column_names = ["index", "correlation", "rotation", "factor"]
     signal.units = ["a.u.", "a.u.", "deg", "a.u."]
-    steps = (whole.dx, whole.dy)
-    for axis, step, name in zip(signal.axes_manager.navigation_axes, steps, "xy"):
-        axis.name, axis.units, axis.scale = name, whole.scan_unit, step or 1
+    for axis, name in zip(signal.axes_manager.navigation_axes, "xy"):
+        axis.name, axis.units, axis.scale = name, whole.scan_unit, getattr(whole, f"d{name}") or 1
+        axis.offset = float(getattr(whole, name).min())
     return signal

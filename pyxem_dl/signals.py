@@ -39,44 +39,46 @@ def predict_orientation(
     Parameters
     ----------
     model : str, pathlib.Path or OrientationModel, or a list of these
-        Name of a bundled model (`pyxem_dl.list_models` gives them), a model folder, or a loaded model; several of the
-        same phases are asked together, as an ensemble.
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model. A list of models of the
+        same phases is used as an ensemble.
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
-        Answers drawn with dropout (Monte-Carlo dropout): the map holds what most of them say (the mean of those within
-        10 degrees of one another), and their spread. Default is 0: none.
+        Number of predictions with dropout (Monte-Carlo dropout). The map then has the mean of the largest group of
+        predictions that lie within 10 degrees of each other, and their spread. Default is 0: one prediction without
+        dropout.
     navigation_mask : numpy.ndarray of bool, optional
-        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+        Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
         Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
-        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
     beam_energy : float, optional
-        Beam energy in kV. Default is the one in the signal's metadata.
+        Beam energy in kV. Default is that in the signal's metadata.
     batch_size : int, optional
-        Number of patterns that are on the device at once. Default is chosen for the device.
+        Number of patterns on the device at once. Default depends on the device.
     device : str, optional
-        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
 
     Returns
     -------
     orix.crystal_map.CrystalMap
-        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
-        ``reliability`` and ``crystal`` (probability that there is one), and ``spread`` (degrees) with `n_samples` or
-        several models; ``phase_id`` is −1 where nothing was indexed.
+        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better), ``score``
+        (the best of them, shape (n,)), ``reliability``, and ``spread`` (degrees) with `n_samples` or several models;
+        ``phase_id`` is −1 where nothing was indexed.
 
     See Also
     --------
     pyxem_dl.orientation.predict_orientation : The same as a function, with all details and errors.
     match_templates : The baseline to check against.
+    pyxem_dl.plot.markers : Show the predicted spots on the patterns.
 
     Notes
     -----
-    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
 
     Examples
     --------
@@ -133,30 +135,31 @@ def match_templates(
     resolution : float, optional
         Step between the zone axes of the templates in degrees. Default is 1.0.
     reciprocal_radius : float, optional
-        Largest |k| of the templates in Å⁻¹. Default is what the detector covers.
+        Largest |k| of the templates in Å⁻¹. Default is the detector's nearest edge.
     max_excitation_error : float, optional
         Largest distance of a reflection from the Ewald sphere in Å⁻¹. Default is 0.08.
     beam_energy : float, optional
-        Beam energy in kV. Default is the one in the signal's metadata.
+        Beam energy in kV. Default is that in the signal's metadata.
     navigation_mask : numpy.ndarray of bool, optional
-        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+        Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
         Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
-        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
     batch_size : int, optional
-        Number of patterns that are on the device at once. Default is chosen for the device.
+        Number of patterns on the device at once. Default depends on the device.
     device : str, optional
-        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
 
     Returns
     -------
     orix.crystal_map.CrystalMap
-        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better),
-        ``reliability`` and ``simulation_indices``; ``phase_id`` is −1 where nothing was indexed.
+        Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better), ``score``
+        (the best of them, shape (n,)), ``reliability`` and ``simulation_indices``; ``phase_id`` is −1 where nothing
+        was indexed.
 
     See Also
     --------
@@ -165,7 +168,7 @@ def match_templates(
 
     Notes
     -----
-    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
     """
     from pyxem_dl import template_matching
 
@@ -210,39 +213,40 @@ def match_disks(
     Parameters
     ----------
     probe : Probe, signal or numpy.ndarray of shape (rows, columns), optional
-        Or a measured vacuum pattern. Default is to estimate it from the direct beam of 64 patterns.
+        The undiffracted disk, or a pattern measured in vacuum. Default is to estimate it from the direct beam of 64
+        patterns.
     threshold : float, optional
         Smallest confidence, between 0 and 1: the correlation with the probe. Default depends on the probe's radius.
     min_distance : float, optional
         Smallest distance of two disks in pixels. Default is the probe's radius, and at least 2.
     max_peaks : int, optional
-        Largest number of disks of a pattern, the most confident ones. Default is 200.
+        Largest number of disks per pattern; the most confident ones are kept. Default is 200.
     subpixel : bool, optional
-        Fit the position of each disk. Default is True.
+        Fit the position of each disk to a fraction of a pixel. Default is True.
     reciprocal_radius : float, optional
-        Leave out disks beyond, in Å⁻¹. Default is to leave out none.
+        Leave out disks farther from the beam than this, in Å⁻¹. Default is to keep all.
     subtract_center : bool, optional
         Measure positions from the direct beam (default), else from the first pixel.
     navigation_mask : numpy.ndarray of bool, optional
-        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+        Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
         Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
-        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
     batch_size : int, optional
-        Number of patterns that are on the device at once. Default is chosen for the device.
+        Number of patterns on the device at once. Default depends on the device.
     device : str, optional
-        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
     lazy_output : bool, optional
-        Compute nothing yet, and return the lazy twin. Default is False.
+        Return lazy vectors, and compute nothing yet. Default is False.
 
     Returns
     -------
     pyxem.signals.DiffractionVectors
-        Columns ky, kx (in the signal axes' units), intensity above the background, and confidence.
+        Columns ky, kx (in the units of the signal axes), intensity above the background, and confidence.
 
     See Also
     --------
@@ -251,7 +255,7 @@ def match_disks(
 
     Notes
     -----
-    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
     """
     from pyxem_dl import bragg_vectors
 
@@ -299,37 +303,40 @@ def predict_bragg_vectors(
     model : str, pathlib.Path or BraggModel, optional
         Name of a bundled model, a model folder, or a loaded model. Default is ``"bragg-disks"``.
     probe : Probe, signal or numpy.ndarray of shape (rows, columns), optional
-        Or a measured vacuum pattern. Default is to estimate it from the direct beam of 64 patterns.
+        The undiffracted disk, or a pattern measured in vacuum. Default is to estimate it from the direct beam of 64
+        patterns.
     threshold : float, optional
         Smallest confidence, between 0 and 1. Default is the model's.
     max_peaks : int, optional
-        Largest number of disks of a pattern, the most confident ones. Default is 200.
+        Largest number of disks per pattern; the most confident ones are kept. Default is 200.
     n_samples : int, optional
-        Answers drawn with dropout, whose variance is then told in two more columns. Default is 0, none.
+        Number of predictions with dropout; their variances are two more columns. Default is 0: one prediction without
+        dropout.
     reciprocal_radius : float, optional
-        Leave out disks beyond, in Å⁻¹. Default is to leave out none.
+        Leave out disks farther from the beam than this, in Å⁻¹. Default is to keep all.
     subtract_center : bool, optional
         Measure positions from the direct beam (default), else from the first pixel.
     navigation_mask : numpy.ndarray of bool, optional
-        Positions to leave out, of the shape of the navigation dimensions in data order. True = excluded.
+        Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
         Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
-        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
     batch_size : int, optional
-        Number of patterns that are on the device at once. Default is chosen for the device.
+        Number of patterns on the device at once. Default depends on the device.
     device : str, optional
-        ``"auto"`` (default: CUDA, else MPS, else CPU) or a device of torch, as ``"cuda:1"``.
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
     lazy_output : bool, optional
-        Compute nothing yet, and return the lazy twin. Default is False.
+        Return lazy vectors, and compute nothing yet. Default is False.
 
     Returns
     -------
     pyxem.signals.DiffractionVectors
-        Columns ky, kx (in the signal axes' units), intensity above the background, confidence, and position_error.
+        Columns ky, kx (in the units of the signal axes), intensity above the background, confidence, and
+        position_error (in the units of the signal axes).
 
     See Also
     --------
@@ -338,7 +345,7 @@ def predict_bragg_vectors(
 
     Notes
     -----
-    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to go without.
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
     """
     from pyxem_dl import bragg_vectors
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,7 @@ def stream(
     data = data.reshape(1, *data.shape) if data.ndim == 2 else data
     read = _dask_groups(data, wanted, size) if _is_dask(data) else _numpy_groups(data, wanted, size)
     runner = _Runner(function, device, size)
-    with _progressbar(int(wanted.sum()), show_progressbar) as bar:
+    with progressbar(int(wanted.sum()), show_progressbar) as bar:
         for part in _batches(_one_ahead(read), runner):
             bar.update(len(part.indices))
             yield part
@@ -361,11 +362,21 @@ def _to_numpy(results):
     return results
 
 
-def _progressbar(total: int, show: bool | None):
+def progressbar(total: int, show: bool | None, unit: str = " patterns"):
+    """Return tqdm's bar; `show` None asks HyperSpy's preference."""
     from tqdm.auto import tqdm
 
     if show is None:
         import hyperspy.api as hs
 
         show = hs.preferences.General.show_progressbar
-    return tqdm(total=total, unit=" patterns", disable=not show)
+    # in a log file every refresh is a line of its own
+    return tqdm(total=total, unit=unit, disable=not show, mininterval=0.1 if can_draw() else 30.0)
+
+
+def can_draw() -> bool:
+    """Whether a bar can be seen: in a terminal, or in a notebook."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None

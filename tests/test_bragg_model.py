@@ -122,9 +122,35 @@ def test_the_variance_is_a_column(model):
         signal, model, Probe.ideal(5.0), threshold=0.01, n_samples=4, show_progressbar=False
     )
     assert list(found.column_names)[4:] == ["position_error", "position_variance", "confidence_variance"]
+    assert list(found.units) == ["$A^{-1}$", "$A^{-1}$", "a.u.", "a.u.", "$A^{-1}$", "($A^{-1}$)^2", "a.u."]
     assert found.data[0].shape[1] == 7 and found.data[0][:, 5].max() > 0
     with pytest.raises(ValueError, match="n_samples is a number of answers"):
         predict_bragg_vectors(signal, model, Probe.ideal(5.0), n_samples=-1)
+
+
+@pytest.mark.parametrize("units, factor", [("1/nm", 10.0), ("mrad", 25.0793)])  # 1 Å⁻¹ is 25.0793 mrad at 200 kV
+def test_errors_of_positions_are_in_the_unit_of_the_axes(model, units, factor):
+    from pyxem.signals import ElectronDiffraction2D
+
+    from pyxem_dl.bragg_vectors import predict_bragg_vectors
+    from pyxem_dl.probes import Probe
+
+    tables = []
+    for unit, scale in (("1/Å", 1.0), (units, factor)):
+        signal = ElectronDiffraction2D(patterns(2).numpy())
+        for axis in signal.axes_manager.signal_axes:
+            axis.scale, axis.offset, axis.units = 0.02 * scale, -0.7 * scale, unit
+        signal.set_experimental_parameters(beam_energy=200.0)
+        settings = {"threshold": 0.01, "n_samples": 4, "show_progressbar": False}
+        torch.manual_seed(0)
+        found = predict_bragg_vectors(signal, model, Probe.ideal(5.0), **settings)
+        assert list(found.units) == [unit, unit, "a.u.", "a.u.", unit, f"({unit})^2", "a.u."]
+        tables.append(found.data[0])
+    one, other = tables
+    assert len(one) == len(other) > 0 and one[:, 4].min() > 0
+    for column in (0, 1, 4):
+        torch.testing.assert_close(other[:, column], factor * one[:, column], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(other[:, 5], factor**2 * one[:, 5], rtol=1e-4, atol=1e-6)
 
 
 def test_the_unit_of_the_counts_does_not_matter(model):

@@ -1,5 +1,6 @@
 """The command line, driven as a user does."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from fake_network import make_model
 from orix import io
 from typer.testing import CliRunner
 
-from pyxem_dl import __main__ as command_line, models
+from pyxem_dl import __main__ as command_line, catalogue, models
 from pyxem_dl.commands import options
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import make_signal
@@ -51,7 +52,7 @@ def test_help_is_quick_and_names_the_commands():
     code = (
         "import sys; from typer.testing import CliRunner; from pyxem_dl.__main__ import app; "
         "text = CliRunner().invoke(app, ['--help']).output; "
-        "assert all(c in text for c in ('demo', 'train-bragg', 'predict', 'vectors', 'models', 'benchmark')), text; "
+        "assert all(c in text for c in ('demo', 'train-bragg', 'predict', 'match', 'vectors')), text; "
         "print(*({'torch', 'pyxem', 'hyperspy', 'orix', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,7 +60,7 @@ def test_help_is_quick_and_names_the_commands():
 
 
 @pytest.mark.parametrize("command", [
-    "demo", "train", "finetune", "study", "train-bragg", "predict", "vectors", "models", "benchmark",
+    "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "benchmark",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
@@ -72,11 +73,40 @@ def test_version(run):
     assert run("--version").output.strip() == f"pyxem-dl {__version__}"
 
 
-def test_models_are_listed(run, monkeypatch):
-    monkeypatch.setattr(models, "list_models", lambda: {"mgo-300kv": "MgO", "al": "Aluminium"})
-    assert run("models").output.splitlines() == ["mgo-300kv  MgO", "al         Aluminium"]
-    monkeypatch.setattr(models, "list_models", dict)
+def test_models_are_listed(run, monkeypatch, tmp_path):
+    config = {
+        "description": "Two phases", "network": {"name": "polar"}, "phases": [{"name": "MgO"}, {"name": "Ti"}],
+        "domain": {"beam_energy": 200.0, "reciprocal_radius": 0.9},
+    }  # fmt: skip
+    for name, text in (("two", json.dumps(config)), ("broken", "{")):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").write_text(text, encoding="utf-8")
+    entries = catalogue.bundled(tmp_path / "models")
+    monkeypatch.setattr(catalogue, "bundled", lambda: entries)
+    heading, broken, two = run("models").output.splitlines()
+    assert heading.split() == ["name", "phases", "kV", "Å⁻¹"]
+    assert two.split() == ["two", "MgO,", "Ti", "200", "0.9", "Two", "phases"]
+    assert broken.startswith("broken") and "damaged" in broken and "config.json" in broken
+    monkeypatch.setattr(catalogue, "bundled", list)
     assert "no bundled models" in run("models").output
+
+
+def test_the_catalogue_agrees_with_the_models():
+    loaded = {entry.name: entry.description for entry in catalogue.bundled()}
+    assert loaded == models.list_models() and "mgo-300kv" in loaded
+    mgo = next(entry for entry in catalogue.bundled() if entry.name == "mgo-300kv")
+    assert (mgo.phases, mgo.beam_energy) == (("MgO",), 300.0)
+    assert mgo.reciprocal_radius == models.load_model("mgo-300kv").preprocessing.reciprocal_radius
+
+
+def test_listing_models_loads_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from pyxem_dl.__main__ import app; "
+        "text = CliRunner().invoke(app, ['models']).output; assert 'mgo-300kv' in text, text; "
+        "print(*({'torch', 'numpy', 'pyxem', 'hyperspy', 'orix', 'lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_predict_writes_a_map(run, fake_model, scan, tmp_path):
@@ -104,6 +134,82 @@ def test_predict_takes_scale_energy_and_center(run, fake_model, tmp_path, rng):
     assert "0.05 1/Å per px" in given.output
     wrong = run(*arguments, "b.h5", "--center", "middle")
     assert wrong.exit_code == 2 and "neither 'auto' nor 'row,column'" in wrong.stderr
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory):
+    """Files with a simulated scan of MgO of 2 x 3 positions and with its structure; and the true orientations."""
+    from test_plot import CLEAN
+
+    from pyxem_dl.crystals import load_phases
+    from pyxem_dl.simulation import PatternSimulator
+
+    folder = tmp_path_factory.mktemp("crystals")
+    structure = shutil.copy(models.PRETRAINED.parent / "_data" / "MgO.cif", folder / "MgO.cif")
+    made = PatternSimulator(load_phases(structure), 200.0, 1.5, CLEAN, seed=3)()
+    signal = make_signal(made.patterns.numpy().reshape(2, 3, 128, 128), made.calibration, "MgO")
+    signal.save(folder / "scan.zspy")
+    return folder / "scan.zspy", structure, made.rotations.numpy()
+
+
+def test_match_writes_a_map_of_the_right_orientations(run, crystals, tmp_path):
+    from pyxem_dl.data import mgo_phase
+    from pyxem_dl.metrics import disorientation
+
+    scan, structure, truth = crystals
+    mask = np.zeros((2, 3), dtype=np.uint8)
+    mask[1, 0] = 1
+    np.save("mask.npy", mask)
+    arguments = ("match", scan, "--phases", structure, "--resolution", 2, "--no-progress", "--output")
+    result = run(*arguments, "maps/map.h5", "--n-best", 2, "--navigation-mask", "mask.npy")
+    assert result.exit_code == 0, result.output
+    assert "5 positions, 100.0% indexed, are in maps/map.h5" in result.output
+    xmap = io.load("maps/map.h5")
+    np.testing.assert_array_equal(xmap.is_in_data, mask.ravel() == 0)
+    angle = disorientation(xmap.rotations.data[:, 0], truth[mask.ravel() == 0], mgo_phase(), modulo_180=True)
+    assert (angle < 3).sum() >= 4 and xmap.prop["score"].shape == (5,) and xmap.prop["scores"].shape == (5, 2)
+    # the spots that are left inside are others
+    short = run(*arguments, "short.h5", "--reciprocal-radius", 0.9, "--max-nothing")
+    assert short.exit_code == 2  # no such option
+    short = run(*arguments, "short.h5", "--reciprocal-radius", 0.9)
+    assert short.exit_code == 0 and "up to 0.9 " in short.output
+    pyxem = run(*arguments, "pyxem.h5", "--engine", "pyxem")
+    assert pyxem.exit_code == 0 and "Template matching (pyxem)" in pyxem.output
+
+
+def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
+    scan, structure, _ = crystals
+    monkeypatch.setattr("pyxem_dl.template_matching.TemplateBank.from_phases", None)  # nobody may come so far
+    (there := np.zeros(1)).tofile("map.h5")
+    np.save("wrong.npy", np.zeros((3, 2)))
+    np.save("letters.npy", np.array(["a"]))
+    for arguments, message in (
+        ((structure, "--output", "map.csv"), "A crystal map is saved as"),
+        ((structure, "--output", "map.h5"), "map.h5 is there already"),
+        (("none.cif", "--output", "a.h5"), "There is no structure file none.cif"),
+        ((structure, "--output", "a.h5", "--signal-mask", "none.npy"), "There is no file 'none.npy'"),
+        ((structure, "--output", "a.h5", "--signal-mask", "letters.npy"), "letters.npy is no mask: it holds"),
+        ((structure, "--output", "a.h5", "--navigation-mask", "wrong.npy"), "It is transposed"),
+        ((structure, "--output", "a.h5", "--resolution", -1), "resolution must be positive"),
+    ):
+        result = run("match", scan, "--phases", *arguments)
+        assert result.exit_code == 1 and message in result.stderr, (arguments, result.output)
+    assert run("match", scan, "--phases", structure, "--output", "a.h5", "--engine", "magic").exit_code == 2
+    assert there.size == 1
+
+
+def test_masks_of_files_leave_out_what_they_say(run, fake_model, scan):
+    from hyperspy.signals import Signal2D
+
+    excluded = np.zeros((40, 40))
+    excluded[18:23] = 1
+    Signal2D(excluded).save("stop.hspy")
+    arguments = ("predict", scan, "--model", fake_model, "--no-progress", "--output")
+    assert run(*arguments, "all.h5").exit_code == 0
+    result = run(*arguments, "masked.h5", "--signal-mask", "stop.hspy")
+    assert result.exit_code == 0, result.output
+    whole, masked = (io.load(name).prop["score"] for name in ("all.h5", "masked.h5"))
+    assert not np.allclose(whole, masked)
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames",),
+    ("frames", "catalogue"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
     ("models", "streaming", "partial_results"),
-    ("maps", "labels"),
+    ("maps", "labels", "spots"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),
     ("benchmark",),

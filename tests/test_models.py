@@ -302,3 +302,11 @@ def test_the_real_network_round_trips(tmp_path, patterns):
         one = loaded.predict_batch(patterns[i : i + 1], CALIBRATION, n_best=2)
         np.testing.assert_allclose(one.scores[0], whole.scores[i], atol=1e-5)
         np.testing.assert_allclose(one.rotations[0], whole.rotations[i], atol=1e-5)
+
+
+def test_a_model_says_what_it_is_for():
+    assert repr(make_model(2)) == "OrientationModel 'fake-200kv' (MgO, Ti; 200 kV; out to 0.9 Å⁻¹; fake)"
+    assert "beam energy not recorded" in repr(make_model(domain={}))
+    assert repr(load_model("bragg-disks")) == "BraggModel 'bragg-disks' (any crystal; disks of 1.5 to 40 px; fcunet)"
+    ensemble = repr(load_model([make_model(), make_model(name="other")]))
+    assert ensemble.startswith("OrientationEnsemble of 2: OrientationModel 'fake-200kv' (") and "'other'" in ensemble

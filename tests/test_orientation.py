@@ -63,7 +63,8 @@ def check_against_one_by_one(xmap, model, data, n_best):
     )
     np.testing.assert_allclose(xmap.scores, scores[:, :n_best].reshape(shape), atol=1e-5)
     np.testing.assert_allclose(xmap.reliability, 1 - scores[:, 1] / scores[:, 0], atol=1e-5)
-    np.testing.assert_allclose(xmap.crystal, crystal, atol=1e-5)
+    np.testing.assert_array_equal(xmap.score, xmap.scores.reshape(len(crystal), n_best)[:, 0])
+    assert "crystal" not in xmap.prop  # it is close to 1 in vacuum, too
     threshold = model.thresholds["crystal"]
     np.testing.assert_array_equal(xmap.phase_id, np.where(crystal >= threshold, phase_id[:, 0], -1))
 
@@ -108,6 +109,12 @@ def test_properties_fit_for_maps_and_candidates_know_their_phase(scan):
     several = predict_orientation(make_signal(scan), model, n_best=3, **QUIET)
     np.testing.assert_array_equal(several.prop["candidate_phase_id"], one_by_one(model, scan, 3)[1])
     assert "candidate_phase_id" not in single.prop
+    # one number for a point: orix can plot it, and a file keeps it
+    np.testing.assert_array_equal(several.prop["score"], several.prop["scores"][:, 0])
+    assert several.get_map_data("score").shape == (4, 5)
+    figure = several.plot("score", return_figure=True)
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), several.score.reshape(4, 5))
+    assert set(several.prop) == {"score", "scores", "reliability", "candidate_phase_id"}
     assert [p.name for _, p in single.phases] == ["MgO", "Ti"]
     assert len({p.color for _, p in single.phases}) == 2
 
@@ -251,7 +258,7 @@ def test_centers_found_on_the_device(rng):
     with pytest.warns(UserWarning, match="The detector covers"):
         auto = predict_orientation(signal, model, center="auto", **options)
         given = predict_orientation(signal, model, center=found.reshape(2, 3, 2), **options)
-    assert (auto.crystal > 0).all()
+    assert (auto.score > 0).all()
     np.testing.assert_allclose(auto.scores, given.scores, atol=1e-5)
 
 
@@ -482,6 +489,52 @@ def test_bridge_with_two_phases_a_hexagonal_cell_and_nothing_indexed():
         assert np.linalg.norm(spots[:, None] - expected[None], axis=-1).min(1).max() < 1e-9
     np.testing.assert_allclose(marker_offsets(markers, 1, 1), [[0, 0]], atol=1e-12)
     assert (signal.data[1, 1, :, 1] == 0).all()
+
+
+def test_bridge_makes_the_spots_of_diffsims():
+    from diffsims.generators.simulation_generator import SimulationGenerator
+
+    generator = SimulationGenerator(200.0)
+    for phase in (make_phase(), make_phase("Ti", 2.95, 194, (("Ti", (1 / 3, 2 / 3, 0.25)),))):
+        xmap = crystal_map(Rotation.random((8, 1)), [phase], (2, 4))
+        library = to_orientation_map(xmap, beam_energy=200, reciprocal_radius=1.2, show_progressbar=False).simulation
+        for rotation, spots in zip(library.rotations[1:], library.coordinates[1:], strict=True):
+            theirs = generator.calculate_diffraction2d(
+                phase, rotation, reciprocal_radius=2.4, max_excitation_error=0.02
+            ).coordinates
+            length = np.linalg.norm(theirs.data, axis=1)
+            inside = (length > 0) & (length <= 1.2)
+            # what is left of extinct reflections by rounding is none
+            inside &= theirs.intensity > 1e-7 * theirs.intensity[length > 0].max(initial=1)
+            if not inside.any():
+                assert np.all(spots.data == 0)  # the direct beam alone
+                continue
+            distance = np.linalg.norm(spots.data[:, None] - theirs.data[inside][None], axis=-1)
+            nearest = distance.argmin(1)
+            assert len(spots.data) == inside.sum() and distance.min(1).max() < 1e-9
+            np.testing.assert_allclose(spots.hkl, theirs.hkl[inside][nearest], atol=1e-8)
+            np.testing.assert_allclose(spots.intensity, theirs.intensity[inside][nearest], rtol=1e-6)
+
+
+def test_bridge_of_a_cropped_map_stays_cropped(capsys):
+    rotations, phase = Rotation.random((20, 1)), make_phase()
+    xmap = crystal_map(rotations, [phase], (4, 5))
+    signal = to_orientation_map(xmap[1:3, 2:5], beam_energy=200, reciprocal_radius=1.2)
+    assert signal.data.shape == (2, 3, 1, 4)
+    assert [(a.scale, a.offset) for a in signal.axes_manager.navigation_axes] == [(3.0, 6.0), (2.0, 2.0)]
+    again = signal.to_crystal_map().rotations.data.reshape(2, 3, 4)
+    kept = rotations.data.reshape(4, 5, 4)[1:3, 2:5]
+    np.testing.assert_allclose(np.abs((again * kept).sum(-1)), 1, atol=1e-10)
+    assert "orientations" in capsys.readouterr().err  # the bar
+    # what a mask leaves out inside of the rectangle has its place
+    masked = crystal_map(rotations, [phase], (4, 5))
+    there = np.ones((4, 5), dtype=bool)
+    there[0], there[2, 2] = False, False
+    masked = masked[there.ravel()]
+    signal = to_orientation_map(masked, beam_energy=200, reciprocal_radius=1.2, show_progressbar=False)
+    assert signal.data.shape == (3, 5, 1, 4)
+    correlation = signal.data[..., 0, 1]
+    assert correlation[1, 2] == 0 and (np.delete(correlation.ravel(), 7) > 0).all()
 
 
 def test_bridge_of_a_prediction_takes_all_from_the_model(scan):

@@ -49,6 +49,33 @@ def test_vectors_of_known_orientations_are_indexed_strictly(name):
     assert (disorientation(xmap.rotations.data, rotations.numpy(), crystal) < 5).mean() >= 0.5
 
 
+def test_vectors_are_matched_as_far_out_as_the_patterns_that_they_are_of(capsys):
+    from pyxem_dl.bragg_vectors import to_diffraction_vectors
+    from pyxem_dl.frames import Calibration
+    from pyxem_dl.maps import make_signal
+
+    (crystal,) = load_phases(phase("Al"))
+    calibration = Calibration((0.03, 0.025), (40.0, 52.1), (90, 100), 200.0)
+    signal = make_signal(np.random.default_rng(0).random((2, 90, 100)), calibration, "noise")
+    rows = np.empty(2, dtype=object)
+    rows[:] = [np.array([[3.0, 20.0, 9.0, 1.0], [-20.0, 3.0, 9.0, 1.0]])] * 2  # px, 0.5 and 0.6 Å⁻¹ from the beam
+    vectors = to_diffraction_vectors(signal, rows, calibration)
+    settings = {"resolution": 10.0, "show_progressbar": False}
+    for what in (signal, vectors):
+        match_templates(what, crystal, **settings)
+        assert f"up to {47.4 * 0.025:.4g} " in capsys.readouterr().out  # the right edge is the nearest
+    with_angles = make_signal(signal.data, calibration, "noise")
+    for axis in with_angles.axes_manager.signal_axes:
+        axis.units, axis.scale, axis.offset = "mrad", axis.scale * 25.0793, axis.offset * 25.0793
+    match_templates(to_diffraction_vectors(with_angles, rows, calibration), crystal, **settings)
+    assert f"up to {47.4 * 0.025:.4g} " in capsys.readouterr().out
+    # vectors that do not know their detector: as far as there are any
+    vectors.detector_shape = None
+    match_templates(vectors, crystal, **settings)
+    farthest = 1.02 * np.hypot(20 * 0.03, 3 * 0.025)
+    assert f"up to {farthest:.4g} " in capsys.readouterr().out
+
+
 def test_units_and_batches_do_not_matter():
     (crystal,) = load_phases(phase("Al"))
     rotations = random_rotations(6, torch.Generator().manual_seed(2))

@@ -60,11 +60,11 @@ def kinematical(folder: Path, n: int = 1000, seed: int = SEED) -> Labelled:
     Returns
     -------
     Labelled
-        128 x 128 px covering 1.5 1/Angstrom, 5 to 20 visible spots each.
+        128 x 128 px covering 1.5 Å⁻¹, 5 to 20 visible spots each.
 
     Notes
     -----
-    Positions and intensities are those of diffsims' ``SimulationGenerator`` (excitation errors up to 0.03 1/Angstrom);
+    Positions and intensities are those of diffsims' ``SimulationGenerator`` (excitation errors up to 0.03 Å⁻¹);
     nothing of :mod:`pyxem_dl.simulation` is used.  Intensities are multiplied by log-normal factors, since dynamical
     scattering changes them; see :func:`draw_pattern` for the rest.  The difficulty was set by trying five settings with
     template matching (never with a network): with these, pyxem's found 70 % of 200 such patterns within 5 degrees
@@ -94,7 +94,7 @@ def draw_pattern(kx, ky, intensity, calibration: Calibration, rng) -> tuple[np.n
     Parameters
     ----------
     kx, ky : array, shape (m,)
-        Positions of the spots in 1/Angstrom.
+        Positions of the spots in Å⁻¹.
     intensity : array, shape (m,)
         Relative intensities.
     calibration : Calibration
@@ -130,7 +130,7 @@ def draw_pattern(kx, ky, intensity, calibration: Calibration, rng) -> tuple[np.n
 
 
 def _diffsims_spots(phase, rotations):
-    """Yield kx, ky (1/Angstrom) and intensity of the spots of each rotation, from diffsims."""
+    """Yield kx, ky (Å⁻¹) and intensity of the spots of each rotation, from diffsims."""
     from diffsims.generators.simulation_generator import SimulationGenerator
     from orix.quaternion import Rotation
 

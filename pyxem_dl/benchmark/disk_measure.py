@@ -18,9 +18,9 @@ from pyxem_dl.probes import Probe
 
 # Positions of the MgO scan that are looked at in each region
 _MGO_POSITIONS = 150
-# Out to here disks are compared with a lattice; so near to the middle they are the direct beam (1/Angstrom)
+# Out to here disks are compared with a lattice; so near to the middle they are the direct beam (Å⁻¹)
 _MGO_RADIUS, _DIRECT_BEAM = 1.3, 0.15
-# So near to a point of the lattice (1/Angstrom; it has 0.47 from one to the next) a disk lies on it
+# So near to a point of the lattice (Å⁻¹; it has 0.47 from one to the next) a disk lies on it
 _ON_LATTICE = 0.12
 # Strain is measured with the disks between these distances from the beam, found so near to where they should be (1/A)
 _STRAIN_RADII, _STRAIN_DISTANCE = (0.1, 0.75), 0.06

@@ -38,8 +38,8 @@ def disk_tables(rows: list[dict], letter: Callable) -> str:
 def _truth(rows, letter) -> list[str]:
     lines = [
         "Multislice, 3 mrad, disks of 10.2 px in 256 × 256 px, one threshold for all. A disk is a reflection within"
-        " 0.03 1/Å of the Ewald sphere and 1.5 1/Å of the beam with more than 20 expected electrons, a hit lies within"
-        " 0.6 radii; weak reflections (to 0.12 1/Å) and the direct beam count neither way. *With far ones*: neither do"
+        " 0.03 Å⁻¹ of the Ewald sphere and 1.5 Å⁻¹ of the beam with more than 20 expected electrons, a hit lies within"
+        " 0.6 radii; weak reflections (to 0.12 Å⁻¹) and the direct beam count neither way. *With far ones*: neither do"
         " reflections still further off, of which many are there to be seen at 10⁶ electrons.",
         "",
         *header("data", "method", "disks", "F1", "asked", "precision / recall", "F1 with far ones", "position (px rms)",

@@ -17,7 +17,7 @@ from pyxem_dl.maps import make_signal
 #: Doses of the patterns: electrons per pattern in all
 ELECTRONS = (1e4, 1e5, 1e6)
 
-# What counts as a disk that can be found: excitation error and |k| in 1/Angstrom, expected electrons
+# What counts as a disk that can be found: excitation error and |k| in Å⁻¹, expected electrons
 _EXCITATION_ERROR = 0.03
 _RADIUS = 1.5
 _LEAST_ELECTRONS = 20
@@ -94,7 +94,7 @@ def bragg_disks(
     Returns
     -------
     BraggDisks
-        True disks are those with ``|s| < 0.03`` and ``|k| < 1.5`` 1/Angstrom and more than `least` expected electrons.
+        True disks are those with ``|s| < 0.03`` and ``|k| < 1.5`` Å⁻¹ and more than `least` expected electrons.
     """
     with np.load(multislice_file(folder, name, semi_angle)) as file:
         data = {key: file[key] for key in file.files}
@@ -122,7 +122,7 @@ def bragg_disks(
 
 
 def _far_reflections(folder: Path, name: str, rotations, calibration: Calibration) -> list[np.ndarray]:
-    """Row and column (px) of reflections with excitation errors from 0.12 to 0.4 1/Angstrom in patterns."""
+    """Row and column (px) of reflections with excitation errors from 0.12 to 0.4 Å⁻¹ in patterns."""
     table = ReflectionTable.stack([reflections(multislice_phase(folder, name), 1.6)], calibration.beam_energy, "cpu")
     spots = find_spots(
         table, torch.zeros(len(rotations), dtype=torch.long), torch.as_tensor(rotations, dtype=torch.float32),
@@ -142,7 +142,7 @@ def _isolated(positions, expected, center, distance: float) -> np.ndarray:
 
 
 def _reflections(data, kind: str, i: int, calibration: Calibration) -> np.ndarray:
-    """Row, column (px), share of the beam, |k| and |excitation error| (1/Angstrom) of a pattern's reflections."""
+    """Row, column (px), share of the beam, |k| and |excitation error| (Å⁻¹) of a pattern's reflections."""
     here = slice(*data[f"{kind}_ptr"][i : i + 2])
     kx, ky, s, share, hkl = (data[f"{kind}_{x}"][here] for x in ("kx", "ky", "s", "idisk", "hkl"))
     table = np.column_stack([*k_to_pixel(kx, ky, calibration), share, np.hypot(kx, ky), np.abs(s)])

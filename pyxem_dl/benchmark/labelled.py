@@ -205,10 +205,13 @@ def _errors(xmap, labelled: LabelledData, modulo_180: bool = True) -> tuple[np.n
 
 def _draw_maps(maps: dict, path: Path) -> None:
     """Draw inverse pole figure maps side by side."""
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from orix.plot import IPFColorKeyTSL
     from orix.quaternion import Rotation
     from orix.vector import Vector3d
+
+    from pyxem_dl.plot import NOT_INDEXED
 
     columns = 4
     rows = -(-len(maps) // columns)
@@ -220,7 +223,8 @@ def _draw_maps(maps: dict, path: Path) -> None:
         group = next(phase for i, phase in xmap.phases if i >= 0).point_group
         key = IPFColorKeyTSL(group.laue, direction=Vector3d.zvector())
         rotations = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
-        colors = key.orientation2color(Rotation(rotations)) * (xmap.phase_id >= 0)[:, None]
+        colors = key.orientation2color(Rotation(rotations))
+        colors[xmap.phase_id < 0] = to_rgb(NOT_INDEXED)
         ax.imshow(colors.reshape(*xmap.shape, 3), interpolation="nearest")
         ax.set_title(name, fontsize=9)
     figure.savefig(path, dpi=110)

@@ -18,10 +18,10 @@ from pyxem_dl.metrics import accuracy, disorientation, explained_peaks, find_pea
 from pyxem_dl.rotations import zone_axes
 from pyxem_dl.template_matching import PyxemMatcher
 
-#: How far out the MgO templates go, and peaks are counted, in 1/Angstrom.
+#: How far out the MgO templates go, and peaks are counted, in Å⁻¹.
 MGO_RADIUS = 1.6
 _PEAK_RADIUS = 1.3
-#: How near a peak must be to a spot, in 1/Angstrom: the scan is distorted by a few percent.
+#: How near a peak must be to a spot, in Å⁻¹: the scan is distorted by a few percent.
 _PEAK_TOLERANCE = 0.05
 
 
@@ -47,11 +47,11 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
             "median": round(each.median, 3),
         }
     not_indexed = round(found["strict"].not_indexed, 4)
-    if "crystal" in xmap.prop:
-        # of all answers, also those that the thresholds leave out
+    if "score" in xmap.prop and "simulation_indices" not in xmap.prop:
+        # the scores of a network, which are probabilities; of all answers, also those that the thresholds leave out
         answers = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
         angle = disorientation(answers, data.rotations, data.phase)
-        numbers["calibration"] = calibration_of_scores(xmap.prop["scores"], angle < 5)
+        numbers["calibration"] = calibration_of_scores(xmap.prop["score"], angle < 5)
     return numbers | {"not_indexed": not_indexed, "patterns_per_second": round(len(data.rotations) / seconds, 1)}
 
 

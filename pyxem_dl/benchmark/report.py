@@ -121,8 +121,8 @@ def _mgo(rows: list[dict], content: dict) -> str:
         "## A real scan: MgO nanocubes, 105 × 105, 300 kV",
         "",
         "There is no truth table, but what lies where is seen in the virtual images: cubes (polygons inside of them,"
-        " and only where a cube lies alone), holes and bare film. Detected peaks: up to 1.3 1/Å, explained if a"
-        " reflection within 0.04 1/Å of the Ewald sphere lies within 0.05 1/Å; chance: the same with the peaks turned"
+        " and only where a cube lies alone), holes and bare film. Detected peaks: up to 1.3 Å⁻¹, explained if a"
+        " reflection within 0.04 Å⁻¹ of the Ewald sphere lies within 0.05 Å⁻¹; chance: the same with the peaks turned"
         f" about the beam. The scan is distorted: the flat cube's lattice is too large by {x} along x and {y} along y,"
         " so that outer peaks lie further off than the tolerance. The peaks are counted as they are, and again after"
         " taking that distortion off them. Cubes: median disorientation from the neighbours, strict (modulo 180°), and"
@@ -187,7 +187,7 @@ def _speed(rows: list[dict], content: dict) -> str:
 _SECTIONS = {
     "kinematical": _accuracy(
         "Kinematical Al, noisy",
-        "Spots from diffsims in random orientations, 200 kV, 128 × 128 px covering ±1.5 1/Å, 5 to 20 visible spots"
+        "Spots from diffsims in random orientations, 200 kV, 128 × 128 px covering ±1.5 Å⁻¹, 5 to 20 visible spots"
         " each, drawn by code that training does not use.",
     ),
     "multislice": _accuracy(

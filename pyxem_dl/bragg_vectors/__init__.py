@@ -288,7 +288,8 @@ def _detection(
             extras += [disks.position_variance * scale**2, disks.confidence_variance]
         return disks.row, disks.column, tuple(extras), disks.confidence > max(least, 0)
 
-    scale = math.sqrt(math.prod(scan.calibration.scale))
+    # errors are told in the unit of the signal axes, as positions are: the calibration's scale is in Å⁻¹
+    scale = math.sqrt(math.prod(abs(float(axis.scale)) for axis in signal.axes_manager.signal_axes))
     columns = (*COLUMNS, "position_error", *(("position_variance", "confidence_variance") if n_samples else ()))
     lines = {"Model": model.name, "Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{least:.3g}"}
     if gain != 1:

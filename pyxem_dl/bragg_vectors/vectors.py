@@ -73,7 +73,8 @@ def to_diffraction_vectors(
     columns : sequence of str
         Names of all columns.
     units : sequence of str, optional
-        Of all columns; by default those of the signal axes, and "a.u." for what follows.
+        Of all columns; by default those of the signal axes for positions and their errors, and "a.u." for the rest, as
+        pyxem has it.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def to_diffraction_vectors(
         offsets=-center * scales,
         detector_shape=tuple(calibration.shape),
         column_names=list(columns),
-        units=list(units) if units is not None else [*(str(axis.units) for axis in axes), *["a.u."] * others],
+        units=list(units) if units is not None else _units(axes, columns),
     )
     for new, old in zip(vectors.axes_manager.navigation_axes, manager.navigation_axes):
         new.name, new.units = old.name, old.units
@@ -110,6 +111,13 @@ def to_diffraction_vectors(
             vectors.metadata.add_dictionary({node: signal.metadata.get_item(node).as_dictionary()})
     vectors.has_intensity = "intensity" in columns
     return vectors
+
+
+def _units(axes, columns) -> list[str]:
+    """Units of all columns, of which the first two are those of the axes (row axis first)."""
+    unit = str(axes[0].units)
+    known = {"position_error": unit, "position_variance": f"({unit})^2"}
+    return [*(str(axis.units) for axis in axes), *(known.get(name, "a.u.") for name in columns[2:])]
 
 
 def _scaled(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(
     name="pyxem-dl",
-    help="Orientations and Bragg disks of 4D-STEM scans by deep learning, and the classical ways to check against.",
+    help="Orientations and Bragg disks of 4D-STEM scans by deep learning, with classical methods to check against.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

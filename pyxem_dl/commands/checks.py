@@ -1,4 +1,4 @@
-"""Commands that say what there is, and how good it is."""
+"""Commands that list the models and measure how good they are."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ class Section(StrEnum):
 
 @command("models")
 def show_models() -> None:
-    """List the bundled models."""
-    from pyxem_dl.models import list_models
+    """List the bundled models: phases, beam energy in kV, and how far out they look in Å⁻¹."""
+    from pyxem_dl import catalogue  # and not pyxem_dl.models, which loads torch
 
-    models = list_models()
-    width = max(map(len, models), default=0)
-    for name, description in models.items():
-        typer.echo(f"{name:<{width}}  {description}")
-    if not models:
+    models = catalogue.bundled()
+    if models:
+        typer.echo(catalogue.table(models))
+    else:
         typer.echo("This installation has no bundled models. Train one: pyxem-dl train --help")
 
 
@@ -47,14 +46,14 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("benchmarks"),
     only: Annotated[
         list[Section] | None,
-        typer.Option(help="Do these parts; others keep their results. By default those that train nothing."),
+        typer.Option(help="Run these parts; the others keep their results. By default all that train nothing."),
     ] = None,
     training_minutes: Annotated[float, typer.Option(help="For each network of the parts that train.", min=0)] = 10.0,
     model: Annotated[
         list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
     ] = None,
     predictor: Annotated[
-        list[str] | None, typer.Option(help="Only these of network, torch, pyxem, py4dstem; the rest stays.")
+        list[str] | None, typer.Option(help="Only these of network, torch, pyxem, py4dstem; other rows stay.")
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="Of the CPU.", min=1)] = 2,

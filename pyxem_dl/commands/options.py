@@ -1,4 +1,4 @@
-"""Options that several commands have, and how they are read."""
+"""Options of several commands, and how they are read."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ import typer
 
 Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, mps (not to train), ...")]
 BeamEnergy = Annotated[
-    float | None, typer.Option(help="In kV; by default what the file (of a scan) or the recipe says.", min=0)
+    float | None, typer.Option(help="In kV; by default that in the file of the scan, or in the recipe.", min=0)
 ]
 Labelled = Annotated[
-    list[str] | None, typer.Option(help="Scan and labels, scan.zspy:labels.h5 (or .ang, .ctf); may be repeated.")
+    list[str] | None, typer.Option(help="Scan and labels, scan.zspy:labels.h5 (or .ang, .ctf); can be repeated.")
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Further settings of the training, key=value; may be repeated.")
+    list[str] | None, typer.Option("--set", help="Other settings of the training, key=value; can be repeated.")
 ]
 Devices = Annotated[int, typer.Option(help="GPUs, or processes on a CPU, of each computer.", min=1)]
 Nodes = Annotated[int, typer.Option(help="Computers that train together.", min=1)]
-Resume = Annotated[bool, typer.Option(help="Go on from an interrupted training in the same folder.")]
-OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")]
+Resume = Annotated[bool, typer.Option(help="Continue an interrupted training in the same folder.")]
+OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar.")]
 ScanFile = Annotated[Path, typer.Argument(help="Anything that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")]
-Scale = Annotated[float | None, typer.Option(help="1/Å per pixel, for a file without calibration.", min=0)]
+Scale = Annotated[float | None, typer.Option(help="Å⁻¹ per pixel, for a file without calibration.", min=0)]
 Center = Annotated[
     str | None, typer.Option(help="Direct beam: 'auto' (found in each pattern) or 'row,column' in pixels.")
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Patterns on the device at once.", min=1)]
+NavigationMask = Annotated[
+    Path | None,
+    typer.Option(help="File (.npy, .hspy, .tif, ...) with positions to leave out, shape (y, x), 1 = excluded."),
+]
+SignalMask = Annotated[
+    Path | None, typer.Option(help="File with detector pixels to leave out (beam stop, dead pixels), 1 = excluded.")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Number of patterns on the device at once.", min=1)]
 
 
 def load_scan(path: Path, scale: float | None):
-    """Scan of a file, lazily; `scale` in 1/Angstrom per pixel replaces its calibration."""
+    """Scan of a file, lazily; `scale` in Å⁻¹ per pixel replaces its calibration."""
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     import hyperspy.api as hs
@@ -59,6 +66,28 @@ def read_center(text: str | None):
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither 'auto' nor 'row,column'.", param_hint="--center") from None
     return row, column
+
+
+def read_mask(path: Path | None):
+    """Array of bool in a file; True (or any number but 0) = excluded."""
+    if path is None:
+        return None
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    import numpy as np
+
+    if path.suffix.lower() == ".npy":
+        mask = np.load(path, allow_pickle=False)
+    else:
+        import hyperspy.api as hs
+
+        loaded = hs.load(path)
+        if isinstance(loaded, list):
+            raise ValueError(f"{path} holds {len(loaded)} signals; a mask is a single image.")
+        mask = np.asarray(loaded.data)
+    if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and not np.isfinite(mask).all()):
+        raise ValueError(f"{path} is no mask: it holds {mask.dtype}, and should hold 0 and 1 (1 = excluded).")
+    return mask.astype(bool)
 
 
 def check_structures(structures: list[Path] | None) -> None:

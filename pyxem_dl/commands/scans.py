@@ -1,7 +1,8 @@
-"""Commands that answer for a scan."""
+"""Commands that index a scan or find its disks."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,25 @@ from pyxem_dl.commands.options import (
     BeamEnergy,
     Center,
     Device,
+    NavigationMask,
     Progress,
     Scale,
     ScanFile,
+    SignalMask,
+    check_structures,
     load_scan,
     read_center,
+    read_mask,
 )
+
+
+class Engine(StrEnum):
+    """What matches templates."""
+
+    torch = "torch"
+    pyxem = "pyxem"
+
+OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace a map that is there.")]
 
 
 @command()
@@ -39,30 +53,74 @@ def predict(
     scan: ScanFile,
     model: Annotated[
         list[str],
-        typer.Option(help="Name of a bundled model (see `pyxem-dl models`), or a model folder; several: an ensemble."),
+        typer.Option(help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble."),
     ],
     output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
-        int, typer.Option(help="Answers drawn with dropout, for a map of their spread in degrees.", min=0)
+        int, typer.Option(help="Number of predictions with dropout, for a map of their spread in degrees.", min=0)
     ] = 0,
     beam_energy: BeamEnergy = None,
     scale: Scale = None,
     center: Center = None,
+    navigation_mask: NavigationMask = None,
+    signal_mask: SignalMask = None,
     batch_size: BatchSize = None,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a map that is there.")] = False,
+    overwrite: OverwriteMap = False,
     progress: Progress = True,
 ) -> None:
-    """Predict the orientations of a scan into a file; an interrupted run goes on when it is called again."""
+    """Predict the orientations of a scan with a network; if interrupted, the same command continues."""
     signal = load_scan(scan, scale)
     from pyxem_dl.orientation import predict_orientation_to_file
 
     xmap = predict_orientation_to_file(
         signal, model[0] if len(model) == 1 else model, output, n_best=n_best, n_samples=samples,
         beam_energy=beam_energy, center=read_center(center), batch_size=batch_size, device=device,
-        overwrite=overwrite, show_progressbar=progress,
+        overwrite=overwrite, show_progressbar=progress, navigation_mask=read_mask(navigation_mask),
+        signal_mask=read_mask(signal_mask),
     )  # fmt: skip
+    _say_what_is_saved(xmap, output)
+
+
+@command()
+def match(
+    scan: ScanFile,
+    phases: Annotated[list[Path], typer.Option(help="CIF file of a phase; repeat the option for several phases.")],
+    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
+    n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
+    engine: Annotated[Engine, typer.Option(help="Ours, or pyxem's template matching (slower).")] = Engine.torch,
+    resolution: Annotated[float, typer.Option(help="Step between the zone axes of the templates in degrees.")] = 1.0,
+    reciprocal_radius: Annotated[
+        float | None, typer.Option(help="How far out templates reach, in Å⁻¹; by default to the detector's edge.")
+    ] = None,
+    beam_energy: BeamEnergy = None,
+    scale: Scale = None,
+    center: Center = None,
+    navigation_mask: NavigationMask = None,
+    signal_mask: SignalMask = None,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
+    overwrite: OverwriteMap = False,
+    progress: Progress = True,
+) -> None:
+    """Find the orientations of a scan by template matching: the baseline to check `predict` against."""
+    check_structures(phases)
+    signal = load_scan(scan, scale)
+    from pyxem_dl.maps import check_map_path, save_map
+    from pyxem_dl.template_matching import match_templates
+
+    check_map_path(output, overwrite=overwrite)  # before the work
+    xmap = match_templates(
+        signal, phases, n_best=n_best, engine=engine.value, resolution=resolution, reciprocal_radius=reciprocal_radius,
+        beam_energy=beam_energy, center=read_center(center), navigation_mask=read_mask(navigation_mask),
+        signal_mask=read_mask(signal_mask), batch_size=batch_size, device=device, show_progressbar=progress,
+    )  # fmt: skip
+    save_map(output, xmap, overwrite=overwrite)
+    _say_what_is_saved(xmap, output)
+
+
+def _say_what_is_saved(xmap, output: Path) -> None:
     indexed = (xmap.phase_id >= 0).mean()
     typer.echo(f"{xmap.size} positions, {indexed:.1%} indexed, are in {output}.")
 
@@ -78,11 +136,11 @@ def vectors(
         bool, typer.Option("--correlation", help="Classical correlation instead of a network.")
     ] = False,
     probe: Annotated[
-        Path | None, typer.Option(help="File with the probe in vacuum; by default it is estimated from the scan.")
+        Path | None, typer.Option(help="File with the probe in vacuum; by default estimated from the scan.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Of the confidence; by default the model's.", min=0)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Smallest confidence; by default the model's.", min=0)] = None,
     samples: Annotated[
-        int, typer.Option(help="Answers drawn with dropout, for columns with their variance.", min=0)
+        int, typer.Option(help="Number of predictions with dropout, for columns with their variance.", min=0)
     ] = 0,
     scale: Scale = None,
     center: Center = None,
@@ -91,7 +149,7 @@ def vectors(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     progress: Progress = True,
 ) -> None:
-    """Find the Bragg disks of a scan into a file; an interrupted run goes on when it is called again."""
+    """Find the Bragg disks of a scan; if interrupted, the same command continues."""
     signal = load_scan(scan, scale)
     vacuum = None if probe is None else load_scan(probe, scale)
     from pyxem_dl.bragg_vectors import bragg_vectors_to_file

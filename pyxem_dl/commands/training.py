@@ -32,7 +32,7 @@ def train(
     ] = None,
     beam_energy: BeamEnergy = None,
     reciprocal_radius: Annotated[
-        float | None, typer.Option(help="How far out spots are seen, in 1/Å.", min=0)
+        float | None, typer.Option(help="How far out spots are seen, in Å⁻¹.", min=0)
     ] = None,
     labelled: Labelled = None,
     network: Annotated[
@@ -42,12 +42,12 @@ def train(
         ),
     ] = None,
     pretrained: Annotated[
-        str | None, typer.Option(help="Begin with weights learnt on photographs: 'timm', or a local file.")
+        str | None, typer.Option(help="Start from ImageNet weights: 'timm', or a local file.")
     ] = None,
     setting: Settings = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time limit; 20 without a recipe.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A model to take all settings from that are not given: a name or a folder.")
+        str | None, typer.Option(help="Take all settings that are not given from this model: a name or a folder.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and patterns; 0 without a recipe.")] = None,
     device: Device = "auto",
@@ -57,7 +57,7 @@ def train(
     overwrite: OverwriteModel = False,
     progress: Progress = True,
 ) -> None:
-    """Train a model for a crystal from nothing but its structure, or on labelled scans."""
+    """Train a model for a crystal from its structure alone, or on labelled scans."""
     check_structures(structures)
     if (output / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
@@ -110,7 +110,7 @@ def finetune(
     overwrite: OverwriteModel = False,
     progress: Progress = True,
 ) -> None:
-    """Adapt a trained model to one's own microscope, with labelled scans."""
+    """Adapt a trained model to your microscope, with labelled scans."""
     if not labelled:
         raise typer.BadParameter("give at least one scan.zspy:labels.h5.", param_hint="--labelled")
     from pyxem_dl.training import finetune as adapt
@@ -129,7 +129,7 @@ def study(
     plan: Annotated[Path, typer.Argument(help="YAML file: labelled scan, settings, and what is searched.")],
     device: Device = "auto",
 ) -> None:
-    """Search for the best training settings with Optuna; an interrupted study goes on when it is called again."""
+    """Search for the best training settings with Optuna; if interrupted, the same command continues."""
     from pyxem_dl.study import run_study
 
     report = run_study(plan, device=device, echo=typer.echo)

@@ -35,7 +35,7 @@ def mgo_nanocubes(lazy: bool = True):
     Returns
     -------
     pyxem.signals.ElectronDiffraction2D
-        28 x 21 positions (y, x), 9.09 nm apart, of 144 x 144 px with 0.03246 1/Angstrom per px; uint16, 300 kV.
+        28 x 21 positions (y, x), 9.09 nm apart, of 144 x 144 px with 0.03246 Å⁻¹ per px; uint16, 300 kV.
 
     Notes
     -----

@@ -49,7 +49,7 @@ def strained_multilayer(
     electrons : float
         Expected in each pattern.
     pixels : int
-        Of the detector along each side; it covers 1.25 1/Angstrom to all sides.
+        Of the detector along each side; it covers 1.25 Å⁻¹ to all sides.
     seed : int
         Of the counts.
 

@@ -20,7 +20,7 @@ def draw_beams(beams, electrons, calibration, *, disk_radius: float, blur: float
     calibration : Calibration
         Of the detector.
     disk_radius : float
-        In 1/Angstrom.
+        In Å⁻¹.
     blur : float
         Of the disks' edges in px.
 

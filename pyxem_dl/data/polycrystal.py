@@ -55,7 +55,7 @@ def polycrystal(
     n_grains : int
         How many there are.
     pixels : int
-        Of the detector along each side; it covers 1.25 1/Angstrom to all sides.
+        Of the detector along each side; it covers 1.25 Å⁻¹ to all sides.
     seed : int
         Of grains and counts.
 

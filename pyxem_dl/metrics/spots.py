@@ -233,11 +233,11 @@ def explained_peaks(
     calibration : Calibration, optional
         With the beam energy; by default the signal's.
     tolerance : float
-        In 1/Angstrom.
+        In Å⁻¹.
     max_excitation_error : float
-        In 1/Angstrom.
+        In Å⁻¹.
     reciprocal_radius : float, optional
-        Peaks beyond are not counted, in 1/Angstrom; by default the detector's nearest edge.
+        Peaks beyond are not counted, in Å⁻¹; by default the detector's nearest edge.
     centers : array, shape (n, 2), optional
         Direct beam (row, column) in pixels of every pattern of the scan.
     signal_mask : array of bool, shape (rows, columns), optional
@@ -298,9 +298,9 @@ def fit_distortion(
     largest : float
         Error of the scale that is looked for, relative.
     tolerance : float
-        So near to a spot a peak is that spot, in 1/Angstrom.
+        So near to a spot a peak is that spot, in Å⁻¹.
     max_excitation_error : float
-        Of reflections whose spots are looked for, in 1/Angstrom.
+        Of reflections whose spots are looked for, in Å⁻¹.
     peaks : list of array, optional
         As in :func:`explained_peaks`.
 
@@ -349,7 +349,7 @@ def fit_distortion(
 
 
 def _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error, centers) -> Iterator:
-    """Places (m, 2) of peaks, and of the spots (s, 2) that each orientation has, in 1/Angstrom."""
+    """Places (m, 2) of peaks, and of the spots (s, 2) that each orientation has, in Å⁻¹."""
     if not isinstance(reflections, Mapping):
         reflections = dict(enumerate(reflections))
     g = {key: r.g.double() for key, r in reflections.items()}

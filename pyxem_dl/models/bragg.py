@@ -52,7 +52,8 @@ class BraggModel(Model):
     inputs = "patterns"
 
     def __repr__(self) -> str:
-        return f"BraggModel {self.name!r} ({self.network_name})"
+        low, high = self.domain.get("disk_radius") or (0, float("inf"))
+        return f"BraggModel {self.name!r} (any crystal; disks of {low:g} to {high:g} px; {self.network_name})"
 
     def predict_batch(
         self,

@@ -51,7 +51,7 @@ class OrientationEnsemble:
         self.network_name = f"ensemble of {len(models)}"
 
     def __repr__(self) -> str:
-        return f"OrientationEnsemble {self.name!r}"
+        return f"OrientationEnsemble of {len(self.models)}: {', '.join(map(repr, self.models))}"
 
     @property
     def device(self) -> torch.device:

@@ -73,8 +73,14 @@ class OrientationModel(Model):
     inputs = "polar"
 
     def __repr__(self) -> str:
-        phases = ", ".join(phase.name for phase in self.phases)
-        return f"OrientationModel {self.name!r} ({self.network_name}; {phases})"
+        energy = self.domain.get("beam_energy")
+        facts = [
+            ", ".join(phase.name for phase in self.phases),
+            f"{energy:g} kV" if energy else "beam energy not recorded",
+            f"out to {self.preprocessing.reciprocal_radius:g} Å⁻¹",
+            self.network_name,
+        ]
+        return f"OrientationModel {self.name!r} ({'; '.join(facts)})"
 
     def predict_batch(
         self,

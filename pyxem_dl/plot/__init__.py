@@ -1,11 +1,12 @@
 """Pictures of results: orientation maps with their keys, comparisons, patterns with simulated spots, and curves.
 
-Every function returns a matplotlib figure that belongs to no window, so that it can be shown in a notebook and saved
-in a script alike.
+Every function but `markers` returns a matplotlib figure that belongs to no window, so that it can be shown in a
+notebook and saved in a script alike; `markers` makes HyperSpy markers for ``s.plot()``.
 """
 
 from pyxem_dl.plot.curves import reliability_diagram, selection_curves
 from pyxem_dl.plot.maps import (
+    NOT_INDEXED,
     disorientation_map,
     orientation_map,
     patterns_with_spots,
@@ -13,8 +14,9 @@ from pyxem_dl.plot.maps import (
     spread_positions,
     virtual_image,
 )
+from pyxem_dl.plot.markers import markers
 
 __all__ = [
-    "disorientation_map", "orientation_map", "patterns_with_spots", "property_map", "reliability_diagram",
-    "selection_curves", "spread_positions", "virtual_image",
+    "NOT_INDEXED", "disorientation_map", "markers", "orientation_map", "patterns_with_spots", "property_map",
+    "reliability_diagram", "selection_curves", "spread_positions", "virtual_image",
 ]  # fmt: skip

@@ -10,19 +10,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
-from pyxem_dl.crystals import reflections
-from pyxem_dl.frames import Calibration, excitation_error, k_to_pixel, pixel_to_k
+from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
-from pyxem_dl.rotations import laue_group, setting, to_matrix
+from pyxem_dl.plot.checks import best_of, check_map, check_numbers, check_positions, check_property
+from pyxem_dl.rotations import laue_group, setting
+from pyxem_dl.spots import predict_spots
 
 _DIRECTIONS = {
     "x": ((1, 0, 0), "x, to the right in the pattern"),
     "y": ((0, 1, 0), "y, upwards in the pattern"),
     "z": ((0, 0, 1), "z, along the beam"),
 }
-_NOT_INDEXED = (0.75, 0.75, 0.75, 1.0)
+#: Colour of points without an orientation, in every picture
+NOT_INDEXED = "0.6"
 _SPOT_COLORS = ("#00c8ff", "#ff3d7f", "#ffd000", "#4de04d")
 _SPOT_MARKERS = ("o", "s", "D", "^")
 
@@ -35,62 +36,73 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
     xmap : orix.crystal_map.CrystalMap
         Of a scan in one or two dimensions; the best orientation of each point is drawn.
     directions : {"x", "y", "z"} or a sequence of these
-        A map for each: the colour says which crystal direction is parallel to this axis of the lab (z is the beam, x
-        and y are those of the pattern).
+        One map for each: the colour says which crystal direction is parallel to this axis of the lab (z is along the
+        beam, x and y are those of the pattern).
     brightness : str or array, optional
-        A property of the map, as "reliability", or values for its points; between its 2nd and 98th percentile colours
-        go from a third of their brightness to the whole.
+        A property of the map, such as "reliability", or values for its points.  From its 2nd to its 98th percentile,
+        colours go from a third of their brightness to full.  If a point has several values the first is used.
     title : str
-        Above all.
+        Of the figure.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Points that are not indexed, or not in the map's data, are black.
+        Points that are not indexed, or not in the map's data, are grey.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a map that is none, an unknown direction, and a property that the map does not have.
     """
+    check_map(xmap)
     directions = [directions] if isinstance(directions, str) else list(directions)
     unknown = [d for d in directions if d not in _DIRECTIONS]
     if unknown or not directions:
         raise ValueError(f"directions are 'x', 'y' and 'z', not {unknown or directions!r}.")
+    factors = _brightness(xmap, brightness)
+    from matplotlib.colors import to_rgb
+
     phases = {key: phase for key, phase in xmap.phases if key >= 0}
     grid = _Grid.of(xmap)
     width = 4.2 * len(directions) + 2.3
-    figure = _figure(width, 3.8 / grid.aspect + 1.0)
+    figure = _figure(width, 3.8 / grid.aspect + 1.5)
     columns = figure.add_gridspec(1, len(directions) + 1, width_ratios=[*[4.2] * len(directions), 2.0])
     for i, direction in enumerate(directions):
         axes = figure.add_subplot(columns[i])
-        image = np.zeros((*grid.shape, 3))
-        grid.fill(image, _ipf_colors(xmap, phases, direction) * _brightness(xmap, brightness)[:, None])
+        image = np.empty((*grid.shape, 3))
+        image[:] = to_rgb(NOT_INDEXED)
+        colors = _ipf_colors(xmap, phases, direction) * factors[:, None]
+        grid.fill(image, np.where((xmap.phase_id >= 0)[:, None], colors, to_rgb(NOT_INDEXED)))
         grid.show(axes, image, interpolation="nearest")
         axes.set_title(f"Crystal direction along {_DIRECTIONS[direction][1]}", fontsize=10)
     _draw_keys(figure, columns[-1], phases)
+    if grid.has_gaps(xmap.phase_id >= 0):
+        _not_indexed_legend(figure)
     figure.suptitle(title or "Orientations")
     return figure
 
 
 def property_map(xmap, name: str = "reliability", *, title: str = "", label: str = "", **imshow):
-    """Draw a property of a map, as its reliability or scores.
+    """Draw a property of a map, such as its reliability or score.
 
     Parameters
     ----------
     xmap : orix.crystal_map.CrystalMap
         Of a scan in one or two dimensions.
     name : str
-        A key of ``xmap.prop``; of several values per point the first is drawn.
+        A key of ``xmap.prop``; if a point has several values the first is drawn.
     title, label : str
         Above the map, and beside the colour bar.
     **imshow
-        Passed to matplotlib's ``imshow``, as ``vmin``, ``vmax`` and ``cmap``.
+        Passed to matplotlib's ``imshow``, for example ``vmin``, ``vmax`` and ``cmap``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Points that are not indexed are grey.
     """
-    if name not in xmap.prop:
-        raise ValueError(f"The map has no property {name!r}; it has: {', '.join(xmap.prop)}.")
-    values = np.asarray(xmap.prop[name], dtype=float)
-    values = values.reshape(len(values), -1)[:, 0]
+    check_map(xmap)
+    values = check_property(xmap, name)
     values = np.where(xmap.phase_id >= 0, values, np.nan)
     label = label or {"reliability": "1 − second score / first score"}.get(name, name)
     return _value_map(_Grid.of(xmap), values, title or name.capitalize(), label, **({"cmap": "viridis"} | imshow))
@@ -104,18 +116,23 @@ def disorientation_map(a, b, *, modulo_180: bool = True, title: str = "", max_an
     a, b : orix.crystal_map.CrystalMap
         With the same points; phases of the same name are the same.
     modulo_180 : bool
-        Take orientations that differ by 180 degrees about the beam for the same: zero-order spots cannot tell them
+        Count orientations that differ by 180 degrees about the beam as the same: zero-order spots cannot tell them
         apart.
     title : str
         Above the map.
     max_angle : float, optional
-        Upper end of the colours in degrees; by default 62.8, the largest there is for a cubic crystal, or what occurs.
+        Upper end of the colour scale in degrees; by default 62.8, the largest possible for cubic crystals, or more if
+        it occurs.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Points that one of the maps does not index, or gives to another phase, are grey.
+        Points are grey if one of the maps does not index them, or if the maps give them different phases.
     """
+    check_map(a)
+    check_map(b)
+    if max_angle is not None:
+        check_numbers(max_angle=max_angle)
     angles = disorientation(a, b, modulo_180=modulo_180)
     known = angles[np.isfinite(angles)]
     if max_angle is None:
@@ -134,7 +151,7 @@ def virtual_image(signal, *, inner: float = 0.3, outer: float = 1.2, title: str 
     signal : pyxem.signals.Diffraction2D
         A calibrated scan in one or two dimensions, in memory or lazy.
     inner, outer : float
-        Radii of the detector in 1/Angstrom.  An `inner` of 0 makes it a disk (bright field).
+        Radii of the detector in Å⁻¹.  An `inner` of 0 makes it a disk (bright field).
     title : str
         Above the image.
 
@@ -143,12 +160,14 @@ def virtual_image(signal, *, inner: float = 0.3, outer: float = 1.2, title: str 
     matplotlib.figure.Figure
         With the mean intensity per pixel of the detector.
     """
+    if not 0 <= inner < outer:
+        raise ValueError(f"inner and outer are radii in Å⁻¹ with 0 <= inner < outer, not {inner!r} and {outer!r}.")
     calibration = Calibration.from_signal(signal)
     row, column = np.indices(calibration.shape)
     k = np.hypot(*pixel_to_k(row, column, calibration))
     detector = (k >= inner) & (k < outer)
     if not detector.any():
-        raise ValueError(f"No pixel lies between {inner:g} and {outer:g} 1/Å.")
+        raise ValueError(f"No pixel lies between {inner:g} and {outer:g} Å⁻¹.")
     axes = signal.axes_manager.navigation_axes
     shape = signal.axes_manager._navigation_shape_in_array
     if len(shape) not in (1, 2):
@@ -157,7 +176,7 @@ def virtual_image(signal, *, inner: float = 0.3, outer: float = 1.2, title: str 
     steps = [abs(axis.scale) or 1.0 for axis in axes]
     unit = str(axes[0].units)
     grid = _Grid.regular(shape, steps, "px" if unit in ("<undefined>", "None", "") else unit)
-    title = title or f"Virtual image, {inner:g} to {outer:g} 1/Å"
+    title = title or f"Virtual image, {inner:g} to {outer:g} Å⁻¹"
     return _value_map(grid, values, title, "mean intensity per pixel", cmap="gray")
 
 
@@ -171,61 +190,75 @@ def patterns_with_spots(
     gamma: float = 0.4,
     title: str = "",
 ):
-    """Draw patterns with the spots that the maps' orientations put on them.
+    """Draw patterns with the spots that the orientations of one or more maps predict.
 
     Parameters
     ----------
     signal : pyxem.signals.Diffraction2D
         A calibrated scan with the beam energy in its metadata, in memory or lazy.
     maps : CrystalMap, or dict of str to CrystalMap
-        Of the whole scan; for several, a colour and a name in the legend for each.
+        Of the whole scan; several get a colour and a name in the legend each.
     positions : sequence of int, optional
-        Flat indices of the patterns in data order; by default six of :func:`spread_positions` of the first map.
+        Flat indices of the patterns in data order, or their indices (row, column) of the scan (one index for a line
+        scan); by default six of :func:`spread_positions` of the first map.
     reciprocal_radius : float, optional
-        How far out patterns and spots are drawn, in 1/Angstrom; by default the detector's nearest edge.
+        How far out patterns and spots are drawn, in Å⁻¹; by default the detector's nearest edge.
     max_excitation_error : float
-        Largest distance of drawn reflections from the Ewald sphere, in 1/Angstrom.
+        Largest distance of drawn reflections from the Ewald sphere, in Å⁻¹.
     gamma : float
         Exponent of the drawn intensity.
     title : str
-        Above all.
+        Of the figure.
 
     Returns
     -------
     matplotlib.figure.Figure
         Markers grow with the kinematical intensity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For maps that are none, or of another scan; for positions outside of the scan; for a signal without
+        calibration or beam energy.
+
+    See Also
+    --------
+    markers : The same on every pattern of ``s.plot()``.
     """
     maps = dict(maps) if isinstance(maps, Mapping) else {"": maps}
-    if positions is None:
-        positions = spread_positions(next(iter(maps.values())))
-    if not len(positions):
-        raise ValueError("There is no position to draw: the map has no indexed points.")
     calibration = Calibration.from_signal(signal)
+    _ = calibration.wavelength  # its error before anything is drawn
+    shape = tuple(signal.axes_manager._navigation_shape_in_array)
+    for xmap in maps.values():
+        check_map(xmap, shape)
+    given = {} if reciprocal_radius is None else {"reciprocal_radius": reciprocal_radius}
+    check_numbers(max_excitation_error=max_excitation_error, gamma=gamma, **given)
+    if positions is None:
+        positions = spread_positions(next(iter(maps.values()))) if maps else []
+    positions = check_positions(positions, shape)
     radius = min(reciprocal_radius or math.inf, calibration.reciprocal_radius)
     columns = min(3, len(positions))
     rows = math.ceil(len(positions) / columns)
     figure = _figure(3.7 * columns, 3.7 * rows + 1.0)
-    shape = signal.axes_manager._navigation_shape_in_array
-    tables = {}
     for i, index in enumerate(positions):
         axes = figure.add_subplot(rows, columns, i + 1)
         where = np.unravel_index(index, shape) if shape else ()
         _show_pattern(axes, np.asarray(signal.data[where]), calibration, radius, gamma)
         for m, (name, xmap) in enumerate(maps.items()):
-            spots = _spots_at(xmap, index, calibration, radius, max_excitation_error, tables)
+            spots = _spots_at(xmap, index, calibration, radius, max_excitation_error)
             _draw_spots(axes, spots, name, m)
         axes.set_title("(x, y) = ({})".format(", ".join(str(w) for w in where[::-1])) if shape else "", fontsize=9)
         if i >= len(positions) - columns:
-            axes.set_xlabel("$k_x$ (1/Å)")
+            axes.set_xlabel("$k_x$ (Å⁻¹)")
         if i % columns == 0:
-            axes.set_ylabel("$k_y$ (1/Å)")
+            axes.set_ylabel("$k_y$ (Å⁻¹)")
     _legend(figure, maps)
-    figure.suptitle(title or "Patterns and re-simulated spots")
+    figure.suptitle(title or "Patterns and predicted spots")
     return figure
 
 
 def spread_positions(xmap, n: int = 6, *, among=None) -> np.ndarray:
-    """Choose indexed points that are reliable, and differ in orientation and place.
+    """Choose indexed points that are reliable, and differ in orientation and position.
 
     Parameters
     ----------
@@ -241,7 +274,10 @@ def spread_positions(xmap, n: int = 6, *, among=None) -> np.ndarray:
     array of int, shape (m,)
         Flat indices into the whole scan, in rising order.
     """
-    indexed = np.flatnonzero((xmap.phase_id >= 0) & (True if among is None else np.asarray(among)))
+    check_map(xmap)
+    if among is not None and np.shape(among) != (xmap.size,):
+        raise ValueError(f"among has the shape {np.shape(among)}; the map has {xmap.size} points in its data.")
+    indexed = np.flatnonzero((xmap.phase_id >= 0) & (True if among is None else np.asarray(among, dtype=bool)))
     if not indexed.size:
         return indexed
     trust = np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)), dtype=float)
@@ -299,6 +335,10 @@ class _Grid:
         """Width by height of the drawn scan, within reason."""
         (rows, columns), (dx, dy) = self.shape, self.steps
         return min(3.0, max(0.5, columns * dx / (rows * dy)))
+
+    def has_gaps(self, there) -> bool:
+        """Whether points of the scan are not drawn, or not there."""
+        return len(self.row) < self.shape[0] * self.shape[1] or not np.all(there)
 
     def fill(self, image, values) -> None:
         """Put values of the points into an image of the grid's shape."""
@@ -360,18 +400,28 @@ def _steps(values) -> tuple[float, int]:
 
 
 def _value_map(grid: _Grid, values, title: str, label: str, **imshow):
-    """Draw numbers with a colour bar; grey where there is none."""
+    """Draw numbers with a colour bar, and those that are NaN in the colour of what is not indexed."""
     import matplotlib
 
     image = np.full(grid.shape, np.nan)
     grid.fill(image, values)
-    figure = _figure(5.2, 3.8 / grid.aspect + 0.7)
+    figure = _figure(5.2, 3.8 / grid.aspect + 1.0)
     axes = figure.add_subplot()
-    cmap = matplotlib.colormaps[imshow.pop("cmap")].with_extremes(bad=_NOT_INDEXED)
+    cmap = matplotlib.colormaps[imshow.pop("cmap")].with_extremes(bad=NOT_INDEXED)
     drawn = grid.show(axes, image, cmap=cmap, interpolation="nearest", **imshow)
     figure.colorbar(drawn, ax=axes, label=label, shrink=0.85)
     axes.set_title(title, fontsize=11)
+    if np.isnan(image).any():
+        _not_indexed_legend(figure)
     return figure
+
+
+def _not_indexed_legend(figure) -> None:
+    """Say what the grey means."""
+    from matplotlib.patches import Patch
+
+    patch = Patch(facecolor=NOT_INDEXED, edgecolor="black", linewidth=0.5, label="not indexed, or left out")
+    figure.legend(handles=[patch], loc="outside lower center", frameon=False, fontsize=9)
 
 
 def _best_quaternions(xmap) -> np.ndarray:
@@ -381,7 +431,7 @@ def _best_quaternions(xmap) -> np.ndarray:
 
 
 def _ipf_colors(xmap, phases, direction: str) -> np.ndarray:
-    """Colours (n, 3) of the points in a map's data; black where not indexed."""
+    """Colours (n, 3) of the points in a map's data that are indexed."""
     from orix.plot import IPFColorKeyTSL
     from orix.quaternion import Orientation, Rotation
     from orix.vector import Vector3d
@@ -403,8 +453,8 @@ def _brightness(xmap, brightness) -> np.ndarray:
     """Factors (n,) between a third and 1."""
     if brightness is None:
         return np.ones(xmap.size)
-    values = xmap.prop[brightness] if isinstance(brightness, str) else brightness
-    values = np.asarray(values, dtype=float).reshape(xmap.size, -1)[:, 0]
+    named = isinstance(brightness, str)
+    values = check_property(xmap, brightness) if named else best_of(brightness, xmap, "brightness")
     indexed = values[xmap.phase_id >= 0]
     low, high = np.nanpercentile(indexed if indexed.size else values, (2, 98))
     share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.ones(xmap.size)
@@ -428,7 +478,7 @@ def _draw_keys(figure, place, phases) -> None:
 
 
 def _show_pattern(axes, pattern, calibration: Calibration, radius: float, gamma: float) -> None:
-    """Draw a pattern over (kx, ky) in 1/Angstrom."""
+    """Draw a pattern over (kx, ky) in Å⁻¹."""
     rows, columns = calibration.shape
     left, top = pixel_to_k(-0.5, -0.5, calibration)
     right, bottom = pixel_to_k(rows - 0.5, columns - 0.5, calibration)
@@ -441,25 +491,25 @@ def _show_pattern(axes, pattern, calibration: Calibration, radius: float, gamma:
     axes.set_ylim(low_y, radius)
 
 
-def _spots_at(xmap, index, calibration: Calibration, radius, max_excitation_error, tables):
+def _spots_at(xmap, index, calibration: Calibration, radius, max_excitation_error):
     """Spots kx, ky and relative intensity of the orientation at a point of the scan; None where not indexed."""
     (point,) = np.nonzero(xmap.id == index)
     if not point.size or xmap.phase_id[point[0]] < 0:
         return None
-    key = int(xmap.phase_id[point[0]])
-    phase = dict(iter(xmap.phases))[key]
-    # maps of one scan share their phases
-    label = (phase.name, phase.space_group and phase.space_group.number, phase.structure.lattice.abcABG())
-    if label not in tables:
-        tables[label] = reflections(phase, radius)
-    crystal = tables[label]
-    matrix = to_matrix(torch.as_tensor(_best_quaternions(xmap)[point[0]], dtype=torch.float64))
-    kx, ky, kz = (crystal.g.double() @ matrix).numpy().T
-    error = excitation_error(kx, ky, kz, calibration.wavelength)
-    near = np.abs(error) < max_excitation_error
-    intensity = crystal.structure_factor.numpy()[near] ** 2
-    intensity = intensity * (1 - (error[near] / max_excitation_error) ** 2)
-    return kx[near], ky[near], intensity / intensity.max(initial=1e-12)
+    spots = predict_spots(
+        _best_quaternions(xmap)[point[:1]], xmap.phase_id[point[:1]], dict(iter(xmap.phases)), calibration.beam_energy,
+        radius, max_excitation_error=max_excitation_error,
+    )  # fmt: skip
+    intensity = relative_intensity(spots, max_excitation_error)
+    return spots.xyz[:, 0], spots.xyz[:, 1], intensity
+
+
+def relative_intensity(spots, max_excitation_error: float) -> np.ndarray:
+    """Kinematical intensity (m,) of predicted spots, for the size of markers; the strongest of a pattern is 1."""
+    intensity = spots.squared_structure_factor * (1 - (spots.excitation_error / max_excitation_error) ** 2)
+    strongest = np.full(spots.n, 1e-12)
+    np.maximum.at(strongest, spots.owner, intensity)
+    return np.clip(intensity / strongest[spots.owner], 0, 1)
 
 
 def _draw_spots(axes, spots, name: str, number: int) -> None:

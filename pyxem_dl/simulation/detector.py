@@ -26,18 +26,18 @@ def draw_spots(
     Parameters
     ----------
     kx, ky : tensor, shape (n, m)
-        Centres in 1/Angstrom.
+        Centres in Å⁻¹.
     electrons : tensor, shape (n, m)
         Expected electrons of each disk; without a rocking curve exactly their sum.
     calibration : Calibration
         Of the detector.
     disk_radius : float
-        In 1/Angstrom.
+        In Å⁻¹.
     blur : float
         Width (standard deviation) of the edge in pixels; a disk smaller than this is a
         Gaussian spot.
     rocking_curve : callable, optional
-        Takes the position (qx, qy) in the disk, shape (n, m, p, p), in 1/Angstrom, and
+        Takes the position (qx, qy) in the disk, shape (n, m, p, p), in Å⁻¹, and
         returns the intensity there relative to the centre of the disk.
 
     Returns
@@ -46,7 +46,7 @@ def draw_spots(
         Expected electrons per pixel.
     """
     if abs(calibration.scale[0] / calibration.scale[1] - 1) > 1e-3:
-        raise ValueError(f"Disks are drawn on square pixels only, not {calibration.scale} 1/Å.")
+        raise ValueError(f"Disks are drawn on square pixels only, not {calibration.scale} Å⁻¹.")
     n, _ = kx.shape
     rows, columns = calibration.shape
     radius = disk_radius / calibration.scale[1]
@@ -79,8 +79,8 @@ def draw_spots(
 class Background(NamedTuple):
     """A radial background per pattern, around a centre of its own.
 
-    ``profile (n, m)`` holds values at m equally spaced radii from 0 to ``radius`` (1/Angstrom);
-    ``center (n, 2)`` is its centre's (kx, ky) in 1/Angstrom.
+    ``profile (n, m)`` holds values at m equally spaced radii from 0 to ``radius`` (Å⁻¹);
+    ``center (n, 2)`` is its centre's (kx, ky) in Å⁻¹.
     """
 
     profile: torch.Tensor
@@ -115,7 +115,7 @@ def beam_stop(
     calibration : Calibration
         Of the detector.
     radius, width : float
-        Of the disk and of the arm that holds it, in 1/Angstrom.
+        Of the disk and of the arm that holds it, in Å⁻¹.
     angle : float
         Direction of the arm in radians.
     device : str or torch.device

@@ -40,7 +40,7 @@ class DiskSettings:
     native_radius : tuple of float
         Disk radius on the detector in px, log.  Larger ones differ only in the rescaling.
     disk_radius : tuple of float
-        Semi-convergence angle over wavelength in 1/Angstrom, log.
+        Semi-convergence angle over wavelength in Å⁻¹, log.
     thickness : tuple of float
         In Angstrom, log.
     electrons : tuple of float
@@ -91,7 +91,7 @@ class DiskPatterns(NamedTuple):
     pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
     rescaled px; ``electrons (n, m)`` counts expected in each; ``significance (n, m)`` by how many
     standard deviations each stands out of the counts of all that lies under it;
-    ``excitation_error (n, m)`` in 1/Angstrom; 0 electrons is padding.  As the detector has them:
+    ``excitation_error (n, m)`` in Å⁻¹; 0 electrons is padding.  As the detector has them:
     ``counts (n, rows, columns)``, ``places (n, m, 2)`` of the disks and their ``radius`` in px.
     """
 

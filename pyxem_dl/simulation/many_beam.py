@@ -28,7 +28,7 @@ _FAR_EXCITATION_ERROR = 0.3
 class BeamIntensities(NamedTuple):
     """Disks of patterns: the direct beam first, then the reflections.
 
-    ``kx``, ``ky``, ``excitation_error`` of the disks' centres, shape (n, beams), in 1/Angstrom;
+    ``kx``, ``ky``, ``excitation_error`` of the disks' centres, shape (n, beams), in Å⁻¹;
     ``intensity (n, beams, p, p)`` on a grid of positions (qy, qx) in the disk, from -1 to 1
     times its radius, relative to the incident beam; ``present (n, beams)`` is False for padding.
     """
@@ -54,7 +54,7 @@ class ManyBeam:
     beam_energy : float
         In kV.
     reciprocal_radius : float
-        Beams to this radius take part, in 1/Angstrom.
+        Beams to this radius take part, in Å⁻¹.
     n_beams : int
         At most so many, the direct beam included: those that promise to be the strongest.
     debye_waller : float
@@ -98,7 +98,7 @@ class ManyBeam:
         thickness : tensor, shape (n,)
             In Angstrom; rounded to slices of 4 Angstrom.
         disk_radius : float
-            In 1/Angstrom: semi-convergence angle over wavelength.
+            In Å⁻¹: semi-convergence angle over wavelength.
         n_grid : int
             Positions along a disk's diameter.
         """

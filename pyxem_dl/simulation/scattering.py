@@ -55,11 +55,11 @@ def spot_intensity(
     shape_factor : str
         A key of :data:`SHAPE_FACTORS`.
     error : tensor
-        Excitation error in 1/Angstrom.
+        Excitation error in Å⁻¹.
     thickness, extinction_distance : tensor
         In Angstrom; broadcast with `error`.  Padding is at infinite extinction distance.
     k : tensor, optional
-        Distance from the direct beam in 1/Angstrom; for precession.
+        Distance from the direct beam in Å⁻¹; for precession.
     precession_angle : float
         In degrees.  The curve is averaged over the cone: the excitation error swings by
         ``k * sin(angle)``.

@@ -29,7 +29,7 @@ class SimulationSettings:
     """What is drawn at random, and between which limits.
 
     Ranges are (low, high); those marked log are drawn evenly in the logarithm.  Lengths are
-    in Angstrom, reciprocal lengths in 1/Angstrom, angles in degrees, shares between 0 and 1.
+    in Angstrom, reciprocal lengths in Å⁻¹, angles in degrees, shares between 0 and 1.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class SimulationSettings:
     precession_angle : tuple of float
         Drawn for `precession_share` of the setups, else 0.
     disk_radius : tuple of float
-        1/Angstrom, log: from spots to convergent-beam disks.
+        Å⁻¹, log: from spots to convergent-beam disks.
     debye_waller : tuple of float
         B in square Angstrom.
     intensity_jitter : tuple of float
@@ -124,7 +124,7 @@ class PatternSimulator(RandomNumbers):
     beam_energy : float
         In kV.
     reciprocal_radius : float
-        Radius to which reflections are simulated, in 1/Angstrom.
+        Radius to which reflections are simulated, in Å⁻¹.
     settings : SimulationSettings, optional
         What is drawn.
     seed : int
@@ -156,7 +156,7 @@ class PatternSimulator(RandomNumbers):
 
     @property
     def scale_range(self) -> tuple[float, float]:
-        """Finest and coarsest detector, in 1/Angstrom per pixel."""
+        """Finest and coarsest detector, in Å⁻¹ per pixel."""
         scales = [detector.scale[0] for detector in self._detectors]
         return min(scales), max(scales)
 
@@ -361,7 +361,7 @@ class _Setup:
     center_error: torch.Tensor
 
     def distort(self, kx, ky):
-        """Where reflections land on the imperfect detector, in 1/Angstrom."""
+        """Where reflections land on the imperfect detector, in Å⁻¹."""
         k = torch.stack([kx, ky], -1) @ self.distortion.transpose(1, 2)
         k = k + self.coma[:, None] * (kx**2 + ky**2)[..., None]
         k = k + self.center_error[:, None]

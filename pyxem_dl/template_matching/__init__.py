@@ -53,10 +53,10 @@ def match_templates(
     resolution : float
         Step between zone axes in degrees.
     reciprocal_radius : float, optional
-        Outer radius in 1/Angstrom; by default up to the detector's nearest edge, or the farthest
-        vector.
+        Outer radius in Å⁻¹; by default up to the detector's nearest edge, of patterns and of
+        vectors alike (up to the farthest vector, where these do not know their detector).
     max_excitation_error : float
-        Largest distance of a template's reflections from the Ewald sphere in 1/Angstrom.
+        Largest distance of a template's reflections from the Ewald sphere in Å⁻¹.
     beam_energy : float, optional
         In kV; by default what the signal's metadata say.
     navigation_mask : array of bool, optional
@@ -77,7 +77,8 @@ def match_templates(
     -------
     orix.crystal_map.CrystalMap
         Rotations lab to crystal (n, n_best), with the properties ``scores`` (greater is better;
-        formula in :class:`TemplateBank`), ``reliability`` (:meth:`TemplateBank.match_polar`)
+        formula in :class:`TemplateBank`), ``score`` (the best one, shape (n,)), ``reliability``
+        (:meth:`TemplateBank.match_polar`)
         and ``simulation_indices`` (-1: no further mode).  ``phase_id`` is -1 where a pattern
         is constant, not finite, or matches nothing.
 
@@ -124,7 +125,7 @@ def match_templates(
         {
             "Phases": ", ".join(phase.name for phase in bank.phases),
             "Templates": f"{len(bank)}, {resolution:g} degrees apart, "
-            f"up to {reciprocal_radius:.4g} 1/Å",
+            f"up to {reciprocal_radius:.4g} Å⁻¹",
             "Patterns": vectors.describe() if vectors else scan.describe(),
             "Device": device,
         },

@@ -97,15 +97,15 @@ class TemplateBank:
         beam_energy : float
             In kV.
         preprocessing : PolarPreprocessing or float
-            The polar grid; or its radius in 1/Angstrom, for the grid that matches best:
+            The polar grid; or its radius in Å⁻¹, for the grid that matches best:
             see :func:`polar_grid`.
         resolution : float
             Step between zone axes in degrees.
         max_excitation_error : float
             Largest distance of a reflection from the Ewald sphere, and width of the shape
-            factor, in 1/Angstrom.
+            factor, in Å⁻¹.
         spot_radius : float, optional
-            Standard deviation of the spots in 1/Angstrom; by default 0.8 bins of the radius.
+            Standard deviation of the spots in Å⁻¹; by default 0.8 bins of the radius.
         device : str or torch.device
             Where the bank is kept.
 
@@ -200,7 +200,7 @@ class TemplateBank:
         owner : tensor of int, shape (m,)
             To which pattern each spot belongs.
         k, phi, intensity : tensor, shape (m,)
-            Of the spots: 1/Angstrom, radians from +kx to +ky, any unit.
+            Of the spots: Å⁻¹, radians from +kx to +ky, any unit.
         n_best : int
             How many modes to return.
 
@@ -272,7 +272,7 @@ def polar_grid(reciprocal_radius: float, **changes) -> PolarPreprocessing:
     Parameters
     ----------
     reciprocal_radius : float
-        In 1/Angstrom.
+        In Å⁻¹.
     **changes
         Other fields of :class:`pyxem_dl.preprocessing.PolarPreprocessing`.
     """
@@ -336,11 +336,11 @@ def draw_spectra(
     owner : tensor of int, shape (m,)
         On which grid each spot is.
     k, phi, amplitude : tensor, shape (m,)
-        Of the spots, in 1/Angstrom and radians.
+        Of the spots, in Å⁻¹ and radians.
     preprocessing : PolarPreprocessing
         The grid.
     spot_radius : float
-        Standard deviation in 1/Angstrom.
+        Standard deviation in Å⁻¹.
 
     Returns
     -------

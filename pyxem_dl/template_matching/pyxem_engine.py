@@ -39,7 +39,7 @@ class PyxemMatcher:
     simulations : list of diffsims.simulations.Simulation2D
         The templates of each phase.
     reciprocal_radius : float
-        In 1/Angstrom.
+        In Å⁻¹.
     resolution : float
         Step between zone axes in degrees.
     """

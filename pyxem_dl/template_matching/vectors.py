@@ -10,7 +10,7 @@ from pyxem_dl.maps import Scan
 from pyxem_dl.template_matching.bank import TemplateBank
 from pyxem_dl.template_matching.modes import Match
 
-# Nearer to the beam than this (1/Angstrom) a vector is the direct beam's.
+# Nearer to the beam than this (Å⁻¹) a vector is the direct beam's.
 _DIRECT_BEAM = 0.05
 
 
@@ -50,6 +50,7 @@ class VectorScan:
         names = list(vectors.column_names)
         self._intensity = names.index("intensity") if "intensity" in names else None
         self._check_origin(vectors)
+        self._detector_radius = _detector_radius(vectors, self._units, beam_energy)
 
     def _check_origin(self, vectors) -> None:
         offsets = np.asarray(vectors.offsets if vectors.offsets is not None else 0, dtype=float)
@@ -61,7 +62,7 @@ class VectorScan:
             )
 
     def spots(self, positions) -> tuple[torch.Tensor, ...]:
-        """Owner (index into `positions`), k (1/Angstrom), phi (radians) and intensity of the spots at positions."""
+        """Owner (index into `positions`), k (Å⁻¹), phi (radians) and intensity of the spots at positions."""
         rows = [np.asarray(self._rows[i], dtype=float) for i in positions]
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         table = np.concatenate(rows) if rows else np.zeros((0, 2))
@@ -81,13 +82,29 @@ class VectorScan:
 
     @property
     def reciprocal_radius(self) -> float:
-        """How far out there are vectors, in 1/Angstrom."""
+        """How far out the detector reaches all around, as for patterns, or else there are vectors, in Å⁻¹."""
         k = self.spots(np.arange(len(self._rows)))[1]
         if not len(k):
             raise ValueError("There are no vectors but the direct beam's at any position: there is nothing to match.")
-        return float(k.max()) * 1.02
+        return self._detector_radius or float(k.max()) * 1.02
 
     def match(self, bank: TemplateBank, positions, n_best: int, device) -> Match:
         """Match the spots at some positions."""
         owner, k, phi, intensity = (column.to(device) for column in self.spots(positions))
         return bank.match_spots(len(positions), owner, k, phi, intensity, n_best=n_best)
+
+
+def _detector_radius(vectors, units, beam_energy: float | None) -> float | None:
+    """Distance in Å⁻¹ from the direct beam to the nearest edge of the vectors' detector; None if not known."""
+    known = [vectors.detector_shape, vectors.scales, vectors.offsets]
+    if any(value is None or np.size(value) < 2 for value in known):
+        return None
+    shape, scales, offsets = (np.asarray(value, dtype=float)[:2] for value in known)
+    if not (np.isfinite([*scales, *offsets]).all() and (scales > 0).all()):
+        return None
+    center = -offsets / scales
+    if not ((center > 0) & (center < shape - 1)).all():
+        return None  # never centred, or not on the detector
+    unit = np.abs(vector_to_k(1.0, 1.0, units, beam_energy))[::-1]
+    calibration = Calibration(tuple(scales * unit), tuple(center), tuple(int(n) for n in shape), beam_energy)
+    return float(calibration.reciprocal_radius)

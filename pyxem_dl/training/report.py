@@ -56,8 +56,8 @@ def model_card(model, modules, where: str) -> str:
 {phases}
 
 ## Domain
-Beam energy {configuration.beam_energy:g} kV; looks out to {configuration.reciprocal_radius:g} 1/Å; disk
-radius {radii} 1/Å.
+Beam energy {configuration.beam_energy:g} kV; looks out to {configuration.reciprocal_radius:g} Å⁻¹; disk
+radius {radii} Å⁻¹.
 
 ## Recipe
 `pyxem_dl.train(recipe="{model.name}", output=...)`: with the settings below, on patterns that were
@@ -123,7 +123,7 @@ def labelled_card(model, modules, scans, where: str) -> str:
 {model.description}. Orientation model of pyxem_dl for {phases}: network `{configuration.network_name}`.
 
 ## Domain
-Beam energy {f"{energy:g} kV" if energy else "unknown"}; looks out to {configuration.reciprocal_radius:g} 1/Å.
+Beam energy {f"{energy:g} kV" if energy else "unknown"}; looks out to {configuration.reciprocal_radius:g} Å⁻¹.
 Patterns like those of the scans that it was trained on.
 
 ## Data

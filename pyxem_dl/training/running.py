@@ -15,11 +15,12 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.training.progress import TrainingProgress
 
 CHECKPOINT = "checkpoint"
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
@@ -100,9 +101,9 @@ def fit(
                 folder, filename="interrupted", save_last=True, save_top_k=0,
                 every_n_train_steps=250, save_on_exception=True,
             ),
-            *([TQDMProgressBar(refresh_rate=10)] if show_progressbar else []),
+            *([TrainingProgress()] if show_progressbar else []),
         ],
-        enable_model_summary=False, enable_progress_bar=bool(show_progressbar),
+        enable_model_summary=False, enable_progress_bar=False,
     )
     checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     if checkpoints:

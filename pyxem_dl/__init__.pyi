@@ -2,6 +2,7 @@
 from . import (
     benchmark as benchmark,
     bragg_vectors as bragg_vectors,
+    checks as checks,
     crystals as crystals,
     data as data,
     disk_metrics as disk_metrics,

@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames",),
+    ("frames", "checks"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),

@@ -50,6 +50,7 @@ class BraggModel(Model):
 
     format = "pyxem_dl disk detector"
     inputs = "patterns"
+    threshold_names = ("confidence",)
 
     def __repr__(self) -> str:
         return f"BraggModel {self.name!r} ({self.network_name})"

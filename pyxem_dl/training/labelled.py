@@ -17,7 +17,13 @@ from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
-from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, fit_score_threshold, validate
+from pyxem_dl.training.learning import (
+    OrientationTraining,
+    SimulatedBatches,
+    add_comparison,
+    fit_score_threshold,
+    validate,
+)
 from pyxem_dl.training.microscope import Microscope
 from pyxem_dl.training.report import join_logs, labelled_card
 from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
@@ -136,7 +142,7 @@ def train_labelled(
     modules = []
     for stage in configuration.stages():
         if stage == "verify" and model.network.comparison is None:
-            _add_comparison(model.network, phases, configuration, scans)
+            _add_comparison(model.network, phases, configuration, scans, recipe)
         module = LabelledTraining(model.network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
@@ -336,8 +342,11 @@ def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe
     return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, settings.setup_size))
 
 
-def _add_comparison(network, phases, c: LabelledConfiguration, scans) -> None:
-    """Give the polar network what it needs to verify its proposals: the phases' reflections."""
+def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: TrainingConfiguration | None) -> None:
+    """Give the polar network what it needs to verify its proposals: the phases' reflections.
+
+    Measured scans are distorted as the simulated ones of the recipe are, or as those of a training by default.
+    """
     energy = scans[0].calibration.beam_energy
     if not energy or any(not len(phase.structure) or phase.space_group is None for phase in phases):
         raise ValueError(
@@ -346,12 +355,8 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans) -> None:
         )
     device = network.nodes.device
     table = ReflectionTable.stack([reflections(p, c.reciprocal_radius) for p in phases], energy, device)
-    n_reflections = table.g.shape[1]
-    network.add_comparison(
-        n_reflections=n_reflections, n_spots=min(48, max(16, n_reflections // 8)), n_radial=3,
-        reciprocal_radius=c.reciprocal_radius, beam_energy=energy,
-    )  # fmt: skip
-    network.comparison.set_reflections(table)
+    like = recipe or TrainingConfiguration(beam_energy=energy, reciprocal_radius=c.reciprocal_radius)
+    add_comparison(network, table, c.reciprocal_radius, energy, like.displacement)
 
 
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.streaming import resolve_device
 
 CHECKPOINT = "checkpoint"
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
@@ -66,7 +67,8 @@ def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.devic
     """Device to train on, and bfloat16 where the hardware computes in it."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+    device = str(resolve_device(device))
+    if device != "cpu" and not device.startswith("cuda"):
         raise ValueError(
             f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
             "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."

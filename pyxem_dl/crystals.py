@@ -372,8 +372,8 @@ def phase_to_dict(phase) -> dict:
     """Phase as plain numbers and strings, for a model's ``config.json``."""
     if phase.space_group is None and phase.point_group is None:
         raise ValueError(
-            f"The phase {phase.name!r} has neither a space group nor a point group, and a model cannot be kept without: "
-            "set phase.space_group or phase.point_group."
+            f"The phase {phase.name!r} has neither a space group nor a point group, and a model cannot be kept "
+            "without: set phase.space_group or phase.point_group."
         )
     known = {"space_group": int(phase.space_group.number)} if phase.space_group is not None else {
         "space_group": None, "point_group": phase.point_group.name,  # as files of orientation maps have it

@@ -67,12 +67,13 @@ def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.devic
     """Device to train on, and bfloat16 where the hardware computes in it."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = str(resolve_device(device))
+    refusal = f"The device {str(device)!r} is not available for training here."
+    try:
+        device = str(resolve_device(device))
+    except ValueError as error:
+        raise ValueError(f"{refusal} {error}") from error
     if device != "cpu" and not device.startswith("cuda"):
-        raise ValueError(
-            f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
-            "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."
-        )
+        raise ValueError(f"{refusal} Use 'auto', 'cpu' or, with an NVIDIA or AMD GPU and a torch built for it, 'cuda'.")
     if n_processes > 1 and device == "cuda":
         # each process makes its patterns where Lightning will put its network
         device = f"cuda:{os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))}"

@@ -7,6 +7,7 @@ from . import (
     data as data,
     disk_metrics as disk_metrics,
     frames as frames,
+    label_files as label_files,
     labels as labels,
     maps as maps,
     metrics as metrics,

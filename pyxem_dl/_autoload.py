@@ -60,7 +60,7 @@ def _stub(filename, loader):
 
 
 def _names_of_stub(text):
-    """Module of each name, "" for a module itself, of lines ``from .module import (a as a, b as b)``."""
+    """Read the module of each name, "" for a module itself, of lines ``from .module import (a as a, b as b)``."""
     import ast
 
     nodes = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) and node.level == 1]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pyxem_dl.checks import Strict, checked, read_json, read_text
 from pyxem_dl.networks import ARGUMENTS, check_arguments, outline
 from pyxem_dl.networks.arguments import MOST_PHASES, Energy, LaueGroup, Radius, list_of
+from pyxem_dl.rotations import laue_group
 
 # Of a file of tensors, in bytes; and of its header, which names them
 _LARGEST_WEIGHTS, _LARGEST_HEADER = 16 * 2**30, 16 * 2**20
@@ -102,11 +103,8 @@ class PhaseEntry(Strict):
     @field_validator("point_group")
     @classmethod
     def _is_known(cls, value):
-        from orix.quaternion.symmetry import get_point_groups
-
-        known = [group.name for group in get_point_groups("all")]
-        if value is not None and value not in known:
-            raise ValueError(f"the point group is one of {', '.join(known)}")
+        if value is not None:
+            laue_group(value)  # its error, if there is none
         return value
 
     @field_validator("color")

@@ -240,6 +240,14 @@ def _check_agreement(network: str, arguments: dict, kind: str, settings: dict, c
 
 
 # ---------------------------------------------------------------- files of tensors
+def bounded_size(path: Path) -> int:
+    """Size of a file of tensors in bytes; a ValueError for one that is too large to be read at all."""
+    size = path.stat().st_size
+    if size > _LARGEST_WEIGHTS:
+        raise ValueError(f"{path} has {size / 2**30:.3g} GB; no more than {_LARGEST_WEIGHTS / 2**30:.3g} GB are read.")
+    return size
+
+
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a safetensors file, from its header alone.
 
@@ -248,9 +256,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     ValueError
         For a file that is none, or declares what it does not hold.
     """
-    size = path.stat().st_size
-    if size > _LARGEST_WEIGHTS:
-        raise ValueError(f"{path} has {size / 2**30:.3g} GB; no more than {_LARGEST_WEIGHTS / 2**30:.3g} GB are read.")
+    size = bounded_size(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):

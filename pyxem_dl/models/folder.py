@@ -14,7 +14,14 @@ import torch
 
 from pyxem_dl.checks import thresholds
 from pyxem_dl.models.computing import computing, native_precision
-from pyxem_dl.models.description import check_description, check_shapes, read_entries, read_shapes, read_tensors
+from pyxem_dl.models.description import (
+    bounded_size,
+    check_description,
+    check_shapes,
+    read_entries,
+    read_shapes,
+    read_tensors,
+)
 from pyxem_dl.networks import build_network
 
 FORMAT_VERSION = 1
@@ -197,6 +204,7 @@ def read_model(folder: Path) -> Model:
     """
     config = read_config(folder)
     path = _existing(folder, WEIGHTS)
+    bounded_size(path)
     if _hash_file(path) != config["weights"]["sha256"]:
         raise ValueError(
             f"{path} is damaged or does not belong to {CONFIG}: its sha256 is not the one that is "

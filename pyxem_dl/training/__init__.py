@@ -194,7 +194,12 @@ def _from_recipe(recipe, phases, settings: dict):
     missing = {"beam_energy", "reciprocal_radius"} - set(entries) - set(settings)
     if missing:
         raise ValueError(f"Give {' and '.join(sorted(missing))}, or a recipe.")
-    return phases, TrainingConfiguration.from_dict(entries | settings)
+    try:
+        return phases, TrainingConfiguration.from_dict(entries | settings)
+    except (TypeError, ValueError) as error:
+        if recipe is None:
+            raise
+        raise ValueError(f"The training of {model.name!r} with these settings is no recipe: {error}") from error
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):

@@ -55,6 +55,8 @@ def read_map(path):
     UserWarning
         If angles are not finite; says of how many positions.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"Labels are read from a file, whose path is a str or Path, not {type(path).__name__}.")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} with labels.")

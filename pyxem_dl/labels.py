@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pyxem_dl import rotations as rot
+from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
 from pyxem_dl.label_files import read_map, without_unknown_rotations
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
@@ -138,8 +139,8 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
 
     It prints what it assumed.  :func:`find_label_frame` tries all the switches on the patterns themselves.
     """
-    path = Path(path)
     xmap = read_map(path)
+    path = Path(path)
     if path.suffix.lower() in (".ang", ".ctf"):
         sense = "crystal to lab" if inverse else "lab to crystal"
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
@@ -162,6 +163,7 @@ def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: boo
     """
     from orix.quaternion import Rotation
 
+    flag("inverse", inverse), flag("flipped", flipped), number("turn", turn, -360, 360)
     moved = xmap.deepcopy()
     rotations = ~moved._rotations if inverse else moved._rotations
     rotations = rotations * Rotation(other_frame_quaternion(turn, flipped))

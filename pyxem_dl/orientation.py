@@ -325,6 +325,8 @@ def to_orientation_map(
     spots by phi1 + 180°, and so lie where the spots are.  (pyxem 0.21's ``to_crystal_map`` fails
     for several phases with n_best = 1, and its markers for a single position.)
     """
+    if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
+        raise TypeError(f"An orientation map is made of an orix CrystalMap, not of {type(xmap).__name__}.")
     if model is not None:
         model = load_model(model)
         beam_energy = beam_energy or model.domain.get("beam_energy")
@@ -333,6 +335,7 @@ def to_orientation_map(
         raise ValueError("Give a model, or beam_energy (kV) and reciprocal_radius (1/Å).")
     for name, value in (("reciprocal_radius", reciprocal_radius), ("max_excitation_error", max_excitation_error)):
         number(name, value, 0, 20, above=True)
+    number("beam_energy", beam_energy, 1, 5000)
     phases = {i: phase for i, phase in xmap.phases if i >= 0}
     if model is not None:
         phases.update(dict(phase_list(model.phases)))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pyxem_dl.checks import whole_number
+from pyxem_dl.checks import flag, whole_number
 from pyxem_dl.preprocessing import check_patterns
 
 # A group of chunks is read at once, up to so many bytes (but at least one chunk).
@@ -138,6 +138,8 @@ def stream(
         For data that are no patterns, and for a mask of another shape.
     """
     device = resolve_device(device)
+    if show_progressbar is not None:
+        flag("show_progressbar", show_progressbar)
     size = check_batch_size(batch_size) or default_batch_size(device)
     wanted = _wanted(data, navigation_mask, skip)
     data = data.reshape(1, *data.shape) if data.ndim == 2 else data

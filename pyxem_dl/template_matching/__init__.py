@@ -22,6 +22,8 @@ __all__ = ["Match", "PyxemMatcher", "TemplateBank", "match_templates", "polar_gr
 
 # Orientations that are 5 degrees apart; all of a sphere would be 70 000
 _MOST_CANDIDATES = 1000
+# Degrees between zone axes, and distance from the Ewald sphere (1/Angstrom), beyond which nothing is matched
+_COARSEST, _FARTHEST = 60.0, 5.0
 
 
 def match_templates(
@@ -95,6 +97,8 @@ def match_templates(
     if engine not in ("torch", "pyxem"):
         raise ValueError(f"engine must be 'torch' or 'pyxem', not {engine!r}.")
     _check_positive(resolution=resolution, max_excitation_error=max_excitation_error)
+    number("resolution", resolution, 0, _COARSEST)
+    number("max_excitation_error", max_excitation_error, 0, _FARTHEST)
     n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
     check_batch_size(batch_size)
     vectors = None

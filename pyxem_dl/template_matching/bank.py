@@ -289,8 +289,10 @@ def check_size(phases, preprocessing, resolution: float, max_excitation_error: f
         With the number of templates or reflections, and the memory that they would take.
     """
     p = preprocessing
-    # the proper Laue group leaves one of as many parts of the sphere as it has operations
-    n = sum(4 * math.pi / laue_group(phase).proper_subgroup.size for phase in phases) / math.radians(resolution) ** 2
+    # the proper Laue group leaves one of as many parts of the sphere as it has operations; the mesh is denser here
+    # and there
+    sphere = sum(4 * math.pi / laue_group(phase).proper_subgroup.size for phase in phases)
+    n = 1.2 * sphere / math.radians(resolution) ** 2
     n_bytes = 8 * n * p.n_k * (p.n_phi // 2 + 1)
     if n_bytes > _LARGEST_BANK:
         finest = resolution * math.sqrt(n_bytes / _LARGEST_BANK)

@@ -163,13 +163,13 @@ class TrainingConfiguration(LearningConfiguration):
         """Make a configuration of what ``asdict`` made of one, also after a way through JSON."""
         simulation = entries.get("simulation", SimulationSettings())
         if isinstance(simulation, dict):
-            _check_names(simulation, SimulationSettings, "simulation.")
+            check_names(simulation, SimulationSettings, "simulation.")
             simulation = SimulationSettings(
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in simulation.items()}
             )
         elif not isinstance(simulation, SimulationSettings):
             raise TypeError(f"simulation is SimulationSettings or a dict of them, not {reprlib.repr(simulation)}.")
-        _check_names(entries, cls)
+        check_names(entries, cls)
         return cls(**(entries | {"simulation": simulation}))
 
     @property
@@ -258,6 +258,9 @@ class LabelledConfiguration(LearningConfiguration):
         ):  # fmt: skip
             if not 0 <= number(name, getattr(self, name)) <= highest:
                 raise ValueError(f"{name} is from 0 to {highest}, not {getattr(self, name)!r}.")
+        switches = ("inverse", "turn", "flipped", "crystal_x")
+        if not isinstance(self.label_frame, dict) or set(self.label_frame) - set(switches):
+            raise ValueError(f"label_frame has {', '.join(switches)}, not {reprlib.repr(self.label_frame)}.")
         for name in ("min_score", "min_reliability"):  # other programs' scores have any size
             number(name, getattr(self, name))
         if self.size is not None:
@@ -280,7 +283,7 @@ class LabelledConfiguration(LearningConfiguration):
 SPLITS = ("region", "scan", "random")
 
 
-def _check_names(entries: dict, kind: type, path: str = "") -> None:
+def check_names(entries: dict, kind: type, path: str = "") -> None:
     """Refuse settings that there are not, and list those that there are."""
     known = kind.__dataclass_fields__
     unknown = [str(name) for name in entries if name not in known]

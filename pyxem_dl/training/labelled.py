@@ -118,6 +118,8 @@ def train_labelled(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
     )
     root, precision = device_and_precision(device, devices * nodes)
+    if network != "polar":
+        default_size(network)  # its error for a name that nobody knows, before scans are read
     phases = None if phases is None else load_phases(phases)
     scans = read_scans(labelled, configuration, phases or ())
     phases = _common_phases(scans, phases)

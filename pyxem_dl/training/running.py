@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
+from pyxem_dl.checks import whole_number
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.models import CONFIG, native_precision
 from pyxem_dl.streaming import resolve_device
@@ -65,6 +66,7 @@ def _claim(work: Path, recipe: dict) -> None:
 
 def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.device, str]:
     """Device to train on, and bfloat16 where the hardware computes in it."""
+    whole_number("devices times nodes", n_processes, 1, 100_000)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     refusal = f"The device {str(device)!r} is not available for training here."

@@ -103,7 +103,8 @@ def set_not_indexed(xmap, positions: np.ndarray) -> None:
 def _read_text(path: Path):
     """Read an .ang or .ctf file: checked, and written anew as orix reads it."""
     kind = path.suffix.lower()
-    lines = re.split(r"\r\n|\r|\n", _decoded(path))
+    text = _decoded(path)
+    lines = re.split(r"\r\n|\r|\n", text)
     n_header = _check_header(path, kind, lines)
     numbers = [i for i in range(n_header, len(lines)) if lines[i].strip() and not lines[i].startswith("#")]
     table = _table(path, kind, lines, numbers)
@@ -114,7 +115,13 @@ def _read_text(path: Path):
     if phases.any() and not phases.all():
         # orix would take them for a phase of their own
         table[phases, _PHASE[kind]] = table[~phases, _PHASE[kind]][0]
-    xmap = _by_orix(path, kind, lines[:n_header], table)
+    # a large map is not written again where orix reads it as it is
+    plain = text.isascii() and "," not in text and not re.search(r"\r(?!\n)", text)
+    plain &= all(line.strip() for line in lines[:n_header]) if kind == ".ang" else (
+        lines[n_header - 1].startswith("Phase\tX\tY")
+    )
+    as_it_is = plain and len(text) == path.stat().st_size and not unknown.any() and not phases.any()
+    xmap = _by_orix(path, kind, None if as_it_is else lines[:n_header], table)
     if unknown.any():
         # what orix would make of NaN; told by `without_unknown_rotations`
         xmap._rotations.data[unknown] = np.nan
@@ -356,20 +363,27 @@ def _check_phases(path: Path, kind: str, header, numbers, table) -> np.ndarray:
     return none
 
 
-def _by_orix(path: Path, kind: str, header: list[str], table: np.ndarray):
-    """Let orix read what was checked."""
-    from orix import io
-
+def _by_orix(path: Path, kind: str, header: list[str] | None, table: np.ndarray):
+    """Let orix read what was checked: the file, or what a header and a table make anew."""
+    if header is None:
+        return _loaded(path, path)
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / f"map{kind}"
         with open(clean, "w", encoding="locale", errors="replace", newline="\n") as file:
             heading = [re.sub(r"^Phase\s+X\s+Y\b", "Phase\tX\tY", line) for line in header if line.strip()]
             file.write("\n".join(heading) + "\n")
             np.savetxt(file, table, fmt="%.9g", delimiter="\t" if kind == ".ctf" else "  ")
-        try:
-            return io.load(str(clean))
-        except Exception as error:  # orix raises what its parsing runs into
-            raise _wrong(path, None, f"orix cannot read it ({type(error).__name__}: {error}).") from error
+        return _loaded(clean, path)
+
+
+def _loaded(file: Path, path: Path):
+    """Let orix read a file; errors name the one that the user gave."""
+    from orix import io
+
+    try:
+        return io.load(str(file))
+    except Exception as error:  # orix raises what its parsing runs into
+        raise _wrong(path, None, f"orix cannot read it ({type(error).__name__}: {error}).") from error
 
 
 # ---------------------------------------------------------------- HDF5

@@ -111,6 +111,22 @@ class Model(ABC):
         """Make sure of :attr:`thresholds`, which anybody may change, before they are needed at the end of the work."""
         thresholds(self.thresholds, f"The model {self.name!r}", self.threshold_names)
 
+    def check(self, where: Path | str = CONFIG) -> None:
+        """Make sure that the model could be read again if it were saved: better before a training than after it.
+
+        Parameters
+        ----------
+        where : pathlib.Path or str
+            Its ``config.json``, for the error.
+
+        Raises
+        ------
+        ValueError, TypeError
+            With the entry that is out of its bounds.
+        """
+        self.check_thresholds()
+        check_description(_config(self) | {"weights": {"file": WEIGHTS, "sha256": "0" * 64}}, where)
+
     def save(
         self,
         folder,
@@ -144,10 +160,7 @@ class Model(ABC):
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        # what could not be read again is not written
-        self.check_thresholds()
-        checked = _config(self) | {"weights": {"file": WEIGHTS, "sha256": "0" * 64}}
-        check_description(checked, folder / CONFIG)
+        self.check(folder / CONFIG)
         folder.mkdir(parents=True, exist_ok=True)
         stored = _stored_weights(self.network, dtype)
         save_file(stored, folder / WEIGHTS)

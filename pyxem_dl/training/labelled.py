@@ -132,6 +132,7 @@ def train_labelled(
         model, recipe = _new_model(configuration, phases, scans, name), None
     else:
         model, recipe = _adapted(begin_with, scans, phases)
+    model.check()  # that it can be kept, before it learns for hours
     model.network.to(root)
     batches = LabelledBatches(scans, model.preprocessing, configuration, root)
     validation = validation_batches(scans, model.preprocessing, configuration, root)

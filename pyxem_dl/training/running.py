@@ -18,9 +18,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from pyxem_dl.checks import whole_number
+from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.models.description import PhaseEntry
 from pyxem_dl.streaming import resolve_device
 
 CHECKPOINT = "checkpoint"
@@ -38,6 +39,8 @@ def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool,
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
+    for phase in recipe["phases"]:  # that the model can be kept, before it learns for hours
+        checked(PhaseEntry, phase, f"the phase {phase['name']!r}")
     _claim(work, recipe | ({"data": list(data)} if data else {}))
     lightning.seed_everything(configuration.seed, verbose=False)
     return work

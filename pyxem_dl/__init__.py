@@ -2,17 +2,21 @@
 
 The public names are those of the stub ``__init__.pyi``; each is imported when it is first used. Importing the package
 puts its methods on pyxem's classes as soon as pyxem is loaded, and loads neither pyxem nor torch: HyperSpy imports this
-file whenever it is imported itself, so nothing here may be slow, and nothing may fail.
+file whenever it is imported itself, so nothing here may be slow, and nothing may fail, whatever is missing or broken.
 """
-
-import lazy_loader
-
-from pyxem_dl import _autoload
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+try:
+    from pyxem_dl import _autoload
 
-_autoload.install()
+    __getattr__, __dir__, __all__ = _autoload.public_names(__name__, __file__, __loader__)
+    _autoload.install()
+except Exception as error:
+    _reason = f"{type(error).__name__}: {error}"
+    __all__ = []
 
-del lazy_loader
+    def __getattr__(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(f"pyxem_dl is damaged ({_reason}). Install it again: python -m pip install -U pyxem-dl")

@@ -2,10 +2,12 @@
 from . import (
     benchmark as benchmark,
     bragg_vectors as bragg_vectors,
+    checks as checks,
     crystals as crystals,
     data as data,
     disk_metrics as disk_metrics,
     frames as frames,
+    label_files as label_files,
     labels as labels,
     maps as maps,
     metrics as metrics,

@@ -18,6 +18,73 @@ from _thread import get_ident
 ENVIRONMENT_VARIABLE = "PYXEM_DL_NO_AUTOLOAD"
 
 
+def public_names(package, filename, loader):
+    """Make the public names of the package importable when they are first used.
+
+    Parameters
+    ----------
+    package : str
+        Name of the package.
+    filename : str
+        Of its ``__init__.py``, beside which its stub lies, the list of the names.
+    loader : object
+        Which has loaded the package: from a folder, from a zip file, or out of a frozen program.
+
+    Returns
+    -------
+    __getattr__, __dir__, __all__
+        For the package.  It never raises: without `lazy_loader` the stub is read here, and without a stub each name is
+        an ImportError that says so.
+    """
+    try:
+        import lazy_loader
+
+        return lazy_loader.attach_stub(package, filename)
+    except Exception as error:
+        reason = error
+    try:
+        return _attach(package, _names_of_stub(_stub(filename, loader)))
+    except Exception:
+        consequence = f"its names cannot be used ({type(reason).__name__}: {reason})"
+        _logger().warning("%s: %s", package, consequence)
+        return _attach(package, {}, consequence)
+
+
+def _stub(filename, loader):
+    """Text of the stub beside a file, also inside of an archive."""
+    path = os.path.splitext(filename)[0] + ".pyi"
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    return loader.get_data(path).decode("utf-8")
+
+
+def _names_of_stub(text):
+    """Read the module of each name, "" for a module itself, of lines ``from .module import (a as a, b as b)``."""
+    import ast
+
+    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return {alias.name: node.module or "" for node in nodes for alias in node.names}
+
+
+def _attach(package, modules, consequence=None):
+    """Make what `lazy_loader.attach` makes."""
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name in modules:
+            module = import_module(f"{package}.{modules[name] or name}")
+            return getattr(module, name) if modules[name] else module
+        if consequence is None or name.startswith("_"):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        raise ImportError(
+            f"{package}: {consequence}. Install it again: python -m pip install --force-reinstall pyxem-dl lazy-loader"
+        )
+
+    return __getattr__, lambda: sorted(modules), sorted(modules)
+
+
 def install():
     """Attach the methods to the pyxem modules that are loaded, and wait for the others.
 

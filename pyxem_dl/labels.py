@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from pyxem_dl import rotations as rot
+from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
+from pyxem_dl.label_files import read_map, without_unknown_rotations
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 
 #: Fewer labels than this teach nothing.
@@ -72,6 +74,7 @@ class Labels:
         whole = xmap.deepcopy()
         whole.is_in_data = np.ones_like(xmap.is_in_data)
         whole._shape = None  # orix computes it again
+        without_unknown_rotations(whole, "The labels")
         rotations = whole.rotations.data.reshape(xmap.is_in_data.size, -1, 4)[:, 0]
         phases = {key: phase for key, phase in xmap.phases if key >= 0}
         index = np.full(max([*phases, 0]) + 2, -1)
@@ -131,16 +134,13 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
 
     Notes
     -----
+    Positions whose angles are not finite are not indexed, with a warning that says of how many; a file that is damaged
+    is an error that names the line (see :mod:`pyxem_dl.label_files`).
+
     It prints what it assumed.  :func:`find_label_frame` tries all the switches on the patterns themselves.
     """
-    from orix import io
-
+    xmap = read_map(path)
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r} with labels.")
-    if path.suffix.lower() not in (".ang", ".ctf", ".h5", ".hdf5"):
-        raise ValueError(f"Labels are read from .ang, .ctf and .h5 files, not from {path.name!r}.")
-    xmap = io.load(str(path))
     if path.suffix.lower() in (".ang", ".ctf"):
         sense = "crystal to lab" if inverse else "lab to crystal"
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
@@ -163,6 +163,7 @@ def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: boo
     """
     from orix.quaternion import Rotation
 
+    flag("inverse", inverse), flag("flipped", flipped), number("turn", turn, -360, 360)
     moved = xmap.deepcopy()
     rotations = ~moved._rotations if inverse else moved._rotations
     rotations = rotations * Rotation(other_frame_quaternion(turn, flipped))
@@ -203,12 +204,10 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
         Shares of the peaks that are explained and the arguments of :func:`in_lab_frame`, the best first.  Turns by
         180 degrees hardly differ: patterns do not tell them apart.
     """
-    from orix import io
-
     from pyxem_dl.crystals import load_phases, reflections
     from pyxem_dl.frames import Calibration
 
-    xmap = io.load(str(labels)) if isinstance(labels, (str, Path)) else labels
+    xmap = read_map(labels) if isinstance(labels, (str, Path)) else labels
     calibration = Calibration.from_signal(signal)
     radius = reciprocal_radius or calibration.reciprocal_radius
     known = dict(zip([key for key, _ in xmap.phases if key >= 0], load_phases(phases), strict=True))

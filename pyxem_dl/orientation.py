@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyxem_dl.checks import number, whole_number
 from pyxem_dl.maps import (
     Scan,
     check_map_path,
@@ -32,6 +33,9 @@ from pyxem_dl.streaming import (
     resolve_device,
     stream,
 )
+
+# More modes than this no distribution has; and so many answers take a thousand times as long as one
+_MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
 
 
 def predict_orientation(
@@ -201,15 +205,14 @@ class _Job:
     @classmethod
     def prepare(cls, signal, model, n_best, n_samples, batch_size, device, show_progressbar, **reading):
         """Check everything before anything is computed."""
-        if isinstance(n_best, bool) or int(n_best) != n_best or n_best < 1:
-            raise ValueError(f"n_best must be a whole number of at least 1, not {n_best!r}.")
-        if isinstance(n_samples, bool) or int(n_samples) != n_samples or n_samples < 0:
-            raise ValueError(f"n_samples must be a whole number, 0 or more, not {n_samples!r}.")
+        n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
+        n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
         device = resolve_device(device)
         batch_size = check_batch_size(batch_size) or default_batch_size(device)
         model = load_model(model)
         if not isinstance(model, (OrientationModel, OrientationEnsemble)):
             raise TypeError(f"{model!r} does not find orientations: give an orientation model.")
+        model.check_thresholds()
         model = model.to(device)
         scan = Scan.from_signal(signal, **reading)
         model.check_domain(scan.calibration)
@@ -328,12 +331,17 @@ def to_orientation_map(
     spots by phi1 + 180°, and so lie where the spots are.  (pyxem 0.21's ``to_crystal_map`` fails
     for several phases with n_best = 1, and its markers for a single position.)
     """
+    if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
+        raise TypeError(f"An orientation map is made of an orix CrystalMap, not of {type(xmap).__name__}.")
     if model is not None:
         model = load_model(model)
         beam_energy = beam_energy or model.domain.get("beam_energy")
         reciprocal_radius = reciprocal_radius or model.preprocessing.reciprocal_radius
     if not beam_energy or not reciprocal_radius:
         raise ValueError("Give a model, or beam_energy (kV) and reciprocal_radius (Å⁻¹).")
+    for name, value in (("reciprocal_radius", reciprocal_radius), ("max_excitation_error", max_excitation_error)):
+        number(name, value, 0, 20, above=True)
+    number("beam_energy", beam_energy, 1, 5000)
     phases = {i: phase for i, phase in xmap.phases if i >= 0}
     if model is not None:
         phases.update(dict(phase_list(model.phases)))

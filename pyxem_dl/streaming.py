@@ -18,10 +18,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pyxem_dl.checks import flag, whole_number
 from pyxem_dl.preprocessing import check_patterns
 
 # A group of chunks is read at once, up to so many bytes (but at least one chunk).
 _GROUP_BYTES = 128 * 2**20
+# More patterns than any device holds at once
+_LARGEST_BATCH = 2**24
 
 
 class Part(NamedTuple):
@@ -50,23 +53,42 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises
     ------
     ValueError
-        If the device is unknown or not available here.
+        If the device is unknown or not available here; with those that are.
     """
+    if isinstance(device, bool) or not isinstance(device, (str, torch.device)):
+        raise TypeError(f"A device is a name or a torch.device, not {device!r}. Give {_devices()}.")
     has_mps = torch.backends.mps.is_available()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{device!r} is no device. Give 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"The device '{device}' is not available: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA devices. Use device='auto' or 'cpu'."
-        )
-    if device.type == "mps" and not has_mps:
-        raise ValueError("The device 'mps' is not available here. Use device='auto' or 'cpu'.")
-    return device
+        raise ValueError(f"{device!r} is no device. Give {_devices()}.") from error
+    if device.type not in _COUNTS:
+        raise ValueError(f"The device '{device}' is none that anything is computed on here. Give {_devices()}.")
+    n = _COUNTS[device.type]()
+    if (device.index or 0) >= n:
+        seen = f": torch {torch.__version__} sees {n} CUDA devices" if device.type == "cuda" else " here"
+        raise ValueError(f"The device '{device}' is not available{seen}. Give {_devices()}.")
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
+#: How many devices of each kind there are
+_COUNTS = {
+    "cpu": lambda: 1,
+    "cuda": lambda: torch.cuda.device_count(),
+    "mps": lambda: int(torch.backends.mps.is_available()),
+    "xpu": lambda: torch.xpu.device_count() if hasattr(torch, "xpu") and torch.xpu.is_available() else 0,
+}
+
+
+def _devices() -> str:
+    """Names of the devices that there are."""
+    names = ["auto"]
+    for kind, count in _COUNTS.items():
+        n = count()
+        names += [kind] * (n > 0) + [f"{kind}:{i}" for i in range(n) if n > 1]
+    return ", ".join(map(repr, names))
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -117,6 +139,8 @@ def stream(
         For data that are no patterns, and for a mask of another shape.
     """
     device = resolve_device(device)
+    if show_progressbar is not None:
+        flag("show_progressbar", show_progressbar)
     size = check_batch_size(batch_size) or default_batch_size(device)
     wanted = _wanted(data, navigation_mask, skip)
     data = data.reshape(1, *data.shape) if data.ndim == 2 else data
@@ -173,9 +197,7 @@ def check_batch_size(batch_size) -> int | None:
     """Return a batch size as an int, None as None; a ValueError for what is neither."""
     if batch_size is None:
         return None
-    if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
-    return int(batch_size)
+    return whole_number("batch_size", batch_size, 1, _LARGEST_BATCH)
 
 
 def _wanted(data, *masks) -> np.ndarray:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import multiprocessing
+import reprlib
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from pyxem_dl.checks import number, read_text, whole_number
 from pyxem_dl.labels import Labels, hold_out_region, in_lab_frame, read_labels
 from pyxem_dl.metrics import accuracy
 from pyxem_dl.orientation import predict_orientation
@@ -22,6 +25,7 @@ _OBJECTIVES = ("within_5", "within_2", "median")
 # Trials that differ in one of these cannot be compared.
 _COMPARED = ("labelled", "truth", "settings", "search", "objective", "seed", "share")
 _NAME = "study"
+_LARGEST_SEARCH, _MOST_CHOICES = 64, 256
 
 
 def run_study(path, *, device: str = "auto", echo=print) -> Path:
@@ -83,18 +87,13 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
 
 def read_plan(path) -> dict:
     """Read and check the YAML file of a study; see :func:`run_study`."""
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    try:
-        plan = read_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+    plan = read_yaml(read_text(path), str(path))
     if not isinstance(plan, dict):
         raise ValueError(f"{path} holds no entries; a study has: {', '.join(sorted(_ENTRIES))}.")
-    unknown, missing = set(plan) - _ENTRIES, {"labelled", "search"} - set(plan)
+    unknown, missing = set(map(str, plan)) - _ENTRIES, {"labelled", "search"} - set(plan)
     if unknown or missing:
         text = f"unknown: {', '.join(sorted(unknown))}; " if unknown else ""
         raise ValueError(
@@ -103,12 +102,10 @@ def read_plan(path) -> dict:
         )
     plan = {"settings": {}, "trials": 20, "processes": 1, "objective": "within_5", "seed": 0, "share": 0.2} | plan
     if plan["objective"] not in _OBJECTIVES:
-        raise ValueError(f"{path}: objective is one of {', '.join(_OBJECTIVES)}, not {plan['objective']!r}.")
-    for name, space in plan["search"].items():
-        _check_space(path, name, space)
+        given = reprlib.repr(plan["objective"])
+        raise ValueError(f"{path}: objective is one of {', '.join(_OBJECTIVES)}, not {given}.")
+    _check_plan(path, plan)
     pair = plan["labelled"]
-    if not isinstance(pair, list) or len(pair) != 2:
-        raise ValueError(f"{path}: labelled is a list of two files, [scan, labels].")
     plan["asked"] = json.loads(json.dumps({key: plan.get(key) for key in _COMPARED}, default=str))
     plan["labelled"] = [_existing(path, file) for file in pair]
     plan["truth"] = _existing(path, plan["truth"]) if plan.get("truth") else None
@@ -116,16 +113,48 @@ def read_plan(path) -> dict:
     return plan
 
 
+def _check_plan(path, plan: dict) -> None:
+    """Make sure of the types and bounds of a plan's entries."""
+    try:
+        whole_number("trials", plan["trials"], 1, 1_000_000)
+        whole_number("processes", plan["processes"], 1, 1024)
+        whole_number("seed", plan["seed"], 0, 2**31 - 1)
+        number("share", plan["share"], 0, 0.9, above=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    pair = plan["labelled"]
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(file, str) for file in pair):
+        raise ValueError(f"{path}: labelled is a list of two files, [scan, labels].")
+    for name in ("output", "truth"):
+        if plan.get(name) is not None and not isinstance(plan[name], str):
+            raise ValueError(f"{path}: {name} is a file's name, not {reprlib.repr(plan[name])}.")
+    for name in ("settings", "search"):
+        if not isinstance(plan[name], dict) or not all(isinstance(key, str) for key in plan[name]):
+            raise ValueError(f"{path}: {name} holds entries by name, not {reprlib.repr(plan[name])}.")
+    if not 1 <= len(plan["search"]) <= _LARGEST_SEARCH:
+        raise ValueError(f"{path}: search has {len(plan['search'])} settings; 1 to {_LARGEST_SEARCH} can be searched.")
+    for name, space in plan["search"].items():
+        _check_space(path, name, space)
+
+
 def _check_space(path, name: str, space) -> None:
     if isinstance(space, list) and space:
+        if len(space) > _MOST_CHOICES:
+            raise ValueError(f"{path}: search.{name} has {len(space)} choices; {_MOST_CHOICES} are the most.")
         return
     if isinstance(space, dict) and {"low", "high"} <= set(space) <= {"low", "high", "log", "step"}:
-        low, high, log = space["low"], space["high"], bool(space.get("log"))
-        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
+        low, high, log, step = space["low"], space["high"], space.get("log", False), space.get("step")
+        plain = all(type(x) in (int, float) and math.isfinite(x) and abs(x) <= 1e15 for x in (low, high))
+        if plain and low < high and isinstance(log, bool):
+            if not (step is None or type(step) in (int, float) and 0 < step <= high - low):
+                raise ValueError(f"{path}: search.{name}: step is above 0 and at most {high - low:g}, not {step!r}.")
             if not (log and (low <= 0 or "step" in space)):
                 return
             raise ValueError(f"{path}: search.{name}: log is for a range above 0, without step; not {space!r}.")
-    raise ValueError(f"{path}: search.{name} is a list of choices or {{low: , high: , log: true}}, not {space!r}.")
+    raise ValueError(
+        f"{path}: search.{name} is a list of choices or {{low: , high: , log: true}}, not "
+        f"{reprlib.repr(space)}."
+    )
 
 
 def _existing(path: Path, file) -> Path:

@@ -273,7 +273,7 @@ def test_train_bragg_makes_a_detector(run, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert models.load_model(tmp_path / "detector").network.arguments["unet"] == "complex"
     wrong = run("train-bragg", "MgO.cif", "--output", "other", "--unet", "imaginary")
-    assert wrong.exit_code == 1 and "There is no U-Net 'imaginary'; there are: real, complex" in wrong.stderr
+    assert wrong.exit_code == 1 and "network.unet: input should be 'real' or 'complex', not 'imag" in wrong.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames", "catalogue"),
+    ("frames", "catalogue", "checks"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
-    ("models", "streaming", "partial_results"),
+    ("models", "streaming", "partial_results", "label_files"),
     ("maps", "labels", "spots"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),

@@ -316,3 +316,141 @@ def test_a_method_has_the_signature_of_its_function_and_passes_everything_on(met
     given = {name: object() for name, _, _ in parameters}
     assert method("a signal", **given) == "result"
     assert received == given | {"signal": "a signal"}
+
+
+# The package itself damaged, or in another form: HyperSpy never suffers from it
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Make a copy of the package's code, without models and data, that is found before the installed one."""
+    import shutil
+    from pathlib import Path
+
+    source = Path(pyxem_dl.__file__).parent
+
+    def make():
+        folder = tmp_path_factory.mktemp("copy")
+        ignored = shutil.ignore_patterns("pretrained", "_data", "__pycache__")
+        shutil.copytree(source, folder / "pyxem_dl", ignore=ignored)
+        return folder
+
+    return make
+
+
+def break_lazy_loader(folder):
+    (folder / "lazy_loader.py").write_text("raise ImportError('lazy_loader is not installed')\n")
+
+
+def break_autoload(folder):
+    (folder / "pyxem_dl" / "_autoload.py").write_text("this is no Python\n")
+
+
+def remove_stub(folder):
+    (folder / "pyxem_dl" / "__init__.pyi").unlink()
+
+
+def empty_stub(folder):
+    (folder / "pyxem_dl" / "__init__.pyi").write_text("from . import (\n")
+
+
+def break_signals(folder):
+    (folder / "pyxem_dl" / "signals.py").write_bytes(b"\xff\xfe\x00")
+
+
+def break_logging_of_names(folder):
+    break_lazy_loader(folder)
+    remove_stub(folder)
+
+
+#: What is damaged, with what `pyxem_dl.load_model` is then: a function, or an error that says what to do
+DAMAGES = {
+    "lazy_loader is missing": (break_lazy_loader, None),
+    "the stub is missing": (remove_stub, "Install it again"),
+    "the stub is damaged": (empty_stub, "Install it again"),
+    "lazy_loader and the stub are missing": (break_logging_of_names, "Install it again"),
+    "our module of registration is damaged": (break_autoload, "pyxem_dl is damaged .SyntaxError"),
+    "our module of methods is damaged": (break_signals, None),
+}
+
+AFTER_DAMAGE = """
+import sys
+import hyperspy.api as hs
+import pyxem_dl
+assert pyxem_dl.__file__.startswith(sys.argv[1]), pyxem_dl.__file__
+s = hs.signals.Signal2D([[[1.0, 2.0], [3.0, 4.0]]])
+if "lazy_loader" not in sys.argv[4:]:  # orix needs it, too
+    s = hs.load(sys.argv[2])
+    assert type(s).__name__ == "ElectronDiffraction2D"
+assert not hasattr(pyxem_dl, "__wrapped__")  # inspect and IPython ask for such names
+import re
+try:
+    found = pyxem_dl.load_model
+except ImportError as error:
+    assert sys.argv[3] != "function" and re.search(sys.argv[3], str(error)), error
+else:
+    assert sys.argv[3] == "function" and callable(found), found
+try:
+    pyxem_dl.no_such_name
+except (ImportError, AttributeError):
+    pass
+"""
+
+
+@pytest.mark.parametrize("damage, error", DAMAGES.values(), ids=DAMAGES.keys())
+def test_hyperspy_works_with_a_damaged_installation(damage, error, copies, scan_file):
+    folder = copies()
+    damage(folder)
+    without = ["lazy_loader"] if (folder / "lazy_loader.py").exists() else []
+    run(AFTER_DAMAGE, folder, scan_file, error or "function", *without, PYTHONPATH=str(folder), PYTHONSAFEPATH="1")
+
+
+@pytest.mark.parametrize("optimized", ["1", "2"])
+def test_without_assertions_and_docstrings(optimized, scan_file):
+    code = (
+        "import sys\nimport hyperspy.api as hs\n"
+        # HyperSpy's signals cannot be made without docstrings
+        "if sys.flags.optimize == 1 and not hasattr(hs.load(sys.argv[1]), 'predict_orientation'):\n"
+        "    raise SystemExit('no method')\n"
+        "import pyxem_dl\n"
+        "if not callable(pyxem_dl.Calibration): raise SystemExit('no name')\n"
+    )
+    run(code, scan_file, PYTHONOPTIMIZE=optimized)
+
+
+def test_compiled_files_alone(copies, scan_file):
+    """As some installers leave a package: .pyc files in place of the sources."""
+    import compileall
+
+    folder = copies()
+    compileall.compile_dir(folder / "pyxem_dl", legacy=True, quiet=2)
+    for path in (folder / "pyxem_dl").rglob("*.py"):
+        path.unlink()
+    run(AFTER_DAMAGE, folder, scan_file, "function", PYTHONPATH=str(folder), PYTHONSAFEPATH="1")
+
+
+def test_names_of_a_package_in_an_archive(copies):
+    """A zip file holds no file that `open` finds: the stub comes from the loader."""
+    import shutil
+
+    folder = copies()
+    archive = shutil.make_archive(folder / "packed", "zip", folder, "pyxem_dl")
+    run(
+        "import sys\nimport pyxem_dl\n"
+        "assert pyxem_dl.__file__.startswith(sys.argv[1]), pyxem_dl.__file__\n"
+        "assert 'load_model' in dir(pyxem_dl) and callable(pyxem_dl.Calibration)\n"
+        "assert not {'torch', 'pyxem', 'lightning'} & set(sys.modules)\n"
+        "import hyperspy\n",
+        archive,
+        PYTHONPATH=str(archive),
+        PYTHONSAFEPATH="1",
+    )
+
+
+def test_an_environment_that_asks_for_all_names_at_once():
+    """`EAGER_IMPORT` makes lazy_loader import all that we have: what fails there must not stop HyperSpy."""
+    run(
+        "import sys\nsys.modules['torch'] = None\nimport hyperspy.api as hs\nimport pyxem_dl\n"
+        "hs.signals.Signal2D([[[1.0, 2.0], [3.0, 4.0]]])\nassert 'load_model' in dir(pyxem_dl)\n",
+        EAGER_IMPORT="1",
+    )

@@ -217,7 +217,7 @@ def test_sizes_that_a_network_cannot_take_are_refused():
         make_backbone("densenet121", 8, {})
     with pytest.raises(ValueError, match="at least 2 to the power"):
         PlainNetwork(16, depth=5)
-    with pytest.raises(ValueError, match="cannot take images.*no_such_argument"):
+    with pytest.raises(ValueError, match="backbone_arguments.no_such_argument: there is no such entry"):
         make_backbone("resnet18", 64, {"no_such_argument": 1})
 
 

@@ -16,12 +16,13 @@ from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.search import Search, check_vectors_path, save_vectors
 from pyxem_dl.bragg_vectors.vectors import COLUMNS, FoundDisks, to_diffraction_vectors
+from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import Scan
 from pyxem_dl.models import BraggModel, load_model
 from pyxem_dl.preprocessing import counts_per_electron
 from pyxem_dl.probes import Probe
-from pyxem_dl.streaming import resolve_device, stream
+from pyxem_dl.streaming import check_batch_size, resolve_device, stream
 
 __all__ = [
     "COLUMNS", "DiskMatcher", "FoundDisks", "bragg_vectors_to_file", "match_disks", "predict_bragg_vectors",
@@ -33,6 +34,8 @@ _SAME_SCALE, _SAME_RADIUS = 0.03, 0.25
 #: The bundled detector
 DEFAULT_MODEL = "bragg-disks"
 
+# A detector's confidence where it says nothing else, and more disks or answers than anybody has use for
+_CONFIDENCE, _MOST_PEAKS, _MOST_SAMPLES = 0.3, 100_000, 1000
 # Patterns from which the probe is estimated
 _PROBE_PATTERNS = 64
 
@@ -236,7 +239,10 @@ def _correlation(
 ) -> Search:  # fmt: skip
     """Search by correlation, as :func:`match_disks` says."""
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
-    _check_arguments(threshold, reciprocal_radius)
+    max_peaks = _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size)
+    if min_distance is not None:
+        number("min_distance", min_distance, 0)
+    flag("subpixel", subpixel), flag("subtract_center", subtract_center)
     device = resolve_device(device)
     sample = cache(partial(_some_patterns, scan))
     given, probe = probe, read_probe(probe, scan, sample)
@@ -266,16 +272,17 @@ def _detection(
     if not isinstance(model, BraggModel):
         raise TypeError(f"{model!r} finds orientations, not disks: give a disk detector.")
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
-    _check_arguments(threshold, reciprocal_radius)
-    if n_samples < 0:
-        raise ValueError(f"n_samples is a number of answers, 0 for one without dropout, not {n_samples!r}.")
+    max_peaks = _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size)
+    n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
+    flag("subtract_center", subtract_center)
+    model.check_thresholds()
     device = resolve_device(device)
     model.to(device)
     sample = cache(partial(_some_patterns, scan))
     given, probe = probe, read_probe(probe, scan, sample)
     model.check_domain(probe.radius)
     gain = counts_per_electron(torch.from_numpy(sample()), scan.signal_mask)
-    least = model.thresholds["confidence"] if threshold is None else threshold
+    least = model.thresholds.get("confidence", _CONFIDENCE) if threshold is None else threshold
     image = probe.resampled(model.network.radius / probe.radius).image
 
     def find(patterns):
@@ -388,8 +395,11 @@ def _some_patterns(scan: Scan) -> np.ndarray:
     return patterns
 
 
-def _check_arguments(threshold, reciprocal_radius) -> None:
-    if threshold is not None and not 0 <= threshold < 1:
+def _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size) -> int:
+    """Make sure of the arguments that both searches have, and return `max_peaks`."""
+    if threshold is not None and not 0 <= number("threshold", threshold) < 1:
         raise ValueError(f"threshold is a correlation, from 0 to below 1, not {threshold!r}.")
-    if reciprocal_radius is not None and not (math.isfinite(reciprocal_radius) and reciprocal_radius > 0):
+    if reciprocal_radius is not None and number("reciprocal_radius", reciprocal_radius) <= 0:
         raise ValueError(f"reciprocal_radius must be positive and finite (1/Å), not {reciprocal_radius!r}.")
+    check_batch_size(batch_size)
+    return whole_number("max_peaks", max_peaks, 1, _MOST_PEAKS)

@@ -12,6 +12,7 @@ import torch
 
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.vectors import FoundDisks, to_diffraction_vectors
+from pyxem_dl.checks import flag
 from pyxem_dl.maps import Scan, print_summary, timed
 from pyxem_dl.partial_results import PartialResults, fingerprint
 from pyxem_dl.streaming import stream
@@ -67,7 +68,7 @@ class Search:
 
     def run(self, show_progressbar: bool | None = None, lazy_output: bool = False):
         """Search, or prepare to; an interrupted search gives what was done."""
-        if lazy_output:
+        if flag("lazy_output", lazy_output):
             return self._to_vectors(self._lazy_tables())
         self._announce()
         found = FoundDisks(self.scan.size, len(self.columns))

@@ -546,7 +546,14 @@ def phase_to_dict(phase) -> dict:
 
     ``operations`` are there where the setting is not the one that orix takes for the space group's number.
     """
-    known = {"space_group": None, "point_group": phase.point_group.name}  # as files of orientation maps have it
+    if phase.space_group is None and phase.point_group is None:
+        raise ValueError(
+            f"The phase {phase.name!r} has neither a space group nor a point group, and a model cannot be kept "
+            "without: set phase.space_group or phase.point_group."
+        )
+    known = {"space_group": None}
+    if phase.space_group is None:  # as files of orientation maps have it
+        known["point_group"] = phase.point_group.name
     if phase.space_group is not None:
         group = group_of_diffpy(phase.space_group)
         known = {"space_group": int(phase.space_group.number)}

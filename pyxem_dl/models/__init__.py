@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from pathlib import Path
 
 from pyxem_dl.models.bragg import BraggModel
@@ -46,14 +47,24 @@ def load_model(model) -> Model | OrientationEnsemble:
     known = _bundled()
     if isinstance(model, str) and model in known:
         return read_model(known[model])
+    if not str(model).strip():
+        raise ValueError(f"A model's name is empty. Known models: {', '.join(known) or 'none'}.")
     folder = Path(model).expanduser()
-    if folder.exists():
+    if _exists(folder):
         return read_model(folder)
     if isinstance(model, Path) or any(c in model for c in "/\\~"):
         raise FileNotFoundError(f"There is no model folder {str(folder)!r}.")
+    model = reprlib.repr(model).strip("'\"")  # no more than a line of it
     near = difflib.get_close_matches(model, known, n=max(1, len(known)), cutoff=0.5)
     names = [*near, *(name for name in known if name not in near)]
     raise ValueError(f"There is no model and no folder {model!r}. Known models: {', '.join(names) or 'none'}.")
+
+
+def _exists(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except (OSError, ValueError):  # longer than any name of a file, or with characters that none has
+        return False
 
 
 def list_models() -> dict[str, str]:

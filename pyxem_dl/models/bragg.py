@@ -50,6 +50,7 @@ class BraggModel(Model):
 
     format = "pyxem_dl disk detector"
     inputs = "patterns"
+    threshold_names = ("confidence",)
 
     def __repr__(self) -> str:
         low, high = self.domain.get("disk_radius") or (0, float("inf"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from statistics import fmean
 
 import torch
 
+from pyxem_dl.checks import thresholds
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 
@@ -43,9 +45,10 @@ class OrientationEnsemble:
         self.models = models
         first = models[0]
         self.phases, self.domain, self.preprocessing = first.phases, first.domain, first.preprocessing
+        # a model without a threshold says nothing of it: the mean is that of the others
         self.thresholds = {
-            key: sum(m.thresholds.get(key, 0.0) for m in models) / len(models)
-            for key in {key for m in models for key in m.thresholds}
+            key: fmean(m.thresholds[key] for m in models if key in m.thresholds)
+            for key in sorted({key for m in models for key in m.thresholds})
         }
         self.name = " + ".join(model.name for model in models)
         self.network_name = f"ensemble of {len(models)}"
@@ -62,6 +65,12 @@ class OrientationEnsemble:
     def fingerprint(self) -> str:
         """Hash of all weights and settings."""
         return hashlib.sha256(" ".join(m.fingerprint for m in self.models).encode()).hexdigest()
+
+    def check_thresholds(self) -> None:
+        """Make sure of all models' thresholds, and of those of the ensemble."""
+        for model in self.models:
+            model.check_thresholds()
+        thresholds(self.thresholds, f"The ensemble {self.name!r}", OrientationModel.threshold_names)
 
     def to(self, device) -> OrientationEnsemble:
         """Move the networks to a device; returns the ensemble itself."""

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import reprlib
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
 
+from pyxem_dl.checks import thresholds
 from pyxem_dl.models.computing import computing, native_precision
+from pyxem_dl.models.description import (
+    bounded_size,
+    check_description,
+    check_shapes,
+    read_entries,
+    read_shapes,
+    read_tensors,
+)
 from pyxem_dl.networks import build_network
 
 FORMAT_VERSION = 1
@@ -22,6 +33,9 @@ WEIGHTS = "model.safetensors"
 REFERENCE = "reference.safetensors"
 CARD = "README.md"
 TRAINING_LOG = "training_log.csv"
+
+# Numbers of the inputs in reference.safetensors
+_LARGEST_REFERENCE = 10**8
 
 _REQUIRED = (
     "package_version", "name", "description", "network", "preprocessing", "domain", "thresholds", "weights",
@@ -38,6 +52,7 @@ class Model(ABC):
     #: How config.json calls this kind, and reference.safetensors its inputs.
     format: str
     inputs: str
+    threshold_names: tuple[str, ...]
 
     # ---------------------------------------------------------------- what each kind says
     @abstractmethod
@@ -92,6 +107,26 @@ class Model(ABC):
         text = json.dumps([weights, _config(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def check_thresholds(self) -> None:
+        """Make sure of :attr:`thresholds`, which anybody may change, before they are needed at the end of the work."""
+        thresholds(self.thresholds, f"The model {self.name!r}", self.threshold_names)
+
+    def check(self, where: Path | str = CONFIG) -> None:
+        """Make sure that the model could be read again if it were saved: better before a training than after it.
+
+        Parameters
+        ----------
+        where : pathlib.Path or str
+            Its ``config.json``, for the error.
+
+        Raises
+        ------
+        ValueError, TypeError
+            With the entry that is out of its bounds.
+        """
+        self.check_thresholds()
+        check_description(_config(self) | {"weights": {"file": WEIGHTS, "sha256": "0" * 64}}, where)
+
     def save(
         self,
         folder,
@@ -125,6 +160,7 @@ class Model(ABC):
         from safetensors.torch import save_file
 
         folder = Path(folder)
+        self.check(folder / CONFIG)
         folder.mkdir(parents=True, exist_ok=True)
         stored = _stored_weights(self.network, dtype)
         save_file(stored, folder / WEIGHTS)
@@ -153,40 +189,55 @@ class Model(ABC):
         ValueError
             If they differ by more than rounding.
         """
-        from safetensors.torch import load_file
-
-        stored = load_file(_existing(Path(folder), REFERENCE))
-        differences = self._differences(_reference_answers(self, stored[self.inputs]), stored)
+        path = _existing(Path(folder), REFERENCE)
+        self._check_reference(path)
+        stored = read_tensors(path)
+        answers = _reference_answers(self, stored[self.inputs].float())
+        wrong = [name for name, x in answers.items() if name not in stored or stored[name].shape != x.shape]
+        if wrong:
+            raise ValueError(f"{path} is damaged or of another model: {', '.join(wrong)} missing or of other shapes.")
+        differences = self._differences(answers, stored)
         if differences:
             raise ValueError(f"The model in {folder} does not give its stored answers any more: {differences}.")
 
+    def _check_reference(self, path: Path) -> None:
+        """Make sure that a file has inputs of this model, before they are read."""
+        found, needed = read_shapes(path).get(self.inputs, ()), tuple(self._default_reference().shape[1:])
+        # patterns of disk detectors have any size
+        fits = len(found) == 1 + len(needed) and (len(needed) < 3 or found[1:] == needed)
+        if not fits or math.prod(found) > _LARGEST_REFERENCE:
+            raise ValueError(f"{path} has {self.inputs!r} of the shape {found}, which are no inputs of this model.")
+
 
 def read_model(folder: Path) -> Model:
-    """Read a model folder; every way to fail says which file and why."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """Read a model folder; every way to fail says which file and why.
 
+    Nothing is built before the entries of ``config.json`` have passed their bounds, and no memory is taken before the
+    file of weights has been found to be of the network that they describe.
+    """
     config = read_config(folder)
     path = _existing(folder, WEIGHTS)
+    bounded_size(path)
     if _hash_file(path) != config["weights"]["sha256"]:
         raise ValueError(
             f"{path} is damaged or does not belong to {CONFIG}: its sha256 is not the one that is "
             "written there. Copy the folder again, whole."
         )
-    kind = _kinds()[config["format"]]
+    kind, (name, arguments) = _kinds()[config["format"]], (config["network"][key] for key in ("name", "arguments"))
     try:
-        weights = load_file(path)
-        network = build_network(config["network"]["name"], **config["network"]["arguments"])
+        check_shapes(name, arguments, path, folder / CONFIG)
+        weights = read_tensors(path)
+        network = build_network(name, **arguments)
         current = network.state_dict()
         network.load_state_dict({k: v.to(current[k].dtype) if k in current else v for k, v in weights.items()})
         return kind._from_config(
             network,
             config,
-            network_name=config["network"]["name"],
+            network_name=name,
             training=config.get("training", {}),
             **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
         )
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise ValueError(
             f"The model in {folder} cannot be made from its {CONFIG} and {WEIGHTS}, written by "
             f"pyxem_dl {config['package_version']}: {error}"
@@ -202,21 +253,19 @@ def read_config(folder: Path) -> dict:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; a model is a folder with a {CONFIG} inside.")
     path = _existing(folder, CONFIG)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, it is no JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") not in _kinds():
+    config = read_entries(path)
+    if not isinstance(config.get("format"), str) or config["format"] not in _kinds():
         raise ValueError(f"{folder} is no model of pyxem_dl: its {CONFIG} was written by something else.")
     version = config.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(
-            f"The model in {folder} was written by a newer pyxem_dl ({config.get('package_version')}, "
-            f"format {version}; this one reads up to {FORMAT_VERSION}). Update pyxem_dl."
+            f"The model in {folder} was written by a newer pyxem_dl ({reprlib.repr(config.get('package_version'))}, "
+            f"format {reprlib.repr(version)}; this one reads up to {FORMAT_VERSION}). Update pyxem_dl."
         )
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
         raise ValueError(f"{path} is damaged: {', '.join(missing)} missing.")
+    check_description(config, path)
     return config
 
 
@@ -263,7 +312,8 @@ def _stored_weights(network, dtype: torch.dtype) -> dict:
 
 
 def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_tensors(tensors: dict) -> str:

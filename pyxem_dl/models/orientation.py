@@ -71,6 +71,7 @@ class OrientationModel(Model):
 
     format = "pyxem_dl orientation model"
     inputs = "polar"
+    threshold_names = ("crystal", "score")
 
     def __repr__(self) -> str:
         energy = self.domain.get("beam_energy")
@@ -218,7 +219,7 @@ class OrientationModel(Model):
 
     def _minimal_card(self) -> str:
         phases = "\n".join(
-            f"- {phase.name}: space group {phase.space_group.short_name}, "
+            f"- {phase.name}: {_symmetry(phase)}, "
             f"{', '.join(f'{x:.4g}' for x in phase.structure.lattice.abcABG())}"
             for phase in self.phases
         )
@@ -227,6 +228,14 @@ class OrientationModel(Model):
             f"# {self.name}\n\n{self.description or 'An orientation model of pyxem_dl.'}\n\n"
             f"## Phases\n{phases}\n\n## Trained for\n{domain or '- not recorded'}\n"
         )
+
+
+def _symmetry(phase) -> str:
+    """Name what is known of a phase's symmetry; maps of orientations know the point group alone."""
+    if phase.space_group is not None:
+        return f"space group {phase.space_group.short_name}"
+    atoms = "" if len(phase.structure) else ", without atoms"
+    return f"point group {phase.point_group.name}{atoms}"
 
 
 def _without_unusable(found, usable: torch.Tensor) -> OrientationCandidates:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
+
 import torch
 
+from pyxem_dl.networks.arguments import ARGUMENTS, check_arguments
 from pyxem_dl.networks.backbones import BACKBONES, default_size
 from pyxem_dl.networks.candidates import OrientationCandidates, SampledOrientations
 from pyxem_dl.networks.fcunet import Disks, FCUNet
+from pyxem_dl.networks.outline import WithoutWeights
 from pyxem_dl.networks.polar import N_PROPOSED, PolarNetwork
 from pyxem_dl.networks.regression import RegressionNetwork
 
@@ -22,13 +26,33 @@ def build_network(name: str, **arguments) -> torch.nn.Module:
         A key of :data:`NETWORKS`.
     **arguments
         The network's own: what its attribute ``arguments`` holds.
+
+    Raises
+    ------
+    ValueError
+        For an unknown network, and for arguments that are out of their bounds (see
+        :mod:`pyxem_dl.networks.arguments`): before anything is built.
     """
     if name not in NETWORKS:
-        raise ValueError(f"There is no network {name!r}; there are: {', '.join(NETWORKS)}.")
+        raise ValueError(f"There is no network {reprlib.repr(name)}; there are: {', '.join(NETWORKS)}.")
+    check_arguments(name, arguments)
     return NETWORKS[name](**arguments)
 
 
+def outline(name: str, **arguments) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a network's state, without taking memory for its weights.
+
+    Parameters
+    ----------
+    name, **arguments
+        As of :func:`build_network`.
+    """
+    with WithoutWeights():
+        network = build_network(name, **arguments)
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
 __all__ = [
-    "BACKBONES", "NETWORKS", "N_PROPOSED", "Disks", "FCUNet", "OrientationCandidates", "PolarNetwork",
-    "RegressionNetwork", "SampledOrientations", "build_network", "default_size",
+    "ARGUMENTS", "BACKBONES", "NETWORKS", "N_PROPOSED", "Disks", "FCUNet", "OrientationCandidates", "PolarNetwork",
+    "RegressionNetwork", "SampledOrientations", "build_network", "check_arguments", "default_size", "outline",
 ]  # fmt: skip

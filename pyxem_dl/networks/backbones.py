@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from pyxem_dl.networks.arguments import check_backbone_arguments
+from pyxem_dl.networks.outline import WithoutWeights, needs_weights, with_weights
 
 # Names of the literature's networks: timm's name, and what it is given beside the number of channels
 _LITERATURE = {
@@ -129,6 +133,7 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     ValueError
         For an unknown name, images that it cannot take, or weights that cannot be had.
     """
+    check_backbone_arguments(name, arguments)
     default = default_size(name)
     if name == "cnn":
         if pretrained:
@@ -142,9 +147,12 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
         arguments["img_size"] = size
     elif "img_size" in own:
         arguments["img_size"] = size
+    def make():
+        return timm.create_model(known, num_classes=0, in_chans=1, **arguments)
+
     try:
-        network = timm.create_model(known, num_classes=0, in_chans=1, **arguments)
-        features = _try(network, size)
+        features = _features(make, size)
+        network = _made(make)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ValueError(
             f"The network {name!r} cannot take images of {size} x {size} px with {arguments or 'no arguments'}: "
@@ -159,14 +167,45 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     return network
 
 
-def _try(network: nn.Module, size: int) -> torch.Size:
-    """See whether an image of a size goes through, and what shape comes out: many networks only say so then."""
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        features = network(torch.zeros(1, 1, size, size))
-    network.train(training)
-    return features.shape[1:]
+def _made(make) -> nn.Module:
+    """Make a network; inside of :class:`WithoutWeights` without its weights, where it can be."""
+    try:
+        return make()
+    except (RuntimeError, NotImplementedError) as error:
+        if not needs_weights(error):
+            raise
+    with with_weights():
+        return make()
+
+
+def _features(make, size: int) -> torch.Size:
+    """See whether an image of a size goes through, and what shape comes out: many networks only say so then.
+
+    Without weights, so that sizes that do not fit are found out before memory is taken.
+    """
+    try:
+        with WithoutWeights(), torch.no_grad():
+            network = make().to("meta").eval()
+            return network(torch.zeros(1, 1, size, size, device="meta")).shape[1:]
+    except (RuntimeError, NotImplementedError) as error:
+        if not needs_weights(error):
+            raise
+    # the few that compute with their weights while they are built
+    with with_weights(), torch.no_grad():
+        return make().eval()(torch.zeros(1, 1, size, size)).shape[1:]
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Refuse a file of weights that would run code when it is loaded, whatever timm's release does by itself."""
+    if path.suffix.lower() == ".safetensors":
+        return
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # of the many ways in which a file can be none
+        raise ValueError(
+            f"{str(path)!r} holds more than weights, or is damaged: it is not loaded, for a pickle may run anything. "
+            "Give a .safetensors file, or a .pth file of nothing but tensors."
+        ) from error
 
 
 def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained) -> None:
@@ -175,10 +214,9 @@ def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained
 
     overlay = None if pretrained is True else {"file": str(pretrained)}
     if overlay is not None:
-        from pathlib import Path
-
         if not Path(pretrained).is_file():
             raise ValueError(f"There is no file {str(pretrained)!r} with pretrained weights.")
+        _refuse_pickles(Path(pretrained))
     try:
         loaded = timm.create_model(
             known, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, in_chans=1, **arguments

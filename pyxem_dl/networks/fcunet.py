@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from pyxem_dl.networks.correlation import Correlation, CorrelationLayer
+from pyxem_dl.networks.outline import moved
 from pyxem_dl.networks.placement import Placement, cut_patches
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 
@@ -82,7 +83,7 @@ class FCUNet(nn.Module):
     def add_placement(self) -> None:
         """Let disks be placed by a network of their own, see :meth:`place`."""
         device = self.heads.weight.device
-        self.placement = Placement().to(device, memory_format=torch.channels_last)
+        self.placement = moved(Placement(), device).to(memory_format=torch.channels_last)
         self.arguments["placement"] = True
 
     def correlate(self, patterns: torch.Tensor, probe: torch.Tensor) -> Correlation:

@@ -15,6 +15,7 @@ from torch import nn
 from pyxem_dl import rotations as rot
 from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.comparison import CandidateComparison, PolarView
+from pyxem_dl.networks.outline import moved
 
 # Residuals and soft labels live on this scale (radians): about the distance between nodes.
 _NODE_SCALE = math.radians(3.0)
@@ -126,7 +127,7 @@ class PolarNetwork(nn.Module):
 
     def add_comparison(self, **arguments) -> None:
         """Add a network that verifies the proposals; see its class for the arguments."""
-        self.comparison = CandidateComparison(self.n_phases, **arguments).to(self.nodes.device)
+        self.comparison = moved(CandidateComparison(self.n_phases, **arguments), self.nodes.device)
         self.arguments["comparison"] = arguments
 
     def _make_grid(self, laue_groups: list[str], settings, resolution: float) -> None:

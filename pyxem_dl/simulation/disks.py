@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from pyxem_dl.checks import drawn_settings
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.rotations import random_rotations
@@ -78,6 +79,9 @@ class DiskSettings:
     fault_share: float = 0.2
     beam_stop_share: float = 0.08
     blank_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        drawn_settings(self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1))
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""

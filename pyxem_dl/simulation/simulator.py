@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from pyxem_dl import crystals
+from pyxem_dl.checks import drawn_settings
 from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error_in_disk
 from pyxem_dl.rotations import random_rotations
 from pyxem_dl.simulation.detector import (
@@ -18,7 +19,7 @@ from pyxem_dl.simulation.detector import (
     expected_background,
 )
 from pyxem_dl.simulation.random_numbers import RandomNumbers
-from pyxem_dl.simulation.scattering import spot_intensity
+from pyxem_dl.simulation.scattering import SHAPE_FACTORS, spot_intensity
 
 _DETECTORS = 12
 _PROFILE_POINTS = 256
@@ -93,6 +94,12 @@ class SimulationSettings:
     pixels: tuple[int, ...] = (96, 112, 128)
     coverage: tuple[float, float] = (0.9, 1.25)
     setup_size: int = 32
+
+    def __post_init__(self) -> None:
+        drawn_settings(self, pixels=(8, 2048), setup_size=(1, 4096), coverage=(0.1, 10), disk_radius=(1e-6, 1))
+        unknown = [name for name in self.shape_factors if name not in SHAPE_FACTORS]
+        if unknown or not self.shape_factors:
+            raise ValueError(f"shape_factors are of {', '.join(SHAPE_FACTORS)}, not {self.shape_factors!r}.")
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""

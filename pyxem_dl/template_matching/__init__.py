@@ -9,14 +9,21 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pyxem_dl.checks import number, whole_number
 from pyxem_dl.maps import Scan, print_summary, timed, to_crystal_map
-from pyxem_dl.streaming import Collected, resolve_device, stream
+from pyxem_dl.streaming import Collected, check_batch_size, resolve_device, stream
 from pyxem_dl.template_matching.bank import TemplateBank, polar_grid
 from pyxem_dl.template_matching.modes import Match
 from pyxem_dl.template_matching.pyxem_engine import PYXEM_BATCH, PyxemMatcher
 from pyxem_dl.template_matching.vectors import VectorScan, is_vectors
 
 __all__ = ["Match", "PyxemMatcher", "TemplateBank", "match_templates", "polar_grid"]
+
+
+# Orientations that are 5 degrees apart; all of a sphere would be 70 000
+_MOST_CANDIDATES = 1000
+# Degrees between zone axes, and distance from the Ewald sphere (1/Angstrom), beyond which nothing is matched
+_COARSEST, _FARTHEST = 60.0, 5.0
 
 
 def match_templates(
@@ -91,8 +98,10 @@ def match_templates(
     if engine not in ("torch", "pyxem"):
         raise ValueError(f"engine must be 'torch' or 'pyxem', not {engine!r}.")
     _check_positive(resolution=resolution, max_excitation_error=max_excitation_error)
-    if isinstance(n_best, bool) or int(n_best) != n_best or n_best < 1:
-        raise ValueError(f"n_best must be a whole number of at least 1, not {n_best!r}.")
+    number("resolution", resolution, 0, _COARSEST)
+    number("max_excitation_error", max_excitation_error, 0, _FARTHEST)
+    n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
+    check_batch_size(batch_size)
     vectors = None
     if is_vectors(signal):
         _check_arguments_for_vectors(engine, signal_mask, center)
@@ -184,5 +193,5 @@ def _crystal_map(scan: Scan, found: dict, phases):
 
 def _check_positive(**values) -> None:
     for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
+        if number(name, value) <= 0:
             raise ValueError(f"{name} must be positive and finite, not {value!r}.")

@@ -11,13 +11,15 @@ from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
 from pyxem_dl.models import usable_patterns
 from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.rotations import reduced_grid, rotate_in_plane, to_matrix
+from pyxem_dl.rotations import laue_group, reduced_grid, rotate_in_plane, to_matrix
 from pyxem_dl.template_matching.modes import Match, padded_operations, separate_modes
 
 # Bytes of the correlations that are in memory at once.
 _WORK_BYTES = {"cpu": 2**26, "cuda": 2**30}
 # Templates that are simulated at once.
 _SIMULATED_AT_ONCE = 256
+# Bytes of all templates; reflections that are listed; and spots that are drawn at once (0.6 kB each)
+_LARGEST_BANK, _MOST_REFLECTIONS, _MOST_SPOTS = 32 * 2**30, 10**7, 10**7
 
 
 @dataclass(eq=False)
@@ -117,6 +119,7 @@ class TemplateBank:
         if not isinstance(preprocessing, PolarPreprocessing):
             preprocessing = polar_grid(preprocessing)
         phases = load_phases(phases)
+        check_size(phases, preprocessing, resolution, max_excitation_error)
         simulate = _Simulation(
             preprocessing, electron_wavelength(beam_energy), max_excitation_error, spot_radius
         )
@@ -264,6 +267,48 @@ class TemplateBank:
             self.operations,
             n_best,
         )
+
+
+def check_size(phases, preprocessing, resolution: float, max_excitation_error: float) -> None:
+    """Refuse templates that no memory holds, before the first is made.
+
+    Parameters
+    ----------
+    phases : list of orix.crystal_map.Phase
+        From :func:`pyxem_dl.crystals.load_phases`.
+    preprocessing : PolarPreprocessing
+        The polar grid.
+    resolution : float
+        Step between zone axes in degrees.
+    max_excitation_error : float
+        In 1/Angstrom.
+
+    Raises
+    ------
+    ValueError
+        With the number of templates or reflections, and the memory that they would take.
+    """
+    p = preprocessing
+    # the proper Laue group leaves one of as many parts of the sphere as it has operations; the mesh is denser here
+    # and there
+    sphere = sum(4 * math.pi / laue_group(phase).proper_subgroup.size for phase in phases)
+    n = 1.2 * sphere / math.radians(resolution) ** 2
+    n_bytes = 8 * n * p.n_k * (p.n_phi // 2 + 1)
+    if n_bytes > _LARGEST_BANK:
+        finest = resolution * math.sqrt(n_bytes / _LARGEST_BANK)
+        raise ValueError(
+            f"Zone axes {resolution:g}° apart would be {n:.3g} templates, which take {n_bytes / 2**30:.3g} GB; at most "
+            f"{_LARGEST_BANK / 2**30:.3g} GB are taken. Give a resolution of at least {finest:.2g}°."
+        )
+    for phase in phases:
+        sphere = 4 / 3 * math.pi * p.reciprocal_radius**3 * phase.structure.lattice.volume
+        near = sphere * min(1.0, 1.5 * max_excitation_error / p.reciprocal_radius)
+        if sphere > _MOST_REFLECTIONS or near * _SIMULATED_AT_ONCE > _MOST_SPOTS:
+            raise ValueError(
+                f"{phase.name!r} has about {sphere:.3g} reflections within {p.reciprocal_radius:g} 1/Å, {near:.3g} of "
+                f"them within {max_excitation_error:g} 1/Å of the Ewald sphere: more than can be simulated. Give a "
+                "smaller reciprocal_radius or max_excitation_error, and check the unit of the scale (1/Å)."
+            )
 
 
 def polar_grid(reciprocal_radius: float, **changes) -> PolarPreprocessing:

@@ -15,6 +15,7 @@ from pyxem_dl.frames import Calibration, repair_pyxem_orientation
 from pyxem_dl.models import usable_patterns
 from pyxem_dl.preprocessing import shift_to_center
 from pyxem_dl.rotations import laue_group, reduced_grid, setting
+from pyxem_dl.template_matching.bank import check_size, polar_grid
 from pyxem_dl.template_matching.modes import MODE_DISTANCE, Match, padded_operations, separate_modes
 
 # Patterns that pyxem gets at once: it prepares grid and templates anew for each batch.
@@ -67,6 +68,7 @@ class PyxemMatcher:
         from orix.sampling import get_sample_reduced_fundamental
 
         phases = load_phases(phases)
+        check_size(phases, polar_grid(reciprocal_radius), resolution, max_excitation_error)
         simulations = []
         for phase in phases:
             reflections(phase, reciprocal_radius)  # its error, if there is none

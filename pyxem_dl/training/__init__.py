@@ -26,6 +26,7 @@ from pyxem_dl.training.labelled import finetune, free_folder, train_labelled
 from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
+    add_comparison,
     fit_score_threshold,
     validate,
 )
@@ -39,8 +40,6 @@ from pyxem_dl.training.running import (
     is_first,
     wait_for_all,
 )
-
-_MAX_SPOTS = 48
 
 __all__ = [
     "BraggConfiguration", "LabelledConfiguration", "OrientationTraining", "SimulatedBatches", "TrainingConfiguration",
@@ -156,7 +155,8 @@ def train(
     modules = []
     for stage in configuration.stages():
         if stage == "verify":
-            _add_comparison(network, batches.simulator, configuration)
+            c = configuration
+            add_comparison(network, batches.simulator.table, c.reciprocal_radius, c.beam_energy, c.displacement)
         module = OrientationTraining(network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
@@ -194,7 +194,12 @@ def _from_recipe(recipe, phases, settings: dict):
     missing = {"beam_energy", "reciprocal_radius"} - set(entries) - set(settings)
     if missing:
         raise ValueError(f"Give {' and '.join(sorted(missing))}, or a recipe.")
-    return phases, TrainingConfiguration.from_dict(entries | settings)
+    try:
+        return phases, TrainingConfiguration.from_dict(entries | settings)
+    except (TypeError, ValueError) as error:
+        if recipe is None:
+            raise
+        raise ValueError(f"The training of {model.name!r} with these settings is no recipe: {error}") from error
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):
@@ -216,21 +221,6 @@ def _ingredients(phases, configuration: TrainingConfiguration, root: torch.devic
 
     validation = batches(configuration.seed + 1_000_000, learning.VALIDATION_PATTERNS).make()
     return network.to(root), batches(configuration.seed, configuration.batch_size), validation
-
-
-def _add_comparison(network, simulator, configuration: TrainingConfiguration) -> None:
-    """Give the network what it needs to verify; what it learnt before stays as it is."""
-    n_reflections = simulator.table.g.shape[1]
-    network.add_comparison(
-        n_reflections=n_reflections,
-        # about as many as a low-index zone axis shows: a layer through the origin is an eighth
-        n_spots=min(_MAX_SPOTS, max(16, n_reflections // 8)),
-        # a spot at the rim must not be displaced out of its sample points
-        n_radial=3 if configuration.displacement < 0.1 else 5,
-        reciprocal_radius=configuration.reciprocal_radius,
-        beam_energy=configuration.beam_energy,
-    )
-    network.comparison.set_reflections(simulator.table)
 
 
 def _finish(modules, phases, output, where: str, name: str, description: str):

@@ -17,7 +17,7 @@ from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
 from pyxem_dl.networks.placement import cut_patches, probe_patch
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
-from pyxem_dl.training.configuration import LearningConfiguration
+from pyxem_dl.training.configuration import LearningConfiguration, check_names
 from pyxem_dl.training.learning import ClockedTraining
 from pyxem_dl.training.report import bragg_card, join_logs
 from pyxem_dl.training.running import begin, device_and_precision, fit, hardware
@@ -390,6 +390,7 @@ def train_bragg(
     """
     if max_minutes is not None:
         settings["max_minutes"] = max_minutes
+    check_names(settings, BraggConfiguration)
     configuration = BraggConfiguration(**settings)
     phases = training_phases() if phases is None else load_phases(phases)
     output = Path(output)

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
+import reprlib
 from dataclasses import dataclass, field
 
+from pyxem_dl.checks import number, read_yaml, whole_number
 from pyxem_dl.simulation import SimulationSettings
 
+__all__ = [
+    "SCHEDULES", "SPLITS", "LabelledConfiguration", "LearningConfiguration", "TrainingConfiguration", "read_yaml",
+]  # fmt: skip
 
-def read_yaml(text: str):
-    """Read YAML, and numbers as people write them: YAML 1.1 takes 1e-3 for a word."""
-    import yaml
-
-    def numbers(entry):
-        if isinstance(entry, dict):
-            return {key: numbers(value) for key, value in entry.items()}
-        if isinstance(entry, list):
-            return [numbers(value) for value in entry]
-        if isinstance(entry, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", entry):
-            return float(entry)
-        return entry
-
-    return numbers(yaml.safe_load(text))
-
-
+# A year; and more patterns than fit into any memory
+_LONGEST, _LARGEST_BATCH = 525_600, 2**20
 SCHEDULES = ("cosine", "exponential", "one_cycle")
 
 
@@ -73,13 +63,24 @@ class LearningConfiguration:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
+            raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, not {reprlib.repr(self.schedule)}.")
         self._check_positive("max_minutes", "decay", "batch_size")
+        number("max_minutes", self.max_minutes, 0, _LONGEST)
+        number("decay", self.decay, 0, 1)
+        number("weight_decay", self.weight_decay, 0, 100)
+        number("validation_minutes", self.validation_minutes, 0, _LONGEST)
+        whole_number("batch_size", self.batch_size, 1, _LARGEST_BATCH)
+        whole_number("seed", self.seed, 0, 2**31 - 1_100_000)  # some are added to it
+        for name in ("max_steps", "patience"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 1, 10**12)
+        if not isinstance(self.network, dict):
+            raise TypeError(f"network holds the network's arguments by name, not {reprlib.repr(self.network)}.")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not value > 0:
+            if number(name, value) <= 0:
                 raise ValueError(f"{name} must be positive, not {value!r}.")
 
     def _check_batch_size(self, setup_size: int) -> None:
@@ -147,6 +148,10 @@ class TrainingConfiguration(LearningConfiguration):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_positive("beam_energy", "reciprocal_radius", "learning_rate")
+        number("beam_energy", self.beam_energy, 1, 5000)
+        number("reciprocal_radius", self.reciprocal_radius, 0, 20)
+        number("learning_rate", self.learning_rate, 0, 10)
+        number("verification_share", self.verification_share)
         if not 0 <= self.verification_share < 1:
             raise ValueError(
                 f"verification_share is at least 0 and less than 1, not {self.verification_share!r}."
@@ -158,9 +163,13 @@ class TrainingConfiguration(LearningConfiguration):
         """Make a configuration of what ``asdict`` made of one, also after a way through JSON."""
         simulation = entries.get("simulation", SimulationSettings())
         if isinstance(simulation, dict):
+            check_names(simulation, SimulationSettings, "simulation.")
             simulation = SimulationSettings(
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in simulation.items()}
             )
+        elif not isinstance(simulation, SimulationSettings):
+            raise TypeError(f"simulation is SimulationSettings or a dict of them, not {reprlib.repr(simulation)}.")
+        check_names(entries, cls)
         return cls(**(entries | {"simulation": simulation}))
 
     @property
@@ -247,9 +256,18 @@ class LabelledConfiguration(LearningConfiguration):
         for name, highest in (
             ("validation_share", 0.9), ("balance", 1.0), ("simulated_share", 0.95), ("verification_share", 0.95),
         ):  # fmt: skip
-            if not 0 <= getattr(self, name) <= highest:
+            if not 0 <= number(name, getattr(self, name)) <= highest:
                 raise ValueError(f"{name} is from 0 to {highest}, not {getattr(self, name)!r}.")
-        if self.turn is not None and not 0 <= self.turn <= 180:
+        switches = ("inverse", "turn", "flipped", "crystal_x")
+        if not isinstance(self.label_frame, dict) or set(self.label_frame) - set(switches):
+            raise ValueError(f"label_frame has {', '.join(switches)}, not {reprlib.repr(self.label_frame)}.")
+        for name in ("min_score", "min_reliability"):  # other programs' scores have any size
+            number(name, getattr(self, name))
+        if self.size is not None:
+            whole_number("size", self.size, 8, 1024)
+        if self.reciprocal_radius is not None:
+            number("reciprocal_radius", self.reciprocal_radius, 0, 20, above=True)
+        if self.turn is not None and not 0 <= number("turn", self.turn) <= 180:
             raise ValueError(f"turn is an angle from 0 to 180 degrees, not {self.turn!r}.")
         if self.validation_share == 0:
             raise ValueError("validation_share must be positive: nothing else tells how good the model is.")
@@ -263,3 +281,14 @@ class LabelledConfiguration(LearningConfiguration):
 
 
 SPLITS = ("region", "scan", "random")
+
+
+def check_names(entries: dict, kind: type, path: str = "") -> None:
+    """Refuse settings that there are not, and list those that there are."""
+    known = kind.__dataclass_fields__
+    unknown = [str(name) for name in entries if name not in known]
+    if unknown:
+        raise ValueError(
+            f"Unknown settings {', '.join(path + reprlib.repr(name).strip(chr(39)) for name in sorted(unknown)[:5])}. "
+            f"There are: {', '.join(path + name for name in known)}."
+        )

@@ -17,7 +17,13 @@ from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
-from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, fit_score_threshold, validate
+from pyxem_dl.training.learning import (
+    OrientationTraining,
+    SimulatedBatches,
+    add_comparison,
+    fit_score_threshold,
+    validate,
+)
 from pyxem_dl.training.microscope import Microscope
 from pyxem_dl.training.report import join_logs, labelled_card
 from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
@@ -112,6 +118,8 @@ def train_labelled(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
     )
     root, precision = device_and_precision(device, devices * nodes)
+    if network != "polar":
+        default_size(network)  # its error for a name that nobody knows, before scans are read
     phases = None if phases is None else load_phases(phases)
     scans = read_scans(labelled, configuration, phases or ())
     phases = _common_phases(scans, phases)
@@ -124,6 +132,7 @@ def train_labelled(
         model, recipe = _new_model(configuration, phases, scans, name), None
     else:
         model, recipe = _adapted(begin_with, scans, phases)
+    model.check()  # that it can be kept, before it learns for hours
     model.network.to(root)
     batches = LabelledBatches(scans, model.preprocessing, configuration, root)
     validation = validation_batches(scans, model.preprocessing, configuration, root)
@@ -136,7 +145,7 @@ def train_labelled(
     modules = []
     for stage in configuration.stages():
         if stage == "verify" and model.network.comparison is None:
-            _add_comparison(model.network, phases, configuration, scans)
+            _add_comparison(model.network, phases, configuration, scans, recipe)
         module = LabelledTraining(model.network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
@@ -336,8 +345,11 @@ def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe
     return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, settings.setup_size))
 
 
-def _add_comparison(network, phases, c: LabelledConfiguration, scans) -> None:
-    """Give the polar network what it needs to verify its proposals: the phases' reflections."""
+def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: TrainingConfiguration | None) -> None:
+    """Give the polar network what it needs to verify its proposals: the phases' reflections.
+
+    Measured scans are distorted as the simulated ones of the recipe are, or as those of a training by default.
+    """
     energy = scans[0].calibration.beam_energy
     if not energy or any(not len(phase.structure) or phase.space_group is None for phase in phases):
         raise ValueError(
@@ -346,12 +358,8 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans) -> None:
         )
     device = network.nodes.device
     table = ReflectionTable.stack([reflections(p, c.reciprocal_radius) for p in phases], energy, device)
-    n_reflections = table.g.shape[1]
-    network.add_comparison(
-        n_reflections=n_reflections, n_spots=min(48, max(16, n_reflections // 8)), n_radial=3,
-        reciprocal_radius=c.reciprocal_radius, beam_energy=energy,
-    )  # fmt: skip
-    network.comparison.set_reflections(table)
+    like = recipe or TrainingConfiguration(beam_energy=energy, reciprocal_radius=c.reciprocal_radius)
+    add_comparison(network, table, c.reciprocal_radius, energy, like.displacement)
 
 
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:

@@ -20,6 +20,9 @@ from pyxem_dl.training.running import place_among_processes
 VALIDATION_PATTERNS = 768
 # The threshold of the score lets this share of patterns without a crystal pass.
 FALSE_CRYSTALS = 0.01
+# Reflections that are looked up for a candidate; displacements (1/Angstrom) up to which three sample points along the
+# radius find a spot
+_MAX_SPOTS, _NARROW = 48, 0.1
 # Validations take this share of the time at most.
 VALIDATION_SHARE = 0.1
 
@@ -70,6 +73,35 @@ class SimulatedBatches(IterableDataset):
         self.divide()
         while True:
             yield self.make()
+
+
+def add_comparison(network, table, reciprocal_radius: float, beam_energy: float, displacement: float) -> None:
+    """Give the polar network what it needs to verify its proposals; what it learnt before stays as it is.
+
+    Parameters
+    ----------
+    network : PolarNetwork
+        Without a comparison.
+    table : ReflectionTable
+        The phases' reflections.
+    reciprocal_radius : float
+        How far out the network looks, in 1/Angstrom.
+    beam_energy : float
+        In kV.
+    displacement : float
+        How far the distortions of a detector displace a spot at the rim, at most, in 1/Angstrom.
+    """
+    n_reflections = table.g.shape[1]
+    network.add_comparison(
+        n_reflections=n_reflections,
+        # about as many as a low-index zone axis shows: a layer through the origin is an eighth
+        n_spots=min(_MAX_SPOTS, max(16, n_reflections // 8)),
+        # a spot at the rim must not be displaced out of its sample points
+        n_radial=3 if displacement < _NARROW else 5,
+        reciprocal_radius=reciprocal_radius,
+        beam_energy=beam_energy,
+    )
+    network.comparison.set_reflections(table)
 
 
 class ClockedTraining(lightning.LightningModule, ABC):

@@ -18,8 +18,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.models.description import PhaseEntry
+from pyxem_dl.streaming import resolve_device
 from pyxem_dl.training.progress import TrainingProgress
 
 CHECKPOINT = "checkpoint"
@@ -37,6 +40,8 @@ def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool,
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
+    for phase in recipe["phases"]:  # that the model can be kept, before it learns for hours
+        checked(PhaseEntry, phase, f"the phase {phase['name']!r}")
     _claim(work, recipe | ({"data": list(data)} if data else {}))
     lightning.seed_everything(configuration.seed, verbose=False)
     return work
@@ -65,13 +70,16 @@ def _claim(work: Path, recipe: dict) -> None:
 
 def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.device, str]:
     """Device to train on, and bfloat16 where the hardware computes in it."""
+    whole_number("devices times nodes", n_processes, 1, 100_000)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(
-            f"The device {device!r} is not available for training here. Use 'auto', 'cpu' or, with "
-            "an NVIDIA or AMD GPU and a torch built for it, 'cuda'."
-        )
+    refusal = f"The device {str(device)!r} is not available for training here."
+    try:
+        device = str(resolve_device(device))
+    except ValueError as error:
+        raise ValueError(f"{refusal} {error}") from error
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ValueError(f"{refusal} Use 'auto', 'cpu' or, with an NVIDIA or AMD GPU and a torch built for it, 'cuda'.")
     if n_processes > 1 and device == "cuda":
         # each process makes its patterns where Lightning will put its network
         device = f"cuda:{os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))}"

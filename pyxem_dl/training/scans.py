@@ -261,6 +261,8 @@ class MixedBatches(IterableDataset):
 
 def read_scans(labelled, configuration: LabelledConfiguration, phases: list = ()) -> list[LabelledScan]:
     """Read pairs of scans and labels; `phases` have the symmetries that labels lack."""
+    if not isinstance(labelled, (tuple, list)):
+        raise TypeError(f"labelled is a list of pairs (signal, labels), not {type(labelled).__name__}.")
     pairs = [labelled] if isinstance(labelled, tuple) and len(labelled) == 2 else list(labelled)
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise ValueError("labelled is a list of pairs (signal, labels): of scans and their crystal maps.")

@@ -1,0 +1,521 @@
+"""Files that a stranger may send, each made to harm: made here, and read by a process of its own.
+
+``python hostile_files.py FOLDER`` reads all of them with the network blocked and the memory bounded, and prints as JSON
+what came of each. The names tell what is tried; `MADE` makes them, `READERS` reads them.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+SENTINEL = "executed"
+MADE = {}  # name: (reader, function that makes the file in a folder and returns its path, text of the error)
+
+
+def made(reader, message, name=None):
+    """Add a hostile file, by the name of the function that makes it."""
+
+    def add(function):
+        MADE[name or function.__name__] = (reader, function, message)
+        return function
+
+    return add
+
+
+class Harmful:
+    """Its pickle runs a command."""
+
+    def __init__(self, sentinel):
+        self.sentinel = str(sentinel)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.sentinel}",)
+
+
+# ---------------------------------------------------------------- models: what the folder of a real one is changed into
+def bundled(name="al-200kv"):
+    import pyxem_dl
+
+    return Path(pyxem_dl.__file__).parent / "pretrained" / name
+
+
+def copied(folder, name="al-200kv"):
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("config.json", "model.safetensors", "reference.safetensors"):
+        shutil.copy(bundled(name) / file, folder / file)
+    return folder
+
+
+def edited(folder, path, value, name="al-200kv"):
+    """Copy a model with one entry of its configuration changed."""
+    copied(folder, name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    *parents, last = path.split(".")
+    entry = config
+    for parent in parents:
+        entry = entry[int(parent) if isinstance(entry, list) else parent]
+    entry[int(last) if isinstance(entry, list) else last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+NAN, INF = float("nan"), float("inf")
+#: Name, path of the entry, its value, and what the error says of it
+ENTRIES = [
+    ("depth of a billion", "network.arguments.depth", 10**9, r"network.arguments.depth: .*64, not 1000000000"),
+    ("width of a billion", "network.arguments.width", 10**9, r"network.arguments.width"),
+    ("negative width", "network.arguments.width", -5, r"network.arguments.width"),
+    ("width of 10^300", "network.arguments.width", 10**300, r"network.arguments.width"),
+    ("resolution of a millionth", "network.arguments.resolution", 1e-6, r"network.arguments.resolution"),
+    ("resolution of nothing", "network.arguments.resolution", 0, r"network.arguments.resolution"),
+    ("fine grid of -1", "network.arguments.laue_groups", ["-1"] * 60, r"resolution 3 and phi_steps 72 make|settings"),
+    ("a million phases", "network.arguments.laue_groups", ["m-3m"] * 10**5, r"laue_groups"),
+    ("group that is code", "network.arguments.laue_groups", ["__import__('os').abort()"], r"laue_groups.0"),
+    ("n_phi of a billion", "network.arguments.n_phi", 72 * 10**9, r"network.arguments.n_phi"),
+    ("kernel of a billion", "network.arguments.kernel", 10**9 + 1, r"network.arguments.kernel"),
+    ("expansion of a billion", "network.arguments.expansion", 10**9, r"network.arguments.expansion"),
+    ("reflections of a billion", "network.arguments.comparison.n_reflections", 10**9, r"comparison.n_reflections"),
+    ("spots of a billion", "network.arguments.comparison.n_spots", 10**9, r"comparison.n_spots"),
+    ("another network's argument", "network.arguments.checkpoint_path", "/etc/passwd", r"checkpoint_path: there is no"),
+    ("wider than its weights", "network.arguments.width", 2048, r"does not fit the network 'polar'"),
+    ("deeper than its weights", "network.arguments.depth", 64, r"does not fit the network 'polar'"),
+    ("text for a number", "network.arguments.depth", "4", r"network.arguments.depth"),
+    ("True for a number", "network.arguments.depth", True, r"network.arguments.depth"),
+    ("list for a name", "network.name", ["polar"], r"network.name"),
+    ("network of nobody", "network.name", "os.system", r"There is no network|no network 'os.system'"),
+    ("setting of nothing", "network.arguments.settings", [[0, 0, 0, 0]], r"settings are quaternions"),
+    ("bins of a billion", "preprocessing.arguments.n_k", 10**9, r"preprocessing.arguments.n_k"),
+    ("other bins than the network", "preprocessing.arguments.n_k", 32, r"preprocessing.arguments.n_k is 32"),
+    ("radius of 10^9", "preprocessing.arguments.reciprocal_radius", 1e9, r"preprocessing.arguments.reciprocal_radius"),
+    ("gamma of 10^300", "preprocessing.arguments.gamma", 1e300, r"preprocessing.arguments.gamma"),
+    ("preprocessing of nobody", "preprocessing.name", "pickle", r"no preprocessing 'pickle'"),
+    ("another preprocessing", "preprocessing", {"name": "cartesian", "arguments": {"reciprocal_radius": 1.5}}, "needs"),
+    ("threshold of two", "thresholds.score", 2.0, r"thresholds.score"),
+    ("threshold of text", "thresholds.score", "high", r"thresholds.score"),
+    ("threshold of nothing", "thresholds.crystal", None, r"thresholds.crystal"),
+    ("threshold of nobody", "thresholds.other", 0.5, r"thresholds.other"),
+    ("domain that falls", "domain.scale", [0.5, 0.1], r"domain.scale"),
+    ("energy of nothing", "domain.beam_energy", -200, r"domain.beam_energy"),
+    ("cell that is flat", "phases.0.lattice", [4, 4, 4, 120, 120, 120], r"phases.0.lattice"),
+    ("cell of a kilometre", "phases.0.lattice", [1e13, 4, 4, 90, 90, 90], r"phases.0.lattice"),
+    ("group of space 999", "phases.0.space_group", 999, r"phases.0.space_group"),
+    ("group of space as code", "phases.0.space_group", "__import__('os').abort()", r"phases.0.space_group"),
+    ("point group as code", "phases.0.point_group", "x,y,__z__", r"phases.0.point_group"),
+    ("element as code", "phases.0.atoms.0", ["__import__('os')", 0, 0, 0, 1], r"phases.0.atoms.0.element"),
+    ("atom of nowhere", "phases.0.atoms.0", ["Al", 1e300, 0, 0, 1], r"phases.0.atoms.0.x"),
+    ("a million atoms", "phases.0.atoms", [["Al", 0, 0, 0, 1]] * 100_000, r"phases.0.atoms"),
+    ("no phases", "phases", [], r"phases"),
+    ("color of a shell", "phases.0.color", "$(touch x)", r"phases.0.color"),
+    ("weights elsewhere", "weights.file", "../../../etc/passwd", r"weights.file"),
+    ("weights at an absolute path", "weights.file", "/etc/passwd", r"weights.file"),
+    ("hash of a list", "weights.sha256", ["x"], r"weights.sha256"),
+    ("newer format", "format_version", 10**9, "newer pyxem_dl"),
+    ("format of a list", "format", ["pyxem_dl orientation model"], "is no model"),
+    ("description of a list", "description", [1] * 10, "description"),
+    ("spread of 10^300", "spread_fit", [1e300, 0.0], "spread_fit"),
+]
+for _name, _path, _value, _message in ENTRIES:
+    MADE[_name] = (
+        "model",
+        lambda folder, p=_path, v=_value: edited(folder, p, v),
+        rf"config\.json.*({_message})|{_message}",
+    )
+
+#: Arguments of an image network that must not reach timm
+BACKBONES = {
+    "pretrained": {"pretrained": True},
+    "overlay with an address": {"pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/x.pth"}, "pretrained": True},
+    "configuration of the hub": {"pretrained_cfg": {"hf_hub_id": "nobody/nothing"}, "pretrained": True},
+    "file of a checkpoint": {"checkpoint_path": "/tmp/harmful.pth"},
+    "folder of a cache": {"cache_dir": "/etc"},
+    "features alone": {"features_only": True},
+    "layers by name": {"norm_layer": "os.system"},
+    "drop path of text": {"drop_path_rate": "0.1"},
+    "image of a billion": {"img_size": 10**9},
+    "patches of a pixel": {"patch_size": 1},
+    "a billion blocks": {"layers": [10**9] * 4},
+}
+NAMES = ["hf_hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18", "local-dir:/etc", "http://127.0.0.1:9/x", "../x",
+         "resnet18.hf-hub:x/y", "timm/resnet18", "resnet18\0"]  # fmt: skip
+
+
+def image_network(folder, **arguments):
+    """Make a folder of a model with an image network; its weights do not matter."""
+    copied(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    given = {"laue_groups": ["m-3m"], "backbone": "resnet18", "size": 64} | arguments
+    config["network"] = {"name": "regression", "arguments": given}
+    config["preprocessing"] = {"name": "cartesian", "arguments": {"reciprocal_radius": 1.5, "size": given["size"]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+for _name, _arguments in BACKBONES.items():
+    _key = next(iter(_arguments))
+    MADE[f"backbone: {_name}"] = (
+        "model", lambda folder, a=_arguments: image_network(folder, backbone_arguments=a), rf"backbone_arguments.{_key}"
+    )  # fmt: skip
+for _name in NAMES:
+    MADE[f"backbone {_name!r}"] = (
+        "model", lambda folder, n=_name: image_network(folder, backbone=n), r"network.arguments.backbone"
+    )  # fmt: skip
+MADE["image of a billion pixels"] = ("model", lambda folder: image_network(folder, size=10**9), r"size")
+MADE["an image network without its weights"] = ("model", image_network, "does not fit the network 'regression'")
+MADE["a backbone of a billion numbers"] = (
+    "model", lambda folder: image_network(folder, backbone="eva_giant_patch14_224", size=224), "does not fit"
+)  # fmt: skip
+MADE["disks: radius of a billion"] = (
+    "model", lambda folder: edited(folder, "network.arguments.radius", 1e9, "bragg-disks"), "network.arguments.radius"
+)  # fmt: skip
+MADE["disks: widths of a billion"] = (
+    "model", lambda f: edited(f, "network.arguments.widths", [10**9] * 3, "bragg-disks"), "network.arguments.widths"
+)  # fmt: skip
+
+
+def text_of_config(content):
+    def make(folder):
+        copied(folder)
+        path = folder / "config.json"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder
+
+    return make
+
+
+_HEAD = '{"format": "pyxem_dl orientation model", "format_version": 1, '
+for _name, _content, _message in [
+    ("brackets in brackets", "[" * 100_000, "nested"),
+    ("objects in objects", '{"a":' * 50_000, "nested"),
+    ("number of a million digits", _HEAD + '"x": ' + "9" * 1_000_000 + "}", "digits"),
+    ("NaN in the configuration", _HEAD + '"x": NaN}', "NaN is no number"),
+    ("Infinity in the configuration", _HEAD + '"x": -Infinity}', "Infinity is no number"),
+    ("1e999", _HEAD + '"x": 1e999}', "1e999 is no number"),
+    ("keys twice", _HEAD + '"x": 1, "x": 2}', "'x' is there twice"),
+    ("no UTF-8", b"\xff\xfe{}", "no text in UTF-8"),
+    ("empty configuration", b"", "no JSON"),
+    ("ten megabytes", _HEAD + '"x": "' + "a" * 10_000_000 + '"}', "no more than 4 MB"),
+    ("configuration of null", "null", "is no model"),
+]:
+    MADE[_name] = ("model", text_of_config(_content), rf"(config\.json.*)?{_message}")
+
+
+def with_weights(content):
+    """Copy a model with another file of weights, whose hash is right."""
+
+    def make(folder):
+        copied(folder)
+        data = content(folder) if callable(content) else content
+        (folder / "model.safetensors").write_bytes(data)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["weights"]["sha256"] = hashlib.sha256(data).hexdigest()
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def safetensors(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def changed_tensors(change):
+    def content(folder):
+        from safetensors.torch import load_file, save
+
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        return save(tensors)
+
+    return content
+
+
+def pickled(folder):
+    import pickle
+
+    return pickle.dumps(Harmful(folder.parent / SENTINEL))
+
+
+def all_nan(tensors):
+    tensors["score.weight"][0, 0] = NAN
+
+
+for _name, _content, _message in [
+    ("header of an exabyte", struct.pack("<Q", 2**60), "header should have"),
+    ("header cut off", struct.pack("<Q", 500) + b"{", "header should have"),
+    (
+        "tensor of a terabyte",
+        safetensors({"x": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4]}}, b"0000"),
+        "has a shape",
+    ),
+    (
+        "shape below zero",
+        safetensors({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"0000"),
+        "no shape",
+    ),
+    (
+        "shape of fractions",
+        safetensors({"x": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}, b"0000"),
+        "no shape",
+    ),
+    (
+        "offsets that overlap",
+        safetensors({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "xy"}, b"0000"),
+        "does not fit|damaged",
+    ),
+    (
+        "type of nobody",
+        safetensors({"x": {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 4]}}, b"0000"),
+        "is of 'OBJ'",
+    ),
+    ("header of brackets", safetensors(b"[" * 100_000), "nested"),
+    ("header of a list", safetensors([1, 2]), "names no tensors"),
+    ("no tensors at all", safetensors({}), "does not fit"),
+    ("weights that are pickled", pickled, "damaged"),
+    ("weights that are empty", b"", "damaged"),
+    ("weights of NaN", changed_tensors(all_nan), "'score.weight' holds NaN"),
+    ("a tensor too many", changed_tensors(lambda t: t.update(extra=t["score.bias"].clone())), "extra"),
+    ("a tensor too few", changed_tensors(lambda t: t.pop("score.bias")), "score.bias is missing"),
+]:
+    MADE[_name] = ("model", with_weights(_content), rf"model\.safetensors.*{_message}")
+
+
+@made("model", "model.safetensors is missing")
+def weights_that_are_a_device(folder):
+    copied(folder)
+    (folder / "model.safetensors").unlink()
+    os.symlink("/dev/zero", folder / "model.safetensors")
+    return folder
+
+
+@made("model", r"GB; no more than")
+def weights_of_a_terabyte(folder):
+    copied(folder)
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    return folder
+
+
+# ---------------------------------------------------------------- answers that are stored beside a model
+def with_reference(content):
+    def make(folder):
+        copied(folder)
+        (folder / "reference.safetensors").write_bytes(content(folder) if callable(content) else content)
+        return folder
+
+    return make
+
+
+def changed_reference(change):
+    def content(folder):
+        from safetensors.torch import load_file, save
+
+        tensors = load_file(folder / "reference.safetensors")
+        change(tensors)
+        return save(tensors)
+
+    return content
+
+
+for _name, _content, _message in [
+    (
+        "reference of a terabyte",
+        safetensors({"polar": {"dtype": "F32", "shape": [10**6, 2, 64, 144], "data_offsets": [0, 4]}}, b"0000"),
+        "has a shape",
+    ),
+    ("reference without inputs", changed_reference(lambda t: t.pop("polar")), "no inputs of this model"),
+    (
+        "reference of another shape",
+        changed_reference(lambda t: t.update(polar=t["polar"][:, :, :3].clone())),
+        "no inputs",
+    ),
+    ("reference without answers", changed_reference(lambda t: t.pop("scores")), "scores missing"),
+    ("reference of NaN", changed_reference(lambda t: t["polar"].fill_(NAN)), "'polar' holds NaN"),
+    ("reference that is pickled", pickled, "damaged"),
+]:
+    MADE[_name] = ("verify", with_reference(_content), rf"reference\.safetensors.*{_message}")
+
+
+# ---------------------------------------------------------------- studies and settings
+_LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12)
+)
+_PLAN = "labelled: [scan.hspy, labels.h5]\n"
+for _name, _content, _message in [
+    ("a billion laughs", _LAUGHS, "aliases"),
+    ("an alias of itself", "search: &x [*x]\n", "aliases"),
+    ("code in YAML", "search: !!python/object/apply:os.system ['touch executed']\n", "no YAML"),
+    ("module in YAML", "search: !!python/module:os\n", "no YAML"),
+    ("deep YAML", "search: " + "[" * 10_000, "nested"),
+    ("deep YAML of lines", "".join("  " * i + "a:\n" for i in range(200)), "nested"),
+    ("YAML of a list as a key", "? [a, b]\n: 1\n", "is no name"),
+    ("YAML key twice", _PLAN + "search: {}\nsearch: {}\n", "there twice"),
+    ("YAML of ten megabytes", "# " + "x" * 10_000_000, "no more than 4 MB"),
+    ("YAML of endless digits", _PLAN + "search: {seed: [1, 2]}\ntrials: " + "9" * 100_000, "digits"),
+    ("YAML of NULs", b"\0" * 100, "no YAML"),
+    ("a billion processes", _PLAN + "search: {seed: [1, 2]}\nprocesses: 1000000000\n", "processes must be"),
+    ("trials of text", _PLAN + "search: {seed: [1, 2]}\ntrials: many\n", "trials must be"),
+    (
+        "range of infinity",
+        _PLAN + "search: {learning_rate: {low: 1.0, high: .inf}}\n",
+        "search.learning_rate is a list",
+    ),
+    ("step of nothing", _PLAN + "search: {batch_size: {low: 1, high: 8, step: 0}}\n", "step is above 0"),
+    ("search of a list", _PLAN + "search: [1, 2]\n", "search holds entries"),
+    ("share of two", _PLAN + "search: {seed: [1, 2]}\nshare: 2\n", "share must be"),
+    ("label that is a list", "labelled: [[a], {b: c}]\nsearch: {seed: [1, 2]}\n", "labelled is a list of two files"),
+]:
+
+    def _plan(folder, content=_content):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plan.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder / "plan.yaml"
+
+    MADE[_name] = ("plan", _plan, rf"plan\.yaml.*{_message}")
+
+
+# ---------------------------------------------------------------- recipes: how a model says that it was trained
+for _name, _path, _value, _message in [
+    ("recipe: batch of 10^12", "training.batch_size", 10**12, "batch_size must be"),
+    ("recipe: setup of 10^12", "training.simulation.setup_size", 10**12, "setup_size must be"),
+    ("recipe: detector of 10^9 px", "training.simulation.pixels", [10**9], "pixels must be"),
+    ("recipe: network of depth 10^9", "training.network", {"depth": 10**9}, "network.depth"),
+    ("recipe: unknown setting", "training.exec", "import os", "Unknown settings exec"),
+    ("recipe: simulation of text", "training.simulation", "x", "simulation is"),
+    ("recipe: minutes of text", "training.max_minutes", "long", "max_minutes must be"),
+]:
+    MADE[_name] = ("recipe", lambda folder, p=_path, v=_value: edited(folder, p, v), _message)
+
+
+# ---------------------------------------------------------------- weights that were learnt on photographs
+@made("pretrained", "is not loaded, for a pickle may run anything")
+def weights_of_photographs_that_are_pickled(folder):
+    import pickle
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "photographs.pth").write_bytes(pickle.dumps(Harmful(folder.parent / SENTINEL)))
+    return folder / "photographs.pth"
+
+
+@made("pretrained", "is not loaded, for a pickle may run anything")
+def weights_of_photographs_that_torch_saved(folder):
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": Harmful(folder.parent / SENTINEL)}, folder / "photographs.pth")
+    return folder / "photographs.pth"
+
+
+# ---------------------------------------------------------------- work that was interrupted
+@made("partial", "not taken: .*map.h5.partial")
+def partial_results_that_are_pickled(folder):
+    """Unpickled it would run; nothing of it is taken."""
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    harmful = np.empty(1, dtype=object)
+    harmful[0] = Harmful(folder.parent / SENTINEL)
+    with open(folder / "map.h5.partial", "wb") as file:
+        np.savez(file, fingerprint="f", done=harmful)
+    return folder / "map.h5"
+
+
+@made("partial", "not taken: .*map.h5.partial")
+def partial_results_of_a_pickle_without_an_array(folder):
+    import pickle
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / "map.h5.partial", "w") as file:
+        file.writestr("done.npy", pickle.dumps(Harmful(folder.parent / SENTINEL)))
+    return folder / "map.h5"
+
+
+# ---------------------------------------------------------------- readers
+def read(reader, path):
+    """Read a file as a user would."""
+    if reader == "model":
+        from pyxem_dl import load_model
+
+        return load_model(path)
+    if reader == "verify":
+        from pyxem_dl import load_model
+
+        return load_model(path).verify(path)
+    if reader == "plan":
+        from pyxem_dl.study import read_plan
+
+        return read_plan(path)
+    if reader == "recipe":
+        from pyxem_dl import train
+
+        return train(recipe=path, output=path / "out", max_steps=1, device="cpu", show_progressbar=False)
+    if reader == "pretrained":
+        from pyxem_dl.networks.backbones import make_backbone
+
+        return make_backbone("resnet18", 64, {}, pretrained=path)
+    if reader == "partial":
+        return read_partial(path)
+    raise KeyError(reader)
+
+
+def read_partial(path):
+    """Go on with interrupted work: what is there is not taken, and the work is done anew."""
+    import contextlib
+    import io
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from pyxem_dl.partial_results import PartialResults
+    from pyxem_dl.streaming import Collected
+
+    found, said = Collected(1), io.StringIO()
+    part = SimpleNamespace(indices=np.array([0]), results={"x": np.ones((1, 2))})
+    with contextlib.redirect_stdout(said):
+        PartialResults(Path(path), "f").gather(found, lambda done: [] if done.all() else [part], 1)
+    assert found.done.all() and found.arrays["x"].tolist() == [[1, 1]]
+    raise ValueError(f"not taken: {said.getvalue()}")
+
+
+def main(folder):
+    """Make and read all hostile files in a folder."""
+    import resource
+    import socket
+    import time
+    import warnings
+
+    import pyxem_dl
+    from pyxem_dl import labels, study, training  # noqa: F401 (their memory is not that of the files)
+
+    pyxem_dl.load_model("al-200kv").verify(bundled())
+    paths = {name: make(folder / str(i)) for i, (name, (_, make, _)) in enumerate(MADE.items())}
+
+    def blocked(*arguments, **keywords):
+        raise AssertionError("the network was asked for")
+
+    socket.socket.connect = socket.create_connection = socket.getaddrinfo = blocked
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + 3 * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    results = {}
+    for name, (reader, _, _) in MADE.items():
+        begun = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                read(reader, paths[name])
+                kind, text = "nothing", "it was read"
+            except BaseException as error:  # whatever it is, the test says so
+                kind, text = type(error).__name__, str(error)
+        results[name] = [kind, text[:2000], time.monotonic() - begun]
+    print("RESULTS" + json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -14,11 +14,11 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames",),
+    ("frames", "files"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
-    ("models", "streaming", "partial_results"),
+    ("models", "streaming", "partial_results", "map_files"),
     ("maps", "labels"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),

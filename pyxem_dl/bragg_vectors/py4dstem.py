@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pyxem_dl.files import check_hdf5, replacing
+
 
 def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
     """Write diffraction vectors as py4DSTEM's ``BraggVectors``, in a file that ``py4DSTEM.read`` reads.
@@ -42,17 +44,17 @@ def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
     rows = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
     rows = rows.reshape(rows.shape if rows.ndim == 2 else (-1, 1))
     scales, offsets = np.asarray(vectors.scales, float), np.asarray(vectors.offsets, float)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file.attrs.update(emd_group_type="file", version_major=1, version_minor=0, authoring_program="pyxem_dl")
-        root = _group(file, "braggvectors_root", "root", "Root")
-        group = _group(root, "braggvectors", "custom", "BraggVectors")
-        _write_point_lists(group, rows, scales[:2], offsets[:2])
-        _write_metadata(
-            group, "_braggvectors_shape", "Metadata", {"Rshape": rows.shape, "Qshape": tuple(vectors.detector_shape)}
-        )
-        calibration = _calibration(scales[:2], offsets[:2], str(vectors.units[0]))
-        _write_metadata(root, "calibration", "Calibration", calibration)
+    with replacing(path) as new:
+        with h5py.File(new, "w") as file:
+            file.attrs.update(emd_group_type="file", version_major=1, version_minor=0, authoring_program="pyxem_dl")
+            root = _group(file, "braggvectors_root", "root", "Root")
+            group = _group(root, "braggvectors", "custom", "BraggVectors")
+            _write_point_lists(group, rows, scales[:2], offsets[:2])
+            shapes = {"Rshape": rows.shape, "Qshape": tuple(vectors.detector_shape)}
+            _write_metadata(group, "_braggvectors_shape", "Metadata", shapes)
+            calibration = _calibration(scales[:2], offsets[:2], str(vectors.units[0]))
+            _write_metadata(root, "calibration", "Calibration", calibration)
+        check_hdf5(new)
     return path
 
 

@@ -103,6 +103,25 @@ def claimed(path: str | Path) -> Iterator[None]:
         lock.release()
 
 
+def reserve(path: Path, nbytes: int) -> None:
+    """Make sure that a file of so many bytes has room, by making one: a full disk may end the HDF5 library's process.
+
+    Raises
+    ------
+    OSError
+        If there is no room: on the disk, or within what the user may fill.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        if shutil.disk_usage(path.parent).free < nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        finally:
+            path.unlink()
+
+
 def check_hdf5(path: Path) -> None:
     """Read an HDF5 file that was just written: where a disk is full, h5py may swallow the error when it closes it."""
     import h5py

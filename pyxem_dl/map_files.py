@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.files import check_hdf5, check_target, claimed, replacing
+from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 
 MAP_SUFFIXES = (".h5", ".hdf5", ".ang", ".ctf")
@@ -99,7 +100,7 @@ def check_map_path(
 
 def write_map(path: Path, xmap, *, crystal_x: str | None = None) -> None:
     """Write a map to a path that is checked and claimed; see :func:`save_map`."""
-    from orix import io
+    from orix.io.plugins import orix_hdf5
 
     suffix = path.suffix.lower()
     if suffix in _TEXT:
@@ -116,8 +117,10 @@ def write_map(path: Path, xmap, *, crystal_x: str | None = None) -> None:
         elif suffix == ".ctf":
             _write_ctf(new, _plain_map(xmap), crystal_x or "a*")
         else:
-            io.save(str(new), xmap, overwrite=True)
-            check_hdf5(new)
+            # in memory first: where a disk is full, the HDF5 library may end the process
+            image = io.BytesIO()
+            orix_hdf5.file_writer(image, xmap)
+            new.write_bytes(image.getbuffer())
 
 
 # ---------------------------------------------------------------- what is lost
@@ -244,10 +247,10 @@ def _grid(xmap) -> tuple[int, int, float, float]:
 
 def _write_ang(path: Path, xmap) -> None:
     """Write an .ang file with orix, and its coordinates with as many digits as they have."""
-    from orix import io
+    from orix.io import save
 
     rows, columns, dy, dx = _grid(xmap)
-    io.save(str(path), _in_one_row(xmap), overwrite=True)
+    save(str(path), _in_one_row(xmap), overwrite=True)
     entries = {
         "XSTEP": f"{dx:.9g}", "YSTEP": f"{dy:.9g}", "NCOLS_ODD": columns, "NCOLS_EVEN": columns, "NROWS": rows,
     }  # fmt: skip

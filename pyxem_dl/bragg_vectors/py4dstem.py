@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.files import check_hdf5, replacing
+from pyxem_dl.files import replacing
 
 
 def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
@@ -45,7 +46,9 @@ def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
     rows = rows.reshape(rows.shape if rows.ndim == 2 else (-1, 1))
     scales, offsets = np.asarray(vectors.scales, float), np.asarray(vectors.offsets, float)
     with replacing(path) as new:
-        with h5py.File(new, "w") as file:
+        # in memory first: where a disk is full, the HDF5 library may end the process
+        image = io.BytesIO()
+        with h5py.File(image, "w") as file:
             file.attrs.update(emd_group_type="file", version_major=1, version_minor=0, authoring_program="pyxem_dl")
             root = _group(file, "braggvectors_root", "root", "Root")
             group = _group(root, "braggvectors", "custom", "BraggVectors")
@@ -54,7 +57,7 @@ def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
             _write_metadata(group, "_braggvectors_shape", "Metadata", shapes)
             calibration = _calibration(scales[:2], offsets[:2], str(vectors.units[0]))
             _write_metadata(root, "calibration", "Calibration", calibration)
-        check_hdf5(new)
+        new.write_bytes(image.getbuffer())
     return path
 
 

@@ -12,13 +12,15 @@ import torch
 
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.vectors import FoundDisks, to_diffraction_vectors
-from pyxem_dl.files import check_hdf5, check_target, claimed, replacing
+from pyxem_dl.files import check_hdf5, check_target, claimed, replacing, reserve
 from pyxem_dl.maps import Scan, print_summary, timed
 from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
 from pyxem_dl.streaming import stream
 
 # Disks of a pattern for which there must be room, at least: found, kept, and written
 _KEPT_DISKS = 3 * 10
+# Of an .hspy file without its data, at most
+_HSPY_BYTES = 200_000
 _PYXEM, _PY4DSTEM = (".hspy", ".zspy"), (".h5", ".hdf5", ".emd")
 
 
@@ -217,6 +219,9 @@ def _write_vectors(path: Path, vectors) -> None:
         to_py4dstem(vectors, path, overwrite=True)
         return
     with replacing(path) as new:
+        if path.suffix.lower() == ".hspy":
+            tables = vectors.data.ravel() if isinstance(vectors.data, np.ndarray) else ()
+            reserve(new, _HSPY_BYTES + sum(table.nbytes + 64 for table in tables))
         vectors.save(new, overwrite=True)
         if new.is_file():
             check_hdf5(new)

@@ -41,7 +41,7 @@ def predict(
         list[str],
         typer.Option(help="Name of a bundled model (see `pyxem-dl models`), or a model folder; several: an ensemble."),
     ],
-    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
+    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything), .ang or .ctf.")],
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
         int, typer.Option(help="Answers drawn with dropout, for a map of their spread in degrees.", min=0)

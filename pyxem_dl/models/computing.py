@@ -75,7 +75,7 @@ def filled_up(x: torch.Tensor | None, size: int) -> torch.Tensor | None:
     Libraries take other algorithms, and sum in another order, for another number of patterns: in float32 that moves the
     last digits, and where bfloat16 then rounds them the other way, answers by 10⁻³ to 10⁻².
     """
-    if x is None or len(x) == size:
+    if x is None or len(x) in (0, size):
         return x
     return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 

@@ -62,7 +62,8 @@ def in_portions(function, size: int, device: torch.device, *columns) -> list[tor
         for column in columns[1:]
     ]
     threads = torch.get_num_threads()
-    if device.type == "cpu" and min(threads, len(first)) > 1:
+    if device.type == "cpu" and threads > 1:
+        # a single portion, too: how an operation is divided among cores shows in the last bit
         parts = _in_threads(function, threads, first, *others)
     else:
         parts = [function(*each) for each in zip(first, *others, strict=True)]

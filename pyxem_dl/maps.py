@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from pyxem_dl.frames import Calibration, beam_shift_to_center
+from pyxem_dl.map_files import check_map_path, save_map, write_map  # noqa: F401 (of this room, for its users)
 from pyxem_dl.preprocessing import check_patterns, find_direct_beam
 
-_MAP_SUFFIXES = (".h5", ".hdf5", ".ang")
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
@@ -278,42 +277,6 @@ def reliability(scores: np.ndarray) -> np.ndarray:
     """
     first, second = scores[:, 0].astype(float), scores[:, 1].astype(float)
     return np.where(first > 0, 1 - second / np.where(first > 0, first, 1), 0.0)
-
-
-def save_map(path, xmap, *, overwrite: bool = False) -> Path:
-    """Save a crystal map, as orix does, without asking.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Ending in ``.h5``, ``.hdf5`` (everything) or ``.ang`` (the best orientations, ``scores`` as
-        confidence index).
-    xmap : orix.crystal_map.CrystalMap
-        The map.
-    overwrite : bool
-        Replace a file that is there.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
-    """
-    from orix import io
-
-    path = check_map_path(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    io.save(str(path), xmap, overwrite=True)
-    return path
-
-
-def check_map_path(path, *, overwrite: bool = False) -> Path:
-    """Path that :func:`save_map` can write to, or an error: better before than after the work."""
-    path = Path(path)
-    if path.suffix.lower() not in _MAP_SUFFIXES:
-        raise ValueError(f"A crystal map is saved as {', '.join(_MAP_SUFFIXES)}, not as {path.name!r}.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already. Give another name, or overwrite=True.")
-    return path
 
 
 def print_summary(title: str, lines: dict) -> None:

@@ -12,18 +12,19 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import number, whole_number
+from pyxem_dl.files import check_target, claimed
 from pyxem_dl.maps import (
     Scan,
     check_map_path,
     phase_list,
     print_summary,
     reliability,
-    save_map,
     timed,
     to_crystal_map,
+    write_map,
 )
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
-from pyxem_dl.partial_results import PartialResults, fingerprint
+from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
 from pyxem_dl.spots import predict_spots
 from pyxem_dl.streaming import (
     Collected,
@@ -36,6 +37,8 @@ from pyxem_dl.streaming import (
 
 # More modes than this no distribution has; and so many answers take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
+# What is kept of a pattern while a scan is predicted, with its double while the file is replaced, and of a candidate
+_KEPT_BYTES, _KEPT_CANDIDATE_BYTES = 40, 56
 
 
 def predict_orientation(
@@ -163,7 +166,7 @@ def predict_orientation_to_file(
     signal, model, n_best, n_samples, batch_size, device, show_progressbar
         As in :func:`predict_orientation`.
     path : str or pathlib.Path
-        Where the crystal map goes: ``.h5`` (everything) or ``.ang``.
+        Where the crystal map goes: ``.h5`` (everything), ``.ang`` or ``.ctf``; see :func:`pyxem_dl.maps.save_map`.
     overwrite : bool
         Replace a map that is there.
     save_every : float
@@ -176,17 +179,33 @@ def predict_orientation_to_file(
     -------
     orix.crystal_map.CrystalMap
         What was saved.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Before anything is computed, for what cannot be predicted or saved there.
+    BlockingIOError
+        If another process writes the same file.
+    NotWritten
+        If the map could not be written in the end: what is computed is kept in ``<path>.partial`` as far as there is
+        room, and the error has the map as its ``result``.
     """
     path = check_map_path(path, overwrite=overwrite)
     job = _Job.prepare(signal, model, n_best, n_samples, batch_size, device, show_progressbar, **reading)
+    data, n = job.scan.data, job.scan.size
+    check_map_path(path, overwrite=overwrite, n_positions=job.scan.n_patterns, n_best=job.n_best)
+    check_target(path, overwrite=overwrite, needed=n * (_KEPT_BYTES + _KEPT_CANDIDATE_BYTES * max(2, job.n_best)))
     job.announce()
-    partial = PartialResults(path, job.fingerprint())
-    found = Collected(job.scan.size)
-    with timed(lambda: partial.n_new):
-        partial.gather(found, job.parts, job.scan.n_patterns, save_every=save_every)
-    xmap = job.to_map(found)
-    save_map(path, xmap, overwrite=overwrite)
-    partial.remove()
+    with claimed(path):
+        partial = PartialResults(path, job.fingerprint(signal))
+        found = Collected(n)
+        checksum = None if is_in_memory(data) else pattern_checksum
+        with timed(lambda: partial.n_new):
+            partial.gather(
+                found, lambda done: job.parts(done, checksum), job.scan.n_patterns, data=data, save_every=save_every
+            )
+        xmap = job.to_map(found)
+        partial.finish(found, lambda: write_map(path, xmap), xmap)
     return xmap
 
 
@@ -234,7 +253,7 @@ class _Job:
         }
         print_summary("Orientation prediction", lines)
 
-    def parts(self, skip: np.ndarray | None = None):
+    def parts(self, skip: np.ndarray | None = None, checksum=None):
         """Yield the results in parts."""
         return stream(
             self.scan.data,
@@ -243,6 +262,7 @@ class _Job:
             batch_size=self.batch_size,
             navigation_mask=self.scan.navigation_mask,
             skip=skip,
+            checksum=checksum,
             show_progressbar=self.show_progressbar,
         )
 
@@ -280,11 +300,12 @@ class _Job:
             prop=prop,
         )
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, signal) -> str:
         """Hash of everything that the answers depend on: data, model and settings."""
         scan = self.scan
         settings = [self.model.fingerprint, repr(scan.calibration), self.n_best, self.n_samples]
-        return fingerprint(scan.data, settings, (scan.navigation_mask, scan.signal_mask, scan.centers))
+        arrays = scan.navigation_mask, scan.signal_mask, scan.centers
+        return fingerprint(scan.data, settings, arrays, None if is_in_memory(scan.data) else source_of(signal))
 
 
 def to_orientation_map(

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +37,13 @@ class Part(NamedTuple):
         Flat navigation indices, in data order (y, x).
     results : object
         What the function returned, its tensors as NumPy arrays.
+    checksums : array of int, shape (n,), or None
+        Of the patterns, where they were asked for.
     """
 
     indices: np.ndarray
     results: object
+    checksums: np.ndarray | None = None
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -104,6 +108,7 @@ def stream(
     batch_size: int | None = None,
     navigation_mask: np.ndarray | None = None,
     skip: np.ndarray | None = None,
+    checksum: Callable | None = None,
     show_progressbar: bool | None = None,
 ) -> Iterator[Part]:
     """Call a function with batches of patterns and yield its results.
@@ -125,6 +130,8 @@ def stream(
         True where a pattern is excluded; chunks that are wholly excluded are not read.
     skip : array of bool, optional
         Like `navigation_mask`: what was done before.
+    checksum : callable, optional
+        Gives a whole number for a pattern (rows, columns) of float32; called in the thread that reads.
     show_progressbar : bool, optional
         By default HyperSpy's preference.
 
@@ -145,6 +152,8 @@ def stream(
     wanted = _wanted(data, navigation_mask, skip)
     data = data.reshape(1, *data.shape) if data.ndim == 2 else data
     read = _dask_groups(data, wanted, size) if _is_dask(data) else _numpy_groups(data, wanted, size)
+    if checksum is not None:
+        read = (partial(_with_checksums, each, checksum) for each in read)
     runner = _Runner(function, device, size)
     with progressbar(int(wanted.sum()), show_progressbar) as bar:
         for part in _batches(_one_ahead(read), runner):
@@ -188,9 +197,11 @@ class Collected:
         return {"done": self.done, **self.arrays}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take back what :meth:`to_arrays` gave."""
-        self.done = arrays["done"]
-        self.arrays = {name: values for name, values in arrays.items() if name != "done"}
+        """Take back what :meth:`to_arrays` gave; a ValueError for what it cannot have given."""
+        fields = {name: values for name, values in arrays.items() if name != "done"}
+        if arrays["done"].shape != self.done.shape or any(len(v) != len(self.done) for v in fields.values()):
+            raise ValueError("results of another scan")
+        self.done, self.arrays = arrays["done"], fields
 
 
 def check_batch_size(batch_size) -> int | None:
@@ -283,6 +294,11 @@ def _as_float32(patterns: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(patterns, dtype=np.float32)
 
 
+def _with_checksums(read: Callable, checksum: Callable):
+    indices, patterns = read()
+    return indices, patterns, np.fromiter(map(checksum, patterns), np.int64, len(patterns))
+
+
 def _one_ahead(readers) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Call readers in one thread, each while the caller works with the result before."""
     with ThreadPoolExecutor(1, thread_name_prefix="pyxem_dl-reader") as pool:
@@ -332,13 +348,14 @@ class _Runner:
     def __init__(self, function, device: torch.device, size: int) -> None:
         self.function, self.device, self.size = function, device, size
 
-    def __call__(self, indices, patterns):
+    def __call__(self, indices, patterns, *checksums):
         """Run the first `size` patterns; return their part, and what is left."""
         while True:
             n = min(self.size, len(indices))
             try:
                 results = self._run(indices[:n], patterns[:n])
-                return Part(indices[:n], results), (indices[n:], patterns[n:])
+                left = (indices[n:], patterns[n:], *(c[n:] for c in checksums))
+                return Part(indices[:n], results, *(c[:n] for c in checksums)), left
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or n == 1:
                     raise

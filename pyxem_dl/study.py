@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pyxem_dl.checks import number, read_text, whole_number
+from pyxem_dl.files import claimed, move_aside, replacing
 from pyxem_dl.labels import Labels, hold_out_region, in_lab_frame, read_labels
 from pyxem_dl.metrics import accuracy
 from pyxem_dl.orientation import predict_orientation
@@ -66,7 +67,14 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
     optuna = _optuna()
     plan = read_plan(path)
     output = plan["output"]
-    output.mkdir(parents=True, exist_ok=True)
+    with claimed(output / "study.journal"):
+        return _run(optuna, path, plan, device, echo)
+
+
+def _run(optuna, path, plan: dict, device: str, echo) -> Path:
+    """Run a study whose folder no other process writes to."""
+    output = plan["output"]
+    _mend_journal(output / "study.journal", echo)
     study = _open(optuna, plan)
     _claim(study, plan)
     _take_up_again(optuna, study, echo)
@@ -186,6 +194,28 @@ def _open(optuna, plan: dict, worker: int = 0):
     seed = plan["seed"] + 1000 * worker + 1 + 100_000 * len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=plan["processes"] > 1)
     return study
+
+
+def _mend_journal(path: Path, echo) -> None:
+    """Cut off what a killed process left half written: Optuna cannot read on from there."""
+    if not path.exists():
+        return
+    whole = b""
+    lines = path.read_bytes().splitlines(keepends=True)
+    for line in lines:
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        whole += line
+    left = sum(map(len, lines)) - len(whole)
+    if left:
+        aside = move_aside(path, "damaged")
+        with replacing(path) as new:
+            new.write_bytes(whole)
+        echo(f"The last {left} bytes of {path.name} were not written to the end, and are left out; see {aside.name}.")
 
 
 def _claim(study, plan: dict) -> None:
@@ -354,14 +384,15 @@ def _report(optuna, study, plan: dict) -> Path:
         "\n".join(f"![{name}]({name})" for name in pictures),
         f"The best model is in `trials/{order[0].number:04d}`; all trials are in `trials.csv`.",
     ] if part)  # fmt: skip
-    (output / "report.md").write_text(text + "\n", encoding="utf-8")
+    with replacing(output / "report.md") as new:
+        new.write_text(text + "\n", encoding="utf-8")
     return output / "report.md"
 
 
 def _write_table(study, path: Path, names: list[str]) -> None:
     """Write all trials, the failed ones too, with their settings and accuracies."""
     kinds, numbers = ("modulo_180", "strict"), ("within_5", "within_2", "median", "percentile_90", "not_indexed")
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         measured = [f"{number}_{kind}" for kind in kinds for number in numbers]
         writer.writerow(["number", "state", "value", "minutes", *names, *measured])

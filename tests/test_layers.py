@@ -14,11 +14,11 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("frames", "catalogue", "checks"),
+    ("frames", "catalogue", "checks", "files"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
-    ("models", "streaming", "partial_results", "label_files"),
+    ("models", "streaming", "partial_results", "label_files", "map_files"),
     ("maps", "labels", "spots"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),

@@ -48,7 +48,41 @@ def test_batches_of_any_size_give_the_same_answer(patterns):
             patterns[i : i + 1], CALIBRATION, centers=centers[i : i + 1], signal_mask=mask, n_best=3
         )
         for a, b in zip(as_numpy(one), as_numpy(whole)):
-            np.testing.assert_allclose(a[0], b[i], atol=1e-5)
+            np.testing.assert_array_equal(a[0], b[i])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_answers_are_the_same_bits_whatever_the_batch(precision, masked):
+    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a portion)."""
+    model = load_model("al-200kv")
+    model.precision = precision
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(64.0) - 32, torch.arange(64.0) - 32, indexing="ij")
+    scan = 3 * torch.ones(70, 64, 64)
+    for _ in range(12):
+        row, column = 50 * torch.rand(2, 70, 1, 1, generator=generator) - 25
+        scan += 50 * torch.rand(70, 1, 1, generator=generator) * (torch.hypot(y - row, x - column) < 2)
+    scan = torch.poisson(scan, generator)
+    calibration = Calibration(scale=(0.05, 0.05), center=(32.0, 32.0), shape=(64, 64), beam_energy=200.0)
+    mask = (torch.hypot(y, x) < 3) if masked else None
+    centers = 32 + torch.rand(70, 2, generator=generator) if masked else None
+
+    def found(size):
+        parts = [
+            model.predict_batch(
+                scan[i : i + size], calibration, n_best=2, signal_mask=mask,
+                centers=None if centers is None else centers[i : i + size],
+            )
+            for i in range(0, 14 if size == 1 else 70, size)
+        ]  # fmt: skip
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+    whole = found(70)
+    assert whole[2][:, 0].unique().numel() > 30
+    for size in (1, 2, 7, 33):
+        for ours, theirs in zip(found(size), whole, strict=True):
+            np.testing.assert_array_equal(ours.numpy(), theirs[: len(ours)].numpy())
 
 
 @pytest.mark.parametrize("option", ["centers", "signal_mask", "n_phi", "gamma"])

@@ -415,7 +415,7 @@ def test_progress_is_written_while_it_runs(scan, tmp_path, monkeypatch):
 
 
 def test_files_are_looked_at_before_the_work(scan, tmp_path):
-    with pytest.raises(ValueError, match=r"saved as .h5, .hdf5, .ang, not as 'map.csv'"):
+    with pytest.raises(ValueError, match=r"saved as .h5, .hdf5, .ang, .ctf, not as 'map.csv'"):
         predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.csv", **QUIET)
     (tmp_path / "map.h5").touch()
     with pytest.raises(FileExistsError, match="is there already. Give another name, or overwrite=True"):

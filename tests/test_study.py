@@ -200,3 +200,29 @@ def test_files_that_are_missing_are_named(write, tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="holds no entries"):
         study.run_study(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_a_journal_that_was_half_written_blocks_nothing(tmp_path, cut):
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = tmp_path / "study.journal"
+
+    def opened():
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        return optuna.create_study(storage=storage, study_name="s", load_if_exists=True)
+
+    opened().optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-cut])
+    said = []
+    study._mend_journal(path, said.append)
+    assert "were not written to the end" in said[0]
+    assert path.read_bytes() == raw[: raw[:-1].rindex(b"\n") + 1]
+    assert (tmp_path / "study.journal.damaged").read_bytes() == raw[:-cut]
+    opened().optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    # the last trial's end was lost: it counts as one that was killed
+    assert [trial.state.name for trial in opened().trials] == ["COMPLETE"] * 2 + ["RUNNING"] + ["COMPLETE"] * 2
+    study._mend_journal(path, said.append)
+    assert len(said) == 1

@@ -202,6 +202,18 @@ def test_chunks_do_not_show(small_bank, monkeypatch):
     torch.testing.assert_close(single.rotations, expected.rotations[3:4], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("centers", [None, "moved"])
+def test_batches_do_not_show_in_the_last_bit(small_bank, centers):
+    patterns = draw("Al", rotations.random_rotations(40, torch.Generator().manual_seed(7)))
+    beams = None if centers is None else torch.tensor([CALIBRATION.center]) + torch.rand(40, 2)
+    expected = small_bank.match(patterns, CALIBRATION, beams, n_best=2)
+    for size in (1, 7, 33):
+        pieces = zip(patterns.split(size), [None] * 40 if beams is None else beams.split(size), strict=False)
+        parts = [small_bank.match(some, CALIBRATION, centers, n_best=2) for some, centers in pieces]
+        for ours, theirs in zip(zip(*parts, strict=True), expected, strict=True):
+            torch.testing.assert_close(torch.cat(ours), theirs, atol=0, rtol=0)
+
+
 def test_score_is_the_correlation_of_the_docstring():
     """By a plain sum over the grid, for a template drawn by nobody but the bank."""
     bank = TemplateBank.from_phases(phase("Al"), 200, PolarPreprocessing(RADIUS, n_k=20, n_phi=36, gamma=0.4), 10.0)

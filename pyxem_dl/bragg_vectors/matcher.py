@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pyxem_dl.models import computing, in_portions, usable_patterns
+from pyxem_dl.models import computing, filled_up, in_portions, usable_patterns
+from pyxem_dl.networks.placement import in_blocks
 from pyxem_dl.peaks import Maxima, find_maxima
 from pyxem_dl.probes import Probe
 
 # Patterns that are searched at once; on a CPU so few that they stay in its cache
 _PORTION = {"cpu": 4, "other": 64}
+# Disks that are multiplied with weights at once
+_BLOCK = 64
 # The kernel reaches to so many radii, and a pixel more
 _KERNEL_RADII = 2.0
 # Added to the variance of a window of the compressed pattern: a single electron is no disk
@@ -148,7 +151,12 @@ class DiskMatcher:
             Of each disk above its background.
         """
         size = _PORTION["cpu" if self.device.type == "cpu" else "other"]
-        row, column, value, valid, intensity = in_portions(self._match, size, self.device, patterns)
+
+        def match(portion):
+            # the size of a portion must not show in the answers
+            return tuple(x[: len(portion)] for x in self._match(filled_up(portion, size)))
+
+        row, column, value, valid, intensity = in_portions(match, size, self.device, patterns)
         width = max(1, int(valid.sum(1).max())) if len(valid) else 1
         found = Maxima(*(x[:, :width] for x in (row, column, value, valid)))
         return found, intensity[:, :width]
@@ -180,7 +188,8 @@ class DiskMatcher:
         half = (math.isqrt(self._fit.shape[1]) - 1) // 2
         start = position
         for _ in range(_FIT_STEPS):
-            height, *shift = (_patches(compressed, pattern, position, half).flatten(1) @ self._fit.T).unbind(1)
+            patches = _patches(compressed, pattern, position, half).flatten(1)
+            height, *shift = _products(patches, self._fit).unbind(1)
             step = torch.stack(shift, 1) / height[:, None]
             good = (height > 0) & step.isfinite().all(1)
             position = position + torch.where(good[:, None], step, 0).clamp(-1, 1)
@@ -195,13 +204,20 @@ class DiskMatcher:
         """Sum over each disk (p,) without the background, the median of the means of a ring's sectors."""
         half = self._apertures.shape[-1] // 2
         seen = self.valid.expand_as(patterns)
-        disk, sectors = self._apertures[:1].flatten(1), self._apertures[1:].flatten(1)
-        values = _patches(patterns, pattern, position, half).flatten(1)
-        covered = _patches(seen, pattern, position, half).flatten(1)
-        means = (values @ sectors.T) / (covered @ sectors.T).clamp_min(1e-3)
-        means = torch.where(covered @ sectors.T > 0.5 * sectors.sum(1), means, math.nan)
+        apertures = self._apertures.flatten(1)
+        values = _products(_patches(patterns, pattern, position, half).flatten(1), apertures)
+        covered = _products(_patches(seen, pattern, position, half).flatten(1), apertures)
+        means = values[:, 1:] / covered[:, 1:].clamp_min(1e-3)
+        means = torch.where(covered[:, 1:] > 0.5 * apertures[1:].sum(1), means, math.nan)
         background = means.nanmedian(1).values.nan_to_num()
-        return (values @ disk.T)[:, 0] - background * (covered @ disk.T)[:, 0]
+        return values[:, 0] - background * covered[:, 0]
+
+
+def _products(patches: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum patches (p, pixels) with weights (m, pixels): (p, m), the same for a disk whatever others there are."""
+    if not len(patches):
+        return patches.new_zeros(0, len(weights))
+    return in_blocks(lambda block: (block @ weights.T,), _BLOCK, patches)[0]
 
 
 def _template(probe: Probe, half: int) -> torch.Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+
+from pyxem_dl.files import replacing
 
 
 def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
@@ -42,17 +45,19 @@ def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
     rows = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
     rows = rows.reshape(rows.shape if rows.ndim == 2 else (-1, 1))
     scales, offsets = np.asarray(vectors.scales, float), np.asarray(vectors.offsets, float)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file.attrs.update(emd_group_type="file", version_major=1, version_minor=0, authoring_program="pyxem_dl")
-        root = _group(file, "braggvectors_root", "root", "Root")
-        group = _group(root, "braggvectors", "custom", "BraggVectors")
-        _write_point_lists(group, rows, scales[:2], offsets[:2])
-        _write_metadata(
-            group, "_braggvectors_shape", "Metadata", {"Rshape": rows.shape, "Qshape": tuple(vectors.detector_shape)}
-        )
-        calibration = _calibration(scales[:2], offsets[:2], str(vectors.units[0]))
-        _write_metadata(root, "calibration", "Calibration", calibration)
+    with replacing(path) as new:
+        # in memory first: where a disk is full, the HDF5 library may end the process
+        image = io.BytesIO()
+        with h5py.File(image, "w") as file:
+            file.attrs.update(emd_group_type="file", version_major=1, version_minor=0, authoring_program="pyxem_dl")
+            root = _group(file, "braggvectors_root", "root", "Root")
+            group = _group(root, "braggvectors", "custom", "BraggVectors")
+            _write_point_lists(group, rows, scales[:2], offsets[:2])
+            shapes = {"Rshape": rows.shape, "Qshape": tuple(vectors.detector_shape)}
+            _write_metadata(group, "_braggvectors_shape", "Metadata", shapes)
+            calibration = _calibration(scales[:2], offsets[:2], str(vectors.units[0]))
+            _write_metadata(root, "calibration", "Calibration", calibration)
+        new.write_bytes(image.getbuffer())
     return path
 
 

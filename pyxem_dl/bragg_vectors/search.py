@@ -13,10 +13,15 @@ import torch
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.vectors import FoundDisks, to_diffraction_vectors
 from pyxem_dl.checks import flag
+from pyxem_dl.files import check_hdf5, check_target, claimed, replacing, reserve
 from pyxem_dl.maps import Scan, print_summary, timed
-from pyxem_dl.partial_results import PartialResults, fingerprint
+from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
 from pyxem_dl.streaming import stream
 
+# Disks of a pattern for which there must be room, at least: found, kept, and written
+_KEPT_DISKS = 3 * 10
+# Of an .hspy file without its data, at most
+_HSPY_BYTES = 200_000
 _PYXEM, _PY4DSTEM = (".hspy", ".zspy"), (".h5", ".hdf5", ".emd")
 
 
@@ -90,20 +95,26 @@ class Search:
         save_every: float = 10.0,
     ):  # fmt: skip
         """Search, keep what is done in ``<path>.partial``, and write the vectors."""
-        path = check_vectors_path(path, overwrite=overwrite)
+        scan = self.scan
+        needed = scan.n_patterns * _KEPT_DISKS * 8 * len(self.columns)
+        path = check_vectors_path(path, overwrite=overwrite, needed=needed)
         self._announce()
-        arrays = (self.scan.navigation_mask, self.scan.signal_mask, self.scan.centers)
+        in_memory = is_in_memory(scan.data)
+        arrays = (scan.navigation_mask, scan.signal_mask, scan.centers)
         settings = [*self.settings, list(self.columns), self.reciprocal_radius, self.subtract_center]
-        settings.append(repr(self.scan.calibration))
-        partial = PartialResults(path, fingerprint(self.scan.data, settings, arrays))
-        found = FoundDisks(self.scan.size, len(self.columns))
-        with timed(lambda: partial.n_new):
-            partial.gather(
-                found, lambda done: self._parts(done, show_progressbar), self.scan.n_patterns, save_every=save_every
-            )
-        vectors = self._to_vectors(found.tables)
-        save_vectors(path, vectors, overwrite=overwrite)
-        partial.remove()
+        settings.append(repr(scan.calibration))
+        source = None if in_memory else source_of(self.signal)
+        with claimed(path):
+            partial = PartialResults(path, fingerprint(scan.data, settings, arrays, source))
+            found = FoundDisks(scan.size, len(self.columns))
+            checksum = None if in_memory else pattern_checksum
+            with timed(lambda: partial.n_new):
+                partial.gather(
+                    found, lambda done: self._parts(done, show_progressbar, checksum), scan.n_patterns,
+                    data=scan.data, save_every=save_every,
+                )  # fmt: skip
+            vectors = self._to_vectors(found.tables)
+            partial.finish(found, lambda: _write_vectors(path, vectors), vectors)
         return vectors
 
     def _announce(self) -> None:
@@ -111,10 +122,10 @@ class Search:
             self.check()
         print_summary(self.title, self.lines | {"Patterns": self.scan.describe(), "Device": self.device})
 
-    def _parts(self, skip, show_progressbar: bool | None):
+    def _parts(self, skip, show_progressbar: bool | None, checksum=None):
         return stream(
             self.scan.data, self._detect, device=self.device, batch_size=self.batch_size,
-            navigation_mask=self.scan.navigation_mask, skip=skip, show_progressbar=show_progressbar,
+            navigation_mask=self.scan.navigation_mask, skip=skip, checksum=checksum, show_progressbar=show_progressbar,
         )  # fmt: skip
 
     def _to_vectors(self, tables):
@@ -163,8 +174,8 @@ class Search:
         return da.map_blocks(block, data, indices, dtype=object, drop_axis=drop, meta=meta)
 
 
-def check_vectors_path(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Make sure that vectors can be saved there, before they are searched for.
+def check_vectors_path(path: str | Path, *, overwrite: bool = False, needed: float = 0) -> Path:
+    """Make sure that vectors can be saved there, in so many bytes (`needed`), before they are searched for.
 
     Raises
     ------
@@ -172,6 +183,8 @@ def check_vectors_path(path: str | Path, *, overwrite: bool = False) -> Path:
         For a name that tells no format.
     FileExistsError
         If the file is there and not `overwrite`.
+    OSError
+        If it cannot be written, or the disk has no room.
     """
     path = Path(path)
     if path.suffix.lower() not in (*_PYXEM, *_PY4DSTEM):
@@ -179,13 +192,11 @@ def check_vectors_path(path: str | Path, *, overwrite: bool = False) -> Path:
             f"Vectors are saved as {', '.join(_PYXEM)} (HyperSpy) or {', '.join(_PY4DSTEM)} (py4DSTEM), "
             f"not as {path.name!r}."
         )
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already. Give another name, or overwrite=True.")
-    return path
+    return check_target(path, overwrite=overwrite, needed=needed, folder=path.suffix.lower() == ".zspy")
 
 
 def save_vectors(path: str | Path, vectors, *, overwrite: bool = False) -> Path:
-    """Save diffraction vectors as HyperSpy does, or as py4DSTEM's ``BraggVectors``.
+    """Save diffraction vectors as HyperSpy does, or as py4DSTEM's ``BraggVectors``: all of them, or nothing.
 
     Parameters
     ----------
@@ -198,8 +209,20 @@ def save_vectors(path: str | Path, vectors, *, overwrite: bool = False) -> Path:
         Replace a file that is there.
     """
     path = check_vectors_path(path, overwrite=overwrite)
-    if path.suffix.lower() in _PY4DSTEM:
-        return to_py4dstem(vectors, path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    vectors.save(path, overwrite=True)
+    with claimed(path):
+        _write_vectors(path, vectors)
     return path
+
+
+def _write_vectors(path: Path, vectors) -> None:
+    """Write to a path that is checked and claimed."""
+    if path.suffix.lower() in _PY4DSTEM:
+        to_py4dstem(vectors, path, overwrite=True)
+        return
+    with replacing(path) as new:
+        if path.suffix.lower() == ".hspy":
+            tables = vectors.data.ravel() if isinstance(vectors.data, np.ndarray) else ()
+            reserve(new, _HSPY_BYTES + sum(table.nbytes + 64 for table in tables))
+        vectors.save(new, overwrite=True)
+        if new.is_file():
+            check_hdf5(new)

@@ -48,9 +48,15 @@ class FoundDisks:
         return {"done": self.done, "lengths": lengths, "rows": np.concatenate(self.tables)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take back what :meth:`to_arrays` gave."""
-        self.done = arrays["done"]
-        for i, table in enumerate(np.split(arrays["rows"], np.cumsum(arrays["lengths"])[:-1])):
+        """Take back what :meth:`to_arrays` gave; a ValueError for what it cannot have given."""
+        done, lengths, rows = arrays["done"], arrays["lengths"], arrays["rows"]
+        if not (
+            lengths.shape == done.shape == self.done.shape and lengths.dtype.kind == "i" and lengths.min(initial=0) >= 0
+            and rows.dtype == float and rows.shape == (lengths.sum(), self.columns) and not lengths[~done].any()
+        ):  # fmt: skip
+            raise ValueError("tables of another scan")
+        self.done = done
+        for i, table in enumerate(np.split(rows, np.cumsum(lengths)[:-1])):
             self.tables[i] = table
 
 

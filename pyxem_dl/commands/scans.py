@@ -55,7 +55,7 @@ def predict(
         list[str],
         typer.Option(help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble."),
     ],
-    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
+    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything), .ang or .ctf.")],
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for a map of their spread in degrees.", min=0)

@@ -7,14 +7,14 @@ import reprlib
 from pathlib import Path
 
 from pyxem_dl.models.bragg import BraggModel
-from pyxem_dl.models.computing import computing, in_portions, native_precision, usable_patterns
+from pyxem_dl.models.computing import computing, filled_up, in_portions, native_precision, usable_patterns
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model, read_config, read_model
 from pyxem_dl.models.orientation import OrientationModel
 
 __all__ = [
     "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationEnsemble", "OrientationModel", "computing",
-    "in_portions", "list_models", "load_model", "native_precision", "usable_patterns",
+    "filled_up", "in_portions", "list_models", "load_model", "native_precision", "usable_patterns",
 ]  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class BraggModel(Model):
     def _find(self, patterns, probe, radius: float, size: int, max_disks: int, n_samples: int) -> Disks:
         """Find disks with the U-Net; all in px of the patterns."""
         factor = self.network.radius / radius
-        n, patterns = len(patterns), filled_up(patterns, size, self.precision)
+        n, patterns = len(patterns), filled_up(patterns, size)
         with computing(self.device):
             rescaled = rescale(patterns, factor)
         with computing(self.device, self.precision):

@@ -62,23 +62,23 @@ def in_portions(function, size: int, device: torch.device, *columns) -> list[tor
         for column in columns[1:]
     ]
     threads = torch.get_num_threads()
-    if device.type == "cpu" and min(threads, len(first)) > 1:
+    if device.type == "cpu" and threads > 1:
+        # a single portion, too: how an operation is divided among cores shows in the last bit
         parts = _in_threads(function, threads, first, *others)
     else:
         parts = [function(*each) for each in zip(first, *others, strict=True)]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def filled_up(x: torch.Tensor, size: int, precision: str) -> torch.Tensor:
-    """Pad a portion with zeros where its size would show in the answers.
+def filled_up(x: torch.Tensor | None, size: int) -> torch.Tensor | None:
+    """Pad a portion to its full size with its last row, for the size must not show in the answers; None stays None.
 
-    In bfloat16 a library that takes another algorithm for another number of patterns gives
-    other answers (10⁻³): portions of one size make them independent of the batch.
+    Libraries take other algorithms, and sum in another order, for another number of patterns: in float32 that moves the
+    last digits, and where bfloat16 then rounds them the other way, answers by 10⁻³ to 10⁻².
     """
-    missing = size - len(x)
-    if not missing or precision == "float32":
+    if x is None or len(x) in (0, size):
         return x
-    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+    return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
 def _in_threads(function, threads: int, *portions) -> list:

@@ -11,8 +11,8 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from pyxem_dl.checks import Strict, checked, read_json, read_text
-from pyxem_dl.networks import ARGUMENTS, check_arguments, outline
 from pyxem_dl.crystals.atoms import MAX_ATOMS
+from pyxem_dl.networks import ARGUMENTS, check_arguments, outline
 from pyxem_dl.networks.arguments import MOST_PHASES, Energy, LaueGroup, Radius, list_of
 from pyxem_dl.rotations import laue_group
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from pyxem_dl.checks import thresholds
+from pyxem_dl.files import replacing_files
 from pyxem_dl.models.computing import computing, native_precision
 from pyxem_dl.models.description import (
     bounded_size,
@@ -136,7 +137,7 @@ class Model(ABC):
         training_log=None,
         reference: torch.Tensor | None = None,
     ) -> Path:
-        """Write the model as a folder that :func:`load_model` reads.
+        """Write the model as a folder that :func:`load_model` reads; one that is killed leaves no half of a model.
 
         Parameters
         ----------
@@ -161,19 +162,18 @@ class Model(ABC):
 
         folder = Path(folder)
         self.check(folder / CONFIG)
-        folder.mkdir(parents=True, exist_ok=True)
-        stored = _stored_weights(self.network, dtype)
-        save_file(stored, folder / WEIGHTS)
-        config = _config(self) | {"weights": {"file": WEIGHTS, "sha256": _hash_file(folder / WEIGHTS)}}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        # The answers of what will be loaded, that is of the rounded weights
-        rounded = read_model(folder)
-        reference = self._default_reference() if reference is None else reference
-        save_file(_reference_answers(rounded, reference.cpu().float()), folder / REFERENCE)
-        if card is not None or not (folder / CARD).exists():
-            (folder / CARD).write_text(card or self._minimal_card(), encoding="utf-8")
-        if training_log is not None and Path(training_log).resolve() != (folder / TRAINING_LOG).resolve():
-            shutil.copyfile(training_log, folder / TRAINING_LOG)
+        with replacing_files(folder, last=CONFIG) as new:
+            save_file(_stored_weights(self.network, dtype), new / WEIGHTS)
+            config = _config(self) | {"weights": {"file": WEIGHTS, "sha256": _hash_file(new / WEIGHTS)}}
+            (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            # The answers of what will be loaded, that is of the rounded weights
+            rounded = read_model(new)
+            reference = self._default_reference() if reference is None else reference
+            save_file(_reference_answers(rounded, reference.cpu().float()), new / REFERENCE)
+            if card is not None or not (folder / CARD).exists():
+                (new / CARD).write_text(card or self._minimal_card(), encoding="utf-8")
+            if training_log is not None and Path(training_log).resolve() != (folder / TRAINING_LOG).resolve():
+                shutil.copyfile(training_log, new / TRAINING_LOG)
         return folder
 
     def verify(self, folder) -> None:

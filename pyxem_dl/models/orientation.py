@@ -146,14 +146,14 @@ class OrientationModel(Model):
 
     def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
         """Predict at most `size` patterns."""
-        patterns, usable = usable_patterns(patterns, mask)
+        n, centers = len(patterns), filled_up(centers, size)
+        patterns, usable = usable_patterns(filled_up(patterns, size), mask)
         with computing(self.device):
             polar = self.preprocessing(patterns, calibration, centers, mask)
-        n, polar = len(polar), filled_up(polar, size, self.precision)
         with computing(self.device, self.precision):
             network = self.network
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
-        found = [_without_unusable([column[:n] for column in answer], usable) for answer in found]
+        found = [_without_unusable([column[:n] for column in answer], usable[:n]) for answer in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
 
     def check_domain(self, calibration: Calibration) -> None:

@@ -15,13 +15,15 @@ from torch.nn import functional
 
 from pyxem_dl.networks.correlation import Correlation, CorrelationLayer
 from pyxem_dl.networks.outline import moved
-from pyxem_dl.networks.placement import Placement, cut_patches
+from pyxem_dl.networks.placement import Placement, cut_patches, in_blocks
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
+# Disks that are placed at once
+_BLOCK = {"cpu": 32, "other": 512}
 
 
 class Disks(NamedTuple):
@@ -254,7 +256,10 @@ class FCUNet(nn.Module):
             self._sample(n_samples > 0)
             start = place[pattern, rank]
             patches = cut_patches(patterns, pattern, start, radius)
-            samples = [self.placement(patches, probe) for _ in range(max(1, n_samples))]
+            size = _BLOCK["cpu" if patches.device.type == "cpu" else "other"]
+            samples = [
+                in_blocks(lambda block: self.placement(block, probe), size, patches) for _ in range(max(1, n_samples))
+            ]
             offset, log_error = (torch.stack(x).float() for x in zip(*samples, strict=True))
             # what is moved to another disk was not understood
             near = offset.mean(0).norm(dim=1) < 1

@@ -128,3 +128,25 @@ def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
     """Sample a probe (size, size), whose centre is its middle pixel, as the surroundings of disks are."""
     middle = torch.full((1, 2), float(image.shape[-1] // 2), device=image.device)
     return cut_patches(image[None], torch.zeros(1, dtype=torch.long, device=image.device), middle, radius)
+
+
+def in_blocks(function, size: int, *columns: torch.Tensor) -> list[torch.Tensor]:
+    """Call a function with blocks of one size, so that what it gives for a row does not depend on how many there are.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a block of each of the columns, returns a tuple of tensors of its length.
+    size : int
+        Of the blocks; the last one is padded with its last row.
+    *columns : tensor, shape (n, ...)
+        With n at least 1.
+    """
+    n, parts = len(columns[0]), []
+    for start in range(0, n, size):
+        block = [column[start : start + size] for column in columns]
+        missing = size - len(block[0])
+        if missing:
+            block = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in block]
+        parts.append(function(*block))
+    return [torch.cat(column)[:n] for column in zip(*parts, strict=True)]

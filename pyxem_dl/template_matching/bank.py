@@ -9,11 +9,13 @@ import torch
 
 from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
-from pyxem_dl.models import usable_patterns
+from pyxem_dl.models import filled_up, usable_patterns
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.rotations import laue_group, reduced_grid, rotate_in_plane, to_matrix
 from pyxem_dl.template_matching.modes import Match, padded_operations, separate_modes
 
+# Patterns that are matched at once, at most
+_PORTION = {"cpu": 32, "other": 256}
 # Bytes of the correlations that are in memory at once.
 _WORK_BYTES = {"cpu": 2**26, "cuda": 2**30}
 # Templates that are simulated at once.
@@ -163,9 +165,14 @@ class TemplateBank:
         n_best : int
             How many modes to return.
         """
-        patterns, _ = usable_patterns(patterns, signal_mask)
-        polar, valid = self.preprocessing.resample(patterns, calibration, centers, signal_mask)
-        return self.match_polar(polar, valid, n_best=n_best)
+        n, size, parts = len(patterns), self._chunks()[0], []
+        for start in range(0, n, size):
+            # whole portions: how many patterns there are must not show in the answers
+            part, _ = usable_patterns(filled_up(patterns[start : start + size], size), signal_mask)
+            beams = None if centers is None else filled_up(centers[start : start + size], size)
+            polar, valid = self.preprocessing.resample(part, calibration, beams, signal_mask)
+            parts.append(self.match_polar(polar, valid, n_best=n_best))
+        return Match(*(torch.cat(field)[:n] for field in zip(*parts, strict=True)))
 
     def match_polar(
         self, polar: torch.Tensor, valid: torch.Tensor | None = None, *, n_best: int = 1
@@ -219,18 +226,20 @@ class TemplateBank:
         return self._match_spectra(_normalised(spectra, self.preprocessing), n_best)
 
     def _match_spectra(self, spectrum, n_best: int) -> Match:
+        n, size = len(spectrum), self._chunks()[0]
         parts = [
-            self._select(*self._correlate(part), n_best)
-            for part in spectrum.split(self._chunks()[0])
+            self._select(*self._correlate(filled_up(part, size)), n_best) for part in spectrum.split(size)
         ]
-        return Match(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        return Match(*(torch.cat(field)[:n] for field in zip(*parts, strict=True)))
 
     def _chunks(self) -> tuple[int, int]:
         """Patterns and templates to correlate at once."""
         each = 8 * self.preprocessing.n_phi
         pairs = _WORK_BYTES.get(self.spectra.device.type, 2**28) // each
         templates = min(len(self), max(256, pairs // 32))
-        return max(1, pairs // templates), templates
+        most = _PORTION["cpu" if self.spectra.device.type == "cpu" else "other"]
+        # a power of two, as batches are by default: nothing has to be filled up
+        return min(most, 2 ** (max(1, pairs // templates).bit_length() - 1)), templates
 
     def _spectrum(self, polar, valid) -> torch.Tensor:
         """Normalised Fourier transforms (n, n_k, n_phi // 2 + 1) of polar patterns."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import pickle
 import platform
 import shutil
 import signal
 import threading
+import time
 import warnings
+import zipfile
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,15 +22,19 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
+from pyxem_dl.files import claimed, move_aside, replacing
 from pyxem_dl.models import CONFIG, native_precision
 from pyxem_dl.models.description import PhaseEntry
 from pyxem_dl.streaming import resolve_device
 from pyxem_dl.training.progress import TrainingProgress
 
 CHECKPOINT = "checkpoint"
+# Seconds until a training is kept for the first time (after the step that is under way), and between the next times
+_FIRST_KEPT, _KEPT_EVERY = 5.0, 60.0
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
 
@@ -37,12 +46,13 @@ def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool,
     if (output / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
     work = output / CHECKPOINT
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
     recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
     for phase in recipe["phases"]:  # that the model can be kept, before it learns for hours
         checked(PhaseEntry, phase, f"the phase {phase['name']!r}")
-    _claim(work, recipe | ({"data": list(data)} if data else {}))
+    with _alone(output):
+        if not resume:
+            shutil.rmtree(work, ignore_errors=True)
+        _claim(work, recipe | ({"data": list(data)} if data else {}))
     lightning.seed_everything(configuration.seed, verbose=False)
     return work
 
@@ -61,11 +71,15 @@ def _claim(work: Path, recipe: dict) -> None:
             f"labels (see {path.name} there). Give the same ones to go on, resume=False to begin anew, or "
             "another folder."
         )
-    work.mkdir(parents=True, exist_ok=True)
     # at once: of several processes none may read half of it
-    written = work / f"{path.name}.{os.getpid()}"
-    written.write_text(text, encoding="utf-8")
-    os.replace(written, path)
+    with replacing(path) as written:
+        written.write_text(text, encoding="utf-8")
+
+
+def _alone(output: Path):
+    """Let no other training write to a folder; of the processes of one training only the first one claims it."""
+    rank = [int(os.environ.get(name, "0") or 0) for name in ("LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")]
+    return nullcontext() if any(rank) else claimed(output / "training")
 
 
 def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.device, str]:
@@ -104,26 +118,26 @@ def fit(
         use_distributed_sampler=False,
         max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=25,
         logger=CSVLogger(folder, name="", flush_logs_every_n_steps=50),
+        plugins=[Checkpoints()],
         callbacks=[
             ModelCheckpoint(
                 folder, filename="interrupted", save_last=True, save_top_k=0,
                 every_n_train_steps=250, save_on_exception=True,
             ),
+            KeptByTheClock(folder / "kept.ckpt"),
             *([TrainingProgress()] if show_progressbar else []),
         ],
         enable_model_summary=False, enable_progress_bar=False,
     )
-    checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if checkpoints:
-        print(f"{module.stage}: going on from {checkpoints[-1]}")
+    checkpoint = _newest_checkpoint(folder)
+    if checkpoint:
+        print(f"{module.stage}: going on from {checkpoint}")
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            # our own checkpoint, which holds no more than Lightning's and the clock
-            trainer.fit(
-                module, ckpt_path=checkpoints[-1] if checkpoints else None, weights_only=False
-            )
+            with _alone(folder.parent.parent):
+                trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         # Lightning has turned Ctrl-C into an exit, and deaf: a notebook must survive it
         raise KeyboardInterrupt(
@@ -134,6 +148,87 @@ def fit(
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt)
     trainer.save_checkpoint(folder / "last.ckpt")
+
+
+class Checkpoints(TorchCheckpointIO):
+    """Checkpoints that hold numbers and plain texts, and nothing that runs when they are read; whole, or not there."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        """Write beside the file, and put it in its place; a full disk leaves the one that was there."""
+        try:
+            with replacing(path) as new:
+                image = io.BytesIO()  # torch's own writer ends without a clear error where a disk is full
+                torch.save(checkpoint, image)
+                new.write_bytes(image.getbuffer())
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {path} could not be written ({error}). The training goes on; if it is interrupted, it "
+                "begins from an older one. Make room.",
+                stacklevel=2,
+            )
+
+    def load_checkpoint(self, path, map_location=lambda storage, _: storage, weights_only=True):
+        """Read tensors, numbers and texts; whatever else is inside is refused, and does not run."""
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than the numbers and texts of a checkpoint, which could run as a program: it was "
+                "not loaded, and nothing was run. If you do not know where it comes from, delete the folder "
+                f"{Path(path).parent.parent}; resume=False begins the training anew."
+            ) from error
+
+
+class KeptByTheClock(lightning.Callback):
+    """Keeps a training every minute, and the first time after some seconds, however long its steps take.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._next = 0.0
+
+    def on_train_start(self, trainer, module) -> None:
+        """Start the clock."""
+        self._next = time.monotonic() + _FIRST_KEPT
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        """Write a checkpoint when it is time; of several processes the first one's clock counts."""
+        due = time.monotonic() >= self._next
+        if trainer.world_size > 1:
+            due = trainer.strategy.broadcast(due)
+        if due:
+            start = time.monotonic()
+            trainer.save_checkpoint(self.path)
+            now = time.monotonic()
+            # it is to take a fiftieth of the time at most
+            self._next = now + max(_KEPT_EVERY, 50 * (now - start))
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """Newest checkpoint that is whole; what is damaged is moved aside."""
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            Checkpoints().load_checkpoint(path, map_location="cpu")
+            return path
+        except ValueError:
+            if _holds_pickles(path):
+                raise
+            error = "it is no checkpoint"
+        except Exception as damage:  # whatever the bytes are
+            error = f"{type(damage).__name__}: {damage}".splitlines()[0]
+        print(f"{path} is damaged ({error}). It is now {move_aside(path, 'damaged').name}.")
+    return None
+
+
+def _holds_pickles(path: Path) -> bool:
+    """Whether a file that cannot be read is one of torch, or a bare pickle, and not just damaged."""
+    with open(path, "rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == b"\x80"
 
 
 def hardware(root: torch.device) -> str:

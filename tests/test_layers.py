@@ -18,7 +18,7 @@ LAYERS = (
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
-    ("models", "streaming", "partial_results"),
+    ("models", "streaming", "partial_results", "scans"),
     ("maps", "labels"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pyxem_dl.frames import Calibration, beam_shift_to_center
-from pyxem_dl.preprocessing import check_patterns, find_direct_beam
+from pyxem_dl.preprocessing import check_patterns
+from pyxem_dl.scans import inspection
+from pyxem_dl.scans.beam import Beam
+from pyxem_dl.scans.sample import Sample, filled, read_sample
+
+# Frames between a warning of the inspection and who called a verb
+_USER = 4
 
 
 @dataclass
@@ -31,6 +37,10 @@ class Scan:
         Coordinates of the scan, from 0, in `scan_unit`; None for a dimension that is not there.
     scan_unit : str
         Of the navigation axes, "px" where they have none.
+    shape : tuple of int
+        Of the navigation, in data order.
+    beam : Beam, optional
+        Where a sample of the patterns has the direct beam.
     """
 
     data: object
@@ -41,9 +51,15 @@ class Scan:
     x: np.ndarray | None
     y: np.ndarray | None
     scan_unit: str
+    shape: tuple[int, ...] = ()
+    beam: Beam | None = None
+
+    _sample: Sample | None = None
 
     @classmethod
-    def from_signal(cls, signal, *, navigation_mask=None, signal_mask=None, center=None, beam_energy=None) -> Scan:
+    def from_signal(
+        cls, signal, *, navigation_mask=None, signal_mask=None, center=None, beam_energy=None, inspect: bool = True
+    ) -> Scan:
         """Check a signal and what the user gave with it.
 
         Parameters
@@ -60,11 +76,21 @@ class Scan:
             shape in data order; or pyxem's ``BeamShift``.
         beam_energy : float, optional
             In kV; by default what the metadata say.
+        inspect : bool
+            Read a sample of the patterns (:func:`~pyxem_dl.scans.read_sample`), leave out the pixels that are wrong
+            in all of it, and compare the direct beam in it with where it should be.
 
         Raises
         ------
         ValueError, TypeError
-            For what cannot be used; the message says what to do.
+            For what cannot be used, as a direct beam that would be outside of the detector; the message says what to
+            do.
+
+        Warns
+        -----
+        UserWarning
+            If pixels are wrong in every pattern (they are left out); if the direct beam is not where it should be, or
+            "auto" is not sure of it.
         """
         if not hasattr(signal, "axes_manager"):
             raise TypeError(f"A HyperSpy signal is needed, not {type(signal).__name__}.")
@@ -77,8 +103,9 @@ class Scan:
         if detector is not None and detector.all():
             raise ValueError("All pixels are excluded by signal_mask (True = excluded). Did you mean `~signal_mask`?")
         calibration, centers = _read_center(center, calibration, shape)
+        inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=center is not None)
         x, y, unit = _coordinates(signal.axes_manager.navigation_axes, shape)
-        return cls(
+        scan = cls(
             data=data,
             calibration=calibration,
             navigation_mask=mask.reshape(-1),
@@ -87,6 +114,23 @@ class Scan:
             x=x,
             y=y,
             scan_unit=unit,
+            shape=shape,
+        )
+        if inspect:
+            scan._inspect()
+        return scan
+
+    def _inspect(self) -> None:
+        """Ask the sample which pixels are wrong, and where the direct beam is."""
+        sample = self.sample()
+        mask = None if self.signal_mask is None else self.signal_mask.numpy()
+        bad = inspection.find_bad_pixels(sample.patterns, mask)
+        inspection.warn_of_bad_pixels(bad, stacklevel=_USER)
+        if bad.mask.any():
+            mask = bad.mask if mask is None else mask | bad.mask
+            self.signal_mask = torch.from_numpy(mask)
+        self.calibration, self.beam = inspection.inspect_beam(
+            sample, self.calibration, self.centers, self.shape, mask, stacklevel=_USER
         )
 
     @classmethod
@@ -106,7 +150,26 @@ class Scan:
         """
         mask = _checked_navigation_mask(navigation_mask, shape)
         x, y, unit = _coordinates(axes, shape if len(axes) else ())
-        return cls(None, calibration, mask.reshape(-1), None, None, x, y, unit)
+        return cls(None, calibration, mask.reshape(-1), None, None, x, y, unit, tuple(shape))
+
+    def sample(self) -> Sample:
+        """Patterns that stand for the scan, the same for any chunks; read once, until they are forgotten."""
+        if self._sample is None:
+            self._sample = read_sample(self.data, self.navigation_mask)
+        return self._sample
+
+    def sample_patterns(self) -> np.ndarray:
+        """Patterns of the sample (n, rows, columns), what is excluded filled with what is beside it."""
+        patterns = self.sample().patterns
+        return patterns if self.signal_mask is None else filled(patterns, ~self.signal_mask.numpy())
+
+    def forget_sample(self) -> None:
+        """Give the memory back."""
+        self._sample = None
+
+    def without_data(self) -> Scan:
+        """All but the patterns: what a worker in another process needs."""
+        return replace(self, data=None, _sample=None)
 
     @property
     def size(self) -> int:
@@ -131,9 +194,9 @@ class Scan:
         if self.centers is None:
             return None
         if isinstance(self.centers, str):
-            if self.signal_mask is not None:
-                patterns = torch.where(self.signal_mask.to(patterns.device), 0.0, patterns)
-            return find_direct_beam(patterns, self.calibration)
+            if self.beam is None:
+                return None
+            return self.beam.find(patterns, indices, self.shape, self.signal_mask)
         return torch.from_numpy(self.centers[indices]).to(patterns)
 
     def describe(self) -> str:

@@ -200,6 +200,7 @@ def match_disks(
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
@@ -230,6 +231,8 @@ def match_disks(
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
         (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+    beam_energy : float, optional
+        Beam energy in kV, for signal axes that are angles. Default is the one in the signal's metadata.
     batch_size : int, optional
         Number of patterns that are on the device at once. Default is chosen for the device.
     device : str, optional
@@ -267,6 +270,7 @@ def match_disks(
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,
+        beam_energy=beam_energy,
         batch_size=batch_size,
         device=device,
         show_progressbar=show_progressbar,
@@ -287,6 +291,7 @@ def predict_bragg_vectors(
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
@@ -317,6 +322,8 @@ def predict_bragg_vectors(
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
         (y, x, 2) of these, or pyxem's ``BeamShift``. Default is the one of the signal's calibration.
+    beam_energy : float, optional
+        Beam energy in kV, for signal axes that are angles. Default is the one in the signal's metadata.
     batch_size : int, optional
         Number of patterns that are on the device at once. Default is chosen for the device.
     device : str, optional
@@ -354,6 +361,7 @@ def predict_bragg_vectors(
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,
+        beam_energy=beam_energy,
         batch_size=batch_size,
         device=device,
         show_progressbar=show_progressbar,

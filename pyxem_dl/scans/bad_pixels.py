@@ -20,6 +20,8 @@ _FEWEST_BESIDE = 5
 # of its excess; a Gaussian spot with a standard deviation of 0.35 px, on the middle of a pixel, has 0.08.  Three or
 # four pixels together have the second share: a disk of 1 px on the corner of four would look like them.
 _HOT, _SHARP, _SHARP_CLUSTER, _LARGEST_CLUSTER = 10.0, 0.08, 0.03, 4
+# ... and of few patterns, which know less of the noise, so many times more
+_ALONE = 10
 # By chance pixels are constant with this probability at most, all together and (half of them) each, or they are taken
 # for stuck: there are many to choose from, of ten together less; larger areas are no fault
 _CHANCE, _CHANCE_EACH, _CHANCE_OF_MANY, _LARGEST_STUCK = 1e-9, 1e-5, 1e-2, 0.15
@@ -226,7 +228,8 @@ def _hot(patterns) -> np.ndarray:
     mean = patterns.mean(0)
     filled = np.where(np.isnan(mean), -np.inf, mean)
     hot = np.zeros(mean.shape, bool)
-    for row, column, level, height in _peaks(mean, filled, _few_electrons(patterns)):
+    times = _HOT * (1 + _ALONE / len(patterns))
+    for row, column, level, height in _peaks(mean, filled, _few_electrons(patterns), times):
         place = slice(max(0, row - 4), row + 5), slice(max(0, column - 4), column + 5)
         # what is higher than half of the peak belongs to one cluster with it
         regions, _ = label(filled[place] > level + 0.5 * height, np.ones((3, 3)))
@@ -244,7 +247,7 @@ def _hot(patterns) -> np.ndarray:
     return hot
 
 
-def _peaks(mean, filled, electrons: float) -> list[tuple[int, int, float, float]]:
+def _peaks(mean, filled, electrons: float, times: float) -> list[tuple[int, int, float, float]]:
     """Pixels that are the highest around and far above it: row, column, level around (2 or 3 px away), and height."""
     from scipy.ndimage import maximum_filter
 
@@ -259,7 +262,7 @@ def _peaks(mean, filled, electrons: float) -> list[tuple[int, int, float, float]
     height = mean[row, column] - level
     # neither is rounding a height, nor are a few electrons
     least = max(1e-6 * np.nanmax(np.abs(mean)), electrons)
-    high = np.nan_to_num(height) > np.maximum(_HOT * np.nan_to_num(spread), least)
+    high = np.nan_to_num(height) > np.maximum(times * np.nan_to_num(spread), least)
     return list(zip(row[high], column[high], level[high], height[high], strict=True))
 
 

@@ -295,7 +295,8 @@ def _measured(x, valid, indices, shape, plane, radius, seen, certain, other) -> 
         return Beam(plane[0], plane, radius, 0.0, float(seen), certain, other, design @ plane, indices)
     if _share_seen(valid, plane[0], radius) < _ENOUGH and not plane[1:].any():
         # so little of the disk tells no more of a single pattern than all of them do
-        return Beam(plane[0], plane, radius, 0.0, float(seen), certain, None if certain else other, design @ plane, indices)
+        other = None if certain else other
+        return Beam(plane[0], plane, radius, 0.0, float(seen), certain, other, design @ plane, indices)
     images, mask = torch.from_numpy(x), torch.from_numpy(~valid)
     search = max(2 * _LEAST_SEARCH, 1.5 * radius)
     for _ in range(2):

@@ -57,6 +57,7 @@ HOW_TO_SET_BEAM_ENERGY = (
 )
 # Energies (kV) that microscopes have; numbers that lie here after a division by 1000 were volts
 _LOWEST_ENERGY, _HIGHEST_ENERGY = 1.0, 3000.0
+_ENERGY_WORDS = {"volt": "V", "volts": "V", "kilovolt": "kV", "kilovolts": "kV", "electron_volt": "eV"}
 _ENERGY_UNITS = {"": None, "kv": 1.0, "kev": 1.0, "v": 1e-3, "ev": 1e-3, "mv": 1e3, "mev": 1e3}
 
 
@@ -94,7 +95,7 @@ def read_beam_energy(value) -> float:
         value = array.reshape(-1)[0]
     text = str(value).strip()
     match = re.fullmatch(r"([-+]?[0-9.,]*[0-9.](?:[eE][-+]?[0-9]+)?|nan|[-+]?inf)\s*([a-zA-Z]*)", text)
-    unit = match and {"volt": "v", "volts": "v", "kilovolt": "kv", "electron_volt": "ev"}.get(match[2].lower(), match[2])
+    unit = match and _ENERGY_WORDS.get(match[2].lower(), match[2])
     if not match or unit.lower() not in _ENERGY_UNITS:
         raise ValueError(f"{how}, not {value!r}.")
     if unit == "mV" or unit == "meV":  # thousandths of a volt

@@ -283,7 +283,7 @@ def _detection(
     if gain != 1:
         lines["Counts per electron"] = f"{gain:.3g}"
     settings = [model.fingerprint, _digest(probe.image), probe.radius, least, max_peaks, n_samples]
-    find = DetectionFinder(model, probe, scan.signal_mask, gain, scale, max_peaks, n_samples, least)
+    find = DetectionFinder(model, probe, scan.signal_mask, gain, scale, max_peaks, n_samples, least, _beam_of(scan))
     return Search(
         "Detection of disks", lines, signal, scan, find, columns, settings, reciprocal_radius, subtract_center,
         device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),

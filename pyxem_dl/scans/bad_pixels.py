@@ -73,7 +73,7 @@ class BadPixels:
         return f"{kinds}: {'; '.join(lines)}"
 
 
-def find_bad_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) -> BadPixels:
+def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) -> BadPixels:
     """Find pixels that are wrong in every pattern.
 
     Parameters

@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 
 from pyxem_dl.frames import Calibration
-from pyxem_dl.scans.bad_pixels import find_bad_pixels, warn_of_bad_pixels
+from pyxem_dl.scans.bad_pixels import inspect_pixels, warn_of_bad_pixels
 from pyxem_dl.scans.beam import Beam, find_beam
 from pyxem_dl.scans.sample import Sample
 
-__all__ = ["check_on_detector", "find_bad_pixels", "inspect_beam", "warn_of_bad_pixels"]
+__all__ = ["check_on_detector", "inspect_pixels", "inspect_beam", "warn_of_bad_pixels"]
 
 # The beam is contradicted by the patterns from these distances on, in 1/Angstrom, pixels and radii of the disk
 _FAR, _FAR_PIXELS, _FAR_RADII = 0.035, 1.0, 0.15

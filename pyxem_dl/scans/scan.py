@@ -124,7 +124,7 @@ class Scan:
         """Ask the sample which pixels are wrong, and where the direct beam is."""
         sample = self.sample()
         mask = None if self.signal_mask is None else self.signal_mask.numpy()
-        bad = inspection.find_bad_pixels(sample.patterns, mask)
+        bad = inspection.inspect_pixels(sample.patterns, mask)
         inspection.warn_of_bad_pixels(bad, stacklevel=_USER)
         if bad.mask.any():
             mask = bad.mask if mask is None else mask | bad.mask
@@ -205,6 +205,30 @@ class Scan:
         excluded = int(self.navigation_mask.sum())
         text = f"{self.n_patterns} of {rows} x {columns} px, {self.calibration.scale[1]:.4g} 1/Å per px"
         return text + (f" ({excluded} more are excluded)" if excluded else "")
+
+
+def find_bad_pixels(signal, signal_mask=None) -> np.ndarray:
+    """Find the pixels of a detector that are wrong in every pattern of a scan.
+
+    Parameters
+    ----------
+    signal : hyperspy.signals.Signal2D
+        Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, of which up to 64 are read.
+    signal_mask : array of bool, shape (rows, columns), optional
+        True where the detector is excluded: it stays so.
+
+    Returns
+    -------
+    array of bool, shape (rows, columns)
+        True where a pixel is not finite, hot, stuck, no part of the picture, or excluded: to be given as
+        ``signal_mask``.
+    """
+    data = _in_data_order(signal)
+    check_patterns(data)
+    known = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
+    sample = read_sample(data, np.zeros(int(np.prod(data.shape[:-2])), dtype=bool))
+    found = inspection.inspect_pixels(sample.patterns, known).mask
+    return found if known is None else found | known
 
 
 def make_signal(patterns, calibration: Calibration, title: str):

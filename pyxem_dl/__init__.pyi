@@ -20,6 +20,7 @@ from . import (
     preprocessing as preprocessing,
     probes as probes,
     rotations as rotations,
+    scans as scans,
     simulation as simulation,
     streaming as streaming,
     study as study,
@@ -44,6 +45,7 @@ from .models import (
 )
 from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
 from .probes import Probe as Probe
+from .scans import find_bad_pixels as find_bad_pixels
 from .template_matching import match_templates as match_templates
 from .training import finetune as finetune, train as train, train_bragg as train_bragg
 

@@ -50,6 +50,75 @@ def electron_wavelength(beam_energy: float) -> float:
     return _HC / math.sqrt(beam_energy * (beam_energy + 2 * _ELECTRON_REST_ENERGY))
 
 
+#: What can be done where a beam energy is missing; works for every class of signals
+HOW_TO_SET_BEAM_ENERGY = (
+    "Give `beam_energy=` (kV), or set it with "
+    "`s.metadata.set_item(\"Acquisition_instrument.TEM.beam_energy\", 200)`."
+)
+# Energies (kV) that microscopes have; numbers that lie here after a division by 1000 were volts
+_LOWEST_ENERGY, _HIGHEST_ENERGY = 1.0, 3000.0
+_ENERGY_WORDS = {"volt": "V", "volts": "V", "kilovolt": "kV", "kilovolts": "kV", "electron_volt": "eV"}
+_ENERGY_UNITS = {"": None, "kv": 1.0, "kev": 1.0, "v": 1e-3, "ev": 1e-3, "mv": 1e3, "mev": 1e3}
+
+
+def read_beam_energy(value) -> float:
+    """Read a beam energy as people and files write it.
+
+    Parameters
+    ----------
+    value : float, str, quantity, or a list or array of one of these
+        A number is in kV; a text or quantity may say ``kV``, ``keV``, ``V``, ``eV``, ``MV`` or ``MeV``.
+
+    Returns
+    -------
+    float
+        In kV.
+
+    Raises
+    ------
+    ValueError
+        For what is no single positive number, or no energy of a microscope (1 to 3000 kV): a bare 200000 may be volts,
+        and is not guessed.
+    """
+    how = "The beam energy is a number in kV, as 200, or a text with its unit, as '200 kV'"
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    units = getattr(value, "units", getattr(value, "unit", None))
+    if units is not None and (magnitude := getattr(value, "magnitude", getattr(value, "value", None))) is not None:
+        value = f"{magnitude} {units:~}" if hasattr(value, "magnitude") else f"{magnitude} {units}"
+    if isinstance(value, bool) or value is None:
+        raise ValueError(f"{how}, not {value!r}.")
+    if not isinstance(value, str):
+        array = np.asarray(value)
+        if array.size != 1:
+            raise ValueError(f"{how}, not {value!r}: there must be one.")
+        value = array.reshape(-1)[0]
+    text = str(value).strip()
+    match = re.fullmatch(r"([-+]?[0-9.,]*[0-9.](?:[eE][-+]?[0-9]+)?|nan|[-+]?inf)\s*([a-zA-Z]*)", text)
+    unit = match and _ENERGY_WORDS.get(match[2].lower(), match[2])
+    if not match or unit.lower() not in _ENERGY_UNITS:
+        raise ValueError(f"{how}, not {value!r}.")
+    if unit == "mV" or unit == "meV":  # thousandths of a volt
+        raise ValueError(f"{how}, not {value!r}.")
+    try:
+        number = float(match[1])
+    except ValueError as error:  # 200,000 and 1.2.3 may be read in two ways
+        raise ValueError(f"{how}, not {value!r}.") from error
+    energy = number * (_ENERGY_UNITS[unit.lower()] or 1.0)
+    if math.isfinite(energy) and _LOWEST_ENERGY <= energy <= _HIGHEST_ENERGY:
+        return energy
+    hint = ""
+    if _ENERGY_UNITS[unit.lower()] is None and math.isfinite(energy) and energy > 0:
+        factor = 1e-3 if energy > _HIGHEST_ENERGY else 1e3
+        if _LOWEST_ENERGY <= energy * factor <= _HIGHEST_ENERGY:
+            meant = "volts" if factor < 1 else "megavolts"
+            hint = f" If these are {meant}, it is {energy * factor:g} kV: give `beam_energy={energy * factor:g}`."
+    raise ValueError(
+        f"{value!r} is no beam energy of a microscope: {energy:g} kV is not between {_LOWEST_ENERGY:g} and "
+        f"{_HIGHEST_ENERGY:g} kV.{hint} " + HOW_TO_SET_BEAM_ENERGY
+    )
+
+
 def interaction_parameter(beam_energy: float) -> float:
     """Wavelength x relativistic mass factor, which makes structure factors potentials.
 
@@ -102,8 +171,7 @@ class Calibration:
         """Wavelength in Angstrom; a ValueError where the beam energy is not known."""
         if self.beam_energy is None:
             raise ValueError(
-                "The beam energy is not known. Set it with "
-                "`s.set_experimental_parameters(beam_energy=...)` or give `beam_energy=` (kV)."
+                "The beam energy is not known. " + HOW_TO_SET_BEAM_ENERGY
             )
         return electron_wavelength(self.beam_energy)
 
@@ -147,10 +215,7 @@ class Calibration:
         x, y = axes
         if not (x.is_uniform and y.is_uniform):
             raise ValueError("The signal axes must be uniform; use `s.interpolate_on_axis(...)`.")
-        if beam_energy is None:
-            path = "Acquisition_instrument.TEM.beam_energy"
-            value = signal.metadata.get_item(path)
-            beam_energy = float(value) if value else None
+        beam_energy = beam_energy_of(signal) if beam_energy is None else read_beam_energy(beam_energy)
         factors = [_unit_factor(axis.units, beam_energy) for axis in (y, x)]
         if x.scale == 0 or y.scale == 0:
             raise ValueError("A signal axis has scale 0. Set it with `s.calibration.scale = ...`.")
@@ -165,6 +230,14 @@ class Calibration:
             shape=(y.size, x.size),
             beam_energy=beam_energy,
         )
+
+
+def beam_energy_of(signal) -> float | None:
+    """Beam energy in kV of a signal's metadata; None where they say none (or 0, as some readers write)."""
+    value = signal.metadata.get_item("Acquisition_instrument.TEM.beam_energy")
+    if value is None or (isinstance(value, str) and not value.strip()) or (np.size(value) == 1 and value == 0):
+        return None
+    return read_beam_energy(value)
 
 
 def _plain_unit(units) -> str:
@@ -197,8 +270,7 @@ def _unit_factor(units, beam_energy: float | None) -> float:
     if plain in _ANGLES:
         if beam_energy is None:
             raise ValueError(
-                f"The signal axes are angles ({units!r}), which needs the beam energy. Set it with "
-                "`s.set_experimental_parameters(beam_energy=...)` or give `beam_energy=` (kV)."
+                f"The signal axes are angles ({units!r}), which needs the beam energy. " + HOW_TO_SET_BEAM_ENERGY
             )
         return _ANGLES[plain] / electron_wavelength(beam_energy)
     if plain in _REAL_SPACE:

@@ -135,6 +135,8 @@ class Probe:
         # parts of the scan differ in what the crystal does to the inside of the beam: more than counts alone say
         parts = []
         for i in range(min(_GROUPS, len(patterns))):
+            if not math.isfinite(edge.radius):
+                break
             part = _follow_edge(patterns[i::_GROUPS].mean(0), edge.row, edge.column, edge.radius)
             if math.isfinite(part.radius):
                 parts.append((part.radius, part.row, part.column))
@@ -277,7 +279,10 @@ def _follow_edge(image: np.ndarray, row: float, column: float, radius: float, n_
     phi = np.arange(_AZIMUTHS) * (2 * np.pi / _AZIMUTHS)
     design = np.stack([np.ones_like(phi), np.sin(phi), np.cos(phi)], 1)
     background, seen, found, fit = 0.0, 0.0, None, None
+    nothing = _Edge(row, column, math.nan, 0.0, background, seen, math.inf, math.inf, math.inf)
     for _ in range(n_steps):
+        if not (math.isfinite(radius) and radius > 0 and math.isfinite(row) and math.isfinite(column)):
+            return nothing
         outermost = 1.25 * radius + 3
         r = np.arange(0, outermost, min(0.15, radius / 20))
         where = [row + r * np.sin(phi)[:, None], column + r * np.cos(phi)[:, None]]

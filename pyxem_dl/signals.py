@@ -203,6 +203,7 @@ def match_disks(
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
@@ -234,6 +235,8 @@ def match_disks(
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
         (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
+    beam_energy : float, optional
+        Beam energy in kV, for signal axes that are angles. Default is the one in the signal's metadata.
     batch_size : int, optional
         Number of patterns on the device at once. Default depends on the device.
     device : str, optional
@@ -271,6 +274,7 @@ def match_disks(
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,
+        beam_energy=beam_energy,
         batch_size=batch_size,
         device=device,
         show_progressbar=show_progressbar,
@@ -291,6 +295,7 @@ def predict_bragg_vectors(
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
@@ -323,6 +328,8 @@ def predict_bragg_vectors(
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
         Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
         (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
+    beam_energy : float, optional
+        Beam energy in kV, for signal axes that are angles. Default is the one in the signal's metadata.
     batch_size : int, optional
         Number of patterns on the device at once. Default depends on the device.
     device : str, optional
@@ -361,6 +368,7 @@ def predict_bragg_vectors(
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,
+        beam_energy=beam_energy,
         batch_size=batch_size,
         device=device,
         show_progressbar=show_progressbar,

@@ -136,12 +136,18 @@ def test_neither_chunks_nor_batches_show(scan, chunks, batch_size):
     assert type(lazy) is DiffractionVectors
 
 
-def test_the_lazy_twin_computes_nothing_before_it_is_asked(scan):
-    def fail(block):
-        raise AssertionError("computed")
+def test_the_lazy_twin_reads_no_more_than_the_sample_before_it_is_asked(scan):
+    """The sample is needed to know the detector (pixels that are always wrong, counts per electron)."""
+    computed = []
 
-    data = da.from_array(scan, chunks=(1, 1, 72, 80)).map_blocks(fail, dtype=scan.dtype, meta=np.empty((0,) * 4))
-    assert match_disks(make_signal(data), PROBE, lazy_output=True, **QUIET).data.shape == (2, 3)
+    def count(block):
+        computed.append(len(block))
+        return block
+
+    scan = np.tile(scan, (10, 10, 1, 1))
+    data = da.from_array(scan, chunks=(1, 1, 72, 80)).map_blocks(count, dtype=scan.dtype, meta=np.empty((0,) * 4))
+    assert match_disks(make_signal(data), PROBE, lazy_output=True, **QUIET).data.shape == (20, 30)
+    assert len(computed) == 64
 
 
 @pytest.mark.parametrize("navigation", [(), (3,)])

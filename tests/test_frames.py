@@ -262,7 +262,7 @@ def test_units_that_say_nothing(units, match):
 
 def test_angles_need_the_beam_energy():
     s = make_signal("mrad", beam_energy=None)
-    with pytest.raises(ValueError, match="needs the beam energy.*set_experimental_parameters"):
+    with pytest.raises(ValueError, match="needs the beam energy.*beam_energy=.*metadata.set_item"):
         frames.Calibration.from_signal(s)
     assert frames.Calibration.from_signal(s, 200).beam_energy == 200
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
     ("simulation", "networks"),
-    ("models", "streaming", "partial_results", "label_files", "map_files"),
+    ("models", "streaming", "partial_results", "label_files", "map_files", "scans"),
     ("maps", "labels", "spots"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),

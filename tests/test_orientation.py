@@ -252,7 +252,7 @@ def test_centers_found_on_the_device(rng):
     mask[5, 5] = True
     data[:, :, 5, 5] = np.nan
     scan = Scan.from_signal(signal, center="auto", signal_mask=mask)
-    found = scan.batch_centers(torch.as_tensor(data.reshape(-1, *DETECTOR)), None).numpy()
+    found = scan.batch_centers(torch.as_tensor(data.reshape(-1, *DETECTOR)), np.arange(6)).numpy()
     np.testing.assert_allclose(found, centers.reshape(-1, 2), atol=0.05)
     options = QUIET | {"signal_mask": mask, "batch_size": 4}
     with pytest.warns(UserWarning, match="The detector covers"):

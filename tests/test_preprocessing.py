@@ -197,8 +197,17 @@ def test_electrons_that_are_counted_stay_as_they_are():
     counts = torch.poisson(torch.full((4, 64, 64), 3.0), generator)
     assert counts_per_electron(counts) == 1
     assert counts_per_electron(torch.zeros(4, 64, 64)) == 1
-    # negative values are no counts
-    assert counts_per_electron(50 * (counts + 0.3 * torch.randn(4, 64, 64, generator=generator)) - 100) == 1
+
+
+def test_the_gain_is_that_of_the_values_whatever_their_scale():
+    """What is multiplied by a number has a gain multiplied by it, and an offset changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.linspace(0.5, 5, 64)[:, None].expand(12, 64, 64)
+    counts = torch.poisson(row, generator)
+    for factor in (1e-30, 1e-6, 1e-3, 1.0, 1e3, 1e6, 1e20):
+        assert counts_per_electron(factor * counts) == pytest.approx(factor, rel=1e-5)
+        noisy = 50 * (counts + 0.3 * torch.randn(12, 64, 64, generator=torch.Generator().manual_seed(1)))
+        assert counts_per_electron(factor * (noisy - 100)) == pytest.approx(50 * factor, rel=0.15)
 
 
 def test_what_is_masked_does_not_count():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder
 from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.search import Search, check_vectors_path, save_vectors
@@ -22,7 +21,7 @@ from pyxem_dl.maps import Scan
 from pyxem_dl.models import BraggModel, load_model
 from pyxem_dl.preprocessing import counts_per_electron
 from pyxem_dl.probes import Probe
-from pyxem_dl.streaming import check_batch_size, resolve_device, stream
+from pyxem_dl.streaming import check_batch_size, resolve_device
 
 __all__ = [
     "COLUMNS", "DiskMatcher", "FoundDisks", "bragg_vectors_to_file", "match_disks", "predict_bragg_vectors",
@@ -36,8 +35,6 @@ DEFAULT_MODEL = "bragg-disks"
 
 # A detector's confidence where it says nothing else, and more disks or answers than anybody has use for
 _CONFIDENCE, _MOST_PEAKS, _MOST_SAMPLES = 0.3, 100_000, 1000
-# Patterns from which the probe is estimated
-_PROBE_PATTERNS = 64
 
 
 def match_disks(
@@ -53,6 +50,7 @@ def match_disks(
     navigation_mask=None,
     signal_mask=None,
     center=None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
     show_progressbar: bool | None = None,
@@ -86,6 +84,8 @@ def match_disks(
     center : optional
         Direct beam: None for the calibration's, "auto" to find it in each pattern, (row, column) in pixels, an array
         (..., 2) of those for each position, or a ``BeamShift``.
+    beam_energy : float, optional
+        In kV, for signal axes that are angles; by default what the metadata say.
     batch_size : int, optional
         Patterns per batch.
     device : str or torch.device
@@ -121,7 +121,7 @@ def match_disks(
     search = _correlation(
         signal, probe, threshold=threshold, min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel,
         reciprocal_radius=reciprocal_radius, subtract_center=subtract_center, navigation_mask=navigation_mask,
-        signal_mask=signal_mask, center=center, batch_size=batch_size, device=device,
+        signal_mask=signal_mask, center=center, beam_energy=beam_energy, batch_size=batch_size, device=device,
     )  # fmt: skip
     return search.run(show_progressbar, lazy_output)
 
@@ -139,6 +139,7 @@ def predict_bragg_vectors(
     navigation_mask=None,
     signal_mask=None,
     center=None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
     show_progressbar: bool | None = None,
@@ -160,7 +161,7 @@ def predict_bragg_vectors(
         Answers of the network drawn with dropout left on (Monte-Carlo dropout), as 20: their mean is given, and
         their variance in two more columns.  Takes so many times as long; the answers then differ a little from one
         call to the next.
-    max_peaks, reciprocal_radius, subtract_center, navigation_mask, signal_mask, center
+    max_peaks, reciprocal_radius, subtract_center, navigation_mask, signal_mask, center, beam_energy
         As in :func:`match_disks`.
     batch_size, device, show_progressbar, lazy_output
         As in :func:`match_disks`.
@@ -187,7 +188,7 @@ def predict_bragg_vectors(
     search = _detection(
         signal, model, probe, threshold=threshold, max_peaks=max_peaks, n_samples=n_samples,
         reciprocal_radius=reciprocal_radius, subtract_center=subtract_center, navigation_mask=navigation_mask,
-        signal_mask=signal_mask, center=center, batch_size=batch_size, device=device,
+        signal_mask=signal_mask, center=center, beam_energy=beam_energy, batch_size=batch_size, device=device,
     )  # fmt: skip
     return search.run(show_progressbar, lazy_output)
 
@@ -235,66 +236,55 @@ def bragg_vectors_to_file(
 
 def _correlation(
     signal, probe=None, *, threshold=None, min_distance=None, max_peaks=200, subpixel=True, reciprocal_radius=None,
-    subtract_center=True, navigation_mask=None, signal_mask=None, center=None, batch_size=None, device="auto",
+    subtract_center=True, navigation_mask=None, signal_mask=None, center=None, beam_energy=None, batch_size=None,
+    device="auto",
 ) -> Search:  # fmt: skip
     """Search by correlation, as :func:`match_disks` says."""
-    scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
+    scan = Scan.from_signal(
+        signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center, beam_energy=beam_energy
+    )
     max_peaks = _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size)
     if min_distance is not None:
         number("min_distance", min_distance, 0)
     flag("subpixel", subpixel), flag("subtract_center", subtract_center)
     device = resolve_device(device)
-    sample = cache(partial(_some_patterns, scan))
-    given, probe = probe, read_probe(probe, scan, sample)
+    given, probe = probe, read_probe(probe, scan)
+    gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
     matcher = DiskMatcher(
         probe, scan.calibration.shape, signal_mask=scan.signal_mask, threshold=threshold,
         min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel, device=device,
     )  # fmt: skip
-
-    def find(patterns):
-        maxima, intensity = matcher(patterns)
-        return maxima.row, maxima.column, (intensity, maxima.value), maxima.valid
-
     lines = {"Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{matcher.threshold:.3g}"}
     settings = ["correlation", _digest(probe.image), probe.radius, matcher.threshold, min_distance, max_peaks, subpixel]
+    find = CorrelationFinder(matcher, gain)
     return Search(
-        "Correlation of disks", lines, signal, scan, find, COLUMNS, settings, reciprocal_radius, subtract_center,
-        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan, sample),
+        "Correlation of disks", lines, signal, scan, find, COLUMNS, [*settings, gain], reciprocal_radius,
+        subtract_center, device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),
     )  # fmt: skip
 
 
 def _detection(
     signal, model=DEFAULT_MODEL, probe=None, *, threshold=None, max_peaks=200, n_samples=0, reciprocal_radius=None,
-    subtract_center=True, navigation_mask=None, signal_mask=None, center=None, batch_size=None, device="auto",
+    subtract_center=True, navigation_mask=None, signal_mask=None, center=None, beam_energy=None, batch_size=None,
+    device="auto",
 ) -> Search:  # fmt: skip
     """Search with a network, as :func:`predict_bragg_vectors` says."""
     model = load_model(model)
     if not isinstance(model, BraggModel):
         raise TypeError(f"{model!r} finds orientations, not disks: give a disk detector.")
-    scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center)
+    scan = Scan.from_signal(
+        signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center, beam_energy=beam_energy
+    )
     max_peaks = _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size)
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
     flag("subtract_center", subtract_center)
     model.check_thresholds()
     device = resolve_device(device)
     model.to(device)
-    sample = cache(partial(_some_patterns, scan))
-    given, probe = probe, read_probe(probe, scan, sample)
+    given, probe = probe, read_probe(probe, scan)
     model.check_domain(probe.radius)
-    gain = counts_per_electron(torch.from_numpy(sample()), scan.signal_mask)
+    gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
     least = model.thresholds.get("confidence", _CONFIDENCE) if threshold is None else threshold
-    image = probe.resampled(model.network.radius / probe.radius).image
-
-    def find(patterns):
-        disks = model.predict_batch(
-            patterns / gain, image, probe.radius, signal_mask=scan.signal_mask, max_disks=max_peaks,
-            n_samples=n_samples, least=0.999 * least,
-        )  # fmt: skip
-        extras = [disks.intensity * gain, disks.confidence, disks.position_error * scale]
-        if n_samples:
-            extras += [disks.position_variance * scale**2, disks.confidence_variance]
-        return disks.row, disks.column, tuple(extras), disks.confidence > max(least, 0)
-
     # errors are told in the unit of the signal axes, as positions are: the calibration's scale is in Å⁻¹
     scale = math.sqrt(math.prod(abs(float(axis.scale)) for axis in signal.axes_manager.signal_axes))
     columns = (*COLUMNS, "position_error", *(("position_variance", "confidence_variance") if n_samples else ()))
@@ -302,9 +292,10 @@ def _detection(
     if gain != 1:
         lines["Counts per electron"] = f"{gain:.3g}"
     settings = [model.fingerprint, _digest(probe.image), probe.radius, least, max_peaks, n_samples]
+    find = DetectionFinder(model, probe, scan.signal_mask, gain, scale, max_peaks, n_samples, least, _beam_of(scan))
     return Search(
         "Detection of disks", lines, signal, scan, find, columns, settings, reciprocal_radius, subtract_center,
-        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan, sample),
+        device, batch_size, None if given is None else partial(_compare_with_direct_beam, probe, scan),
     )  # fmt: skip
 
 
@@ -312,7 +303,7 @@ def _digest(image: torch.Tensor) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
-def read_probe(probe, scan: Scan, sample: Callable | None = None) -> Probe:
+def read_probe(probe, scan: Scan) -> Probe:
     """Probe that a user gave, or the one that is estimated from a scan.
 
     Parameters
@@ -321,8 +312,6 @@ def read_probe(probe, scan: Scan, sample: Callable | None = None) -> Probe:
         None estimates it from the direct beam of up to 64 patterns, spread over those that are not excluded.
     scan : Scan
         The patterns.
-    sample : callable, optional
-        Returns those 64 patterns (n, rows, columns), where they are needed for more than the probe.
 
     Returns
     -------
@@ -334,8 +323,7 @@ def read_probe(probe, scan: Scan, sample: Callable | None = None) -> Probe:
         If there is no disk, or the probe is larger than the patterns, or was measured at another scale.
     """
     if probe is None:
-        patterns = _some_patterns(scan) if sample is None else sample()
-        probe = Probe.from_patterns(patterns, scan.calibration.center)
+        probe = Probe.from_patterns(scan.sample_patterns(), _beam_of(scan))
     else:
         _check_scale(probe, scan)
         probe = probe if isinstance(probe, Probe) else Probe.from_image(probe)
@@ -363,16 +351,20 @@ def _check_scale(probe, scan: Scan) -> None:
         )
 
 
-def _compare_with_direct_beam(probe: Probe, scan: Scan, sample: Callable) -> None:
+def _beam_of(scan: Scan) -> tuple[float, float]:
+    """Where the direct beam is in the sample, as it seems."""
+    beam = scan.beam
+    return scan.calibration.center if beam is None or not beam.certain else tuple(float(c) for c in beam.center)
+
+
+def _compare_with_direct_beam(probe: Probe, scan: Scan) -> None:
     """Warn if the direct beam of the scan does not look like the probe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            beam = Probe.from_patterns(sample(), scan.calibration.center)
+            beam = Probe.from_patterns(scan.sample_patterns(), _beam_of(scan))
         except ValueError:
             return  # saturated, behind a stop, or split: that is what the probe is given for
-        finally:
-            sample.cache_clear()  # the search that follows needs the memory
     allowed = max(_SAME_RADIUS * probe.radius, 1.0, 4 * beam.radius_error)
     if abs(beam.radius - probe.radius) > allowed:
         warnings.warn(
@@ -380,19 +372,6 @@ def _compare_with_direct_beam(probe: Probe, scan: Scan, sample: Callable) -> Non
             f"{beam.radius:.3g} px. Give a probe of the same camera length, aperture and binning, or none at all.",
             stacklevel=5,
         )
-
-
-def _some_patterns(scan: Scan) -> np.ndarray:
-    """Patterns (n, rows, columns) spread over what is not excluded, 0 where masked."""
-    indices = np.flatnonzero(~scan.navigation_mask)
-    indices = indices[np.unique(np.linspace(0, len(indices) - 1, _PROBE_PATTERNS).astype(int))]
-    chosen = np.zeros(scan.size, dtype=bool)
-    chosen[indices] = True
-    parts = stream(scan.data, lambda x, i: x, device="cpu", navigation_mask=~chosen, show_progressbar=False)
-    patterns = np.concatenate([part.results for part in parts])
-    if scan.signal_mask is not None:
-        patterns[:, scan.signal_mask.numpy()] = 0
-    return patterns
 
 
 def _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size) -> int:

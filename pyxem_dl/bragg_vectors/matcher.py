@@ -23,6 +23,8 @@ _KERNEL_RADII = 2.0
 _VARIANCE_FLOOR = 2.0
 # A disk of which less than this share is on the detector is not looked for
 _SHARE_ON_DETECTOR = 0.5
+# ... nor one of which more than this share is masked
+_SHARE_MASKED = 0.25
 # Positions: steps of the fit, the blur (px) of the edge that it is given, the reach of its window in radii, and the
 # smallest disk (px) whose inside has room for a gradient
 _FIT_STEPS = 3
@@ -101,7 +103,10 @@ class DiskMatcher:
         covered = self._transform(pad(self.valid, (self._half,) * 4))
         t, w, t2 = (self._inverse(covered * kernel) for kernel in kernels)
         w = w.clamp_min(1e-3)
-        self._usable = (t > _SHARE_ON_DETECTOR * template.sum()).to(self.device)
+        # under a mask, other than beyond the border, the edge of the mask makes half a disk of any halo
+        hidden = self._inverse(self._transform(pad(1 - self.valid, (self._half,) * 4)) * kernels[0])
+        usable = (t > _SHARE_ON_DETECTOR * template.sum()) & (hidden < _SHARE_MASKED * template.sum())
+        self._usable = usable.to(self.device)
         self._mean = (t / w).to(self.device)
         self._weight = w.to(self.device)
         self._norm = (t2 - t**2 / w).clamp_min(1e-6 * float((template**2).sum())).to(self.device)

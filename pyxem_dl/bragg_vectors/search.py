@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,6 +76,7 @@ class Search:
     def run(self, show_progressbar: bool | None = None, lazy_output: bool = False):
         """Search, or prepare to; an interrupted search gives what was done."""
         if flag("lazy_output", lazy_output):
+            self.scan.forget_sample()
             return self._to_vectors(self._lazy_tables())
         self._announce()
         found = FoundDisks(self.scan.size, len(self.columns))
@@ -120,31 +123,23 @@ class Search:
     def _announce(self) -> None:
         if self.check is not None:
             self.check()
+        self.scan.forget_sample()  # the search needs the memory
         print_summary(self.title, self.lines | {"Patterns": self.scan.describe(), "Device": self.device})
 
     def _parts(self, skip, show_progressbar: bool | None, checksum=None):
         return stream(
-            self.scan.data, self._detect, device=self.device, batch_size=self.batch_size,
+            self.scan.data, self._step(), device=self.device, batch_size=self.batch_size,
             navigation_mask=self.scan.navigation_mask, skip=skip, checksum=checksum, show_progressbar=show_progressbar,
         )  # fmt: skip
+
+    def _step(self) -> Step:
+        scan = self.scan.without_data()
+        return Step(scan, self.find, self.reciprocal_radius, self.subtract_center, len(self.columns), self.device)
 
     def _to_vectors(self, tables):
         return to_diffraction_vectors(
             self.signal, tables, self.scan.calibration, subtract_center=self.subtract_center, columns=self.columns
         )
-
-    def _detect(self, patterns, indices) -> dict:
-        """Table (n, m, columns) in pixels from the direct beam or from the first pixel, and which rows are there."""
-        row, column, extras, keep = self.find(patterns)
-        centers = self.scan.batch_centers(patterns, indices)
-        centers = row.new_tensor([self.scan.calibration.center]) if centers is None else centers.to(row)
-        from_beam = row - centers[:, :1], column - centers[:, 1:]
-        if self.reciprocal_radius is not None:
-            scale = self.scan.calibration.scale
-            k = torch.hypot(from_beam[0] * scale[0], from_beam[1] * scale[1])
-            keep = keep & (k <= self.reciprocal_radius)
-        place = from_beam if self.subtract_center else (row, column)
-        return {"table": torch.stack([*place, *extras], -1), "keep": keep}
 
     def _lazy_tables(self):
         """Dask array of the navigation's shape, whose chunks are computed when they are asked for."""
@@ -157,21 +152,102 @@ class Search:
         data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
         shape = data.shape[:-2]
         indices = da.from_array(np.arange(scan.size).reshape(shape), chunks=data.chunks[:-2])[..., None, None]
-
-        def block(patterns, index):
-            index = index.reshape(-1)
-            found = FoundDisks(len(index), len(self.columns))
-            for part in stream(
-                patterns.reshape(-1, *patterns.shape[-2:]), lambda x, i: self._detect(x, index[i]),
-                device=self.device, batch_size=self.batch_size, navigation_mask=scan.navigation_mask[index],
-                show_progressbar=False,
-            ):  # fmt: skip
-                found.add(part)
-            return found.tables.reshape(patterns.shape[:-2])
-
         drop = [data.ndim - 2, data.ndim - 1]
         meta = np.empty((0,) * len(shape), object)
+        block = LazyBlock(self._step(), self.batch_size)
         return da.map_blocks(block, data, indices, dtype=object, drop_axis=drop, meta=meta)
+
+
+@dataclass(eq=False)
+class Step:
+    """What is done with a batch: no signal is in it, so that it can go to other processes.
+
+    Parameters
+    ----------
+    scan : Scan
+        Without its patterns.
+    find : callable
+        See :class:`Search`.
+    reciprocal_radius : float, optional
+        Disks beyond are left out, in 1/Angstrom.
+    subtract_center : bool
+        Measure from the direct beam; else from the first pixel.
+    columns : int
+        Of the tables.
+    device : torch.device
+        Where to search.
+    """
+
+    scan: Scan
+    find: Callable
+    reciprocal_radius: float | None
+    subtract_center: bool
+    columns: int
+    device: torch.device
+
+    def __call__(self, patterns, indices) -> dict:
+        """Table (n, m, columns) in pixels from the direct beam or from the first pixel, and which rows are there."""
+        row, column, extras, keep = self.find(patterns)
+        centers = self.scan.batch_centers(patterns, indices)
+        centers = row.new_tensor([self.scan.calibration.center]) if centers is None else centers.to(row)
+        from_beam = row - centers[:, :1], column - centers[:, 1:]
+        if self.reciprocal_radius is not None:
+            scale = self.scan.calibration.scale
+            k = torch.hypot(from_beam[0] * scale[0], from_beam[1] * scale[1])
+            keep = keep & (k <= self.reciprocal_radius)
+        place = from_beam if self.subtract_center else (row, column)
+        return {"table": torch.stack([*place, *extras], -1), "keep": keep}
+
+
+class LazyBlock:
+    """Finds the disks of a chunk, in whatever process.
+
+    What is sent is small but for the weights: they go as bytes, and each process unpacks them once.  Dask knows it by a
+    token of its content, so that the same search has the same name.
+
+    Parameters
+    ----------
+    step : Step
+        What is done.
+    batch_size : int, optional
+        Patterns per batch.
+    """
+
+    def __init__(self, step: Step, batch_size: int | None) -> None:
+        self._bytes = pickle.dumps(step)
+        self._digest = hashlib.sha256(self._bytes).hexdigest()
+        self._batch_size = batch_size
+        _remember(self._digest, step)
+
+    def __dask_tokenize__(self) -> tuple:
+        return type(self).__name__, self._digest, self._batch_size
+
+    def __call__(self, patterns, index):
+        """Tables of a chunk (..., rows, columns) with the flat positions `index` (..., 1, 1)."""
+        step = _STEPS.get(self._digest)
+        if step is None:
+            step = _remember(self._digest, pickle.loads(self._bytes))
+        index = index.reshape(-1)
+        found = FoundDisks(len(index), step.columns)
+        for part in stream(
+            patterns.reshape(-1, *patterns.shape[-2:]), lambda x, i: step(x, index[i]), device=step.device,
+            batch_size=self._batch_size, navigation_mask=step.scan.navigation_mask[index], show_progressbar=False,
+        ):  # fmt: skip
+            found.add(part)
+        return found.tables.reshape(patterns.shape[:-2])
+
+
+#: Steps of this process by their digest, the last few
+_STEPS: dict[str, Step] = {}
+_MOST_STEPS = 4
+
+
+def _remember(digest: str, step: Step) -> Step:
+    """Keep a step for the next chunk."""
+    _STEPS[digest] = step
+    while len(_STEPS) > _MOST_STEPS:
+        _STEPS.pop(next(iter(_STEPS)), None)
+    return step
 
 
 def check_vectors_path(path: str | Path, *, overwrite: bool = False, needed: float = 0) -> Path:

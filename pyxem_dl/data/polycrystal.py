@@ -89,7 +89,7 @@ def polycrystal(
     signal = make_signal(counts.reshape(*shape, pixels, pixels), calibration, "Polycrystal")
     for axis, name in zip(signal.axes_manager.navigation_axes, "xy"):
         axis.name, axis.units, axis.scale = name, "nm", 4.0
-    scan = Scan.from_signal(signal)
+    scan = Scan.from_signal(signal, inspect=False)
     truth = to_crystal_map(
         scan, grains.rotations[:, :1].numpy(), np.zeros((n, 1), int), np.ones((n, 1)), [phase],
         indexed=~grains.bare,

@@ -63,6 +63,7 @@ class BraggModel(Model):
         radius: float,
         *,
         signal_mask: torch.Tensor | None = None,
+        filled: bool = False,
         max_disks: int = 128,
         n_samples: int = 0,
         least: float = 0.03,
@@ -80,6 +81,8 @@ class BraggModel(Model):
             Of the disks in the patterns, in px.
         signal_mask : tensor of bool, shape (rows, columns), optional
             True where the detector is excluded.
+        filled : bool
+            The masked pixels hold what the network is to see there; else they are 0.
         max_disks : int
             At most so many in a pattern.
         n_samples : int
@@ -102,6 +105,8 @@ class BraggModel(Model):
 
         def predict(portion):
             seen, usable = usable_patterns(portion, mask)
+            if filled:
+                seen = torch.where(mask & usable[:, None, None], portion.clamp_min(0), seen)
             found = self._find(seen, probe, radius, size, max_disks, n_samples)
             with computing(device, self.precision):
                 found = self.network.place(seen, found, radius, sampled, n_samples, least)

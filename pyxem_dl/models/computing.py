@@ -27,7 +27,9 @@ def usable_patterns(
     usable : tensor of bool, shape (n,)
         False for NaN or infinite pixels and for constant patterns, where not masked.
     """
-    patterns = patterns.float().clamp_min(0)  # NaN stays
+    patterns = patterns.float()
+    # NaN stays; minus infinity is no small number, but nothing at all
+    patterns = torch.where(patterns == -torch.inf, torch.nan, patterns.clamp_min(0))
     seen = patterns.flatten(1)
     if signal_mask is not None:
         mask = signal_mask.to(patterns.device)

@@ -99,8 +99,9 @@ def counts_per_electron(patterns: torch.Tensor, signal_mask: torch.Tensor | None
     Returns
     -------
     float
-        1 for a detector that counts, and where nothing can be said: of patterns with negative values, whose noise is
-        that of the readout.
+        Exactly the smallest step of the values for a detector that counts (1 for counts, 1e-6 for counts times 1e-6):
+        what is multiplied by a number has a gain that is multiplied by it.  Where nothing can be said, that step, or
+        a thousandth of the highest value where there is none.
 
     Notes
     -----
@@ -113,29 +114,59 @@ def counts_per_electron(patterns: torch.Tensor, signal_mask: torch.Tensor | None
     if signal_mask is not None:
         patterns = torch.where(signal_mask.to(patterns.device), 0.0, patterns)
     patterns = patterns[patterns.isfinite().all(2).all(1)]
-    if bool((patterns < 0).any()):
+    highest = float(patterns.abs().max()) if patterns.numel() else 0.0
+    if not highest:
         return 1.0
+    step = _smallest_step(patterns)
+    # no square may be too small or too large for float32
+    gain = _growth_of_noise(patterns / highest, signal_mask)
+    if gain is not None:
+        gain *= highest
+    if step is not None and (gain is None or 0.6 < gain / step < 1.6):
+        return step  # what is near to counts is counts
+    return 1e-3 * highest if gain is None else gain
+
+
+def _smallest_step(patterns: torch.Tensor) -> float | None:
+    """Smallest positive value, where all others are multiples of it."""
+    positive = patterns[patterns > 0]
+    if len(positive) > 100_000:
+        positive = torch.cat([positive[:: len(positive) // 100_000], positive.min()[None]])
+    if not len(positive) or bool((patterns < 0).any()):
+        return None
+    multiples = positive / positive.min()
+    largest = float(multiples.max())
+    if largest > 1e5 or float((multiples - multiples.round()).abs().max()) > max(1e-6 * largest, 1e-3):
+        return None
+    # rounding of the smallest value counts less in the largest one
+    return float(positive.max()) / round(largest)
+
+
+def _growth_of_noise(patterns: torch.Tensor, signal_mask: torch.Tensor | None) -> float | None:
+    """Slope of the variance over the mean between neighbouring pixels; None where there is too little to tell it."""
     left, right = patterns[..., :-1], patterns[..., 1:]
     around = functional.avg_pool2d(patterns[:, None], 5, 1, 2, count_include_pad=False)[:, 0, :, :-1]
-    seen = around > 0
+    signed = bool((patterns < 0).any())
+    seen = torch.ones_like(around, dtype=torch.bool) if signed else around > 0
     if signal_mask is not None:
         seen &= ~(signal_mask[:, :-1] | signal_mask[:, 1:]).to(seen.device)
     order = around[seen].argsort()
     size = len(order) // (2 * _GAIN_BINS)
     if size < 20:
-        return 1.0
+        return None
     bins = order[: size * _GAIN_BINS].reshape(_GAIN_BINS, size)
     mean = (0.5 * (left + right)[seen])[bins].mean(1).double()
     variance = (0.5 * (left - right).square()[seen])[bins].mean(1).double()
+    if not float(variance.max()):
+        return None
     # the noise of the readout is the same everywhere; a variance weighs as the inverse of its own
-    weight = 1 / variance.clamp_min(1e-12)
+    weight = 1 / variance.clamp_min(1e-6 * float(variance.max()))
     middle_mean, middle = (weight * mean).sum() / weight.sum(), (weight * variance).sum() / weight.sum()
     spread = (weight * (mean - middle_mean).square()).sum()
     gain = float((weight * (mean - middle_mean) * (variance - middle)).sum() / spread.clamp_min(1e-30))
-    if float(mean.max() - mean.min()) < 0.5 * float(mean.mean()):
+    if not signed and float(mean.max() - mean.min()) < 0.5 * float(mean.mean()):
         gain = float(variance.sum() / mean.sum())  # one level tells no growth
-    # what is near 1 is 1: counts stay what they are
-    return gain if gain > 0 and not 0.6 < gain < 1.6 else 1.0
+    return gain if gain > 0 else None
 
 
 def rescale(patterns: torch.Tensor, factor: float) -> torch.Tensor:

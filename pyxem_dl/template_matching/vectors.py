@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pyxem_dl.frames import Calibration, vector_to_k
+from pyxem_dl.frames import Calibration, beam_energy_of, read_beam_energy, vector_to_k
 from pyxem_dl.maps import Scan
 from pyxem_dl.template_matching.bank import TemplateBank
 from pyxem_dl.template_matching.modes import Match
@@ -38,8 +38,7 @@ class VectorScan:
     """
 
     def __init__(self, vectors, navigation_mask=None, beam_energy: float | None = None) -> None:
-        value = vectors.metadata.get_item("Acquisition_instrument.TEM.beam_energy")
-        beam_energy = float(value) if beam_energy is None and value else beam_energy
+        beam_energy = beam_energy_of(vectors) if beam_energy is None else read_beam_energy(beam_energy)
         rows = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
         self.scan = Scan.of_positions(
             vectors.axes_manager.navigation_axes, rows.shape, navigation_mask,

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from pyxem_dl.crystals import load_phases
+from pyxem_dl.frames import read_beam_energy
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
@@ -136,7 +137,8 @@ def train(
     elif network not in (None, "polar"):
         raise ValueError(f"On simulated patterns the polar network is trained; {network!r} needs `labelled` scans.")
     given = {
-        "beam_energy": beam_energy, "reciprocal_radius": reciprocal_radius,
+        "beam_energy": None if beam_energy is None else read_beam_energy(beam_energy),
+        "reciprocal_radius": reciprocal_radius,
         "max_minutes": max_minutes,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
@@ -171,7 +173,7 @@ def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, set
     if recipe is not None or beam_energy is not None:
         raise ValueError(
             "With `labelled` scans there is no recipe (see pyxem_dl.finetune), and the beam energy is the scans' own: "
-            "s.set_experimental_parameters(beam_energy=...)."
+            "`s.metadata.set_item(\"Acquisition_instrument.TEM.beam_energy\", 200)` (kV)."
         )
     if isinstance(network, dict):
         network, settings = "polar", settings | {"network_arguments": network}

@@ -61,13 +61,9 @@ class LabelledScan:
         elif c.label_frame:
             labels = in_lab_frame(labels, **c.label_frame)
         self.scan = Scan.from_signal(_loaded(signal))
+        self.scan.forget_sample()
         self.labels = Labels.from_map(labels).completed(phases)
         self.calibration = self.scan.calibration
-        if self.calibration.reciprocal_radius <= 0:
-            raise ValueError(
-                f"The direct beam at (row, column) = {self.calibration.center} lies outside of the detector of "
-                f"{self.calibration.shape} pixels: correct the offset of the scan's signal axes."
-            )
         chosen = choose_labels(self.labels, c.min_score, c.min_reliability)
         check_labels(self.labels, self.scan.data.shape[:-2], chosen)
         self.n_labels, self.n_chosen = int(self.labels.known.sum()), int(chosen.sum())
@@ -126,8 +122,11 @@ class LabelledScan:
 
     def patterns(self, positions: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Patterns, rotations (m, 4) and phases (m,) at rising positions."""
+        patterns = read_patterns(self.scan.data, positions)
+        if self.scan.signal_mask is not None:  # pixels that are wrong in every pattern
+            patterns = np.where(self.scan.signal_mask.numpy(), 0, patterns)
         return (
-            read_patterns(self.scan.data, positions),
+            patterns,
             torch.as_tensor(self.labels.rotations[positions], dtype=torch.float32),
             torch.as_tensor(self.phase_id[positions]),
         )
@@ -227,7 +226,9 @@ def preprocess(scan: LabelledScan, patterns: np.ndarray, preprocessing, device, 
     """Make a network's inputs of patterns of a scan."""
     x = torch.as_tensor(np.asarray(patterns, dtype=np.float32), device=device)
     with torch.no_grad():
-        return preprocessing(torch.nan_to_num(x, posinf=0.0).clamp_min(0), scan.calibration, **augmentation)
+        mask = None if scan.scan.signal_mask is None else scan.scan.signal_mask.to(device)
+        x = torch.nan_to_num(x, posinf=0.0, neginf=0.0).clamp_min(0)
+        return preprocessing(x, scan.calibration, signal_mask=mask, **augmentation)
 
 
 class MixedBatches(IterableDataset):

@@ -1,0 +1,107 @@
+"""What finds the disks of a batch: small objects that go to other processes with what they need, and no signal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pyxem_dl.bragg_vectors.matcher import DiskMatcher
+from pyxem_dl.models import BraggModel
+from pyxem_dl.probes import Probe
+
+# A direct beam is hidden if so much of it is masked; beside thin crystals it holds so many times what they scatter
+_HIDDEN, _BEAM_SHARE = 0.5, 10.0
+
+
+@dataclass(eq=False)
+class CorrelationFinder:
+    """Finds disks by correlation.
+
+    Parameters
+    ----------
+    matcher : DiskMatcher
+        For patterns in electrons.
+    gain : float
+        What the detector writes for an electron.
+    """
+
+    matcher: DiskMatcher
+    gain: float
+
+    def __call__(self, patterns: torch.Tensor):
+        """Row and column (n, m) in pixels, further columns, and which of them are there."""
+        maxima, intensity = self.matcher(patterns / self.gain)
+        return maxima.row, maxima.column, (intensity * self.gain, maxima.value), maxima.valid
+
+
+@dataclass(eq=False)
+class DetectionFinder:
+    """Finds disks with a network.
+
+    Parameters
+    ----------
+    model : BraggModel
+        The detector.
+    probe : Probe
+        What a disk looks like.
+    signal_mask : tensor of bool, shape (rows, columns), or None
+        True where the detector is excluded.
+    gain : float
+        What the detector writes for an electron.
+    scale : float
+        Of a pixel in the unit of the signal axes, as positions are told.
+    max_peaks, n_samples : int
+        As in ``predict_bragg_vectors``.
+    least : float
+        Smallest confidence.
+    center : tuple of float
+        Of the direct beam, (row, column) in pixels.  Where it is masked an ideal one is put in its place for the
+        network, which sees all disks beside it and has learnt no pattern without: it would find twice as many that
+        are none.
+    """
+
+    model: BraggModel
+    probe: Probe
+    signal_mask: torch.Tensor | None
+    gain: float
+    scale: float
+    max_peaks: int
+    n_samples: int
+    least: float
+    center: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        self._image = self.probe.resampled(self.model.network.radius / self.probe.radius).image
+        self._hidden = self._hidden_beam()
+
+    def _hidden_beam(self) -> torch.Tensor | None:
+        """Direct beam (rows, columns) with the sum 1, where it is masked; None where the most of it is seen."""
+        if self.signal_mask is None:
+            return None
+        row, column = (torch.arange(n, dtype=torch.float32) for n in self.signal_mask.shape)
+        away = torch.hypot(row[:, None] - self.center[0], column[None] - self.center[1])
+        disk = (self.probe.radius + 0.5 - away).clamp(0, 1)
+        hidden = disk * self.signal_mask
+        if float(hidden.sum()) < _HIDDEN * max(float(disk.sum()), 1e-6):
+            return None
+        return hidden / hidden.sum()
+
+    def _with_beam(self, patterns: torch.Tensor) -> torch.Tensor:
+        """Patterns with a direct beam where one is masked."""
+        if self._hidden is None:
+            return patterns
+        hidden, mask = self._hidden.to(patterns.device), self.signal_mask.to(patterns.device)
+        seen = torch.where(mask, 0, patterns)
+        return torch.where(mask, _BEAM_SHARE * seen.clamp_min(0).sum((1, 2), keepdim=True) * hidden, patterns)
+
+    def __call__(self, patterns: torch.Tensor):
+        """Row and column (n, m) in pixels, further columns, and which of them are there."""
+        disks = self.model.predict_batch(
+            self._with_beam(patterns / self.gain), self._image, self.probe.radius,
+            signal_mask=self.signal_mask, filled=self._hidden is not None, max_disks=self.max_peaks, n_samples=self.n_samples, least=0.999 * self.least,
+        )  # fmt: skip
+        extras = [disks.intensity * self.gain, disks.confidence, disks.position_error * self.scale]
+        if self.n_samples:
+            extras += [disks.position_variance * self.scale**2, disks.confidence_variance]
+        return disks.row, disks.column, tuple(extras), disks.confidence > max(self.least, 0)

@@ -1,0 +1,111 @@
+"""A sample of a scan's patterns: the same few for any chunks, read once, that stand for all of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+# Patterns of a sample: so many, but no more than fit into so many bytes, and at least so many
+MOST_PATTERNS, _MOST_BYTES, _FEWEST = 64, 256 * 2**20, 12
+# Neighbours that are taken at each place: of a file, a chunk holds them all, and fewer chunks are read
+_NEIGHBOURS = 2
+# Standard deviation in pixels of the Gaussian that fills masked gaps
+_FILLED_FROM = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some patterns of a scan, spread over what is not excluded.
+
+    Parameters
+    ----------
+    indices : array of int, shape (n,)
+        Flat navigation indices, rising.
+    patterns : array, shape (n, rows, columns), float32
+        As they are, in the same order.
+    """
+
+    indices: np.ndarray
+    patterns: np.ndarray
+
+
+def sample_indices(navigation_mask: np.ndarray, nbytes: int) -> np.ndarray:
+    """Choose the positions of a sample, whatever the chunks.
+
+    Parameters
+    ----------
+    navigation_mask : array of bool, shape (n,)
+        True where a pattern is excluded.
+    nbytes : int
+        Of one pattern.
+
+    Returns
+    -------
+    array of int
+        Up to 64 flat indices, rising; fewer of patterns of more than 4 MiB.
+    """
+    there = np.flatnonzero(~navigation_mask)
+    most = min(MOST_PATTERNS, max(_FEWEST, _MOST_BYTES // max(1, nbytes)))
+    if len(there) <= most:
+        return there
+    places = np.linspace(0, len(there) - _NEIGHBOURS, most // _NEIGHBOURS).astype(int)
+    return there[np.unique(places[:, None] + np.arange(_NEIGHBOURS))]
+
+
+def read_sample(data, navigation_mask: np.ndarray) -> Sample:
+    """Read the sample of a scan.
+
+    Parameters
+    ----------
+    data : numpy.ndarray or dask.array.Array, shape (..., rows, columns)
+        In data order; of a lazy one only the chunks that hold the sample are computed, where the file allows it only
+        the patterns themselves.
+    navigation_mask : array of bool, shape (n,)
+        True where a pattern is excluded.
+    """
+    shape = data.shape[:-2] or (1,)
+    data = data[None] if data.ndim == 2 else data
+    indices = sample_indices(navigation_mask, 4 * data.shape[-2] * data.shape[-1])
+    positions = np.unravel_index(indices, shape)
+    if not hasattr(data, "dask"):
+        return Sample(indices, _as_float32(data[positions]))
+    import dask
+
+    lazy = [data[tuple(int(i) for i in position)] for position in zip(*positions, strict=True)]
+    if dask.base.get_scheduler() is None:  # no client, and nothing set by the user
+        found = dask.compute(*lazy, scheduler="threads", num_workers=max(1, min(8, (os.cpu_count() or 2) // 2)))
+    else:
+        found = dask.compute(*lazy)
+    return Sample(indices, np.stack([_as_float32(np.asarray(x)) for x in found]))
+
+
+def _as_float32(patterns: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float32 is inf, as for the verbs
+        return np.ascontiguousarray(patterns, dtype=np.float32)
+
+
+def filled(patterns, valid) -> np.ndarray:
+    """Patterns whose masked gaps are filled with what is beside them.
+
+    Parameters
+    ----------
+    patterns : array, shape (n, rows, columns)
+        Finite where they are valid.
+    valid : array of bool, shape (rows, columns)
+        False where a pixel is excluded.
+
+    Returns
+    -------
+    array, shape (n, rows, columns)
+        In the middle of what is wider than some 10 px they are nearly 0.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if valid.all():
+        return patterns
+    patterns = np.where(valid, patterns, 0).astype(np.float32)
+    cover = gaussian_filter(valid.astype(np.float32), _FILLED_FROM)
+    beside = gaussian_filter(patterns, (0, _FILLED_FROM, _FILLED_FROM)) / np.maximum(cover, 0.02)
+    return np.where(valid, patterns, beside)

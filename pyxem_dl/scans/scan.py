@@ -1,0 +1,357 @@
+"""A signal as the verbs take it: its patterns, detector, masks, direct beams and coordinates, all checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pyxem_dl.frames import Calibration, beam_shift_to_center
+from pyxem_dl.preprocessing import check_patterns
+from pyxem_dl.scans import inspection
+from pyxem_dl.scans.beam import Beam
+from pyxem_dl.scans.sample import Sample, filled, read_sample
+
+# Frames between a warning of the inspection and who called a verb
+_USER = 4
+
+
+@dataclass
+class Scan:
+    """A signal as the verbs need it, with everything checked.
+
+    Parameters
+    ----------
+    data : numpy.ndarray or dask.array.Array, shape (..., rows, columns)
+        Patterns in data order (y, x, ky, kx).
+    calibration : Calibration
+        Of the detector.
+    navigation_mask : array of bool, shape (n,)
+        True where a pattern is excluded.
+    signal_mask : tensor of bool, shape (rows, columns), or None
+        True where the detector is excluded.
+    centers : None, "auto" or array, shape (n, 2)
+        Direct beams (row, column) in pixels, where they are not the calibration's.
+    x, y : array, shape (n,), or None
+        Coordinates of the scan, from 0, in `scan_unit`; None for a dimension that is not there.
+    scan_unit : str
+        Of the navigation axes, "px" where they have none.
+    shape : tuple of int
+        Of the navigation, in data order.
+    beam : Beam, optional
+        Where a sample of the patterns has the direct beam.
+    """
+
+    data: object
+    calibration: Calibration
+    navigation_mask: np.ndarray
+    signal_mask: torch.Tensor | None
+    centers: object
+    x: np.ndarray | None
+    y: np.ndarray | None
+    scan_unit: str
+    shape: tuple[int, ...] = ()
+    beam: Beam | None = None
+
+    _sample: Sample | None = None
+
+    @classmethod
+    def from_signal(
+        cls, signal, *, navigation_mask=None, signal_mask=None, center=None, beam_energy=None, inspect: bool = True
+    ) -> Scan:
+        """Check a signal and what the user gave with it.
+
+        Parameters
+        ----------
+        signal : hyperspy.signals.Signal2D
+            Patterns with 0, 1 or 2 navigation dimensions.
+        navigation_mask : array of bool, optional
+            True where a pattern is excluded, of the navigation's shape in data order (y, x).
+        signal_mask : array of bool, shape (rows, columns), optional
+            True where the detector is excluded.
+        center : optional
+            Position of the direct beam: None for the calibration's; "auto" to find it in each
+            pattern; (row, column) in pixels; an array (..., 2) of those, of the navigation's
+            shape in data order; or pyxem's ``BeamShift``.
+        beam_energy : float, optional
+            In kV; by default what the metadata say.
+        inspect : bool
+            Read a sample of the patterns (:func:`~pyxem_dl.scans.read_sample`), leave out the pixels that are wrong
+            in all of it, and compare the direct beam in it with where it should be.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For what cannot be used, as a direct beam that would be outside of the detector; the message says what to
+            do.
+
+        Warns
+        -----
+        UserWarning
+            If pixels are wrong in every pattern (they are left out); if the direct beam is not where it should be, or
+            "auto" is not sure of it.
+        """
+        if not hasattr(signal, "axes_manager"):
+            raise TypeError(f"A HyperSpy signal is needed, not {type(signal).__name__}.")
+        calibration = Calibration.from_signal(signal, beam_energy)
+        data = _in_data_order(signal)
+        check_patterns(data)
+        shape = data.shape[:-2]
+        mask = _checked_navigation_mask(navigation_mask, shape)
+        detector = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
+        if detector is not None and detector.all():
+            raise ValueError("All pixels are excluded by signal_mask (True = excluded). Did you mean `~signal_mask`?")
+        calibration, centers = _read_center(center, calibration, shape)
+        inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=center is not None)
+        x, y, unit = _coordinates(signal.axes_manager.navigation_axes, shape)
+        scan = cls(
+            data=data,
+            calibration=calibration,
+            navigation_mask=mask.reshape(-1),
+            signal_mask=None if detector is None else torch.from_numpy(detector.copy()),
+            centers=centers,
+            x=x,
+            y=y,
+            scan_unit=unit,
+            shape=shape,
+        )
+        if inspect:
+            scan._inspect()
+        return scan
+
+    def _inspect(self) -> None:
+        """Ask the sample which pixels are wrong, and where the direct beam is."""
+        sample = self.sample()
+        mask = None if self.signal_mask is None else self.signal_mask.numpy()
+        bad = inspection.inspect_pixels(sample.patterns, mask)
+        inspection.warn_of_bad_pixels(bad, stacklevel=_USER)
+        if bad.mask.any():
+            mask = bad.mask if mask is None else mask | bad.mask
+            self.signal_mask = torch.from_numpy(mask)
+        self.calibration, self.beam = inspection.inspect_beam(
+            sample, self.calibration, self.centers, self.shape, mask, stacklevel=_USER
+        )
+
+    @classmethod
+    def of_positions(cls, axes, shape, navigation_mask, calibration: Calibration) -> Scan:
+        """Positions without patterns: for what was already found at them.
+
+        Parameters
+        ----------
+        axes : sequence of hyperspy axes
+            Of the navigation, x first.
+        shape : tuple of int
+            Of the navigation, in data order.
+        navigation_mask : array of bool, optional
+            True where a position is excluded.
+        calibration : Calibration
+            With the beam energy.
+        """
+        mask = _checked_navigation_mask(navigation_mask, shape)
+        x, y, unit = _coordinates(axes, shape if len(axes) else ())
+        return cls(None, calibration, mask.reshape(-1), None, None, x, y, unit, tuple(shape))
+
+    def sample(self) -> Sample:
+        """Patterns that stand for the scan, the same for any chunks; read once, until they are forgotten."""
+        if self._sample is None:
+            self._sample = read_sample(self.data, self.navigation_mask)
+        return self._sample
+
+    def sample_patterns(self) -> np.ndarray:
+        """Patterns of the sample (n, rows, columns), what is excluded filled with what is beside it."""
+        patterns = self.sample().patterns
+        return patterns if self.signal_mask is None else filled(patterns, ~self.signal_mask.numpy())
+
+    def forget_sample(self) -> None:
+        """Give the memory back."""
+        self._sample = None
+
+    def without_data(self) -> Scan:
+        """All but the patterns: what a worker in another process needs."""
+        return replace(self, data=None, _sample=None)
+
+    @property
+    def size(self) -> int:
+        """Number of positions, the excluded ones too."""
+        return self.navigation_mask.size
+
+    @property
+    def n_patterns(self) -> int:
+        """Number of patterns that are not excluded."""
+        return int((~self.navigation_mask).sum())
+
+    def batch_centers(self, patterns: torch.Tensor, indices) -> torch.Tensor | None:
+        """Direct beams (n, 2) of a batch, on its device; None where the calibration has it.
+
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            The batch.
+        indices : array of int, shape (n,)
+            Its flat navigation indices.
+        """
+        if self.centers is None:
+            return None
+        if isinstance(self.centers, str):
+            if self.beam is None:
+                return None
+            return self.beam.find(patterns, indices, self.shape, self.signal_mask)
+        return torch.from_numpy(self.centers[indices]).to(patterns)
+
+    def describe(self) -> str:
+        """Patterns, detector and center in a line."""
+        rows, columns = self.calibration.shape
+        excluded = int(self.navigation_mask.sum())
+        text = f"{self.n_patterns} of {rows} x {columns} px, {self.calibration.scale[1]:.4g} 1/Å per px"
+        return text + (f" ({excluded} more are excluded)" if excluded else "")
+
+
+def find_bad_pixels(signal, signal_mask=None) -> np.ndarray:
+    """Find the pixels of a detector that are wrong in every pattern of a scan.
+
+    Parameters
+    ----------
+    signal : hyperspy.signals.Signal2D
+        Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, of which up to 64 are read.
+    signal_mask : array of bool, shape (rows, columns), optional
+        True where the detector is excluded: it stays so.
+
+    Returns
+    -------
+    array of bool, shape (rows, columns)
+        True where a pixel is not finite, hot, stuck, no part of the picture, or excluded: to be given as
+        ``signal_mask``.
+    """
+    data = _in_data_order(signal)
+    check_patterns(data)
+    known = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
+    sample = read_sample(data, np.zeros(int(np.prod(data.shape[:-2])), dtype=bool))
+    found = inspection.inspect_pixels(sample.patterns, known).mask
+    return found if known is None else found | known
+
+
+def make_signal(patterns, calibration: Calibration, title: str):
+    """Make a pyxem signal of patterns.
+
+    Parameters
+    ----------
+    patterns : array, shape (..., rows, columns)
+        In data order; a dask array makes a lazy signal.
+    calibration : Calibration
+        Of the detector, with the beam energy.
+    title : str
+        Of the signal.
+
+    Returns
+    -------
+    pyxem.signals.ElectronDiffraction2D
+        Calibrated, with its beam energy.
+    """
+    from pyxem.signals import ElectronDiffraction2D, LazyElectronDiffraction2D
+
+    kind = LazyElectronDiffraction2D if hasattr(patterns, "dask") else ElectronDiffraction2D
+    signal = kind(patterns)
+    signal.metadata.General.title = title
+    signal.set_experimental_parameters(beam_energy=calibration.beam_energy)
+    axes = signal.axes_manager.signal_axes
+    for axis, name, scale, center in zip(axes, ("kx", "ky"), calibration.scale[::-1], calibration.center[::-1]):
+        axis.name, axis.units, axis.scale, axis.offset = name, "$A^{-1}$", float(scale), float(-center * scale)
+    return signal
+
+
+def _in_data_order(signal):
+    """Array of the signal with the navigation axes first."""
+    manager = signal.axes_manager
+    order = [a.index_in_array for a in (*manager.navigation_axes[::-1], *manager.signal_axes[::-1])]
+    data = signal.data
+    if not (hasattr(data, "dask") or isinstance(data, np.ndarray)):
+        data = np.asarray(data)
+    return data if order == sorted(order) else data.transpose(order)
+
+
+def _checked_navigation_mask(mask, shape) -> np.ndarray:
+    """Return a mask of the positions; an error where it leaves nothing."""
+    mask = _checked_mask(mask, shape, "navigation_mask", "positions (y, x)")
+    mask = np.zeros(shape, dtype=bool) if mask is None else mask
+    if mask.all():
+        raise ValueError(
+            "All patterns are excluded by navigation_mask (True = excluded): there is nothing "
+            "to do. Did you mean `~navigation_mask`?"
+        )
+    return mask
+
+
+def _checked_mask(mask, shape, name: str, order: str) -> np.ndarray | None:
+    """Return a mask as an array of bool; an error says what was given and what is needed."""
+    if mask is None:
+        return None
+    mask = getattr(mask, "data", mask) if hasattr(mask, "axes_manager") else mask
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"{name} must be an array of bool (True = excluded), not of {mask.dtype}. Use `{name}.astype(bool)`."
+        )
+    if mask.shape != tuple(shape) and not (shape == () and mask.size == 1):
+        hint = " It is transposed." if mask.T.shape == tuple(shape) else ""
+        raise ValueError(f"{name} has the shape {mask.shape}; the {order} of this signal have {tuple(shape)}." + hint)
+    return mask.reshape(shape)
+
+
+def _read_center(center, calibration: Calibration, shape):
+    """Calibration and per-pattern centers of what the user gave."""
+    if center is None:
+        return calibration, None
+    if isinstance(center, str):
+        if center != "auto":
+            raise ValueError(f"center must be 'auto', positions or None, not {center!r}.")
+        return calibration, "auto"
+    if hasattr(center, "axes_manager"):
+        center = _read_beam_shift(center, calibration)
+    center = np.asarray(center, dtype=float)
+    if center.shape == (2,) or (shape == () and center.size == 2):
+        _check_finite(center)
+        return calibration.replace(center=tuple(float(c) for c in center.reshape(2))), None
+    if center.shape != (*shape, 2):
+        raise ValueError(
+            f"center has the shape {center.shape}; give (row, column) in pixels, or an array of "
+            f"shape {(*shape, 2)}: one (row, column) for each position, in data order (y, x)."
+        )
+    _check_finite(center)
+    return calibration, center.reshape(-1, 2)
+
+
+def _check_finite(center) -> None:
+    if not np.isfinite(center).all():
+        raise ValueError("center has values that are not finite; replace them by a neighbour's.")
+
+
+def _read_beam_shift(signal, calibration: Calibration) -> np.ndarray:
+    if getattr(signal, "_signal_type", "") != "beam_shift":
+        raise TypeError(
+            f"center is a {type(signal).__name__}; of the signals only pyxem's BeamShift can be "
+            "read, from `s.get_direct_beam_position(...)`."
+        )
+    shifts = signal.data
+    shifts = shifts.compute() if hasattr(shifts, "compute") else shifts
+    return beam_shift_to_center(shifts, calibration)
+
+
+def _coordinates(axes, shape):
+    """x, y (n,) and unit of the scan from the navigation axes (x first)."""
+    steps, units = [], []
+    for axis in axes:
+        step = abs(float(axis.scale)) if axis.is_uniform else 1.0
+        units.append(_scan_unit(axis.units) if step and axis.is_uniform else "px")
+        steps.append(step or 1.0)
+    if not shape:
+        return np.zeros(1), None, "px"
+    if len(shape) == 1:
+        return np.arange(shape[0]) * steps[0], None, units[0]
+    row, column = np.indices(shape).reshape(2, -1)
+    return column * steps[0], row * steps[1], units[0]
+
+
+def _scan_unit(units) -> str:
+    text = "" if units is None else str(units)
+    return "px" if text in ("", "<undefined>", "None") else text

@@ -221,6 +221,13 @@ def test_operations_and_symbol_that_contradict_each_other(read):
     assert distance_to(phase, "Pb", (0.5 - 0.13, 0.5 + 0.24, 0.5 - 0.08)) < 1e-9
 
 
+def test_hall_symbol_that_contradicts_the_other(read):
+    symmetry = "_space_group_name_H-M_alt 'P 1 21/c 1'\n_space_group_name_Hall '-P 2yn'\n"
+    (phase,) = read(cif(["Pb1 Pb 0.13 0.24 0.08 1"], symmetry, (5.35, 5.5, 7.7, 90, 91.2, 90)))
+    assert phase.space_group.short_name == "P21/n"
+    assert "Hall symbol -P 2yn is of P21/n (14), its symbol is P 1 21/c 1" in read.said
+
+
 def test_symbol_and_number_that_contradict_each_other(read):
     (phase,) = read(cif(["Cu1 Cu 0 0 0 1"], FM3M + "_space_group_IT_number 229\n"))
     assert count(phase) == {"Cu": 4} and re.search("symbol .* number 225, its number 229", read.said)

@@ -49,8 +49,6 @@ def known_type(text: str) -> str | None:
     if len(letters) <= 2 and letters.lower() not in _GROUPS - {"w", "ho"}:
         # in capitals or small letters throughout, as some programs write them
         return known(letters.capitalize())
-    if letters == "Ho":
-        return "Ho"
     # scattering factors of valence shells are called Cval and Siva
     match = re.fullmatch(r"([A-Z][a-z]?)(val|va|v)", letters)
     return known(match[1]) if match else None

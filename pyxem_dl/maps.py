@@ -14,6 +14,8 @@ from pyxem_dl.frames import Calibration, beam_shift_to_center
 from pyxem_dl.preprocessing import check_patterns, find_direct_beam
 
 _MAP_SUFFIXES = (".h5", ".hdf5", ".ang")
+#: Colour of points without an orientation, in every picture
+NOT_INDEXED = "darkgray"
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
@@ -245,6 +247,8 @@ def to_crystal_map(
         scan_unit=scan.scan_unit,
         is_in_data=in_data.copy(),
     )
+    if -1 in xmap.phases.ids:
+        xmap.phases[-1].color = NOT_INDEXED  # for orix' own plots
     if not indexed.any():
         xmap.phases.add(phase_list(phases))  # a map without any phase makes no .ang file
     return xmap

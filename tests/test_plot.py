@@ -354,3 +354,21 @@ def test_markers_of_other_candidates_and_phases():
     assert markers_at(plot.markers(signal, bare, make_model(), show_progressbar=False), 2, 1) == pytest.approx(
         markers_at(first, 2, 1)
     )
+
+
+def test_maps_of_earlier_versions_can_be_read(tmp_path):
+    """They have the property "crystal", and no "score"."""
+    from orix import io
+
+    from pyxem_dl.labels import read_labels
+    from pyxem_dl.maps import save_map
+
+    xmap = make_map((20, 0, 0), n_best=2, not_indexed=[3])
+    xmap.prop["crystal"] = np.linspace(0, 1, 24)
+    path = save_map(tmp_path / "old.h5", xmap)
+    again = io.load(path)
+    assert images(plot.property_map(again, "crystal"))[0][-1, -1] == pytest.approx(1)
+    assert len(markers_at(plot.markers(
+        make_signal(np.zeros((*SHAPE, 48, 50)), CALIBRATION, "test"), again, show_progressbar=False
+    ), 2, 1))  # fmt: skip
+    assert read_labels(path).size == 24

@@ -11,10 +11,12 @@ from pyxem_dl.map_files import check_map_path, save_map, write_map
 from pyxem_dl.scans import Scan, make_signal
 
 __all__ = [
-    "Scan", "check_map_path", "make_signal", "phase_list", "print_summary", "reliability", "save_map", "timed",
-    "to_crystal_map", "write_map",
+    "NOT_INDEXED", "Scan", "check_map_path", "make_signal", "phase_list", "print_summary", "reliability", "save_map",
+    "timed", "to_crystal_map", "write_map",
 ]  # fmt: skip
 
+#: Colour of points without an orientation, in every picture
+NOT_INDEXED = "darkgray"
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
@@ -84,6 +86,8 @@ def to_crystal_map(
         scan_unit=scan.scan_unit,
         is_in_data=in_data.copy(),
     )
+    if -1 in xmap.phases.ids:
+        xmap.phases[-1].color = NOT_INDEXED  # for orix' own plots
     if not indexed.any():
         xmap.phases.add(phase_list(phases))  # a map without any phase makes no .ang file
     return xmap

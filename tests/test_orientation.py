@@ -152,6 +152,7 @@ def test_map_survives_orix_files(scan, tmp_path, suffix, n_best, n_phases):
     mask[3, 3] = True
     xmap = predict_orientation(make_signal(spoil(scan)), model, n_best=n_best, navigation_mask=mask, **QUIET)
     assert (xmap.phase_id[:5] == -1).all() and (xmap.phase_id[5:] >= 0).all()
+    assert xmap.phases[-1].color in ("darkgray", "darkgrey")  # as in our own pictures
     path = maps.save_map(tmp_path / f"map{suffix}", xmap)
     again = io.load(str(path))
     good = slice(5, 18)  # before the masked position

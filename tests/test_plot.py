@@ -15,6 +15,7 @@ from pyxem_dl.maps import make_signal
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
 SHAPE = (4, 6)
+GREY = 169 / 255  # darkgray
 CALIBRATION = Calibration((0.05, 0.05), (24.0, 25.0), (48, 50), 200.0)
 
 
@@ -59,11 +60,11 @@ def test_orientation_map_has_the_colours_of_orix(tmp_path):
     assert z.shape == x.shape == (*SHAPE, 3)
     assert z[0, 0] == pytest.approx([1, 0, 0], abs=0.02)
     assert x[0, 0] == pytest.approx([0, 1, 0], abs=0.02)
-    assert z[0, 5] == pytest.approx([0.6] * 3) and x[0, 5] == pytest.approx([0.6] * 3)  # not indexed
+    assert z[0, 5] == pytest.approx([GREY] * 3) and x[0, 5] == pytest.approx([GREY] * 3)  # not indexed
     assert legend_of(figure) == ["not indexed, or left out"]
     assert legend_of(plot.orientation_map(make_map())) == []
     dimmed = plot.orientation_map(make_map(not_indexed=[0]), directions="z", brightness="reliability")
-    assert images(dimmed)[0][0, 0] == pytest.approx([0.6] * 3)  # whatever its reliability
+    assert images(dimmed)[0][0, 0] == pytest.approx([GREY] * 3)  # whatever its reliability
     assert save(figure, tmp_path / "map.png")[..., :3].std() > 0.05
     assert any(ax.name == "ipf" for ax in figure.axes)
 
@@ -90,7 +91,7 @@ def test_one_key_per_laue_group():
 def test_property_map_is_empty_where_nothing_is_indexed():
     figure = plot.property_map(make_map(not_indexed=[7]))
     (image,) = images(figure)
-    assert figure.axes[0].images[0].cmap.get_bad() == pytest.approx([0.6, 0.6, 0.6, 1])
+    assert figure.axes[0].images[0].cmap.get_bad() == pytest.approx([GREY] * 3 + [1])
     assert legend_of(figure) == ["not indexed, or left out"] and legend_of(plot.property_map(make_map())) == []
     assert np.isnan(image[1, 1]) and np.isfinite(np.delete(image.ravel(), 7)).all()
     with pytest.raises(ValueError, match="no property 'nonsense'; it has: reliability, scores"):
@@ -103,7 +104,7 @@ def test_masked_scans_keep_their_places():
     (image,) = images(plot.property_map(part))
     assert image.shape == SHAPE and np.isnan(image[0]).all() and np.isnan(image[:, :2]).all()
     colors = images(plot.orientation_map(part))[0]
-    assert colors[0] == pytest.approx(0.6) and colors[:, :2] == pytest.approx(0.6) and colors[2, 3, 0] > 0.9
+    assert colors[0] == pytest.approx(GREY) and colors[:, :2] == pytest.approx(GREY) and colors[2, 3, 0] > 0.9
     assert image[1, 2] == pytest.approx(xmap.prop["reliability"][8])
 
 
@@ -197,6 +198,11 @@ def test_wrong_arguments():
         (lambda s, m: plot.patterns_with_spots(s, m, [0], gamma=0), "gamma must be a positive number, not 0"),
         (lambda s, m: plot.patterns_with_spots(s.inav[:3], m, [0]), "map is of 24 positions .* the scan has 4 × 3"),
         (lambda s, m: plot.spread_positions(m, among=[True]), r"among has the shape \(1,\); the map has 24 points"),
+        (lambda s, m: plot.selection_curves([]), "one or a list of them, not an empty list"),
+        (lambda s, m: plot.selection_curves([m]), "labels.selection_curve.*not CrystalMap"),
+        (lambda s, m: plot.reliability_diagram([1, 2]), r"\{name: \(expected error, true error\)\}"),
+        (lambda s, m: plot.reliability_diagram({"a": ([1.0], [1.0, 2.0])}), r"'a' needs .* not \(1,\) and \(2,\)"),
+        (lambda s, m: plot.reliability_diagram({"a": ([1.0], [1.0])}, n_bins=0), "n_bins must be a positive number"),
         (lambda s, m: plot.markers(s, m, candidate=1), r"from 0 \(the best\) to 0, not 1"),
         (lambda s, m: plot.markers(s.inav[:3], m), "map is of 24 positions .* the scan has 4 × 3"),
         (lambda s, m: plot.markers(s, m, reciprocal_radius=-1), "reciprocal_radius must be a positive number, not -1"),
@@ -348,3 +354,21 @@ def test_markers_of_other_candidates_and_phases():
     assert markers_at(plot.markers(signal, bare, make_model(), show_progressbar=False), 2, 1) == pytest.approx(
         markers_at(first, 2, 1)
     )
+
+
+def test_maps_of_earlier_versions_can_be_read(tmp_path):
+    """They have the property "crystal", and no "score"."""
+    from orix import io
+
+    from pyxem_dl.labels import read_labels
+    from pyxem_dl.maps import save_map
+
+    xmap = make_map((20, 0, 0), n_best=2, not_indexed=[3])
+    xmap.prop["crystal"] = np.linspace(0, 1, 24)
+    path = save_map(tmp_path / "old.h5", xmap)
+    again = io.load(path)
+    assert images(plot.property_map(again, "crystal"))[0][-1, -1] == pytest.approx(1)
+    assert len(markers_at(plot.markers(
+        make_signal(np.zeros((*SHAPE, 48, 50)), CALIBRATION, "test"), again, show_progressbar=False
+    ), 2, 1))  # fmt: skip
+    assert read_labels(path).size == 24

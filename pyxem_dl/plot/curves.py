@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from pyxem_dl.labels import SelectionCurve
 from pyxem_dl.metrics import reliability_curve
+from pyxem_dl.plot.checks import check_numbers
 
 
 def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: str = ""):
@@ -26,6 +27,12 @@ def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: st
     matplotlib.figure.Figure
     """
     curves = [curves] if isinstance(curves, SelectionCurve) else list(curves)
+    wrong = [type(curve).__name__ for curve in curves if not isinstance(curve, SelectionCurve)]
+    if wrong or not curves:
+        raise TypeError(
+            "Give curves of `pyxem_dl.labels.selection_curve(labels, truth, by)`, one or a list of them, not "
+            f"{', '.join(wrong) or 'an empty list'}."
+        )
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for curve in curves:
@@ -60,6 +67,16 @@ def reliability_diagram(pairs: Mapping[str, tuple], *, title: str = "", n_bins: 
     matplotlib.figure.Figure
         With the root mean square error and the error of the middle pattern of each group.
     """
+    if not isinstance(pairs, Mapping) or not pairs:
+        raise TypeError(
+            "Give {name: (expected error, true error)}, both in degrees and of one shape, for example "
+            "{'held out': (xmap.prop['spread'], angles)}."
+        )
+    for name, pair in pairs.items():
+        if len(pair) != 2 or np.shape(pair[0]) != np.shape(pair[1]):
+            shapes = " and ".join(str(np.shape(each)) for each in pair)
+            raise ValueError(f"{name!r} needs expected and true errors of one shape, not {shapes}.")
+    check_numbers(n_bins=n_bins)
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axes = figure.subplots()
     highest, lowest = 1.0, 1.0

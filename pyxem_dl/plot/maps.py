@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
+from pyxem_dl.maps import NOT_INDEXED
 from pyxem_dl.metrics import disorientation
 from pyxem_dl.plot.checks import best_of, check_map, check_numbers, check_positions, check_property
 from pyxem_dl.rotations import laue_group, setting
@@ -22,8 +23,6 @@ _DIRECTIONS = {
     "y": ((0, 1, 0), "y, upwards in the pattern"),
     "z": ((0, 0, 1), "z, along the beam"),
 }
-#: Colour of points without an orientation, in every picture
-NOT_INDEXED = "0.6"
 _SPOT_COLORS = ("#00c8ff", "#ff3d7f", "#ffd000", "#4de04d")
 _SPOT_MARKERS = ("o", "s", "D", "^")
 

@@ -334,4 +334,5 @@ def test_vectors_are_the_same_for_any_chunks(rng):
     for chunks in ((1, 1, -1, -1), (4, 3, 30, 50)):
         found = match_disks(signal_of(da.from_array(patterns, chunks=chunks), (23, 26)), **QUIET).data
         for a, b in zip(expected.ravel(), found.ravel(), strict=True):
-            np.testing.assert_array_equal(a, b)
+            # a sum over a disk may be rounded otherwise in another batch
+            np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-9)

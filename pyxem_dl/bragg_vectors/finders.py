@@ -99,7 +99,8 @@ class DetectionFinder:
         """Row and column (n, m) in pixels, further columns, and which of them are there."""
         disks = self.model.predict_batch(
             self._with_beam(patterns / self.gain), self._image, self.probe.radius,
-            signal_mask=self.signal_mask, filled=self._hidden is not None, max_disks=self.max_peaks, n_samples=self.n_samples, least=0.999 * self.least,
+            signal_mask=self.signal_mask, filled=self._hidden is not None,
+            max_disks=self.max_peaks, n_samples=self.n_samples, least=0.999 * self.least,
         )  # fmt: skip
         extras = [disks.intensity * self.gain, disks.confidence, disks.position_error * self.scale]
         if self.n_samples:

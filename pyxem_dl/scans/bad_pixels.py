@@ -229,7 +229,11 @@ def _hot(patterns) -> np.ndarray:
     filled = np.where(np.isnan(mean), -np.inf, mean)
     hot = np.zeros(mean.shape, bool)
     times = _HOT * (1 + _ALONE / len(patterns))
+    inside = filled[1:-1, 1:-1].max(initial=0)
     for row, column, level, height in _peaks(mean, filled, _few_electrons(patterns), times):
+        at_border = row in (0, mean.shape[0] - 1) or column in (0, mean.shape[1] - 1)
+        if at_border and height < inside:
+            continue  # it may be the rim of a disk that lies beyond
         place = slice(max(0, row - 4), row + 5), slice(max(0, column - 4), column + 5)
         # what is higher than half of the peak belongs to one cluster with it
         regions, _ = label(filled[place] > level + 0.5 * height, np.ones((3, 3)))

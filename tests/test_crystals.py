@@ -135,7 +135,7 @@ def test_charges_are_stripped(tmp_path):
 def test_cif_without_symmetry_gets_its_space_group(tmp_path):
     atoms = [f"{e}{i} {e} {x} {y} {z} 1" for i, (e, (x, y, z), _) in enumerate(STRUCTURES["MgO"][3])]
     path = write_cif(tmp_path / "p1.cif", atoms, 1, "P 1")
-    with pytest.warns(UserWarning, match=r"without symmetry; spglib finds space group Fm-3m \(225\)"):
+    with pytest.warns(UserWarning, match=r"has no symmetry; spglib finds space group Fm-3m \(225\)"):
         (loaded,) = load_phases(str(path))
     assert loaded.name == "p1" or loaded.name == "MgO"
     assert loaded.space_group.number == 225 and loaded.point_group.name == "m-3m"
@@ -194,7 +194,7 @@ def test_phase_without_atoms():
 
 
 def test_unknown_element():
-    with pytest.raises(ValueError, match="'Xx' in the phase 'odd' is no element"):
+    with pytest.raises(ValueError, match="'Xx' in the phase 'odd' is not an element"):
         structure = Structure(lattice=Lattice(3, 3, 3, 90, 90, 90))
         structure.addNewAtom("Xx", (0, 0, 0))
         load_phases(Phase("odd", space_group=221, structure=structure))
@@ -212,7 +212,7 @@ def test_something_else_than_a_phase():
 
 
 def test_no_reflection_inside_the_radius():
-    with pytest.raises(ValueError, match="'Al' has no reflection within 0.2 1/Å.*larger reciprocal_radius"):
+    with pytest.raises(ValueError, match="'Al' has no reflection within 0.2 Å⁻¹.*larger reciprocal_radius"):
         reflections(phase("Al"), 0.2)
 
 

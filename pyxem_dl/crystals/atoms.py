@@ -107,7 +107,7 @@ def expanded(unit: Atoms, group: Group, notes: list[str] | None = None) -> Atoms
         If there are more than :data:`MAX_ATOMS`.
     """
     if len(unit) * len(group) > 64 * MAX_ATOMS:
-        raise ValueError(f"{len(unit)} sites and {len(group)} operations make more than {MAX_ATOMS} atoms")
+        raise ValueError(f"{len(unit)} sites and {len(group)} operations give more than {MAX_ATOMS} atoms")
     # the cell of the group: what is rounded in a = b, or in gamma = 120 degrees, is not written in structure factors
     metric = group.symmetric_metric(unit.metric)
     error = np.abs(metric - unit.metric).max() / np.diag(metric).max()
@@ -119,16 +119,16 @@ def expanded(unit: Atoms, group: Group, notes: list[str] | None = None) -> Atoms
         positions.append(orbit)
         owner += [i] * len(orbit)
         if len(owner) > MAX_ATOMS:
-            raise ValueError(f"more than {MAX_ATOMS} atoms are in the cell")
+            raise ValueError(f"the cell holds more than {MAX_ATOMS} atoms")
     full = replace(unit.take(np.array(owner, dtype=int)), xyz=np.concatenate(positions))
     moved = _moved(full, unit)
     if notes is not None and len(moved) and moved.max() > _ROUNDING:
         worst = int(moved.argmax())
-        notes.append(f"{unit.labels[worst]} is {moved[worst]:.2f} Å off a special position, and laid onto it")
+        notes.append(f"{unit.labels[worst]} was {moved[worst]:.2f} Å off a special position and was moved onto it")
     twice = _listed_again(full, unit)
     if twice and notes is not None:
         names = ", ".join(unit.labels[i] for i in sorted(twice)[:6])
-        notes.append(f"{len(twice)} sites are symmetric copies of others, and left out: {names}")
+        notes.append(f"{len(twice)} sites are symmetry copies of other sites and were ignored: {names}")
     return full.take(np.nonzero(~np.isin(full.site, list(twice)))[0]) if twice else full
 
 

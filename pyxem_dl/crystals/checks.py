@@ -32,16 +32,16 @@ def check_cell(cell, where: str) -> None:
         raise ValueError(f"{where}: the cell {text} is not finite. Correct the file.")
     if max(cell[:3]) < _LENGTHS[0]:
         raise ValueError(
-            f"{where}: the cell {text} is smaller than an atom. It may be in nm: give lengths in Å, ten times as large."
+            f"{where}: the cell {text} is smaller than an atom. It may be in nm: give lengths in Å (ten times larger)."
         )
     if min(cell[:3]) < _LENGTHS[0] or max(cell[:3]) > _LENGTHS[1]:
         raise ValueError(
-            f"{where}: the cell {text} has a length outside of {_LENGTHS[0]:g} to {_LENGTHS[1]:g} Å. Give lengths in Å."
+            f"{where}: the cell {text} has a length outside {_LENGTHS[0]:g} to {_LENGTHS[1]:g} Å. Give lengths in Å."
         )
     cosines = np.cos(np.deg2rad(cell[3:]))
     volume = 1 - (cosines**2).sum() + 2 * cosines.prod()
     if min(cell[3:]) < 5 or max(cell[3:]) > 175 or volume < 1e-4:
-        raise ValueError(f"{where}: the angles of the cell {text} enclose no volume. Correct the file (degrees).")
+        raise ValueError(f"{where}: a cell with the angles of {text} has no volume. Correct the angles (degrees).")
 
 
 def closest(atoms: Atoms, radius: float = 3.2) -> tuple[float, float, str]:
@@ -73,15 +73,15 @@ def impossible(atoms: Atoms) -> str | None:
     if bad.any():
         n = int(np.nonzero(bad)[0][distance[bad].argmin()])
         return (
-            f"two fully occupied atoms, {atoms.labels[i[n]]} and {atoms.labels[j[n]]}, are {distance[n]:.2f} Å from "
-            f"each other ({int(bad.sum())} such pairs)"
+            f"two fully occupied atoms, {atoms.labels[i[n]]} and {atoms.labels[j[n]]}, are only {distance[n]:.2f} Å "
+            f"apart ({int(bad.sum())} such pairs)"
         )
     counted = np.ones(len(atoms), dtype=bool) if hydrogen.all() else ~hydrogen
     volume = np.sqrt(np.linalg.det(atoms.metric)) / max(float(atoms.occupancy[counted].sum()), 1e-3)
     if volume < _VOLUME[0] and not hydrogen.all():
-        return f"an atom has {volume:.2g} Å³ of the cell, less than in any crystal (diamond: 5.7)"
+        return f"the cell has {volume:.2g} Å³ per atom, less than any crystal (diamond: 5.7)"
     if volume > _VOLUME[1]:
-        return f"an atom has {volume:.3g} Å³ of the cell, as if its lengths were not in Å (in pm?)"
+        return f"the cell has {volume:.3g} Å³ per atom: its lengths may not be in Å (in pm?)"
     return None
 
 
@@ -91,8 +91,8 @@ def doubtful(atoms: Atoms) -> list[str]:
     distance, part, pair = closest(atoms)
     if part < _DOUBTED and " and H" not in pair:
         notes.append(
-            f"{pair} are {distance:.2f} Å from each other, {part:.0%} of the sum of their covalent radii: check "
-            "coordinates and space group"
+            f"{pair} are {distance:.2f} Å apart, {part:.0%} of the sum of their covalent radii: check the "
+            "coordinates and the space group"
         )
     over = _overfull(atoms)
     if over:
@@ -108,7 +108,7 @@ def _overfull(atoms: Atoms) -> str | None:
     np.add.at(total, j, atoms.occupancy[i])
     worst = int(total.argmax())
     if total[worst] > 1.05:
-        return f"the occupancies at {atoms.labels[worst]} add up to {total[worst]:.2f}, more than one atom"
+        return f"the occupancies at {atoms.labels[worst]} add up to {total[worst]:.2f}, which is more than 1"
     return None
 
 
@@ -170,7 +170,7 @@ def compare_formula(atoms: Atoms, formula: dict[str, float] | None, units: float
         low, high = _PLAUSIBLE_VOLUME
         theirs = volume * ratios[0]
         gross = not (low < volume < high and not low < theirs < high)
-    text = f"the cell holds {formula_text(found)}, the file's formula x Z ({units:g}) says {formula_text(expected)}"
+    text = f"the cell holds {formula_text(found)}, but the file's formula x Z ({units:g}) is {formula_text(expected)}"
     return text, gross
 
 

@@ -44,13 +44,13 @@ def completed(structure: CifStructure, unit: Atoms, formula, doubts: list[str]) 
             index = _best_of(tried, possible, structure, formula, doubts)
             atoms, group, said = tried[index]
             if n:
-                doubts.append(f"{'; '.join(reasons)}: {group.name} ({group.number}) is taken, which fits")
+                doubts.append(f"{'; '.join(reasons)}: {group.name} ({group.number}) is used, because it fits")
             doubts += said
             return atoms, group
     raise ValueError(
-        f"{structure.where}: {'; '.join(dict.fromkeys(reasons[:4]))}. The file's symmetry, setting, cell, occupancies "
-        "or formula is wrong: correct it, or take out the item that is wrong (symmetry operations as "
-        "_space_group_symop_operation_xyz leave no doubt about the setting)."
+        f"{structure.where}: {'; '.join(dict.fromkeys(reasons[:4]))}. The symmetry, setting, cell, occupancies or "
+        "formula in the file is wrong: correct it or delete the wrong item. Symmetry operations "
+        "(_space_group_symop_operation_xyz) define the setting without doubt."
     )
 
 
@@ -65,43 +65,47 @@ def _tiers(structure: CifStructure, doubts: list[str]) -> list[list[Group]]:
         error = group.metric_error(metric)
         if error > LATTICE_TOLERANCE:
             raise ValueError(
-                f"{where}: the symmetry operations, of {group.name} ({group.number}), do not map the lattice onto "
-                f"itself: they change it by {error:.0%}. Correct the cell or the operations."
+                f"{where}: the symmetry operations of {group.name} ({group.number}) do not map the lattice onto "
+                f"itself (they change it by {error:.0%}). Correct the cell or the operations."
             )
         if structure.magnetic:
             return [[group]]
         others = [other for other in symbolic if other.metric_error(metric) < LATTICE_TOLERANCE]
         agrees = any(other.key == group.key for other in (*symbolic, *([hall] if hall else [])))
         if structure.symbol and symbolic and not agrees:
-            doubts.append(f"its operations are those of {group.name} ({group.number}), and its symbol is {said}")
+            doubts.append(f"its operations are those of {group.name} ({group.number}), but its symbol is {said}")
         elif not symbolic and structure.number and structure.number != group.number:
-            doubts.append(f"its operations are of {group.name} ({group.number}), and its number is {structure.number}")
+            doubts.append(
+                f"its operations are those of {group.name} ({group.number}), but its number is {structure.number}"
+            )
         return [[group], others] if others and not agrees else [[group]]
     tiers = []
     if hall is not None:
         tiers.append([hall])
         if symbolic and all(other.key != hall.key for other in symbolic):
-            doubts.append(f"its Hall symbol {structure.hall} is of {hall.name} ({hall.number}), its symbol is {said}")
+            doubts.append(
+                f"its Hall symbol {structure.hall} is that of {hall.name} ({hall.number}), but its symbol is {said}"
+            )
     elif structure.hall and not structure.symbol and not structure.number:
-        raise ValueError(f"{where}: {structure.hall[:40]!r} is no Hall symbol, and the file has no other symmetry. "
+        raise ValueError(f"{where}: {structure.hall[:40]!r} is not a Hall symbol, and there is no other symmetry. "
                          "Correct it, or give the symmetry operations (_space_group_symop_operation_xyz).")  # fmt: skip
     elif structure.hall:
         doubts.append(f"its Hall symbol {structure.hall[:40]!r} could not be read")
     if symbolic:
         tiers.append(symbolic)
         if structure.number and symbolic[0].number != structure.number:
-            doubts.append(f"its symbol {structure.symbol} is that of number {symbolic[0].number}, its number "
+            doubts.append(f"its symbol {structure.symbol} is that of number {symbolic[0].number}, but its number is "
                           f"{structure.number}")  # fmt: skip
             tiers.append(settings_of_number(structure.number))
     elif structure.number:
         settings = settings_of_number(structure.number, all_axes=True)
         if structure.symbol:
-            doubts.append(f"its symbol {structure.symbol[:40]!r} is in no table")
+            doubts.append(f"its symbol {structure.symbol[:40]!r} is unknown")
             settings = _centred_alike(settings, structure)
         tiers.append(settings)
     elif structure.symbol:
         raise ValueError(
-            f"{where}: the space group symbol {structure.symbol[:40]!r} is in no table, and the file lists no symmetry "
+            f"{where}: the space group symbol {structure.symbol[:40]!r} is unknown, and the file lists no symmetry "
             "operations. Correct the symbol, or give _space_group_IT_number or the operations."
         )
     if not tiers:
@@ -115,8 +119,8 @@ def _centred_alike(settings: list[Group], structure: CifStructure) -> list[Group
     alike = [group for group in settings if group.name[0] == letter]
     if not alike:
         raise ValueError(
-            f"{structure.where}: the space group symbol {structure.symbol[:40]!r} is in no table, and not that of the "
-            f"standard setting {settings[0].name} of its number {structure.number}. Give the symmetry operations "
+            f"{structure.where}: the space group symbol {structure.symbol[:40]!r} is unknown, and it is not the "
+            f"standard setting {settings[0].name} of number {structure.number}. Give the symmetry operations "
             "(_space_group_symop_operation_xyz)."
         )
     return alike
@@ -133,7 +137,7 @@ def _fitting(structure: CifStructure, tiers, metric: np.ndarray, doubts: list[st
     if not kept:
         group = tiers[0][0]
         raise ValueError(
-            f"{structure.where}: its space group {group.name} ({group.number}) does not fit its cell: the operations "
+            f"{structure.where}: the space group {group.name} ({group.number}) does not fit the cell: the operations "
             f"do not map the lattice onto itself (they change it by {group.metric_error(metric):.0%}). Correct one of "
             "the two, or give the symmetry operations (_space_group_symop_operation_xyz)."
         )
@@ -143,12 +147,12 @@ def _fitting(structure: CifStructure, tiers, metric: np.ndarray, doubts: list[st
         standard = settings_of_number(group.number)[0]
         if group.key not in {other.key for other in settings_of_number(group.number)}:
             raise ValueError(
-                f"{structure.where}: its cell does not fit the standard setting {standard.name} of its space group "
-                f"number {group.number}, and the file does not say which one it has. Give the symbol "
+                f"{structure.where}: the cell does not fit the standard setting {standard.name} of space group "
+                f"number {group.number}, and the file does not name its setting. Give the symbol "
                 "(_space_group_name_H-M_alt) or the operations (_space_group_symop_operation_xyz)."
             )
-        doubts.append(f"it gives the number {group.number} of its space group alone: the standard setting "
-                      f"{kept[0][0].name} is taken")  # fmt: skip
+        doubts.append(f"it gives only the number {group.number} of its space group: the standard setting "
+                      f"{kept[0][0].name} is used")  # fmt: skip
     return kept
 
 
@@ -159,7 +163,7 @@ def _best_of(tried: list, possible: list[int], structure: CifStructure, formula,
         return first
     names = ", ".join(group.name for _, group, _ in tried)
     if len(possible) == 1:
-        doubts.append(f"it does not say which of {names} it means: {tried[first][1].name} is taken, which alone fits")
+        doubts.append(f"it does not say which of {names} it means: {tried[first][1].name} is used; only it fits")
         return first
     best, why = first, None
     units = structure.formula_units
@@ -179,10 +183,10 @@ def _best_of(tried: list, possible: list[int], structure: CifStructure, formula,
     others = [checks.formula_text(checks.count(tried[i][0])) for i in possible if i != best]
     chosen = checks.formula_text(checks.count(tried[best][0]))
     doubts.append(
-        f"it does not say which of {names} it means: {tried[best][1].name} is taken "
-        + (f"by {why}" if why else "as a guess")
+        f"it does not say which of {names} it means: {tried[best][1].name} is used "
+        + (f"because of {why}" if why else "as a guess")
         + f" ({chosen} in the cell; otherwise {', '.join(others)})"
-        + ". Write it into the symbol, as in 'F d -3 m:2'"
+        + ". Name the setting in the symbol, as in 'F d -3 m:2'"
     )
     return best
 

@@ -105,8 +105,8 @@ def read_cif(path: Path) -> list[CifStructure]:
     except (ValueError, RuntimeError) as error:
         reason = str(error).removeprefix("string:")[:300]
         raise ValueError(
-            f"{path.name} could not be read as a CIF file: {reason} (line:column). Open it in a text editor and mend "
-            "that line, or write the structure anew as CIF."
+            f"{path.name} could not be read as a CIF file: {reason} (line:column). Correct that line in a text "
+            "editor, or export the structure as CIF again."
         ) from error
     blocks = re.findall(r"(?im)^\s*data_(\S+)", text)
     blocks = blocks if len(blocks) == len(document) else [block.name for block in document]
@@ -115,7 +115,7 @@ def read_cif(path: Path) -> list[CifStructure]:
         names = _Names(block, name, f"{path.name}, block {name!r}")
         if not names.has_sites:
             if names.get("cell_length_a"):
-                reasons.append(f"block {name!r} has a cell and no atoms")
+                reasons.append(f"block {name!r} has a cell but no atoms")
             continue
         structures.append(_structure(names))
     if not structures:
@@ -149,7 +149,10 @@ def _decode(path: Path) -> str:
         raise FileNotFoundError(f"There is no structure file {str(path)!r}.")
     size = path.stat().st_size
     if size > _MAX_BYTES:
-        raise ValueError(f"{path.name} has {size / 2**20:.0f} MB, a CIF file of a crystal at most {_MAX_BYTES >> 20}.")
+        raise ValueError(
+            f"{path.name} has {size / 2**20:.0f} MB; a CIF file may have at most {_MAX_BYTES >> 20} MB. Give the file "
+            "of one crystal."
+        )
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = data.decode("utf-16", errors="replace")
@@ -159,11 +162,11 @@ def _decode(path: Path) -> str:
         except UnicodeDecodeError:
             text = data.decode("latin-1")
     if "\0" in text:
-        raise ValueError(f"{path.name} is no text: a compressed or binary file, not CIF. Unpack or export it first.")
+        raise ValueError(f"{path.name} is a compressed or binary file, not CIF text. Unpack it, or export it as CIF.")
     if not text.strip():
         raise ValueError(f"{path.name} is empty. Give a CIF file with a cell and atoms.")
     if text.lstrip()[0] == "<":
-        raise ValueError(f"{path.name} is HTML or XML, perhaps an error page saved for a download, and not CIF.")
+        raise ValueError(f"{path.name} is HTML or XML, not CIF: perhaps a web page was saved. Download the file again.")
     return text
 
 
@@ -227,10 +230,10 @@ def to_number(text: str, what: str) -> float:
         fraction = re.fullmatch(r"([+-]?\d{1,3})/(\d{1,3})", text.strip())
         if fraction and int(fraction[2]):
             return int(fraction[1]) / int(fraction[2])
-        raise ValueError(f"{what} is {text[:40]!r}, which is no finite number. Correct the file.")
+        raise ValueError(f"{what} is {text[:40]!r}, which is not a finite number. Correct the file.")
     value = float(text.strip().partition("(")[0])
     if not np.isfinite(value):
-        raise ValueError(f"{what} is {text[:40]!r}, which is no finite number. Correct the file.")
+        raise ValueError(f"{what} is {text[:40]!r}, which is not a finite number. Correct the file.")
     return value
 
 
@@ -240,11 +243,11 @@ def _structure(names: _Names) -> CifStructure:
     for name in _CELL:
         value = names.number(f"cell_{name}")
         if value is None and name.startswith("length"):
-            raise ValueError(f"{where} has atoms and no _cell_{name}. Give a CIF file with the whole cell.")
+            raise ValueError(f"{where} has atoms but no _cell_{name}. Give a CIF file with all six cell parameters.")
         cell.append(90.0 if value is None else value)
     number = names.number(*_INT_TABLES)
     if number is not None and not (number == int(number) and 1 <= number <= 230):
-        raise ValueError(f"{where}: the space group number is {number:g}, not one of 1 to 230. Correct the file.")
+        raise ValueError(f"{where}: the space group number is {number:g}; it must be 1 to 230. Correct the file.")
     titles = [names.get(name) for name in (*_TITLES, "chemical_formula_sum", "chemical_formula_structural")]
     found = CifStructure(
         where=where,
@@ -260,7 +263,7 @@ def _structure(names: _Names) -> CifStructure:
         titles=[title for title in (*titles, names.block) if title],
     )
     if names.twice:
-        found.notes.append(f"{shortened(names.twice)} are there twice, and the first is taken")
+        found.notes.append(f"{shortened(names.twice)} occur twice; the first is used")
     _read_unusual_symmetry(names, found)
     found.sites = _sites(names, found)
     return found
@@ -277,23 +280,23 @@ def _read_unusual_symmetry(names: _Names, found: CifStructure) -> None:
             "of a supercell, with ordinary symmetry operations (_space_group_symop_operation_xyz)."
         )
     if modulated:
-        found.notes.append("a modulated crystal: its average structure is taken")
+        found.notes.append("a modulated crystal: only its average structure is used")
     if not magnetic or found.operations:
         return
     operations = names.column("space_group_symop_magn_operation_xyz", "space_group_symop_magn_xyz")
     centring = names.column("space_group_symop_magn_centering_xyz") or ["x,y,z,+1"]
     if not any(operations):
         if found.symbol or found.hall:
-            found.notes.append("a magnetic structure: the nuclear structure is taken, moments are left out")
+            found.notes.append("a magnetic structure: only the nuclear structure is used, not the moments")
             return
         raise ValueError(
-            f"{found.where} is a magnetic structure without its operations. Give a CIF file of the nuclear structure, "
-            "or one that lists _space_group_symop_magn_operation.xyz."
+            f"{found.where} is a magnetic structure without symmetry operations. Give a CIF file of the nuclear "
+            "structure, or one that lists _space_group_symop_magn_operation.xyz."
         )
     found.magnetic = True
     found.notes.append(
-        "a magnetic structure: the nuclear structure is taken, from its operations without time reversal; moments "
-        "are left out"
+        "a magnetic structure: only the nuclear structure is used (its operations without time reversal), not "
+        "the moments"
     )
     # ops with and without time reversal alike: nuclei do not feel it
     found.operations = [_without_time(text) for text in operations if text]
@@ -314,7 +317,7 @@ def _sites(names: _Names, found: CifStructure) -> list[Site]:
     if n > MAX_SITES:
         raise ValueError(f"{where} lists {n} atom sites; at most {MAX_SITES} are read. Give one unit cell.")
     if any(len(column) != n for column in columns):
-        raise ValueError(f"{where}: _atom_site_{kind}_x, _y and _z are not of one length. Correct the file.")
+        raise ValueError(f"{where}: _atom_site_{kind}_x, _y and _z differ in length. Correct the file.")
     if names.dotted and len(set(names.column("atom_site_pdbx_pdb_model_num"))) > 1:
         raise ValueError(f"{where} is an mmCIF file with several models. Give a CIF file of one crystal structure.")
 
@@ -342,20 +345,20 @@ def _sites(names: _Names, found: CifStructure) -> list[Site]:
         multiplicity = int(multiplicity[:6]) if multiplicity else None
         sites.append(Site(label, types[i], xyz, _occupancy(occupancy, what), multiplicity))
     if without:
-        found.notes.append(f"without coordinates and left out: {shortened(without)}")
+        found.notes.append(f"sites without coordinates are ignored: {shortened(without)}")
     if not fractional:
         sites = _from_cartesian(sites, names, found)
     for site in sites:
         if max(map(abs, site.xyz)) > 100:
             raise ValueError(
-                f"{where}: atom {site.label!r} is at {site.xyz}: these are no fractions of the cell. Correct the file."
+                f"{where}: atom {site.label!r} is at {site.xyz}: these are not fractional coordinates. Correct it."
             )
     return sites
 
 
 def _occupancy(value: float, what: str) -> float:
     if not -1e-9 <= value <= 1.05:
-        raise ValueError(f"{what} has an occupancy of {value:g}, which is not between 0 and 1. Correct the file.")
+        raise ValueError(f"{what} has an occupancy of {value:g}; it must be between 0 and 1. Correct the file.")
     return min(max(value, 0.0), 1.0)
 
 
@@ -367,12 +370,12 @@ def _from_cartesian(sites: list[Site], names: _Names, found: CifStructure) -> li
 
     if not names.dotted:
         raise ValueError(
-            f"{found.where} has Cartesian coordinates only, in a frame of its own. Give fractions of the cell "
+            f"{found.where} has only Cartesian coordinates, in an unknown frame. Give fractional coordinates "
             "(_atom_site_fract_x, _y, _z)."
         )
     check_cell(found.cell, found.where)
     cell = gemmi.UnitCell(*found.cell)
-    found.notes.append("an mmCIF file with Cartesian coordinates: taken to have x along a and z along c*")
+    found.notes.append("an mmCIF file with Cartesian coordinates: x is assumed along a, z along c*")
     return [
         Site(s.label, s.type_symbol, tuple(cell.fractionalize(gemmi.Position(*s.xyz)).tolist()), s.occupancy)
         for s in sites

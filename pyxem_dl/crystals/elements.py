@@ -100,8 +100,8 @@ def elements_of(sites: Iterable[Site], formula: dict[str, float] | None, where: 
         element = known_type(site.type_symbol) if site.type_symbol else None
         if element is None and site.type_symbol:
             raise ValueError(
-                f"{where}: {site.type_symbol!r} is no element known to diffsims. Correct _atom_site_type_symbol of "
-                f"the site {site.label!r}."
+                f"{where}: {site.type_symbol!r} is not an element that diffsims knows. Correct _atom_site_type_symbol "
+                f"of the site {site.label!r}."
             )
         try:
             found.append(element or read_label(site.label))
@@ -110,15 +110,15 @@ def elements_of(sites: Iterable[Site], formula: dict[str, float] | None, where: 
             chosen = readings[0 if len(readings) == 1 or not (careful and site.label[:2].isupper()) else 1]
             if len(readings) > 1:
                 other = next(r for r in readings if r != chosen)
-                doubts[site.label] = f"{site.label} is taken for {chosen}, not for {other}"
+                doubts[site.label] = f"{site.label} is read as {chosen}, not as {other}"
             found.append(chosen)
         except ValueError:
             raise ValueError(
-                f"{where}: the label {site.label!r} does not say which element it is. Give _atom_site_type_symbol in "
-                "the file (of a group such as OH or H2O, its atoms one by one)."
+                f"{where}: the label {site.label!r} does not name an element. Give _atom_site_type_symbol in the file "
+                "(for a group such as OH or H2O, list its atoms one by one)."
             ) from None
     if doubts:
-        notes.append(f"sites have labels only: {'; '.join(list(doubts.values())[:6])}. Give _atom_site_type_symbol")
+        notes.append(f"sites without types: {'; '.join(list(doubts.values())[:6])}. Give _atom_site_type_symbol")
     return found
 
 

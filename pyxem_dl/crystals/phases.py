@@ -87,8 +87,8 @@ def _from_file(path: Path, notes: list[str]) -> list:
     if len(structures) > 1:
         blocks = shortened([s.block for s in structures], 20)
         notes.append(
-            f"{path.name} holds {len(structures)} structures, in the blocks {blocks}: all are taken as phases. To take "
-            "one of them, give load_phases(...)[i]."
+            f"{path.name} holds {len(structures)} structures, in the blocks {blocks}: each becomes a phase. To use "
+            "only one of them, give `pyxem_dl.load_phases(...)[i]`."
         )
     return [_from_structure(s, _name(path, s, len(structures) > 1), notes) for s in structures]
 
@@ -128,10 +128,10 @@ def _unit(structure: CifStructure, formula, doubts: list[str]) -> Atoms:
         (empty if is_vacancy(site) or site.occupancy == 0 else sites).append(site)
     vacant = [site.label for site in empty if is_vacancy(site)]
     if vacant:
-        doubts.append(f"the sites {shortened(vacant)} are vacancies, and left out")
+        doubts.append(f"the sites {shortened(vacant)} are vacancies and are ignored")
     if len(empty) > len(vacant):
         names = shortened(site.label for site in empty if not is_vacancy(site))
-        doubts.append(f"the sites {names} have an occupancy of 0, and are left out")
+        doubts.append(f"the sites {names} have an occupancy of 0 and are ignored")
     if not sites:
         raise ValueError(f"{structure.where} has no atoms: every site is empty. Give a CIF file with atoms.")
     elements = elements_of(sites, formula, structure.where, doubts)
@@ -163,9 +163,9 @@ def _check_axes(phase, group: Group, where: str, notes: list[str]) -> None:
     standard = settings_of_number(group.number)[0].rotations
     if point != {tuple(r) for s in (1, -1) for r in (s * standard).reshape(-1, 9).tolist()} and turn[1:].any():
         notes.append(
-            f"{where}: orientations refer to the file's cell, {group.name}. Its axes are not those that orix takes for "
-            f"{phase.point_group.name}: results and maps of pyxem_dl allow for that, orix' own disorientations and "
-            "inverse pole figures do not."
+            f"{where}: orientations refer to the cell of the file, {group.name}. Its axes differ from those that orix "
+            f"uses for {phase.point_group.name}. Results and plots of pyxem_dl allow for that; the disorientations and "
+            "inverse pole figures of orix do not."
         )
 
 
@@ -213,8 +213,8 @@ def _refuse_impossible(atoms: Atoms, group: Group, where: str) -> None:
     reason = checks.impossible(atoms)
     if reason:
         raise ValueError(
-            f"{where}: with {group.name} ({group.number}), {reason}. Its space group, cell or coordinates are wrong; "
-            "if it came from a CIF file, give the path of the file instead of a Phase."
+            f"{where}: with {group.name} ({group.number}), {reason}. Its space group, cell or coordinates are wrong. "
+            "If it came from a CIF file, give the path of that file instead of a Phase."
         )
 
 
@@ -222,14 +222,14 @@ def _complete_phase(atoms: Atoms, group: Group, where: str, notes: list[str]) ->
     """Atoms that the group does not map onto themselves: a full cell in another setting, or an asymmetric unit."""
     for other in settings_of_number(group.number, all_axes=True):
         if other.metric_error(atoms.metric) < LATTICE_TOLERANCE and is_complete(atoms, other):
-            notes.append(f"{where}: its atoms are a full cell of {other.name}, which is taken, not of {group.name}.")
+            notes.append(f"{where}: its atoms fill a cell of {other.name}, which is used instead of {group.name}.")
             return atoms, other
     error = group.metric_error(atoms.metric)
     if error > LATTICE_TOLERANCE:
         cell = ", ".join(f"{x:.4g}" for x in atoms.cell)
         raise ValueError(
-            f"{where}: the symmetry does not fit its cell: the operations of {group.name} ({group.number}) do not map "
-            f"the lattice ({cell}) onto itself. Check the CIF file; give its path, and its own setting is read."
+            f"{where}: the symmetry does not fit the cell: the operations of {group.name} ({group.number}) do not map "
+            f"the lattice ({cell}) onto itself. Check the CIF file, and give its path: then its own setting is read."
         )
     try:
         said: list[str] = []
@@ -253,19 +253,19 @@ def _atoms_of_phase(phase, notes: list[str]) -> list[Atoms]:
     if not (np.isfinite(xyz).all() and np.isfinite(occupancy).all() and np.abs(xyz).max() < 1000):
         raise ValueError(f"{where} has coordinates or occupancies that are not finite numbers.")
     if occupancy.min() < -1e-9 or occupancy.max() > 1.05:
-        raise ValueError(f"{where} has an occupancy of {occupancy.max():g}, which is not between 0 and 1.")
+        raise ValueError(f"{where} has an occupancy of {occupancy.max():g}; it must be between 0 and 1.")
     elements, keep, vacant = [], [], []
     for i, atom in enumerate(phase.structure):
         text = str(atom.element)
         if known_type(text) is None and is_vacancy(Site(text, text, (0, 0, 0), 1.0)):
             vacant.append(text)
         elif known_type(text) is None:
-            raise ValueError(f"{text!r} in the phase {phase.name!r} is no element known to diffsims.")
+            raise ValueError(f"{text!r} in the phase {phase.name!r} is not an element that diffsims knows.")
         elif occupancy[i] > 0:
             keep.append(i)
         elements.append(known_type(text) or "")
     if vacant:
-        notes.append(f"{where}: {len(vacant)} sites ({shortened(vacant)}) are vacancies, and left out.")
+        notes.append(f"{where}: {len(vacant)} sites ({shortened(vacant)}) are vacancies and are ignored.")
     if not keep:
         raise ValueError(f"{where} has no atoms: every site is empty.")
     labels = tuple(str(atom.label or atom.element) for atom in phase.structure)
@@ -306,7 +306,7 @@ def _with_symmetry_found(phase, atoms: Atoms, notes: list[str]):
         data = None
     if data is None or data.number == 1:
         phase.space_group = 1
-        notes.append(f"{phase.name!r} came without symmetry, and spglib finds none: space group P1 (1).")
+        notes.append(f"{phase.name!r} has no symmetry, and spglib finds none: space group P1 (1) is used.")
         return phase
     species = list(kinds)
     parts = [
@@ -326,7 +326,7 @@ def _with_symmetry_found(phase, atoms: Atoms, notes: list[str]):
     found = _phase(phase.name, standard, group, phase.color)
     cell_text = ", ".join(f"{x:.4g}" for x in found.structure.lattice.abcABG())
     notes.append(
-        f"{phase.name!r} came without symmetry; spglib finds space group {data.international} "
+        f"{phase.name!r} has no symmetry; spglib finds space group {data.international} "
         f"({data.number}). Orientations refer to its standard cell ({cell_text})."
     )
     return found
@@ -367,8 +367,8 @@ def phase_to_dict(phase) -> dict:
     """
     if phase.space_group is None and phase.point_group is None:
         raise ValueError(
-            f"The phase {phase.name!r} has neither a space group nor a point group, and a model cannot be kept "
-            "without: set phase.space_group or phase.point_group."
+            f"The phase {phase.name!r} has neither a space group nor a point group. A model cannot be saved "
+            "without one: set phase.space_group or phase.point_group."
         )
     known = {"space_group": None}
     if phase.space_group is None:  # as files of orientation maps have it
@@ -411,7 +411,7 @@ def phase_from_dict(entry: dict):
     numbers = [float(x) for x in entry["lattice"]]
     checks.check_cell(numbers, where)
     if len(entry["atoms"]) > MAX_ATOMS:
-        raise ValueError(f"{where} has {len(entry['atoms'])} atoms; at most {MAX_ATOMS} are taken.")
+        raise ValueError(f"{where} has {len(entry['atoms'])} atoms; at most {MAX_ATOMS} are allowed.")
     values = np.array([[float(x) for x in atom[1:5]] for atom in entry["atoms"]]).reshape(-1, 4)
     if not np.isfinite(values).all() or (len(values) and np.abs(values).max() > 1000):
         raise ValueError(f"{where} has coordinates or occupancies that are not finite numbers.")
@@ -420,7 +420,7 @@ def phase_from_dict(entry: dict):
     if number is not None and entry.get("operations"):
         group = group_of_texts([str(text) for text in entry["operations"]], where)
         if group.number != int(number):
-            raise ValueError(f"{where} has the space group {number}, and operations of {group.name} ({group.number}).")
+            raise ValueError(f"{where} has space group {number}, but the operations of {group.name} ({group.number}).")
         number = space_group(group)
     return Phase(
         name=entry["name"],

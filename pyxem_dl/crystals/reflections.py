@@ -84,8 +84,8 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
         hkl, g, squared = hkl[present], g[present], squared[present]
     if not len(hkl):
         raise ValueError(
-            f"The phase {phase.name!r} has no reflection within {reciprocal_radius:g} 1/Å. "
-            "Give a larger reciprocal_radius, and check the unit of the cell (Angstrom)."
+            f"The phase {phase.name!r} has no reflection within {reciprocal_radius:g} Å⁻¹. "
+            "Give a larger reciprocal_radius, and check the unit of the cell (Å)."
         )
     order = np.argsort(-squared, kind="stable")
     return Reflections(
@@ -101,8 +101,9 @@ def _inside(lattice, radius: float, name: str) -> tuple[np.ndarray, np.ndarray]:
     expected = 4 / 3 * np.pi * radius**3 * lattice.volume
     if not expected < _MAX_REFLECTIONS:
         raise ValueError(
-            f"The phase {name!r} has some {expected:.2g} reflections within {radius:g} 1/Å, more than "
-            f"{_MAX_REFLECTIONS}. Give a smaller reciprocal_radius, and check its cell: {lattice.volume:.4g} Å³."
+            f"The phase {name!r} has about {expected:.2g} reflections within {radius:g} Å⁻¹; at most "
+            f"{_MAX_REFLECTIONS} are allowed. Give a smaller reciprocal_radius, and check the cell: "
+            f"{lattice.volume:.4g} Å³."
         )
     h_limit, *limits = np.floor(radius * np.array([lattice.a, lattice.b, lattice.c])).astype(int)
     plane = np.stack(np.meshgrid(0, *(np.arange(-n, n + 1) for n in limits), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -151,8 +152,8 @@ def structure_factors(phase, limits, debye_waller: float = 0.0) -> np.ndarray:
     n_factors = np.prod([2.0 * n + 1 for n in limits])
     if n_factors > 8 * _MAX_REFLECTIONS:
         raise ValueError(
-            f"The phase {phase.name!r} has {n_factors:.2g} structure factors in this box of indices, too many to "
-            "compute. Give a smaller reciprocal_radius."
+            f"The phase {phase.name!r} needs {n_factors:.2g} structure factors, too many to compute. Give a smaller "
+            "reciprocal_radius."
         )
     axes = [np.arange(-n, n + 1) for n in limits]
     hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)

@@ -96,11 +96,11 @@ def parse_operation(text: str, where: str):
     clean = unicodedata.normalize("NFKC", text).replace("−", "-").strip().lower()
     try:
         if len(clean) > 100 or not re.fullmatch(r"[xyz0-9+\-*/., ]+", clean):
-            raise ValueError("only x, y, z, numbers and signs belong there")
+            raise ValueError("only x, y, z, numbers and signs are allowed")
         op = gemmi.Op(re.sub(r"\d*\.\d+", _fraction, clean.replace(" ", "")))
         rotation = np.array(op.rot) / 24
         if not (rotation == np.round(rotation)).all() or not _has_finite_order(np.round(rotation).astype(int)):
-            raise ValueError("its matrix is no rotation or reflection of a lattice")
+            raise ValueError("its matrix is not a rotation or reflection of a lattice")
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"{where}: {text[:60]!r} is not a symmetry operation such as '-x,y+1/2,-z' ({error}). Correct the file."
@@ -112,7 +112,7 @@ def _fraction(match) -> str:
     """0.3333 -> 8/24."""
     value = 24 * float(match[0])
     if abs(value - round(value)) > 0.1:
-        raise ValueError(f"{match[0]} is no crystallographic fraction")
+        raise ValueError(f"{match[0]} is not a crystallographic fraction")
     return f"{round(value)}/24"
 
 
@@ -141,7 +141,7 @@ def group_of_texts(texts: list[str], where: str, notes: list[str] | None = None)
     listed = {op.triplet(): op for op in operations}
     group = _closed(list(listed.values()), where)
     if notes is not None and len(group) > len(listed | {"x,y,z": None}):
-        notes.append(f"{len(listed)} symmetry operations are listed, and make {len(group)} together")
+        notes.append(f"{len(listed)} symmetry operations are listed; together they generate {len(group)}")
     return group
 
 
@@ -154,7 +154,7 @@ def _closed(operations: list, where: str) -> Group:
         if len(list(group)) > _MAX_OPERATIONS:
             raise ValueError("too many")
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}: its operations make no space group ({error}). Correct the file.") from error
+        raise ValueError(f"{where}: its operations do not form a space group ({error}). Correct the file.") from error
     return _group(group, where)
 
 
@@ -180,7 +180,7 @@ def _untabulated(rotations: np.ndarray, translations: np.ndarray, where: str) ->
     except Exception:  # spglib's errors are its own
         found = None
     if found is None:
-        raise ValueError(f"{where}: its symmetry operations belong to no space group. Correct the file.")
+        raise ValueError(f"{where}: its symmetry operations do not form a known space group. Correct the file.")
     return Group(rotations, translations, int(found.number), f"{found.international_short} (other axes)")
 
 

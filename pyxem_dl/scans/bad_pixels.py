@@ -109,7 +109,7 @@ def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) 
         good[:, outside] = np.nan
         stuck = _stuck(good, bad | outside)
         good[:, stuck] = np.nan
-        kinds |= {"stuck": stuck, "hot": _hot(good), "no part of the picture": outside}
+        kinds |= {"stuck": stuck, "hot": _hot(good), "outside the image": outside}
     mask = np.logical_or.reduce(list(kinds.values()))
     mask &= ~known
     if mask.all():
@@ -121,15 +121,15 @@ def warn_of_bad_pixels(found: BadPixels, stacklevel: int = 2) -> None:
     """Tell what was left out, and in how many patterns nothing can be found."""
     if found.mask.any():
         warnings.warn(
-            f"{int(found.mask.sum())} pixels of the detector are wrong in all of {found.n_patterns} patterns that were "
-            f"looked at, and are left out ({found.describe()}). To have it so without a word, give them in "
-            "`signal_mask=`; `pyxem_dl.find_bad_pixels(s)` returns them as a mask.",
+            f"{int(found.mask.sum())} detector pixels are wrong in all of {found.n_patterns} sampled patterns and are "
+            f"masked ({found.describe()}). To silence this warning, mask them yourself: "
+            "`signal_mask=pyxem_dl.find_bad_pixels(s)`.",
             stacklevel=stacklevel + 1,
         )
     if found.n_not_finite:
         warnings.warn(
-            f"{found.n_not_finite} of {found.n_patterns} patterns that were looked at have NaN or infinite pixels, not "
-            "the same in all: nothing is found in such patterns. Replace these pixels, or exclude them with "
+            f"{found.n_not_finite} of {found.n_patterns} sampled patterns have NaN or infinite pixels that differ "
+            "from pattern to pattern. Such patterns give no result. Replace these pixels, or mask them with "
             "`signal_mask=` (True = excluded).",
             stacklevel=stacklevel + 1,
         )

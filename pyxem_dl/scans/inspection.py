@@ -43,14 +43,14 @@ def check_on_detector(calibration: Calibration, centers, wanted, given: bool) ->
     rows, columns = calibration.shape
     many = f" (and at {outside.sum() - 1} more positions)" if outside.sum() > 1 else ""
     said = (
-        "This is the center that was given: (row, column) in pixels."
+        "This position was given in `center=`, as (row, column) in pixels."
         if given
-        else "This is what the offsets of the signal axes say (-offset / scale)."
+        else "This position comes from the offsets of the signal axes (-offset / scale)."
     )
     raise ValueError(
-        f"The direct beam at (row, column) = ({row:.4g}, {column:.4g}){many} lies outside of the detector of "
-        f"{rows} x {columns} pixels. {said} Give `center=\"auto\"` to find it in the patterns, or "
-        "`center=(row, column)`; center the scan with `s.center_direct_beam(...)`; or take the middle of the detector: "
+        f"The direct beam at (row, column) = ({row:.4g}, {column:.4g}){many} is outside of the detector of "
+        f"{rows} x {columns} pixels. {said} Give `center=\"auto\"` to find the beam in the patterns, or "
+        "`center=(row, column)`; center the scan with `s.center_direct_beam(...)`; or use the middle of the detector: "
         "`for ax in s.axes_manager.signal_axes: ax.offset = -ax.scale * ax.size / 2`."
     )
 
@@ -111,11 +111,11 @@ def _unsure(beam: Beam, nominal, outside: bool) -> str:
         return ""
     taken, other = _text(beam.center), None if beam.other is None else _text(beam.other)
     said = "" if outside else f" (the calibration says {_text(nominal)})"
-    why = "nothing bright is there in the patterns" if beam.seen < 0.2 else "something else may be it, too"
+    why = "the patterns are not bright there" if beam.seen < 0.2 else "something else may be the beam"
     return (
-        f"center=\"auto\" is not sure of the direct beam: (row, column) = {taken} is taken{said}, but {why}"
-        + (f", and the patterns may as well be centred at {other}" if other else "")
-        + ". Look at a pattern, and give `center=(row, column)`; a beam stop belongs into `signal_mask=`."
+        f"center=\"auto\" is not sure where the direct beam is: (row, column) = {taken} is used{said}, but {why}"
+        + (f", and the patterns could also be centered at {other}" if other else "")
+        + ". Look at a pattern and give `center=(row, column)`. Mask a beam stop with `signal_mask=`."
     )
 
 
@@ -128,21 +128,21 @@ def _contradiction(beam: Beam, sample: Sample, calibration: Calibration, centers
     limit = max(_FAR, _FAR_PIXELS * max(calibration.scale), _FAR_RADII * beam.radius * max(calibration.scale))
     middle = np.median(away, 0)
     if np.hypot(*middle) > limit:
-        said = _text(calibration.center) if centers is None else "the given centers (one for each position)"
+        said = _text(calibration.center) if centers is None else "the given centers (one for each pattern)"
         found = _text(beam.center)
         far = np.hypot(*(middle / np.array(calibration.scale)))
         return (
-            f"The direct beam seems to be at (row, column) = {found}, {far:.2g} px ({np.hypot(*middle):.2g} 1/Å) from "
+            f"The direct beam seems to be at (row, column) = {found}, {far:.2g} px ({np.hypot(*middle):.2g} Å⁻¹) from "
             f"{said}, where it should be. Give `center=\"auto\"` to find it in each pattern, or `center={found}`; "
-            "center the scan for good with `s.center_direct_beam(...)`."
+            "or center the scan permanently with `s.center_direct_beam(...)`."
         )
     spread = np.hypot(*away.T)
     if np.median(spread) > limit:
         low, high = beam.positions.min(0), beam.positions.max(0)
         return (
-            f"The direct beam seems to move over the scan, from {_text(low)} to {_text(high)} (row, column), while one "
-            f"position is taken for all of it, {_text(calibration.center)}: half of the patterns are more than "
-            f"{np.median(spread):.2g} 1/Å off. Give `center=\"auto\"` to find it in each pattern."
+            f"The direct beam seems to move during the scan, from {_text(low)} to {_text(high)} (row, column), but one "
+            f"position is used for all patterns, {_text(calibration.center)}: half of them are more than "
+            f"{np.median(spread):.2g} Å⁻¹ off. Give `center=\"auto\"` to find it in each pattern."
         )
     return ""
 

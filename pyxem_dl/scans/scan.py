@@ -93,7 +93,7 @@ class Scan:
             "auto" is not sure of it.
         """
         if not hasattr(signal, "axes_manager"):
-            raise TypeError(f"A HyperSpy signal is needed, not {type(signal).__name__}.")
+            raise TypeError(f"Expected a HyperSpy signal, not {type(signal).__name__}.")
         calibration = Calibration.from_signal(signal, beam_energy)
         data = _in_data_order(signal)
         check_patterns(data)
@@ -101,7 +101,7 @@ class Scan:
         mask = _checked_navigation_mask(navigation_mask, shape)
         detector = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
         if detector is not None and detector.all():
-            raise ValueError("All pixels are excluded by signal_mask (True = excluded). Did you mean `~signal_mask`?")
+            raise ValueError("signal_mask excludes all pixels (True = excluded). Did you mean `~signal_mask`?")
         calibration, centers = _read_center(center, calibration, shape)
         inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=center is not None)
         x, y, unit = _coordinates(signal.axes_manager.navigation_axes, shape)
@@ -203,7 +203,7 @@ class Scan:
         """Patterns, detector and center in a line."""
         rows, columns = self.calibration.shape
         excluded = int(self.navigation_mask.sum())
-        text = f"{self.n_patterns} of {rows} x {columns} px, {self.calibration.scale[1]:.4g} 1/Å per px"
+        text = f"{self.n_patterns} of {rows} x {columns} px, {self.calibration.scale[1]:.4g} Å⁻¹ per px"
         return text + (f" ({excluded} more are excluded)" if excluded else "")
 
 
@@ -276,8 +276,7 @@ def _checked_navigation_mask(mask, shape) -> np.ndarray:
     mask = np.zeros(shape, dtype=bool) if mask is None else mask
     if mask.all():
         raise ValueError(
-            "All patterns are excluded by navigation_mask (True = excluded): there is nothing "
-            "to do. Did you mean `~navigation_mask`?"
+            "navigation_mask excludes all patterns (True = excluded). Did you mean `~navigation_mask`?"
         )
     return mask
 
@@ -304,7 +303,7 @@ def _read_center(center, calibration: Calibration, shape):
         return calibration, None
     if isinstance(center, str):
         if center != "auto":
-            raise ValueError(f"center must be 'auto', positions or None, not {center!r}.")
+            raise ValueError(f"center must be 'auto', (row, column), an array of these or None, not {center!r}.")
         return calibration, "auto"
     if hasattr(center, "axes_manager"):
         center = _read_beam_shift(center, calibration)
@@ -323,14 +322,14 @@ def _read_center(center, calibration: Calibration, shape):
 
 def _check_finite(center) -> None:
     if not np.isfinite(center).all():
-        raise ValueError("center has values that are not finite; replace them by a neighbour's.")
+        raise ValueError("center has NaN or infinite values; replace them, for example by a neighbor's.")
 
 
 def _read_beam_shift(signal, calibration: Calibration) -> np.ndarray:
     if getattr(signal, "_signal_type", "") != "beam_shift":
         raise TypeError(
-            f"center is a {type(signal).__name__}; of the signals only pyxem's BeamShift can be "
-            "read, from `s.get_direct_beam_position(...)`."
+            f"center is a {type(signal).__name__}; the only signal that can be given is pyxem's BeamShift, "
+            "from `s.get_direct_beam_position(...)`."
         )
     shifts = signal.data
     shifts = shifts.compute() if hasattr(shifts, "compute") else shifts

@@ -7,10 +7,11 @@ import os
 import re
 import secrets
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from pyxem_dl.messages import warn
 
 _UNFINISHED, _OLD = "unfinished", "old"
 # What is appended to a file's name at most: a name must leave room for it
@@ -92,7 +93,7 @@ def claimed(path: str | Path) -> Iterator[None]:
             "give another name",
         ) from None
     except NotImplementedError:
-        warnings.warn(f"{path.parent} knows no locks: let no other process write {path.name}.", stacklevel=3)
+        warn(f"{path.parent} knows no locks: let no other process write {path.name}.")
     try:
         _clear(path)
         yield

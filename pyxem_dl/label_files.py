@@ -11,11 +11,11 @@ import math
 import re
 import reprlib
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 
+from pyxem_dl.messages import warn
 from pyxem_dl.rotations import laue_group
 
 SUFFIXES = (".ang", ".ctf", ".h5", ".hdf5")
@@ -86,9 +86,8 @@ def without_unknown_rotations(xmap, where: str) -> None:
     data[unknown] = (1, 0, 0, 0)
     first = unknown if unknown.ndim == 1 else unknown[:, 0]
     set_not_indexed(xmap, first)
-    warnings.warn(
-        f"{where}: {int(first.sum())} of {len(first)} positions have angles that are not finite: they are not indexed.",
-        stacklevel=4,
+    warn(
+        f"{where}: {int(first.sum())} of {len(first)} positions have angles that are not finite: they are not indexed."
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pyxem_dl import rotations as rot
 from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
 from pyxem_dl.label_files import read_map, without_unknown_rotations
+from pyxem_dl.messages import warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 
 #: Fewer labels than this teach nothing.
@@ -450,7 +450,7 @@ def hold_out_region(shape: tuple[int, ...], usable: np.ndarray, share: float, se
         held_out |= block == each
     grown = binary_dilation(held_out.reshape(shape), np.ones((3,) * len(shape))).ravel()
     if not (usable & ~grown).any() or not (usable & held_out).any():
-        warnings.warn("The scan is too small to hold out a region: single positions are held out.", stacklevel=2)
+        warn("The scan is too small to hold out a region: single positions are held out.")
         held_out = np.random.default_rng(seed).random(len(usable)) < share
         return held_out, np.zeros_like(held_out)
     return held_out, grown & ~held_out

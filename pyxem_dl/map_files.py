@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import unicodedata
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
+from pyxem_dl.messages import warn
 
 MAP_SUFFIXES = (".h5", ".hdf5", ".ang", ".ctf")
 _TEXT = (".ang", ".ctf")
@@ -106,10 +106,10 @@ def write_map(path: Path, xmap, *, crystal_x: str | None = None) -> None:
     if suffix in _TEXT:
         lost = _lost(xmap, suffix, crystal_x)
         if lost:
-            warnings.warn(f"{path.name} does not keep all of the map: {'; '.join(lost)}. .h5 keeps it.", stacklevel=3)
+            warn(f"{path.name} does not keep all of the map: {'; '.join(lost)}. .h5 keeps it.")
     elif xmap.rotations_per_point > 1 and xmap.is_in_data.size == 1:
-        warnings.warn(
-            f"orix reads the candidates of a single pattern in {path.name} as positions: save n_best=1.", stacklevel=3
+        warn(
+            f"orix reads the candidates of a single pattern in {path.name} as positions: save n_best=1."
         )
     with replacing(path) as new:
         if suffix == ".ang":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pyxem_dl.maps import (
     to_crystal_map,
     write_map,
 )
+from pyxem_dl.messages import warn
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
 from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
 from pyxem_dl.spots import predict_spots
@@ -134,10 +134,9 @@ def predict_orientation(
     except KeyboardInterrupt:
         if not found.done.any():
             raise
-        warnings.warn(
+        warn(
             f"Interrupted after {found.done.sum()} of {job.scan.n_patterns} patterns: the rest is "
-            "not in the data of this map.",
-            stacklevel=2,
+            "not in the data of this map."
         )
     return job.to_map(found)
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pyxem_dl.files import NotWritten, move_aside, replacing
+from pyxem_dl.messages import warn
 
 # Seconds between two writings of what is done
 _SAVE_EVERY = 10.0
@@ -133,10 +133,9 @@ class PartialResults:
         try:
             self.save(found)
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"{self.path} could not be written ({error}): {int(found.done.sum())} patterns are done and in memory, "
-                f"{self._kept} of them are in the file. Make room: it is tried again.",
-                stacklevel=4,
+                f"{self._kept} of them are in the file. Make room: it is tried again."
             )
         return self._kept
 

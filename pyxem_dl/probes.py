@@ -8,12 +8,13 @@ dynamically scattered beam nor a neighbouring disk that touches it counts for mu
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample
+
+from pyxem_dl.messages import warn
 
 # Patterns that the estimate from patterns looks at, and the groups by whose scatter its error is known
 _MOST_PATTERNS = 64
@@ -348,16 +349,14 @@ def _check(edge: _Edge, shape, error: float) -> None:
     if edge.radius > min(shape) / 2:
         raise ValueError(f"The probe (radius {edge.radius:.1f} px) is larger than the pattern {tuple(shape)}. {how}")
     if edge.uneven > max(0.5, _UNEVEN * edge.radius):
-        warnings.warn(
+        warn(
             f"The edge of the probe is no circle: it scatters by {edge.uneven:.2g} px about the radius "
-            f"{edge.radius:.3g} px. Look whether it is a disk. {how}",
-            stacklevel=4,
+            f"{edge.radius:.3g} px. Look whether it is a disk. {how}"
         )
     elif error > max(0.2, 0.05 * edge.radius):
-        warnings.warn(f"The radius of the probe is uncertain: {edge.radius:.3g} +- {error:.2g} px. {how}", stacklevel=4)
+        warn(f"The radius of the probe is uncertain: {edge.radius:.3g} +- {error:.2g} px. {how}")
     if edge.radius < _SMALLEST:
-        warnings.warn(
+        warn(
             f"The probe is hardly a disk (radius {edge.radius:.2g} px): these are patterns of spots, whose positions "
-            "a disk detector finds less well.",
-            stacklevel=4,
+            "a disk detector finds less well."
         )

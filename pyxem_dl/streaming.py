@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import flag, whole_number
+from pyxem_dl.messages import warn
 from pyxem_dl.preprocessing import check_patterns
 
 # A group of chunks is read at once, up to so many bytes (but at least one chunk).
@@ -363,10 +363,9 @@ class _Runner:
             self.size = max(1, n // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            warnings.warn(
+            warn(
                 f"A batch of {n} patterns does not fit into the memory of '{self.device}': going "
-                f"on with {self.size}. Give batch_size={self.size} to begin with that.",
-                stacklevel=2,
+                f"on with {self.size}. Give batch_size={self.size} to begin with that."
             )
 
     def _run(self, indices, patterns):

@@ -565,7 +565,7 @@ def test_magnetic_structure_is_read_as_the_nuclear_one(read):
 
 
 def test_magnetic_structure_without_operations(read):
-    with pytest.raises(ValueError, match="magnetic structure without symmetry operations. Give a CIF file of the nuclear"):
+    with pytest.raises(ValueError, match="magnetic structure without symmetry operations. Give a CIF file"):
         read(cif(["Ni1 Ni 0 0 0 1"], "_space_group_magn.number_BNS '167.108'\n"))
 
 

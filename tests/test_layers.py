@@ -14,6 +14,7 @@ import tomllib
 import pytest
 
 LAYERS = (
+    ("messages",),
     ("frames", "catalogue", "checks", "files"),
     ("rotations",),
     ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),

@@ -18,6 +18,7 @@ from pyxem_dl.bragg_vectors.vectors import COLUMNS, FoundDisks, to_diffraction_v
 from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import Scan
+from pyxem_dl.messages import warn
 from pyxem_dl.models import BraggModel, load_model
 from pyxem_dl.preprocessing import counts_per_electron
 from pyxem_dl.probes import Probe
@@ -367,10 +368,9 @@ def _compare_with_direct_beam(probe: Probe, scan: Scan) -> None:
             return  # saturated, behind a stop, or split: that is what the probe is given for
     allowed = max(_SAME_RADIUS * probe.radius, 1.0, 4 * beam.radius_error)
     if abs(beam.radius - probe.radius) > allowed:
-        warnings.warn(
+        warn(
             f"The probe has a radius of {probe.radius:.3g} px, the direct beam of the scan seems to have "
-            f"{beam.radius:.3g} px. Give a probe of the same camera length, aperture and binning, or none at all.",
-            stacklevel=5,
+            f"{beam.radius:.3g} px. Give a probe of the same camera length, aperture and binning, or none at all."
         )
 
 

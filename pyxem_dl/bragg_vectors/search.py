@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pyxem_dl.bragg_vectors.vectors import FoundDisks, to_diffraction_vectors
 from pyxem_dl.checks import flag
 from pyxem_dl.files import check_hdf5, check_target, claimed, replacing, reserve
 from pyxem_dl.maps import Scan, print_summary, timed
+from pyxem_dl.messages import warn
 from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
 from pyxem_dl.streaming import stream
 
@@ -87,9 +87,8 @@ class Search:
         except KeyboardInterrupt:
             if not found.done.any():
                 raise
-            warnings.warn(
-                f"Interrupted after {found.done.sum()} of {self.scan.n_patterns} patterns: the rest has no vectors.",
-                stacklevel=3,
+            warn(
+                f"Interrupted after {found.done.sum()} of {self.scan.n_patterns} patterns: the rest has no vectors."
             )
         return self._to_vectors(found.tables)
 

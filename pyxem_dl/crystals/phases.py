@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from pyxem_dl.crystals.symmetry import (
     settings_of_number,
     space_group,
 )
+from pyxem_dl.messages import warn
 from pyxem_dl.rotations import setting
 
 _GENERIC_NAMES = {"x", "i", "global", "structure", "phase", "crystal", "cif", "image0", "image", "unknown", "unnamed"}
@@ -71,7 +71,7 @@ def load_phases(phases) -> list:
     if not loaded:
         raise ValueError("No phase was given: give an orix Phase or the path of a CIF file.")
     for note in dict.fromkeys(notes):
-        warnings.warn(note, stacklevel=2)
+        warn(note)
     names = [phase.name for phase in loaded]
     for i, phase in enumerate(loaded):
         if names.count(phase.name) > 1:

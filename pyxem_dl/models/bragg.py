@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 import torch
 
+from pyxem_dl.messages import warn
 from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
@@ -149,11 +149,10 @@ class BraggModel(Model):
         """
         low, high = self.domain.get("disk_radius") or (0, float("inf"))
         if not low <= radius <= high:
-            warnings.warn(
+            warn(
                 f"The disks have a radius of {radius:.3g} px, the model {self.name!r} was trained "
                 f"for {low:g} to {high:g} px. Bin the patterns if they are larger; smaller ones are "
-                "spots, for which peak finding is enough.",
-                stacklevel=3,
+                "spots, for which peak finding is enough."
             )
 
     # ---------------------------------------------------------------- the folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.frames import Calibration
+from pyxem_dl.messages import warn
 from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
@@ -176,7 +176,7 @@ class OrientationModel(Model):
             If the detector shows nothing of what the model looks at.
         """
         for message in _domain_warnings(self, calibration):
-            warnings.warn(message, stacklevel=3)
+            warn(message)
 
     # ---------------------------------------------------------------- the folder
     def _own_config(self) -> dict:

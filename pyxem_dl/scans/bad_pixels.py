@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pyxem_dl.messages import warn
+
 # Wrong in this share of the patterns is wrong in every one: a pattern may be spoilt otherwise
 _SHARE = 0.9
 # A pixel is judged hot beside so many at least: of a beam behind a gap a single pixel may be left
@@ -117,21 +119,19 @@ def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) 
     return BadPixels(mask, {name: kind & mask for name, kind in kinds.items()}, len(patterns), int(spoilt.sum()))
 
 
-def warn_of_bad_pixels(found: BadPixels, stacklevel: int = 2) -> None:
+def warn_of_bad_pixels(found: BadPixels) -> None:
     """Tell what was left out, and in how many patterns nothing can be found."""
     if found.mask.any():
-        warnings.warn(
+        warn(
             f"{int(found.mask.sum())} detector pixels are wrong in all of {found.n_patterns} sampled patterns and are "
             f"masked ({found.describe()}). To silence this warning, mask them yourself: "
-            "`signal_mask=pyxem_dl.find_bad_pixels(s)`.",
-            stacklevel=stacklevel + 1,
+            "`signal_mask=pyxem_dl.find_bad_pixels(s)`."
         )
     if found.n_not_finite:
-        warnings.warn(
+        warn(
             f"{found.n_not_finite} of {found.n_patterns} sampled patterns have NaN or infinite pixels that differ "
             "from pattern to pattern. Such patterns give no result. Replace these pixels, or mask them with "
-            "`signal_mask=` (True = excluded).",
-            stacklevel=stacklevel + 1,
+            "`signal_mask=` (True = excluded)."
         )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from pyxem_dl.frames import Calibration
+from pyxem_dl.messages import warn
 from pyxem_dl.scans.bad_pixels import inspect_pixels, warn_of_bad_pixels
 from pyxem_dl.scans.beam import Beam, find_beam
 from pyxem_dl.scans.sample import Sample
@@ -56,7 +55,7 @@ def check_on_detector(calibration: Calibration, centers, wanted, given: bool) ->
 
 
 def inspect_beam(
-    sample: Sample, calibration: Calibration, centers, shape, signal_mask, *, stacklevel: int = 2
+    sample: Sample, calibration: Calibration, centers, shape, signal_mask
 ) -> tuple[Calibration, Beam | None]:
     """Find the direct beam in the sample, and warn if it is not where it should be.
 
@@ -72,8 +71,6 @@ def inspect_beam(
         Of the scan.
     signal_mask : array of bool, shape (rows, columns), or None
         True where the detector is excluded.
-    stacklevel : int
-        Of the warnings.
 
     Returns
     -------
@@ -99,7 +96,7 @@ def inspect_beam(
         return calibration, None
     message = _unsure(beam, nominal, outside) if auto else _contradiction(beam, sample, calibration, centers)
     if message:
-        warnings.warn(message, stacklevel=stacklevel + 1)
+        warn(message)
     if auto:
         calibration = calibration.replace(center=tuple(float(c) for c in beam.center))
     return calibration, beam

@@ -13,9 +13,6 @@ from pyxem_dl.scans import inspection
 from pyxem_dl.scans.beam import Beam
 from pyxem_dl.scans.sample import Sample, filled, read_sample
 
-# Frames between a warning of the inspection and who called a verb
-_USER = 4
-
 
 @dataclass
 class Scan:
@@ -125,12 +122,12 @@ class Scan:
         sample = self.sample()
         mask = None if self.signal_mask is None else self.signal_mask.numpy()
         bad = inspection.inspect_pixels(sample.patterns, mask)
-        inspection.warn_of_bad_pixels(bad, stacklevel=_USER)
+        inspection.warn_of_bad_pixels(bad)
         if bad.mask.any():
             mask = bad.mask if mask is None else mask | bad.mask
             self.signal_mask = torch.from_numpy(mask)
         self.calibration, self.beam = inspection.inspect_beam(
-            sample, self.calibration, self.centers, self.shape, mask, stacklevel=_USER
+            sample, self.calibration, self.centers, self.shape, mask
         )
 
     @classmethod

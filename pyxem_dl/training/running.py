@@ -27,6 +27,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.files import claimed, move_aside, replacing
+from pyxem_dl.messages import warn
 from pyxem_dl.models import CONFIG, native_precision
 from pyxem_dl.models.description import PhaseEntry
 from pyxem_dl.streaming import resolve_device
@@ -161,10 +162,9 @@ class Checkpoints(TorchCheckpointIO):
                 torch.save(checkpoint, image)
                 new.write_bytes(image.getbuffer())
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"The checkpoint {path} could not be written ({error}). The training goes on; if it is interrupted, it "
-                "begins from an older one. Make room.",
-                stacklevel=2,
+                "begins from an older one. Make room."
             )
 
     def load_checkpoint(self, path, map_location=lambda storage, _: storage, weights_only=True):

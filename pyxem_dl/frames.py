@@ -270,7 +270,7 @@ def _unit_factor(units, beam_energy: float | None) -> float:
     if plain in _ANGLES:
         if beam_energy is None:
             raise ValueError(
-                f"The signal axes are angles ({units!r}), which need the beam energy. " + HOW_TO_SET_BEAM_ENERGY
+                f"The signal axes are angles ({units!r}): this needs the beam energy. " + HOW_TO_SET_BEAM_ENERGY
             )
         return _ANGLES[plain] / electron_wavelength(beam_energy)
     if plain in _REAL_SPACE:

@@ -369,7 +369,7 @@ for _name, _content, _message in [
     ("step of nothing", _PLAN + "search: {batch_size: {low: 1, high: 8, step: 0}}\n", "step must be above 0"),
     ("search of a list", _PLAN + "search: [1, 2]\n", "search holds entries"),
     ("share of two", _PLAN + "search: {seed: [1, 2]}\nshare: 2\n", "share must be"),
-    ("label that is a list", "labelled: [[a], {b: c}]\nsearch: {seed: [1, 2]}\n", "labelled must be a list of two files"),
+    ("label that is a list", "labelled: [[a], {b: c}]\nsearch: {seed: [1, 2]}\n", "labelled must be a list of two"),
 ]:
 
     def _plan(folder, content=_content):

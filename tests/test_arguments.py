@@ -76,7 +76,7 @@ _WRONG = {
         ({"resolution": "1"}, TypeError, "resolution must be a finite number"),
         ({"resolution": True}, TypeError, "resolution must be a finite number"),
         ({"resolution": 90.0}, ValueError, "resolution must be .* to 60"),
-        ({"resolution": 1e-6}, ValueError, r"resolution of 1e-06° would need 8.2\de\+15 templates, .* GB; .* at least 0.082°"),
+        ({"resolution": 1e-6}, ValueError, r"1e-06° would need 8.2\de\+15 templates, .* GB; .*least 0.082°"),
         ({"resolution": 1e-6, "engine": "pyxem"}, ValueError, "templates, which take"),
         ({"reciprocal_radius": 1e6}, ValueError, "about 4.27e.20 reflections within 1e.06 1/Å"),
         ({"max_excitation_error": 1e6}, ValueError, "max_excitation_error must be"),
@@ -161,7 +161,7 @@ def test_devices_that_are_not_there(name, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
     for resolve in (resolve_device, device_and_precision):
-        with pytest.raises(ValueError, match=f"{name}.*(is not a device|cannot be used|not available).* Give 'auto', 'cpu'"):
+        with pytest.raises(ValueError, match=f"{name}.*(not a device|cannot be|not available).* Give 'auto', 'cpu'"):
             resolve(name)
 
 

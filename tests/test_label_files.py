@@ -186,7 +186,7 @@ BROKEN = {
     "hexagonal grid": ("ang", ang_header("SqrGrid", "HexGrid"), "line 5: .*hexagonal grid.*square"),
     "a billion rows": ("ang", ang_header("NROWS: 2", "NROWS: 1000000000"), "NROWS|3e.09|declared"),
     "rows declared, fewer there": ("ctf", ctf_header("YCells\t2", "YCells\t5000"), "3 x 5000 positions are declared"),
-    "a position twice": ("ang", ang(c4_3="0.0").replace("# NROWS: 2\n", ""), "line 13: .*occurs twice, first in line 12"),
+    "a position twice": ("ang", ang(c4_3="0.0").replace("# NROWS: 2\n", ""), "line 13: .*twice, first in line 12"),
     "symmetry of nothing": ("ang", ang_header("Symmetry          43", "Symmetry          xyz"), "line 3: the symmetry"),
     "cell of nothing": ("ang", ang_header("4.050  4.050", "nan  4.050"), "line 4: the cell"),
     "cell of a ctf": ("ctf", ctf_header("90;90;90", "90;190;90"), "line 11: the cell"),

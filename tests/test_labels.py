@@ -205,7 +205,7 @@ def test_labels_that_teach_nothing_are_refused():
     found = lab.Labels.from_map(make_map(scores=np.linspace(0, 1, 180)))
     everything = np.ones(180, bool)
     lab.check_labels(found, (12, 15), everything)
-    with pytest.raises(ValueError, match=r"shape \(12, 15\), the scan \(15, 12\)"):
+    with pytest.raises(ValueError, match=r"shape \(12, 15\), but the scan has \(15, 12\)"):
         lab.check_labels(found, (15, 12), everything)
     with pytest.raises(ValueError, match="the scan"):
         lab.check_labels(found, (12, 16), everything)

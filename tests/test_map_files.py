@@ -152,7 +152,7 @@ def test_laue_groups_of_ctf_files(tmp_path):
 def test_what_a_format_loses_is_said_in_one_warning(tmp_path):
     xmap = make_map((TRIGONAL,), n_best=2)
     text = saved(tmp_path / "map.ang", xmap)
-    for lost in ("best of 2 candidates", "without reliability", "space group", "no atoms"):
+    for lost in ("best of 2 candidates", "without reliability", "space group", "atoms of the phases"):
         assert lost in text
     assert "space group" not in saved(tmp_path / "map.ctf", xmap)
     assert saved(tmp_path / "map.h5", xmap) == ""

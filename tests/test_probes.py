@@ -108,8 +108,8 @@ def test_an_ideal_disk_has_its_radius():
     [
         (np.zeros((16, 16)), "empty or constant"),
         (np.full((16, 16), np.nan), "NaN or infinite"),
-        (np.zeros((0, 16)), "has the shape"),
-        (np.zeros(16), "has the shape"),
+        (np.zeros((0, 16)), "must have the shape"),
+        (np.zeros(16), "must have the shape"),
         (disk((20, 20), (10, 10), 40) + np.eye(20), "No disk|larger than the pattern"),
         (disk((20, 20), (10, 10), 11) + 0.0, "No disk|larger than the pattern"),
     ],
@@ -120,14 +120,14 @@ def test_what_is_no_probe(image, message):
 
 
 def test_no_pattern_to_estimate_from():
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(ValueError, match="All patterns are empty"):
         Probe.from_patterns(np.full((3, 8, 8), np.nan))
 
 
 def test_a_square_is_no_circle():
     image = np.zeros((60, 60))
     image[28:32, 10:50] = 1
-    with pytest.raises((ValueError, UserWarning), match="No disk|no circle"):
+    with pytest.raises((ValueError, UserWarning), match="No disk|not a circle"):
         Probe.from_image(image)
 
 

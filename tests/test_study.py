@@ -114,7 +114,7 @@ def test_trials_that_cannot_be_compared_are_not_put_together(write, folder):
     quick = PLAN["settings"] | {"max_steps": 1}
     study.run_study(write("changed", trials=1, settings=quick), device="cpu")
     table = (folder / "changed" / "trials.csv").read_text()
-    with pytest.raises(ValueError, match="a study with another search, objective: its trials"):
+    with pytest.raises(ValueError, match="a study with another search, objective, whose trials"):
         study.run_study(write("changed", trials=2, settings=quick, objective="median", search={"batch_size": [4]}))
     assert (folder / "changed" / "trials.csv").read_text() == table
 
@@ -181,8 +181,8 @@ def test_the_example_searches_what_it_names(folder):
     ({"serch": {}}, "unknown: serch"),
     ({"search": None}, "missing: search"),
     ({"objective": "loss"}, "objective must be one of"),
-    ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "search.learning_rate is a list of choices"),
-    ({"search": {"head": []}}, "search.head is a list"),
+    ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "search.learning_rate must be a list of choices"),
+    ({"search": {"head": []}}, "search.head must be a list"),
     ({"search": {"decay": {"low": 0, "high": 1, "log": True}}}, "log needs a range above 0"),
     ({"search": {"batch_size": {"low": 4, "high": 16, "log": True, "step": 4}}}, "and no step"),
     ({"labelled": "scan.hspy"}, "list of two files"),

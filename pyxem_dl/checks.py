@@ -227,7 +227,7 @@ def whole_number(name: str, value, low: int = 0, high: int | None = None) -> int
     Raises
     ------
     TypeError, ValueError
-        If it is no whole number between `low` and `high`.
+        If it is not a whole number between `low` and `high`.
     """
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a whole number of at least {low}, not {reprlib.repr(value)}.")

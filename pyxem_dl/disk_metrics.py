@@ -62,7 +62,7 @@ def match_points(found, truth, tolerance: float) -> tuple[np.ndarray, np.ndarray
     found, truth : array, shape (m, 2) and (t, 2)
         Positions in pixels.
     tolerance : float
-        Points further apart are no pair, in pixels.
+        Largest distance of a pair, in pixels.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
     truth : sequence of array, shape (t, 2) or (t, 3)
         For each pattern the disks that should be found.
     ignored : sequence of array, shape (w, 2)
-        Positions at which a detection that is no hit counts neither way: weak reflections, the direct beam.
+        Positions at which a detection counts neither as right nor as wrong: weak reflections, the direct beam.
     tolerance : float
         Largest distance of a hit, in pixels.
 

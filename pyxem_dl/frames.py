@@ -77,7 +77,7 @@ def read_beam_energy(value) -> float:
     Raises
     ------
     ValueError
-        For what is no single positive number, or no energy of a microscope (1 to 3000 kV): a bare 200000 may be volts,
+        For anything but a single positive number in the range of microscopes (1 to 3000 kV): 200000 alone may be volts,
         and is not guessed.
     """
     how = "The beam energy must be a number in kV, such as 200, or text with a unit, such as '200 kV'"
@@ -199,12 +199,12 @@ class Calibration:
         signal : hyperspy.signals.Signal2D
             Two signal axes in units of reciprocal length or of angle.
         beam_energy : float, optional
-            In kV; by default what the metadata says.
+            In kV; by default that of the metadata.
 
         Raises
         ------
         ValueError
-            If the signal is no calibrated diffraction pattern; the message says what to do.
+            If the signal is not a calibrated diffraction pattern; the message says what to do.
         """
         axes = signal.axes_manager.signal_axes
         if len(axes) != 2:
@@ -330,7 +330,7 @@ def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = No
     Raises
     ------
     ValueError
-        For units that are no reciprocal length and no angle.
+        For units that are neither a reciprocal length nor an angle.
     """
     row_factor, column_factor = (_unit_factor(unit, beam_energy) for unit in units)
     return along_columns * column_factor, -along_rows * row_factor

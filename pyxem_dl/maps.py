@@ -1,4 +1,4 @@
-"""What all verbs that make a crystal map share: the map, its file, and what is printed."""
+"""What all methods that make a crystal map share: the map, its file, and the printed summary."""
 
 from __future__ import annotations
 

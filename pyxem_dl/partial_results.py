@@ -1,4 +1,4 @@
-"""Work that takes long is kept while it is done, so that an interrupted run goes on where it was."""
+"""Long work is saved while it runs, so that an interrupted run can be continued."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PartialResults:
     path : pathlib.Path
         Of what will be made; what is done lies beside it, in ``<path>.partial`` (safetensors, with a digest).
     fingerprint : str
-        Of all that the answers depend on: work with another one begins anew.
+        Of everything that the results depend on: work with another one starts again.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class PartialResults:
         self._kept = int(found.done.sum())
 
     def _save_or_warn(self, found) -> int:
-        """Write what is done; where that fails, go on, for it is in memory. Returns how much is in the file."""
+        """Write what is done; if that fails, continue, because it is in memory. Returns how much is in the file."""
         try:
             self.save(found)
         except OSError as error:

@@ -69,10 +69,10 @@ def find_maxima(
     min_distance : float
         Between two peaks of a map, in pixels; below 1 it is 1.
     max_peaks : int
-        The strongest so many of each map are kept.
+        Largest number of peaks to keep in each map, the strongest first.
     subpixel : {"parabola", None}
         Refine positions by the parabolas through the neighbours along rows and columns, by half a pixel at most; at the
-        border of the map there is no neighbour, and no refinement.
+        border of the map neighbours are missing, so there is no refinement.
 
     Returns
     -------

@@ -37,7 +37,7 @@ class Probe:
     image : tensor, shape (n, n), float32
         The disk on no background, with its sum 1 and its centre on the centre of the middle pixel; n is odd.
     radius : float
-        Of the disk at half of its height, in pixels.
+        Radius of the disk at half of its height, in pixels.
     center : tuple of float
         (row, column) in pixels where it was found.
     radius_error, center_error : float
@@ -79,12 +79,13 @@ class Probe:
         Raises
         ------
         ValueError
-            For an image that is empty, not finite, shows no disk, or not the whole of it; the message says what to do.
+            For an image that is empty, has NaN or infinite pixels, or does not show the whole disk; the message says
+            what to do.
 
         Warns
         -----
         UserWarning
-            If the disk is smaller than 1.2 px, or its edge is no circle.
+            If the disk is smaller than 1.2 px, or its edge is not a circle.
         """
         image = _as_images(image).mean(0)
         edge = _measure(image)
@@ -101,14 +102,14 @@ class Probe:
         Parameters
         ----------
         patterns : array or tensor, shape (n, rows, columns)
-            Of the scan, best spread over it; of more than 64 every so many-th is taken.
+            From all over the scan; of more than 64, an evenly spaced selection is used.
         center : tuple of float, optional
-            About where the direct beam is, (row, column) in pixels; by default it is what is brightest.
+            Approximate position of the direct beam, (row, column) in pixels; by default the brightest region.
 
         Returns
         -------
         Probe
-            An evenly filled disk with the radius and the blurred edge that were measured.
+            An evenly filled disk with the measured radius and edge blur.
 
         Raises
         ------
@@ -118,7 +119,7 @@ class Probe:
         Warns
         -----
         UserWarning
-            If the radius is uncertain by more than 5 % and 0.2 px, the disk is smaller than 1.2 px, or no circle.
+            If the radius is uncertain by more than 5 % and 0.2 px, or the disk is smaller than 1.2 px or not a circle.
         """
         patterns = _as_images(patterns)
         good = np.isfinite(patterns).all((1, 2))
@@ -161,7 +162,7 @@ class Probe:
         Returns
         -------
         Probe
-            With ``radius * factor``.  Its centre is that of a pattern whose outer borders stay where they are.
+            With ``radius * factor``.  Its centre is that in a pattern magnified with fixed outer borders.
         """
         if not (math.isfinite(factor) and factor > 0):
             raise ValueError(f"The factor must be positive and finite, not {factor!r}.")
@@ -232,7 +233,7 @@ def _moved(image, center, half: int) -> np.ndarray:
 def _measure(image: np.ndarray, center=None) -> _Edge:
     """Measure the disk in an image, corrected by what the same measurement says of an ideal disk."""
     if not np.isfinite(image).all():
-        raise ValueError("The image of the probe has NaN or infinite pixels: replace them by their neighbors.")
+        raise ValueError("The image of the probe has NaN or infinite pixels: replace them by their neighbours.")
     if image.max() <= image.min():
         raise ValueError("The image of the probe is empty or constant: give a vacuum pattern that shows the disk.")
     edge = _follow_edge(image, *_blob(image, center))

@@ -32,7 +32,7 @@ _LARGEST_SEARCH, _MOST_CHOICES = 64, 256
 def run_study(path, *, device: str = "auto", echo=print) -> Path:
     """Search for the best training settings, as a YAML file says.
 
-    A study that was interrupted, or has fewer trials than the file asks for, goes on where it was; `trials` and
+    A study that was interrupted, or has fewer trials than the file asks for, is continued; `trials` and
     `processes` may change between the calls, the rest may not, for trials are compared with each other.
 
     Parameters
@@ -52,7 +52,7 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
     device : str
         To train and predict on.
     echo : callable
-        Takes lines about what goes on.
+        Called with lines about the progress.
 
     Returns
     -------

@@ -387,5 +387,5 @@ def test_pairs_of_files_may_have_drives(monkeypatch):
     with pytest.raises(FileNotFoundError, match="no file 'none.h5'"):
         options.read_labelled([r"C:\d\scan.zspy:none.h5"])
     for wrong in ("scan.zspy", r"C:\scan.zspy", "scan.zspy:", ":labels.h5"):
-        with pytest.raises(typer.BadParameter, match="is not like"):
+        with pytest.raises(typer.BadParameter, match="must be like"):
             options.read_labelled([wrong])

@@ -169,7 +169,7 @@ def test_positions_are_indexed_spread_and_few():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="directions are 'x', 'y' and 'z', not \\['w'\\]"):
+    with pytest.raises(ValueError, match="directions must be 'x', 'y' or 'z', not \\['w'\\]"):
         plot.orientation_map(make_map(), directions=["z", "w"])
     signal = make_signal(np.ones((*SHAPE, 48, 50)), CALIBRATION, "test")
     with pytest.raises(ValueError, match="no indexed points"):
@@ -182,21 +182,21 @@ def test_wrong_arguments():
         (lambda s, m: plot.orientation_map(m, brightness="reliabilty"),
          "no property 'reliabilty'; it has: reliability, scores. Did you mean 'reliability'?"),
         (lambda s, m: plot.orientation_map(m, brightness=np.ones(7)), r"brightness has the shape \(7,\); the map has"),
-        (lambda s, m: plot.orientation_map(s), "An orix CrystalMap is needed, not ElectronDiffraction2D"),
+        (lambda s, m: plot.orientation_map(s), "An orix Expected an orix CrystalMap, not ElectronDiffraction2D"),
         (lambda s, m: plot.property_map(m, "scoers"), "no property 'scoers'; it has: reliability, scores"),
         (lambda s, m: plot.property_map(m, 3), "no property 3; it has"),
-        (lambda s, m: plot.disorientation_map(m, s), "CrystalMap is needed"),
+        (lambda s, m: plot.disorientation_map(m, s), "Expected an orix CrystalMap"),
         (lambda s, m: plot.disorientation_map(m, m, max_angle=-3), "max_angle must be a positive number, not -3"),
         (lambda s, m: plot.virtual_image(s, inner=1, outer=0.5), "radii in Å⁻¹ with 0 <= inner < outer, not 1 and 0.5"),
         (lambda s, m: plot.patterns_with_spots(s, m, [(4, 5)]), r"position \(4, 5\) is outside of the scan.*\(4, 6\)"),
         (lambda s, m: plot.patterns_with_spots(s, m, [24]), r"positions \[24\] are outside .* from 0 to 23"),
         (lambda s, m: plot.patterns_with_spots(s, m, [-1]), r"positions \[-1\] are outside"),
         (lambda s, m: plot.patterns_with_spots(s, m, ["a"]), r"flat index from 0 to 23, or \(row, column\).*not 'a'"),
-        (lambda s, m: plot.patterns_with_spots(s, m, [(1, 2, 3)]), r"\(row, column\) in a scan of the shape \(4, 6\)"),
+        (lambda s, m: plot.patterns_with_spots(s, m, [(1, 2, 3)]), r"\(row, column\) in a scan of shape \(4, 6\)"),
         (lambda s, m: plot.patterns_with_spots(s, {}), "no position to draw"),
-        (lambda s, m: plot.patterns_with_spots(s, s), "CrystalMap is needed"),
+        (lambda s, m: plot.patterns_with_spots(s, s), "Expected an orix CrystalMap"),
         (lambda s, m: plot.patterns_with_spots(s, m, [0], gamma=0), "gamma must be a positive number, not 0"),
-        (lambda s, m: plot.patterns_with_spots(s.inav[:3], m, [0]), "map is of 24 positions .* the scan has 4 × 3"),
+        (lambda s, m: plot.patterns_with_spots(s.inav[:3], m, [0]), "map has 24 positions .* the scan has 4 × 3"),
         (lambda s, m: plot.spread_positions(m, among=[True]), r"among has the shape \(1,\); the map has 24 points"),
         (lambda s, m: plot.selection_curves([]), "one or a list of them, not an empty list"),
         (lambda s, m: plot.selection_curves([m]), "labels.selection_curve.*not CrystalMap"),
@@ -204,7 +204,7 @@ def test_wrong_arguments():
         (lambda s, m: plot.reliability_diagram({"a": ([1.0], [1.0, 2.0])}), r"'a' needs .* not \(1,\) and \(2,\)"),
         (lambda s, m: plot.reliability_diagram({"a": ([1.0], [1.0])}, n_bins=0), "n_bins must be a positive number"),
         (lambda s, m: plot.markers(s, m, candidate=1), r"from 0 \(the best\) to 0, not 1"),
-        (lambda s, m: plot.markers(s.inav[:3], m), "map is of 24 positions .* the scan has 4 × 3"),
+        (lambda s, m: plot.markers(s.inav[:3], m), "map has 24 positions .* the scan has 4 × 3"),
         (lambda s, m: plot.markers(s, m, reciprocal_radius=-1), "reciprocal_radius must be a positive number, not -1"),
         (lambda s, m: plot.markers(s, make_map(phases=[without_atoms()])),
          "'MgO' of the map has no atoms .* Give the structures"),

@@ -149,7 +149,7 @@ def _models(further: dict[str, list[str]]) -> dict[str, list[str]]:
     for material, name in MODELS.items():
         bundled = [name] if (PRETRAINED / name / "config.json").exists() else []
         if not bundled:
-            print(f"The model {name} is not bundled here: no row of it.")
+            print(f"The model {name} is not bundled here: it gets no row.")
         models[material] = [*bundled, *further.get(material, [])]
     return models
 

@@ -64,20 +64,20 @@ def match_disks(
     signal : pyxem.signals.Diffraction2D
         Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy; in electrons, where that is known.
     probe : Probe, signal or array of shape (rows, columns), optional
-        Or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
+        The probe, or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
     threshold : float, optional
-        Of the confidence, between 0 and 1: the correlation of pattern and probe, the same for any dose; by default
+        Smallest confidence, between 0 and 1: the correlation of pattern and probe, the same for any dose. Default is
         :func:`~pyxem_dl.bragg_vectors.matcher.default_threshold`, which depends on the probe's radius.
     min_distance : float, optional
-        Between two disks in pixels; by default the probe's radius, and at least 2.
+        Smallest distance between two disks in pixels; by default the radius of the probe, and at least 2.
     max_peaks : int
-        At most so many disks of a pattern are kept, the most confident ones.
+        Largest number of disks to keep per pattern, the most confident first.
     subpixel : bool
         Fit the position of each disk.
     reciprocal_radius : float, optional
-        Disks beyond are left out, in Å⁻¹; by default none are.
+        In Å⁻¹; disks farther from the beam are ignored. By default all are kept.
     subtract_center : bool
-        Measure from the direct beam; else from the first pixel.
+        Measure from the direct beam; otherwise from the first pixel.
     navigation_mask : array of bool, optional
         True where a pattern is excluded, of the navigation's shape in data order (y, x): it has no vectors.
     signal_mask : array of bool, shape (rows, columns), optional
@@ -86,7 +86,7 @@ def match_disks(
         Direct beam: None for the calibration's, "auto" to find it in each pattern, (row, column) in pixels, an array
         (..., 2) of those for each position, or a ``BeamShift``.
     beam_energy : float, optional
-        In kV, for signal axes that are angles; by default what the metadata say.
+        In kV, for signal axes that are angles; by default that of the metadata.
     batch_size : int, optional
         Patterns per batch.
     device : str or torch.device
@@ -94,7 +94,7 @@ def match_disks(
     show_progressbar : bool, optional
         By default HyperSpy's preference.
     lazy_output : bool
-        Compute nothing yet, and return the lazy twin, with the chunks of the signal.
+        Return lazy vectors, with the chunks of the signal, which are computed later.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def match_disks(
     Warns
     -----
     UserWarning
-        If the probe is poorly known, hardly a disk, or unlike the direct beam of the scan.
+        If the probe is uncertain, hardly a disk, or unlike the direct beam of the scan.
 
     Notes
     -----
@@ -155,7 +155,7 @@ def predict_bragg_vectors(
     model : str, pathlib.Path or BraggModel
         Name of a bundled model, a model folder, or a loaded model.
     probe : Probe, signal or array of shape (rows, columns), optional
-        Or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
+        The probe, or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
     threshold : float, optional
         Of the confidence, between 0 and 1; by default the model's.
     n_samples : int
@@ -205,10 +205,10 @@ def bragg_vectors_to_file(
     save_every: float = 10.0,
     **settings,
 ):
-    """Find Bragg disks into a file; an interrupted run goes on where it was.
+    """Find Bragg disks and write them into a file; an interrupted run can be continued.
 
-    What is done is kept in ``<path>.partial``.  A second call with the same signal, model and settings goes on from
-    there; one with others says so and begins anew.
+    Finished patterns are saved in ``<path>.partial``.  A second call with the same signal, model and settings
+    continues from there; a call with others says so and starts again.
 
     Parameters
     ----------

@@ -75,6 +75,6 @@ def _read_models(entries: list[str]) -> dict[str, list[str]]:
     for entry in entries:
         material, separator, folder = entry.partition("=")
         if material not in ("al", "linio2", "mgo", "disks") or not separator or not folder:
-            raise typer.BadParameter(f"{entry!r} is not like al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
+            raise typer.BadParameter(f"{entry!r} must be like al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
         models.setdefault(material, []).append(folder)
     return models

@@ -64,7 +64,7 @@ def read_center(text: str | None):
     try:
         row, column = (float(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither 'auto' nor 'row,column'.", param_hint="--center") from None
+        raise typer.BadParameter(f"{text!r} must be 'auto' or 'row,column'.", param_hint="--center") from None
     return row, column
 
 
@@ -86,7 +86,7 @@ def read_mask(path: Path | None):
             raise ValueError(f"{path} holds {len(loaded)} signals; a mask is a single image.")
         mask = np.asarray(loaded.data)
     if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and not np.isfinite(mask).all()):
-        raise ValueError(f"{path} is no mask: it holds {mask.dtype}, and should hold 0 and 1 (1 = excluded).")
+        raise ValueError(f"{path} is not a mask: it holds {mask.dtype}, but should hold 0 and 1 (1 = excluded).")
     return mask.astype(bool)
 
 
@@ -105,7 +105,7 @@ def read_labelled(entries: list[str]) -> list[tuple[str, str]]:
         splits = [(entry[:i], entry[i + 1 :]) for i in colons if not _is_drive(entry[:i])]
         splits = [(scan, labels) for scan, labels in splits if scan and labels]
         if not splits:
-            raise typer.BadParameter(f"{entry!r} is not like scan.zspy:labels.h5.", param_hint="--labelled")
+            raise typer.BadParameter(f"{entry!r} must be like scan.zspy:labels.h5.", param_hint="--labelled")
         pair = next((pair for pair in splits if all(Path(path).exists() for path in pair)), splits[0])
         for path in pair:
             if not Path(path).exists():
@@ -127,6 +127,6 @@ def read_settings(entries: list[str] | None) -> dict:
     for entry in entries or ():
         key, separator, value = entry.partition("=")
         if not separator or not key:
-            raise typer.BadParameter(f"{entry!r} is not like key=value.", param_hint="--set")
+            raise typer.BadParameter(f"{entry!r} must be like key=value.", param_hint="--set")
         settings[key] = read_yaml(value)
     return settings

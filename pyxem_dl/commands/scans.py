@@ -32,7 +32,7 @@ class Engine(StrEnum):
     torch = "torch"
     pyxem = "pyxem"
 
-OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace a map that is there.")]
+OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an existing map.")]
 
 
 @command()
@@ -122,7 +122,7 @@ def match(
 
 def _say_what_is_saved(xmap, output: Path) -> None:
     indexed = (xmap.phase_id >= 0).mean()
-    typer.echo(f"{xmap.size} positions, {indexed:.1%} indexed, are in {output}.")
+    typer.echo(f"{xmap.size} positions ({indexed:.1%} indexed) are in {output}.")
 
 
 @command()

@@ -84,10 +84,10 @@ def _read_further(setting: list[str] | None, *options: str) -> dict:
     common = ("labelled", "output", "max_minutes", "seed", "device", "devices", "nodes", "resume", "overwrite")
     for key in (*common, *options):
         if key in settings:
-            raise ValueError(f"--set {key}=... is an option of its own: --{key.replace('_', '-')}.")
+            raise ValueError(f"--set {key}=... has its own option: --{key.replace('_', '-')}.")
     for key, instead in (("phases", "CIF files behind `pyxem-dl train`"), ("show_progressbar", "--no-progress")):
         if key in settings:
-            raise ValueError(f"--set {key}=... cannot be: give {instead}.")
+            raise ValueError(f"--set {key}=... is not possible: give {instead}.")
     return settings
 
 

@@ -133,7 +133,7 @@ def group_of_texts(texts: list[str], where: str, notes: list[str] | None = None)
     Raises
     ------
     ValueError
-        If one is no symmetry operation, or if they make no group.
+        If one is not a symmetry operation, or if they do not form a group.
     """
     if len(texts) > _MAX_OPERATIONS:
         raise ValueError(f"{where} lists {len(texts)} symmetry operations; a space group has at most 192.")

@@ -33,7 +33,7 @@ def load_model(model) -> Model | OrientationEnsemble:
     FileNotFoundError
         For a folder that is not there or lacks a file.
     ValueError
-        For an unknown name, and for a folder that is no model, damaged, or too new.
+        For an unknown name, and for a folder that is not a model, is damaged, or too new.
     """
     if isinstance(model, (Model, OrientationEnsemble)):
         return model

@@ -84,7 +84,7 @@ class BraggModel(Model):
         filled : bool
             The masked pixels hold what the network is to see there; else they are 0.
         max_disks : int
-            At most so many in a pattern.
+            Largest number of disks per pattern.
         n_samples : int
             Answers drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
             is known; 0 answers once, without.

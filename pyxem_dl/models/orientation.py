@@ -47,7 +47,7 @@ class OrientationModel(Model):
     name, description : str
         A name, and a line on what the model is for.
     training : dict
-        The training's configuration, from which :func:`pyxem_dl.train` makes such a model anew.
+        The configuration of the training, with which :func:`pyxem_dl.train` can train the model again.
     spread_fit : tuple of float
         How the spread of several answers (degrees) is brought to the size of the errors: a factor, and a floor that is
         added in squares; fitted on patterns that were not trained on.

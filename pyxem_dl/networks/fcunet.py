@@ -190,7 +190,7 @@ class FCUNet(nn.Module):
         patterns, probe : tensor
             As in :meth:`correlate`.
         max_disks : int
-            At most so many in a pattern.
+            Largest number of disks per pattern.
         n_samples : int
             Answers drawn with dropout, whose mean is given and whose variance is known; 0 answers
             once, without.

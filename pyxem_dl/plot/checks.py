@@ -12,12 +12,12 @@ import numpy as np
 def check_map(xmap, shape: tuple[int, ...] | None = None) -> None:
     """Make sure of a crystal map, and that it is of a scan of that shape (in data order)."""
     if not (hasattr(xmap, "phase_id") and hasattr(xmap, "is_in_data")):
-        raise TypeError(f"An orix CrystalMap is needed, not {type(xmap).__name__}.")
+        raise TypeError(f"Expected an orix CrystalMap, not {type(xmap).__name__}.")
     n = xmap.is_in_data.size
     if shape is not None and n != math.prod(shape):
         of = " × ".join(str(each) for each in shape) or "1"
         raise ValueError(
-            f"The map is of {n} positions (in its data: {xmap.size}), the scan has {of}. Give the map of this scan; "
+            f"The map has {n} positions (in its data: {xmap.size}), but the scan has {of}. Give the map of this scan; "
             "crop both in the same way, or neither."
         )
 
@@ -59,11 +59,11 @@ def check_positions(positions, shape: tuple[int, ...]) -> np.ndarray:
             flat.append(int(index.item()))
         elif whole and index.shape == (len(shape),):
             if not ((index >= 0) & (index < shape)).all():
-                raise ValueError(f"The position {position!r} is outside of the scan of the shape {shape}, rows first.")
+                raise ValueError(f"The position {position!r} is outside of the scan of shape {shape} (rows first).")
             flat.append(int(np.ravel_multi_index(tuple(index), shape)))
         else:
             raise ValueError(
-                f"A position is a flat index from 0 to {n - 1}, or (row, column) in a scan of the shape {shape}, "
+                f"A position must be a flat index from 0 to {n - 1}, or (row, column) in a scan of shape {shape}, "
                 f"not {position!r}."
             )
     wrong = [index for index in flat if not 0 <= index < n]

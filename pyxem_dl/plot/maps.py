@@ -57,7 +57,7 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
     directions = [directions] if isinstance(directions, str) else list(directions)
     unknown = [d for d in directions if d not in _DIRECTIONS]
     if unknown or not directions:
-        raise ValueError(f"directions are 'x', 'y' and 'z', not {unknown or directions!r}.")
+        raise ValueError(f"directions must be 'x', 'y' or 'z', not {unknown or directions!r}.")
     factors = _brightness(xmap, brightness)
     from matplotlib.colors import to_rgb
 
@@ -160,7 +160,7 @@ def virtual_image(signal, *, inner: float = 0.3, outer: float = 1.2, title: str 
         With the mean intensity per pixel of the detector.
     """
     if not 0 <= inner < outer:
-        raise ValueError(f"inner and outer are radii in Å⁻¹ with 0 <= inner < outer, not {inner!r} and {outer!r}.")
+        raise ValueError(f"inner and outer must be radii in Å⁻¹ with 0 <= inner < outer, not {inner!r} and {outer!r}.")
     calibration = Calibration.from_signal(signal)
     row, column = np.indices(calibration.shape)
     k = np.hypot(*pixel_to_k(row, column, calibration))
@@ -170,7 +170,7 @@ def virtual_image(signal, *, inner: float = 0.3, outer: float = 1.2, title: str 
     axes = signal.axes_manager.navigation_axes
     shape = signal.axes_manager._navigation_shape_in_array
     if len(shape) not in (1, 2):
-        raise ValueError(f"A scan of 1 or 2 dimensions is needed, not of {len(shape)}.")
+        raise ValueError(f"The scan must have 1 or 2 navigation dimensions, not {len(shape)}.")
     values = np.asarray((signal.data * detector).sum(axis=(-2, -1)) / detector.sum()).ravel()
     steps = [abs(axis.scale) or 1.0 for axis in axes]
     unit = str(axes[0].units)

@@ -96,8 +96,8 @@ def markers(
     missing = sorted({int(key) for key in phase_id} - {*known, -1})
     if missing:
         raise ValueError(
-            f"These candidates are of phases that the map does not hold (ids {missing}). Give the model, or all phases "
-            "in the order in which they were given when the map was made."
+            f"These candidates belong to phases that the map does not hold (ids {missing}). Give the model, or all "
+            "phases in the order in which they were given when the map was made."
         )
     with progressbar(int((phase_id >= 0).sum()), show_progressbar, unit=" orientations") as bar:
         spots = predict_spots(
@@ -148,7 +148,7 @@ def _orientations(xmap, candidate: int) -> tuple[np.ndarray, np.ndarray]:
     """Quaternions (n, 4) and phases (n,) of a candidate at the points in a map's data."""
     n_best = xmap.rotations_per_point
     if isinstance(candidate, bool) or candidate not in range(n_best):
-        raise ValueError(f"candidate is a whole number from 0 (the best) to {n_best - 1}, not {candidate!r}.")
+        raise ValueError(f"candidate must be a whole number from 0 (the best) to {n_best - 1}, not {candidate!r}.")
     phase_id = xmap.phase_id
     if candidate and "candidate_phase_id" in xmap.prop:
         other = np.asarray(xmap.prop["candidate_phase_id"]).reshape(xmap.size, n_best)[:, candidate]

@@ -1,4 +1,4 @@
-"""Pixels that are wrong in every pattern of a sample: not finite, hot, stuck or dead, and rows that are no picture.
+"""Pixels that are wrong in every pattern of a sample: not finite, hot, stuck or dead, and rows outside the image.
 
 What is wrong with a pixel shows beside its neighbours. A hot pixel is sharper than any disk; a stuck or dead one does
 not change where all around it changes; rows of metadata begin where the picture ends. Spots that are in every pattern,
@@ -47,7 +47,7 @@ class BadPixels:
     mask : array of bool, shape (rows, columns)
         True where a pixel is wrong.
     kinds : dict of str to array of bool
-        Which of them are "not finite", "hot", "stuck", and "no part of the picture".
+        Which of them are "not finite", "hot", "stuck", and "outside the image".
     n_patterns : int
         How many patterns were looked at.
     n_not_finite : int

@@ -111,7 +111,7 @@ def _unsure(beam: Beam, nominal, outside: bool) -> str:
     why = "the patterns are not bright there" if beam.seen < 0.2 else "something else may be the beam"
     return (
         f"center=\"auto\" is not sure where the direct beam is: (row, column) = {taken} is used{said}, but {why}"
-        + (f", and the patterns could also be centered at {other}" if other else "")
+        + (f", and the patterns could also be centred at {other}" if other else "")
         + ". Look at a pattern and give `center=(row, column)`. Mask a beam stop with `signal_mask=`."
     )
 

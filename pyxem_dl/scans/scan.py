@@ -1,4 +1,4 @@
-"""A signal as the verbs take it: its patterns, detector, masks, direct beams and coordinates, all checked."""
+"""A checked signal, as the methods need it: patterns, detector, masks, direct beams and coordinates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyxem_dl.scans.sample import Sample, filled, read_sample
 
 @dataclass
 class Scan:
-    """A signal as the verbs need it, with everything checked.
+    """A signal in which everything that the methods need is checked.
 
     Parameters
     ----------
@@ -72,22 +72,22 @@ class Scan:
             pattern; (row, column) in pixels; an array (..., 2) of those, of the navigation's
             shape in data order; or pyxem's ``BeamShift``.
         beam_energy : float, optional
-            In kV; by default what the metadata say.
+            In kV; by default that of the metadata.
         inspect : bool
-            Read a sample of the patterns (:func:`~pyxem_dl.scans.read_sample`), leave out the pixels that are wrong
-            in all of it, and compare the direct beam in it with where it should be.
+            Read a sample of the patterns (:func:`~pyxem_dl.scans.read_sample`), mask the pixels that are wrong in all
+            of it, and compare the direct beam in it with where it should be.
 
         Raises
         ------
         ValueError, TypeError
-            For what cannot be used, as a direct beam that would be outside of the detector; the message says what to
-            do.
+            For a signal or options that cannot be used, such as a direct beam outside of the detector; the message
+            says what to do.
 
         Warns
         -----
         UserWarning
-            If pixels are wrong in every pattern (they are left out); if the direct beam is not where it should be, or
-            "auto" is not sure of it.
+            If pixels are wrong in every pattern (they are masked); if the direct beam is not where it should be, or
+            "auto" is not sure where it is.
         """
         if not hasattr(signal, "axes_manager"):
             raise TypeError(f"Expected a HyperSpy signal, not {type(signal).__name__}.")
@@ -212,13 +212,12 @@ def find_bad_pixels(signal, signal_mask=None) -> np.ndarray:
     signal : hyperspy.signals.Signal2D
         Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, of which up to 64 are read.
     signal_mask : array of bool, shape (rows, columns), optional
-        True where the detector is excluded: it stays so.
+        True where the detector is excluded; these pixels stay excluded.
 
     Returns
     -------
     array of bool, shape (rows, columns)
-        True where a pixel is not finite, hot, stuck, no part of the picture, or excluded: to be given as
-        ``signal_mask``.
+        True where a pixel is NaN or infinite, hot, stuck, outside the image, or excluded: give it as ``signal_mask``.
     """
     data = _in_data_order(signal)
     check_patterns(data)
@@ -319,7 +318,7 @@ def _read_center(center, calibration: Calibration, shape):
 
 def _check_finite(center) -> None:
     if not np.isfinite(center).all():
-        raise ValueError("center has NaN or infinite values; replace them, for example by a neighbor's.")
+        raise ValueError("center has NaN or infinite values; replace them, for example by a neighbour's.")
 
 
 def _read_beam_shift(signal, calibration: Calibration) -> np.ndarray:

@@ -65,7 +65,7 @@ def match_templates(
     max_excitation_error : float
         Largest distance of a template's reflections from the Ewald sphere in Å⁻¹.
     beam_energy : float, optional
-        In kV; by default what the signal's metadata say.
+        In kV; by default that of the metadata.
     navigation_mask : array of bool, optional
         True where a pattern is excluded, of the navigation's shape in data order (y, x).
     signal_mask : array of bool, shape (rows, columns), optional

@@ -29,7 +29,7 @@ class VectorScan:
     navigation_mask : array of bool, optional
         True where a position is excluded.
     beam_energy : float, optional
-        In kV; by default what the metadata say.
+        In kV; by default that of the metadata.
 
     Raises
     ------

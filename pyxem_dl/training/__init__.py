@@ -1,7 +1,7 @@
 """Training of orientation models on simulated or on labelled patterns, with Lightning.
 
 The clock rules: a training has a time limit, its learning rate follows the share of the
-time that has passed, and an interrupted training goes on where it was.
+time that has passed, and an interrupted training can be continued.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ def train(
     description: str = "",
     **settings,
 ) -> OrientationModel:
-    """Train an orientation model: from nothing but crystal structures, or on labelled scans.
+    """Train an orientation model: from crystal structures alone, or on labelled scans.
 
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
-        What the model is to tell apart; by default the recipe's, or those of the labels.
+        Phases that the model distinguishes; by default those of the recipe or of the labels.
     labelled : list of tuple, optional
         Pairs (scan, labels): signals or their files, and crystal maps, as of ``s.match_templates``, or their files
-        (.h5, .ang, .ctf).  Without, the model learns from simulated patterns.
+        (.h5, .ang, .ctf).  By default the model learns from simulated patterns.
     output : path, optional
         The model's folder; by default one in the working folder, named after network and phases.
     network : str or dict, optional
@@ -85,19 +85,19 @@ def train(
     beam_energy : float
         In kV; on labelled scans their own.
     reciprocal_radius : float
-        How far out the model looks, in Å⁻¹: about as far as reflections are seen; on labelled scans by default
-        as far as the detector reaches.
+        Radius that the model uses, in Å⁻¹: about as far as reflections are visible; on labelled scans by default as
+        far as the detector reaches.
     max_minutes : float, optional
         Time limit, by default 20.
     recipe : str, path or OrientationModel, optional
-        A model whose training is the pattern for this one: what is not given here is taken from
-        it.  ``train(recipe="al-200kv", output=...)`` makes the bundled model anew.
+        A model whose training settings are used for whatever is not given here.
+        ``train(recipe="al-200kv", output=...)`` trains the bundled model again.
     resume : bool
-        Go on from the checkpoint of an interrupted training in the same folder.
+        Continue from the checkpoint of an interrupted training in the same folder.
     overwrite : bool
-        Replace a model that is in the folder already.
+        Replace a model that is already in the folder.
     device : str
-        "auto" (CUDA, else CPU), "cpu" or "cuda".
+        "auto" (CUDA if available, otherwise CPU), "cpu" or "cuda".
     devices, nodes : int
         GPUs (or processes, on a CPU) of each computer, and computers that train together, by Lightning's DDP: from a
         script or the command line.  The batch is divided among them.
@@ -120,9 +120,9 @@ def train(
         For phases, settings or a device that cannot be trained with, and for the checkpoint of
         another training in the folder.
     FileExistsError
-        If the folder holds a model already.
+        If the folder already holds a model.
     KeyboardInterrupt
-        If the training is interrupted; the same call goes on where it was.
+        If the training is interrupted; the same call continues it.
     """
     running = {
         "resume": resume, "overwrite": overwrite, "device": device, "devices": devices, "nodes": nodes,

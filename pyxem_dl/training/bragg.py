@@ -384,9 +384,9 @@ def train_bragg(
         For phases, settings or a device that cannot be trained with, and for the checkpoint of
         another training in the folder.
     FileExistsError
-        If the folder holds a model already.
+        If the folder already holds a model.
     KeyboardInterrupt
-        If the training is interrupted; the same call goes on where it was.
+        If the training is interrupted; the same call continues it.
     """
     if max_minutes is not None:
         settings["max_minutes"] = max_minutes

@@ -133,7 +133,7 @@ def test_predict_takes_scale_energy_and_center(run, fake_model, tmp_path, rng):
     assert given.exit_code == 0, given.output
     assert "0.05 Å⁻¹ per px" in given.output
     wrong = run(*arguments, "b.h5", "--center", "middle")
-    assert wrong.exit_code == 2 and "neither 'auto' nor 'row,column'" in wrong.stderr
+    assert wrong.exit_code == 2 and "must be 'auto' or 'row,column'" in wrong.stderr
 
 
 @pytest.fixture(scope="module")

@@ -314,7 +314,7 @@ def test_bad_input_says_what_to_do(scan, changes, options, error, text):
 def test_other_things_than_signals(scan):
     import hyperspy.api as hs
 
-    with pytest.raises(TypeError, match="A HyperSpy signal is needed, not ndarray"):
+    with pytest.raises(TypeError, match="Expected a HyperSpy signal, not ndarray"):
         predict_orientation(scan, make_model(), **QUIET)
     with pytest.raises(ValueError, match="Use `s.transpose"):
         predict_orientation(hs.signals.Signal1D(scan[0, 0]), make_model(), **QUIET)

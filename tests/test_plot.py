@@ -182,7 +182,7 @@ def test_wrong_arguments():
         (lambda s, m: plot.orientation_map(m, brightness="reliabilty"),
          "no property 'reliabilty'; it has: reliability, scores. Did you mean 'reliability'?"),
         (lambda s, m: plot.orientation_map(m, brightness=np.ones(7)), r"brightness has the shape \(7,\); the map has"),
-        (lambda s, m: plot.orientation_map(s), "An orix Expected an orix CrystalMap, not ElectronDiffraction2D"),
+        (lambda s, m: plot.orientation_map(s), "Expected an orix CrystalMap, not ElectronDiffraction2D"),
         (lambda s, m: plot.property_map(m, "scoers"), "no property 'scoers'; it has: reliability, scores"),
         (lambda s, m: plot.property_map(m, 3), "no property 3; it has"),
         (lambda s, m: plot.disorientation_map(m, s), "Expected an orix CrystalMap"),

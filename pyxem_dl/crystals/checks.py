@@ -32,11 +32,12 @@ def check_cell(cell, where: str) -> None:
     text = "(" + ", ".join(f"{x:.6g}" for x in cell) + ")"
     if len(cell) != 6 or not np.isfinite(cell).all():
         raise ValueError(f"{where}: the cell {text} is not finite. Correct the file.")
-    if 0 < min(cell[:3]) and max(cell[:3]) < _LENGTHS[0]:
+    if 0 < min(cell[:3]) and max(cell[:3]) < 0.999 * _LENGTHS[0]:
         raise ValueError(
             f"{where}: the cell {text} is smaller than an atom. It may be in nm: give lengths in Å (ten times larger)."
         )
-    if min(cell[:3]) < _LENGTHS[0] or max(cell[:3]) > _LENGTHS[1]:
+    # rounding makes a length of 1 Å, which orix gives to a phase without a lattice, a little smaller
+    if min(cell[:3]) < 0.999 * _LENGTHS[0] or max(cell[:3]) > _LENGTHS[1]:
         raise ValueError(
             f"{where}: the cell {text} has a length outside {_LENGTHS[0]:g} to {_LENGTHS[1]:g} Å. Give lengths in Å."
         )

@@ -69,7 +69,7 @@ def _sentence(error: dict, path: str) -> str:
     if error["type"] == "missing":
         return f"{place}: is missing"
     if error["type"] == "extra_forbidden":
-        return f"{place}: there is no such entry"
+        return f"{place}: unknown entry"
     return f"{place}: {text[:1].lower()}{text[1:]}, not {reprlib.repr(error['input'])}"
 
 
@@ -84,12 +84,12 @@ def read_text(path: Path, largest: int = LARGEST_CONFIGURATION) -> str:
     """
     size = path.stat().st_size
     if size > largest:
-        raise ValueError(f"{path} has {size / 2**20:.3g} MB; no more than {largest / 2**20:.3g} MB are read.")
+        raise ValueError(f"{path} has {size / 2**20:.3g} MB; at most {largest / 2**20:.3g} MB are read.")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         place = f"{error.reason} at byte {error.start}"
-        raise ValueError(f"{path} is damaged: it is no text in UTF-8 ({place}).") from error
+        raise ValueError(f"{path} is damaged: it is not UTF-8 text ({place}).") from error
 
 
 def read_json(text: str, name) -> object:
@@ -107,7 +107,7 @@ def read_json(text: str, name) -> object:
         return json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_no_constant, parse_int=_short_int,
                           parse_float=_finite)  # fmt: skip
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged, it is no JSON: {error}") from error
+        raise ValueError(f"{name} is damaged: it is not JSON: {error}") from error
 
 
 def _check_nesting(text: str, name) -> None:
@@ -124,12 +124,12 @@ def _without_doubles(pairs: list) -> dict:
     if len(entries) != len(pairs):
         keys = [key for key, _ in pairs]
         double = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {double[:80]!r} is there twice")
+        raise ValueError(f"the key {double[:80]!r} occurs twice")
     return entries
 
 
 def _no_constant(text: str):
-    raise ValueError(f"{text} is no number that can be used")
+    raise ValueError(f"{text} is not a usable number")
 
 
 def _short_int(text: str) -> int:
@@ -141,7 +141,7 @@ def _short_int(text: str) -> int:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is no number that can be used")
+        raise ValueError(f"{text[:40]} is not a usable number")
     return value
 
 
@@ -169,7 +169,7 @@ def read_yaml(text: str, name: str = "the text"):
 
         def compose_node(self, parent, index):
             if self.check_event(yaml.events.AliasEvent):
-                raise ValueError(f"{name}: aliases (*name) are not read; write the entries out.")
+                raise ValueError(f"{name}: aliases (*name) are not allowed; write the entries out.")
             self.depth += 1
             if self.depth > _DEEPEST:
                 raise ValueError(f"{name}: its entries are nested more than {_DEEPEST} deep.")
@@ -181,14 +181,14 @@ def read_yaml(text: str, name: str = "the text"):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             for key in keys:
                 if not isinstance(key, (str, int, float, bool)):
-                    raise ValueError(f"{name}: {reprlib.repr(key)} is no name of an entry.")
+                    raise ValueError(f"{name}: {reprlib.repr(key)} is not a valid name for an entry.")
             if len(set(keys)) != len(keys):
                 double = next(key for key in keys if keys.count(key) > 1)
-                raise ValueError(f"{name}: the entry {double!r} is there twice.")
+                raise ValueError(f"{name}: the entry {double!r} occurs twice.")
             return super().construct_mapping(node, deep)
 
     if len(text) > LARGEST_CONFIGURATION:
-        raise ValueError(f"{name}: no more than {LARGEST_CONFIGURATION / 2**20:.3g} MB are read.")
+        raise ValueError(f"{name}: at most {LARGEST_CONFIGURATION / 2**20:.3g} MB are read.")
     if re.search(rf"\d{{{_DIGITS},}}", text):
         raise ValueError(f"{name}: a number has more than {_DIGITS} digits.")
     if _flow_depth(text) > _DEEPEST:
@@ -196,7 +196,7 @@ def read_yaml(text: str, name: str = "the text"):
     try:
         return _numbers(yaml.load(text, Loader))  # noqa: S506 (a subclass of the safe loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {error}") from error
+        raise ValueError(f"{name} is not YAML: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{name}: its entries are nested too deep.") from error
 
@@ -294,11 +294,11 @@ def drawn_settings(settings, **bounds: tuple[float, float]) -> None:
             (whole_number if isinstance(default, int) else number)(name, value, low, high)
             continue
         if not isinstance(value, (tuple, list)) or not 1 <= len(value) <= 64:
-            raise TypeError(f"{name} is a tuple like {default}, not {reprlib.repr(value)}.")
+            raise TypeError(f"{name} must be a tuple like {default}, not {reprlib.repr(value)}.")
         if isinstance(default[0], str):
             continue
         if len(default) == 2 and len(value) != 2:
-            raise ValueError(f"{name} is (low, high), not {reprlib.repr(value)}.")
+            raise ValueError(f"{name} must be (low, high), not {reprlib.repr(value)}.")
         for each in value:
             (whole_number if isinstance(default[0], int) else number)(name, each, low, high)
 
@@ -313,6 +313,6 @@ def thresholds(values: dict, where: str, known: Iterable[str]) -> None:
     """
     unknown = sorted(set(map(str, values)) - set(known))
     if unknown:
-        raise ValueError(f"{where}: there is no threshold {', '.join(unknown)}; there are: {', '.join(known)}.")
+        raise ValueError(f"{where}: unknown threshold {', '.join(unknown)}; the known ones are: {', '.join(known)}.")
     for name, value in values.items():
         number(f"{where}: the threshold {name!r}", value, 0, 1)

@@ -89,11 +89,11 @@ def claimed(path: str | Path) -> Iterator[None]:
     except Timeout:
         raise BlockingIOError(
             errno.EWOULDBLOCK,
-            f"{path} is being written by another process, which goes on: it holds {file}. Wait until it is done, or "
-            "give another name",
+            f"{path} is being written by another process, which holds {file}. Wait until it has finished, or give "
+            "another name",
         ) from None
     except NotImplementedError:
-        warn(f"{path.parent} knows no locks: let no other process write {path.name}.")
+        warn(f"{path.parent} does not support file locks: make sure that no other process writes {path.name}.")
     try:
         _clear(path)
         yield
@@ -136,7 +136,7 @@ def check_hdf5(path: Path) -> None:
         with open(path, "rb") as raw, h5py.File(raw, "r") as file:
             file.visititems(read)
     except (OSError, RuntimeError) as error:
-        raise OSError(errno.EIO, f"what was written cannot be read, as where a disk is full ({error})") from error
+        raise OSError(errno.EIO, f"the file just written cannot be read; the disk may be full ({error})") from error
 
 
 @contextmanager
@@ -196,11 +196,11 @@ def check_target(path: str | Path, *, overwrite: bool = False, needed: float = 0
     path = Path(path)
     if path.exists():
         if not overwrite:
-            raise FileExistsError(f"{path} is there already. Give another name, or overwrite=True.")
+            raise FileExistsError(f"{path} already exists. Give another name, or overwrite=True.")
         if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, f"{path} is a folder: give the name of a file")
         if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, f"{path} is protected against writing: give another name")
+            raise PermissionError(errno.EACCES, f"{path} is write-protected: give another name")
     above = next(p for p in path.resolve().parents if p.exists())
     if not above.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{path} cannot be written: {above} is a file, not a folder")
@@ -209,7 +209,8 @@ def check_target(path: str | Path, *, overwrite: bool = False, needed: float = 0
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"{path} needs about {_size(needed)}, and {above} has {_size(free)} left: make room, or take another",
+            f"{path} needs about {_size(needed)}, but {above} has {_size(free)} left: free some space, or use another "
+            "folder",
         )
     return path
 

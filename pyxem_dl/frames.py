@@ -5,7 +5,7 @@ them measured against diffsims, orix and pyxem in ``tests/test_frames.py``:
 
 * **Lab frame**: x to the right of the pattern, y up, z towards the electron source.
 * **Pattern**: an array ``pattern[row, column]``; +kx is +column, +ky is -row.  k is in
-  1/Angstrom (crystallographer's convention, without 2 pi).
+  Å⁻¹ (crystallographer's convention, without 2 pi).
 * **Orientation**: an orix rotation R takes lab to crystal coordinates,
   ``g_crystal = R * g_lab`` and ``g_lab = ~R * g_crystal``.  Quaternions are (w, x, y, z).
 * **In-plane rotation**: turning the crystal about the beam by +a degrees turns the spots
@@ -80,7 +80,7 @@ def read_beam_energy(value) -> float:
         For what is no single positive number, or no energy of a microscope (1 to 3000 kV): a bare 200000 may be volts,
         and is not guessed.
     """
-    how = "The beam energy is a number in kV, as 200, or a text with its unit, as '200 kV'"
+    how = "The beam energy must be a number in kV, such as 200, or text with a unit, such as '200 kV'"
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     units = getattr(value, "units", getattr(value, "unit", None))
@@ -91,7 +91,7 @@ def read_beam_energy(value) -> float:
     if not isinstance(value, str):
         array = np.asarray(value)
         if array.size != 1:
-            raise ValueError(f"{how}, not {value!r}: there must be one.")
+            raise ValueError(f"{how}, not {value!r}: give one value.")
         value = array.reshape(-1).tolist()[0]
     text = str(value).strip()
     match = re.fullmatch(r"([-+]?[0-9.,]*[0-9.](?:[eE][-+]?[0-9]+)?|nan|[-+]?inf)\s*([a-zA-Z]*)", text)
@@ -112,9 +112,9 @@ def read_beam_energy(value) -> float:
         factor = 1e-3 if energy > _HIGHEST_ENERGY else 1e3
         if _LOWEST_ENERGY <= energy * factor <= _HIGHEST_ENERGY:
             meant = "volts" if factor < 1 else "megavolts"
-            hint = f" If these are {meant}, it is {energy * factor:g} kV: give `beam_energy={energy * factor:g}`."
+            hint = f" If it was given in {meant}, it is {energy * factor:g} kV: give `beam_energy={energy * factor:g}`."
     raise ValueError(
-        f"{value!r} is no beam energy of a microscope: {energy:g} kV is not between {_LOWEST_ENERGY:g} and "
+        f"{value!r} is not the beam energy of a microscope: {energy:g} kV is not between {_LOWEST_ENERGY:g} and "
         f"{_HIGHEST_ENERGY:g} kV.{hint} " + HOW_TO_SET_BEAM_ENERGY
     )
 
@@ -144,7 +144,7 @@ class Calibration:
     Parameters
     ----------
     scale : tuple of float
-        Size of a pixel in 1/Angstrom, (along rows, along columns); both positive.
+        Size of a pixel in Å⁻¹, (along rows, along columns); both positive.
     center : tuple of float
         Position of the direct beam in pixels, (row, column); pixel centres are integers.
     shape : tuple of int
@@ -161,8 +161,8 @@ class Calibration:
     def __post_init__(self) -> None:
         if not all(np.isfinite(s) and s > 0 for s in self.scale):
             raise ValueError(
-                f"The scale must be positive and finite (1/Angstrom per pixel), not {self.scale}. "
-                "Set it with `s.calibration.scale = ...`; where an axis runs backwards, "
+                f"The scale must be positive and finite (Å⁻¹ per pixel), not {self.scale}. "
+                "Set it with `s.calibration.scale = ...`. If an axis runs backwards, "
                 "flip the data first."
             )
 
@@ -171,13 +171,13 @@ class Calibration:
         """Wavelength in Angstrom; a ValueError where the beam energy is not known."""
         if self.beam_energy is None:
             raise ValueError(
-                "The beam energy is not known. " + HOW_TO_SET_BEAM_ENERGY
+                "The beam energy is unknown. " + HOW_TO_SET_BEAM_ENERGY
             )
         return electron_wavelength(self.beam_energy)
 
     @property
     def reciprocal_radius(self) -> float:
-        """Distance in 1/Angstrom from the direct beam to the detector's nearest edge."""
+        """Distance in Å⁻¹ from the direct beam to the detector's nearest edge."""
         (rows, cols), (row, col) = self.shape, self.center
         return min(
             (row + 0.5) * self.scale[0],
@@ -209,8 +209,8 @@ class Calibration:
         axes = signal.axes_manager.signal_axes
         if len(axes) != 2:
             raise ValueError(
-                f"Diffraction patterns have two signal dimensions, this signal has {len(axes)}. "
-                "Use `s.transpose(signal_axes=2)` to say which axes are the detector's."
+                f"Diffraction patterns have two signal dimensions; this signal has {len(axes)}. "
+                "Use `s.transpose(signal_axes=2)` to make the detector axes the signal axes."
             )
         x, y = axes
         if not (x.is_uniform and y.is_uniform):
@@ -256,7 +256,7 @@ def _plain_unit(units) -> str:
 
 
 def _unit_factor(units, beam_energy: float | None) -> float:
-    """Return what a length in some unit is multiplied with to be 1/Angstrom."""
+    """Return what a length in some unit is multiplied with to be Å⁻¹."""
     how = (
         "Set the calibration, for example `s.calibration.scale = 0.02; "
         "s.calibration.units = '1/Å'; s.calibration.center = None` (pyxem), "
@@ -270,13 +270,13 @@ def _unit_factor(units, beam_energy: float | None) -> float:
     if plain in _ANGLES:
         if beam_energy is None:
             raise ValueError(
-                f"The signal axes are angles ({units!r}), which needs the beam energy. " + HOW_TO_SET_BEAM_ENERGY
+                f"The signal axes are angles ({units!r}), which need the beam energy. " + HOW_TO_SET_BEAM_ENERGY
             )
         return _ANGLES[plain] / electron_wavelength(beam_energy)
     if plain in _REAL_SPACE:
         raise ValueError(
             f"The signal axes are in real space (units {units!r}): this looks like an image, not "
-            f"like diffraction patterns. If they are patterns: {how}"
+            f"a diffraction pattern. If it is a pattern: {how}"
         )
     raise ValueError(f"The unit {units!r} of the signal axes is not understood. {how}")
 
@@ -296,7 +296,7 @@ def pixel_to_k(row, column, calibration: Calibration, center=None):
     Returns
     -------
     kx, ky : array
-        In 1/Angstrom.
+        In Å⁻¹.
     """
     row0, column0 = calibration.center if center is None else center
     kx = (column - column0) * calibration.scale[1]
@@ -325,7 +325,7 @@ def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = No
     Returns
     -------
     kx, ky
-        1/Angstrom.
+        Å⁻¹.
 
     Raises
     ------
@@ -363,14 +363,14 @@ def excitation_error(kx, ky, kz, wavelength: float):
     Parameters
     ----------
     kx, ky, kz : array
-        Reflections in the lab frame, in 1/Angstrom.
+        Reflections in the lab frame, in Å⁻¹.
     wavelength : float
         In Angstrom.
 
     Returns
     -------
     array
-        In 1/Angstrom.
+        In Å⁻¹.
     """
     radius = 1 / wavelength
     in_plane = kx**2 + ky**2
@@ -388,16 +388,16 @@ def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
     Parameters
     ----------
     error, kx, ky : array
-        Excitation error at the centre of the disk, and position of the reflection, 1/Angstrom.
+        Excitation error at the centre of the disk, and position of the reflection, Å⁻¹.
     qx, qy : array
-        Position in the disk from its centre, 1/Angstrom.
+        Position in the disk from its centre, Å⁻¹.
     wavelength : float
         In Angstrom.
 
     Returns
     -------
     array
-        In 1/Angstrom.
+        In Å⁻¹.
     """
     return error + wavelength * (kx * qx + ky * qy)
 

@@ -56,14 +56,14 @@ def read_map(path):
         If angles are not finite; says of how many positions.
     """
     if not isinstance(path, (str, Path)):
-        raise TypeError(f"Labels are read from a file, whose path is a str or Path, not {type(path).__name__}.")
+        raise TypeError(f"The path of a label file must be a str or Path, not {type(path).__name__}.")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} with labels.")
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Labels are read from .ang, .ctf and .h5 files, not from {path.name!r}.")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty. Write the map again.")
+        raise ValueError(f"{path} is empty. Export the map again.")
     xmap = _read_text(path) if path.suffix.lower() in (".ang", ".ctf") else _read_hdf5(path)
     without_unknown_rotations(xmap, str(path))
     return xmap
@@ -87,7 +87,7 @@ def without_unknown_rotations(xmap, where: str) -> None:
     first = unknown if unknown.ndim == 1 else unknown[:, 0]
     set_not_indexed(xmap, first)
     warn(
-        f"{where}: {int(first.sum())} of {len(first)} positions have angles that are not finite: they are not indexed."
+        f"{where}: {int(first.sum())} of {len(first)} positions have NaN or infinite angles and count as not indexed."
     )
 
 
@@ -132,16 +132,16 @@ def _decoded(path: Path) -> str:
     """Text of a file, in whatever encoding programs write."""
     size = path.stat().st_size
     if size > _LARGEST_TEXT:
-        raise ValueError(f"{path} has {size / 2**30:.3g} GB; no more than {_LARGEST_TEXT / 2**30:.3g} GB are read.")
+        raise ValueError(f"{path} has {size / 2**30:.3g} GB; at most {_LARGEST_TEXT / 2**30:.3g} GB are read.")
     content = path.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return content.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is damaged: it is no text ({error.reason}).") from error
+            raise ValueError(f"{path} is damaged: it is not text ({error.reason}).") from error
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: this is no text, but binary data. Write the map again, as text.")
+        raise ValueError(f"{path}, line {line}: this is binary data, not text. Export the map again, as text.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -160,7 +160,7 @@ def _check_header(path: Path, kind: str, lines: list[str]) -> int:
     else:
         end = next((i for i, line in enumerate(lines) if re.match(r"Phase\s+X\s+Y\b", line)), None)
         if end is None:
-            raise _wrong(path, None, "there is no line 'Phase X Y ...' that names the columns: this is no .ctf file.")
+            raise _wrong(path, None, "no line 'Phase X Y ...' names the columns: this is not a .ctf file.")
         end += 1
     if end > _LONGEST_HEADER:
         raise _wrong(path, _LONGEST_HEADER, f"the header has more than {_LONGEST_HEADER} lines.")
@@ -172,23 +172,23 @@ def _check_header(path: Path, kind: str, lines: list[str]) -> int:
 
 def _check_ang_header(path: Path, header: list[str]) -> None:
     if not any("MaterialName" in line for line in header):
-        raise _wrong(path, None, "no phase is declared: the header lacks '# MaterialName' and '# Symmetry'. Write the "
-                     "map again with its header.")  # fmt: skip
+        raise _wrong(path, None, "no phase is declared: the header lacks '# MaterialName' and '# Symmetry'. Export "
+                     "the map again with its header.")  # fmt: skip
     for i, line in enumerate(header):
         words = line.lstrip("# ").split()
         if len(words) < 2:
             continue
         if words[0].startswith("GRID") and "hex" in words[1].lower():
-            raise _wrong(path, i, "the positions are a hexagonal grid. Patterns of a scan lie on a square one: convert "
+            raise _wrong(path, i, "the positions form a hexagonal grid, but a scan has a square one: convert "
                          "the map to a square grid (in OIM or MTEX), and save it again.")  # fmt: skip
         if words[0] in ("XSTEP:", "YSTEP:", "NCOLS_ODD:", "NCOLS_EVEN:", "NROWS:"):
             _positive(path, i, words[0].rstrip(":"), words[1])
         if words[0] == "LatticeConstants":
             _check_cell(path, i, words[1:])
         if words[0] == "Phase" and not words[1].lstrip("-").isdigit():
-            raise _wrong(path, i, f"the number of a phase is no whole number: {words[1][:40]!r}.")
+            raise _wrong(path, i, f"the number of a phase is not a whole number: {words[1][:40]!r}.")
         if words[0] == "Symmetry" and not _is_point_group(words[-1]):
-            raise _wrong(path, i, f"the symmetry {words[-1][:20]!r} is no point group that is known.")
+            raise _wrong(path, i, f"the symmetry {words[-1][:20]!r} is not a known point group.")
 
 
 def _is_point_group(name: str) -> bool:
@@ -203,8 +203,8 @@ def _check_ctf_header(path: Path, header: list[str]) -> None:
     at = next((i for i, line in enumerate(header) if line.startswith("Phases")), None)
     words = header[at].split() if at is not None else []
     if len(words) < 2 or not words[1].isdigit() or not 1 <= int(words[1]) <= 1000:
-        raise _wrong(path, at, "no phases are declared: the header needs a line 'Phases 1' (their number), and one for "
-                     "each. Write the map again with its header.")  # fmt: skip
+        raise _wrong(path, at, "no phases are declared: the header needs a line 'Phases 1' (their number) and one for "
+                     "each. Export the map again with its header.")  # fmt: skip
     for i in range(at + 1, at + 1 + int(words[1])):
         parts = header[i].split("\t") if i < len(header) - 1 else []
         if len(parts) < 5:
@@ -214,13 +214,13 @@ def _check_ctf_header(path: Path, header: list[str]) -> None:
         for name, word, high in (("Laue group", parts[3], 11), ("space group", parts[4], 230)):
             low = 1 if name == "Laue group" else 0
             if not word.strip().isdigit() or not low <= int(word) <= high:
-                raise _wrong(path, i, f"the {name} is a number from {low} to {high}, not {word[:20]!r}.")
+                raise _wrong(path, i, f"the {name} must be a number from {low} to {high}, not {word[:20]!r}.")
     for i, line in enumerate(header):
         words = line.split()
         if len(words) > 1 and words[0] in ("XCells", "YCells", "XStep", "YStep"):
             _positive(path, i, words[0], words[1])
         if len(words) > 1 and words[0] == "JobMode" and "hex" in words[1].lower():
-            raise _wrong(path, i, "the positions are a hexagonal grid: convert the map to a square one.")
+            raise _wrong(path, i, "the positions form a hexagonal grid: convert the map to a square one.")
 
 
 def _positive(path: Path, i: int, name: str, word: str) -> float:
@@ -243,13 +243,13 @@ def _check_cell(path: Path, i: int, words: list[str]) -> None:
         cell = []
     edges, angles = cell[:3], cell[3:]
     if len(cell) != 6 or not all(0 <= x < 1e4 for x in edges) or not all(0 <= x < 180 for x in angles):
-        raise _wrong(path, i, f"the cell is six numbers (Å, degrees), not {' '.join(words)[:60]!r}.")
+        raise _wrong(path, i, f"the cell must be six numbers (Å, degrees), not {' '.join(words)[:60]!r}.")
 
 
 def _table(path: Path, kind: str, lines: list[str], numbers: list[int]) -> np.ndarray:
     """Numbers of all lines; an error names the first line that has none."""
     if not numbers:
-        raise _wrong(path, None, "there are no positions below the header: the file is cut off. Write the map again.")
+        raise _wrong(path, None, "no positions follow the header: the file is incomplete. Export the map again.")
     rows = [lines[i] for i in numbers]
     if any("," in row for row in rows):
         rows = [re.sub(r"(?<=\d),(?=\d)", ".", row) for row in rows]
@@ -263,12 +263,12 @@ def _table(path: Path, kind: str, lines: list[str], numbers: list[int]) -> np.nd
         for i, row in zip(numbers, rows, strict=True):
             words = row.split()
             if len(words) != n:
-                last = " The file is cut off." if i == numbers[-1] else ""
-                raise _wrong(path, i, f"there are {len(words)} columns, and {n} in the first line.{last}") from None
+                last = " The file is incomplete." if i == numbers[-1] else ""
+                raise _wrong(path, i, f"there are {len(words)} columns, but {n} in the first line.{last}") from None
             for column, word in enumerate(words):
                 if not _is_number(word):
                     raise _wrong(
-                        path, i, f"{word[:40]!r} in column {column + 1} is no number. Columns are {_COLUMNS[kind]}."
+                        path, i, f"{word[:40]!r} in column {column + 1} is not a number. Columns are {_COLUMNS[kind]}."
                     ) from None
         raise
 
@@ -287,18 +287,18 @@ def _check_table(path: Path, kind: str, numbers, table) -> np.ndarray:
     bad = ~np.isfinite(places).all(1)
     if bad.any():
         at = int(bad.argmax())
-        raise _wrong(path, numbers[at], f"the coordinates {places[at].tolist()} are no place of the scan.")
+        raise _wrong(path, numbers[at], f"the coordinates {places[at].tolist()} are not a position of the scan.")
     unknown = ~np.isfinite(angles).all(1)
     far = (np.abs(np.where(np.isfinite(angles), angles, 0)) > _LARGEST_ANGLE[kind]).any(1)
     if far.any():
         at = int(far.argmax())
         unit = "radians (these seem to be degrees)" if kind == ".ang" else "degrees"
-        raise _wrong(path, numbers[at], f"the angles {angles[at].tolist()} are too large: {kind} files have {unit}.")
+        raise _wrong(path, numbers[at], f"the angles {angles[at].tolist()} are too large: {kind} files are in {unit}.")
     phase = table[:, _PHASE[kind]]
     odd = ~np.isfinite(phase) | (phase != np.round(phase)) | (np.abs(phase) > 1e6)
     if odd.any():
         at = int(odd.argmax())
-        raise _wrong(path, numbers[at], f"the phase is {phase[at]:g}, and must be a whole number.")
+        raise _wrong(path, numbers[at], f"the phase is {phase[at]:g}; it must be a whole number.")
     return unknown
 
 
@@ -319,25 +319,25 @@ def _check_grid(path: Path, kind: str, header, numbers, table) -> None:
     x, y = table[:, _PLACES[kind][0]], table[:, _PLACES[kind][1]]
     columns, rows, steps = _declared(header, kind)
     if columns and rows and columns * rows != len(x):
-        raise _wrong(path, numbers[-1], f"{columns:g} x {rows:g} positions are declared, and {len(x)} are there. The "
-                     "file is cut off, or its header is another map's: write it again.")  # fmt: skip
+        raise _wrong(path, numbers[-1], f"{columns:g} x {rows:g} positions are declared, but there are {len(x)}. The "
+                     "file is incomplete, or its header belongs to another map: export it again.")  # fmt: skip
     for name, values, step in zip("xy", (x, y), steps, strict=True):
         distinct = np.unique(np.round(values, 6))
         pitch = float(np.median(np.diff(distinct))) if len(distinct) > 1 else 0.0
         if step and pitch and not 0.5 < step / pitch < 2:
-            raise _wrong(path, None, f"the step along {name} is {step:g} in the header, and {pitch:g} between the "
+            raise _wrong(path, None, f"the step along {name} is {step:g} in the header, but {pitch:g} between the "
                          "positions: one of them is wrong.")  # fmt: skip
     places = np.round(np.column_stack([x, y]), 6)
     _, first, counts = np.unique(places, axis=0, return_index=True, return_counts=True)
     if len(first) < len(x) and not (columns and rows):
         twice = places[first[counts.argmax()]]
         again = np.flatnonzero((places == twice).all(1))[:2]
-        raise _wrong(path, numbers[again[1]], f"the position x = {twice[0]:g}, y = {twice[1]:g} was there before, in "
+        raise _wrong(path, numbers[again[1]], f"the position x = {twice[0]:g}, y = {twice[1]:g} occurs twice, first in "
                      f"line {numbers[again[0]] + 1}.")  # fmt: skip
     n_x, n_y = (len(np.unique(np.round(values, 6))) for values in (x, y))
     if n_x * n_y != len(x) and not (columns and rows):
-        raise _wrong(path, None, f"{len(x)} positions are {n_x} different x times {n_y} different y, which is no "
-                     "rectangle: the map is cut off, hexagonal, or a part. Write that of the whole scan.")  # fmt: skip
+        raise _wrong(path, None, f"{len(x)} positions with {n_x} different x and {n_y} different y do not form a "
+                     "rectangle: the map is incomplete, hexagonal or cropped. Export the whole map.")  # fmt: skip
 
 
 def _check_phases(path: Path, kind: str, header, numbers, table) -> np.ndarray:
@@ -394,7 +394,7 @@ def _read_hdf5(path: Path):
         with h5py.File(path, "r") as file:
             _check_hdf5(path, file)
     except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} is no HDF5 file, or damaged: {error}. Write the map again.") from error
+        raise ValueError(f"{path} is damaged, or not an HDF5 file: {error}. Export the map again.") from error
     try:
         xmap = io.load(str(path))
     except Exception as error:  # orix raises what its reading runs into
@@ -420,7 +420,7 @@ def _check_hdf5(path: Path, file) -> None:
             link = group.get(name, getlink=True)
             if seen > _MOST_ENTRIES or not isinstance(link, h5py.HardLink):
                 what = f"more than {_MOST_ENTRIES} entries" if seen > _MOST_ENTRIES else f"a link, {name[:80]!r}"
-                raise ValueError(f"{path} holds {what}, which is not followed: save the map with orix.")
+                raise ValueError(f"{path} holds {what}, which are not followed: save the map with orix.")
             entry = group[name]
             if isinstance(entry, h5py.Group):
                 groups.append(entry)
@@ -429,10 +429,10 @@ def _check_hdf5(path: Path, file) -> None:
                 continue
             total += entry.size * entry.dtype.itemsize if entry.size else 0
             if entry.is_virtual or entry.external:
-                raise ValueError(f"{path}: {entry.name[:80]!r} lies in another file, which is not read.")
+                raise ValueError(f"{path}: {entry.name[:80]!r} is stored in another file, which is not read.")
             if total > limit:
                 raise ValueError(
-                    f"{path}: {entry.name[:80]!r} of the shape {entry.shape} would take {total / 2**30:.3g} GB, and "
+                    f"{path}: {entry.name[:80]!r} of the shape {entry.shape} would take {total / 2**30:.3g} GB, but "
                     f"the file has {path.stat().st_size / 2**20:.3g} MB: it is damaged."
                 )
             if entry.name.endswith("/lattice/abcABG"):

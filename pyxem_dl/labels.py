@@ -175,7 +175,7 @@ def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: boo
                 turned = Rotation(other_crystal_quaternion(phase.structure.lattice)) * rotations
                 rotations = Rotation(np.where(here[..., None], turned.data, rotations.data))
     elif crystal_x != "a":
-        raise ValueError(f"crystal_x is 'a' or 'a*', not {crystal_x!r}.")
+        raise ValueError(f"crystal_x must be 'a' or 'a*', not {crystal_x!r}.")
     moved._rotations = rotations
     return moved
 
@@ -194,7 +194,7 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
     n_patterns : int
         So many are looked at.
     reciprocal_radius : float, optional
-        To which spots are looked for, in 1/Angstrom; by default the detector's.
+        To which spots are looked for, in Å⁻¹; by default the detector's.
     seed : int
         Of the choice of patterns.
 
@@ -264,8 +264,8 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
     size = math.prod(shape)
     if len(labels.known) != size or (len(labels.shape) == len(shape) == 2 and labels.shape != tuple(shape)):
         raise ValueError(
-            f"The labels have the shape {labels.shape}, the scan {tuple(shape)} (y, x). Give the map of this scan, of "
-            "all its positions; what is not labelled is left out of the data (`xmap[mask]`), or has phase_id -1."
+            f"The labels have the shape {labels.shape}, but the scan has {tuple(shape)} (y, x). Give a map of the "
+            "whole scan; mask positions without a label (`xmap[mask]`), or set their phase_id to -1."
         )
     if not labels.phases:
         raise ValueError("Nothing is indexed in the labels, and they have no phase.")
@@ -284,13 +284,13 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
     furthest = max(float(rot.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_PORTION))
     if math.degrees(furthest) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
         raise ValueError(
-            f"All {len(q)} labels are one orientation (within {_ONE_ORIENTATION:g}°): a network would learn to say "
-            "that one. Label a larger scan, or several."
+            f"All {len(q)} labels are the same orientation (within {_ONE_ORIENTATION:g}°): a network would learn only "
+            "that. Label a larger scan, or several."
         )
 
 
 def _too_few(labels: Labels, n: int) -> str:
-    text = f"Only {n} labels are confident; at least {MINIMUM_LABELS} are needed, thousands are good."
+    text = f"Only {n} labels are confident; at least {MINIMUM_LABELS} are needed, and thousands are better."
     for name in ("scores", "reliability"):
         values = getattr(labels, name)[labels.known & (labels.phase_id >= 0)]
         values = values[np.isfinite(values)]
@@ -326,7 +326,7 @@ def choose_labels(labels: Labels, min_score: float = 0.0, min_reliability: float
             continue
         values = getattr(labels, name)
         if not np.isfinite(values).any():
-            raise ValueError(f"The labels have no {name}: they cannot be chosen by it.")
+            raise ValueError(f"The labels have no {name}, so they cannot be selected by it.")
         kept &= (labels.phase_id < 0) | (values >= least)
     return kept
 
@@ -450,7 +450,7 @@ def hold_out_region(shape: tuple[int, ...], usable: np.ndarray, share: float, se
         held_out |= block == each
     grown = binary_dilation(held_out.reshape(shape), np.ones((3,) * len(shape))).ravel()
     if not (usable & ~grown).any() or not (usable & held_out).any():
-        warn("The scan is too small to hold out a region: single positions are held out.")
+        warn("The scan is too small to hold out a region: single positions are held out instead.")
         held_out = np.random.default_rng(seed).random(len(usable)) < share
         return held_out, np.zeros_like(held_out)
     return held_out, grown & ~held_out

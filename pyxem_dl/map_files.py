@@ -87,12 +87,12 @@ def check_map_path(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MAP_SUFFIXES:
-        raise ValueError(f"A crystal map is saved as {', '.join(MAP_SUFFIXES)}, not as {path.name!r}.")
+        raise ValueError(f"A crystal map can be saved as {', '.join(MAP_SUFFIXES)}, not as {path.name!r}.")
     if crystal_x not in (None, "a", "a*") or (crystal_x and suffix != ".ctf"):
-        raise ValueError(f"crystal_x is 'a' or 'a*', and for .ctf files only; not {crystal_x!r} for {path.name!r}.")
+        raise ValueError(f"crystal_x must be 'a' or 'a*', for .ctf files only; not {crystal_x!r} for {path.name!r}.")
     if n_positions in (0, 1) and suffix in _TEXT:
         raise ValueError(
-            f"A single pattern makes no map in {suffix}: readers need at least two positions. Save it as .h5."
+            f"A single pattern cannot be saved as {suffix}: readers need at least two positions. Save it as .h5."
         )
     needed = (n_positions or 0) * (_TEXT_BYTES if suffix in _TEXT else _BYTES + _CANDIDATE_BYTES * n_best)
     return check_target(path, overwrite=overwrite, needed=needed)
@@ -106,10 +106,10 @@ def write_map(path: Path, xmap, *, crystal_x: str | None = None) -> None:
     if suffix in _TEXT:
         lost = _lost(xmap, suffix, crystal_x)
         if lost:
-            warn(f"{path.name} does not keep all of the map: {'; '.join(lost)}. .h5 keeps it.")
+            warn(f"{path.name} does not keep all of the map: {'; '.join(lost)}. Use .h5 to keep everything.")
     elif xmap.rotations_per_point > 1 and xmap.is_in_data.size == 1:
         warn(
-            f"orix reads the candidates of a single pattern in {path.name} as positions: save n_best=1."
+            f"orix will read the candidates of this single pattern in {path.name} as positions: save n_best=1."
         )
     with replacing(path) as new:
         if suffix == ".ang":
@@ -129,32 +129,32 @@ def _lost(xmap, suffix: str, crystal_x: str | None) -> list[str]:
     phases = [phase for key, phase in xmap.phases if key >= 0]
     lost = []
     if xmap.rotations_per_point > 1:
-        lost.append(f"only the best of {xmap.rotations_per_point} candidates is written")
+        lost.append(f"only the best of {xmap.rotations_per_point} candidates is kept")
     others = sorted(set(xmap.prop) - _WRITTEN[suffix])
     if others:
         lost.append(f"without {', '.join(others)}")
     box = _box(xmap)
     left_out = int((box & ~xmap.is_in_data).sum())
     if not box[0]:
-        lost.append("coordinates begin at 0")
+        lost.append("coordinates start at 0")
     if left_out:
         lost.append(f"{left_out} positions that are not in its data count as not indexed")
     if suffix == ".ang" and any(phase.space_group is not None for phase in phases):
-        lost.append("of the space group only the rotations of the point group are written")
+        lost.append("only the rotations of the point group are kept, not the space group")
     if any(phase.point_group is None for phase in phases):
         lost.append("a phase without a point group is written as triclinic")
     if any(len(phase.structure) for phase in phases):
-        lost.append("the phases have no atoms")
+        lost.append("atoms of the phases are not kept")
     if suffix == ".ctf" and crystal_x is None and any(_differs(phase) for phase in phases):
         lost.append(
-            "x is along a* of the crystals, as in files of Oxford and for MTEX: orix.io.load does not turn it, "
-            "read_labels(..., crystal_x='a*') does (crystal_x='a' writes it as orix has it)"
+            "x is along a* of the crystals, as in Oxford's files and in MTEX: orix.io.load does not allow for that, "
+            "but read_labels(..., crystal_x='a*') does (crystal_x='a' writes the axes of orix)"
         )
     if suffix == ".ctf" and any(p.point_group is not None and p.point_group.laue.name == "m-3" for p in phases):
         lost.append("orix 0.15 does not read .ctf files with a phase of the Laue group m-3; other programs do")
     unit = str(xmap.scan_unit)
     if _to_micrometres(unit) is None:
-        lost.append(f"a step of 1 {unit} is written as 1 µm, for the scan has no unit of length")
+        lost.append(f"a step of 1 {unit} is written as 1 µm, because the scan has no unit of length")
     return lost
 
 

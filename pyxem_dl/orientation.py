@@ -229,15 +229,15 @@ class _Job:
         batch_size = check_batch_size(batch_size) or default_batch_size(device)
         model = load_model(model)
         if not isinstance(model, (OrientationModel, OrientationEnsemble)):
-            raise TypeError(f"{model!r} does not find orientations: give an orientation model.")
+            raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
         model.check_thresholds()
         model = model.to(device)
         scan = Scan.from_signal(signal, **reading)
         model.check_domain(scan.calibration)
         if n_best > 1 and (n_samples or isinstance(model, OrientationEnsemble) or model.network_name == "regression"):
             raise ValueError(
-                "n_best > 1 needs a network that proposes several orientations ('polar'), asked once: this one gives "
-                "one orientation for each pattern. Use n_best=1."
+                "n_best > 1 needs a single network that proposes several orientations ('polar'), and n_samples=0: here "
+                "each pattern gets one orientation. Use n_best=1."
             )
         return cls(scan, model, int(n_best), int(n_samples), batch_size, device, show_progressbar)
 
@@ -352,7 +352,7 @@ def to_orientation_map(
     for several phases with n_best = 1, and its markers for a single position.)
     """
     if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
-        raise TypeError(f"An orientation map is made of an orix CrystalMap, not of {type(xmap).__name__}.")
+        raise TypeError(f"to_orientation_map needs an orix CrystalMap, not {type(xmap).__name__}.")
     if model is not None:
         model = load_model(model)
         beam_energy = beam_energy or model.domain.get("beam_energy")

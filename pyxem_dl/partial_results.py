@@ -70,7 +70,7 @@ class PartialResults:
         except BaseException:
             if found.done.any():
                 kept = self._save_or_warn(found)
-                print(f"  {kept} of {n} patterns are kept in {self.path}")
+                print(f"  {kept} of {n} patterns are saved in {self.path}")
             raise
 
     def _add(self, found, parts: Iterable, save_every: float) -> None:
@@ -108,9 +108,9 @@ class PartialResults:
         except Exception as error:  # of whatever library: hours of computing must not be lost
             target = self.path.with_name(self.path.name.removesuffix(".partial"))
             raise NotWritten(
-                f"{target} could not be written: {error}. {self._kept} of {int(found.done.sum())} patterns are kept in "
-                f"{self.path}: make room, and the same call goes on from there. In Python the result is not lost: the "
-                "error holds it (`error.result`).",
+                f"{target} could not be written: {error}. {self._kept} of {int(found.done.sum())} patterns are "
+                f"saved in {self.path}. Free some space and repeat the call: it continues from there. In Python the "
+                "result is not lost: `error.result` holds it.",
                 result,
             ) from error
         self.path.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ class PartialResults:
         except OSError as error:
             warn(
                 f"{self.path} could not be written ({error}): {int(found.done.sum())} patterns are done and in memory, "
-                f"{self._kept} of them are in the file. Make room: it is tried again."
+                f"{self._kept} of them are in the file. Free some space; saving is tried again."
             )
         return self._kept
 
@@ -149,7 +149,7 @@ class PartialResults:
             self._begin_anew(f"is damaged ({type(error).__name__}: {error})", "damaged")
             return
         if fingerprint != self.fingerprint:
-            self._begin_anew("is of another signal, model or setting", "old")
+            self._begin_anew("belongs to another signal, model or setting", "old")
             return
         kept = arrays.pop("pattern checksums", None)
         try:
@@ -157,36 +157,36 @@ class PartialResults:
             if done.dtype != bool or done.shape != found.done.shape or kept is None or kept.shape != done.shape:
                 raise ValueError("other positions")
             if not _same_patterns(data, kept):
-                self._begin_anew("is of other patterns", "old")
+                self._begin_anew("belongs to other patterns", "old")
                 return
             found.restore(arrays)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             self._begin_anew(f"is damaged ({type(error).__name__}: {error})", "damaged")
             return
         self._checksums, self._kept = kept, int(done.sum())
-        print(f"  Going on after {self._kept} patterns that {self.path} holds.")
+        print(f"  Continuing after {self._kept} patterns from {self.path}.")
 
     def _read(self) -> tuple[dict[str, np.ndarray], str]:
         """Arrays of the file, whose digest is right, and its fingerprint; safetensors are as long as they say."""
         from safetensors import safe_open
 
         if not self.path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         with safe_open(self.path, framework="numpy") as file:
             about = file.metadata() or {}
             if about.get("format") != _FORMAT:
                 raise ValueError("another version of pyxem_dl, or another program, wrote it")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
         if about.get("digest") != _digest(arrays):
-            raise ValueError("its digest is not that of its contents")
+            raise ValueError("its digest does not match its contents")
         return arrays, about.get("fingerprint", "")
 
     def _begin_anew(self, why: str, ending: str) -> None:
         try:
-            where = f"It is now {move_aside(self.path, ending).name}"
+            where = f"It was renamed to {move_aside(self.path, ending).name}"
         except OSError as error:
             where = f"It could not be moved aside ({error})"
-        print(f"  {self.path} {why}: beginning anew. {where}.")
+        print(f"  {self.path} {why}: starting again. {where}.")
 
 
 def pattern_checksum(pattern: np.ndarray) -> int:

@@ -127,7 +127,7 @@ class Probe:
         patterns, totals = patterns[totals > 0], totals[totals > 0]
         if not len(patterns):
             raise ValueError(
-                "None of the patterns is finite and not empty: there is no direct beam to estimate the probe from. "
+                "All patterns are empty or have NaN or infinite pixels, so the probe cannot be estimated from them. "
                 "Give `probe=`, a measured vacuum pattern."
             )
         step = math.ceil(len(patterns) / _MOST_PATTERNS)
@@ -204,7 +204,7 @@ def _as_images(image) -> np.ndarray:
     data = data.compute() if hasattr(data, "compute") else data
     data = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
     if data.ndim < 2 or 0 in data.shape:
-        raise ValueError(f"An image of a probe has the shape (rows, columns); this one has {data.shape}.")
+        raise ValueError(f"The image of a probe must have the shape (rows, columns), not {data.shape}.")
     return data.reshape(-1, *data.shape[-2:]).astype(float)
 
 
@@ -232,7 +232,7 @@ def _moved(image, center, half: int) -> np.ndarray:
 def _measure(image: np.ndarray, center=None) -> _Edge:
     """Measure the disk in an image, corrected by what the same measurement says of an ideal disk."""
     if not np.isfinite(image).all():
-        raise ValueError("The image of the probe has pixels that are not finite: replace them by their neighbours'.")
+        raise ValueError("The image of the probe has NaN or infinite pixels: replace them by their neighbors.")
     if image.max() <= image.min():
         raise ValueError("The image of the probe is empty or constant: give a vacuum pattern that shows the disk.")
     edge = _follow_edge(image, *_blob(image, center))
@@ -344,19 +344,19 @@ def _check(edge: _Edge, shape, error: float) -> None:
     """Raise where there is no disk, warn where it is poorly known."""
     how = "Give `probe=`, a vacuum pattern of the same camera length, convergence angle and binning."
     if not math.isfinite(edge.radius) or edge.seen < _SHARE_OF_AZIMUTHS:
-        size = f"it does not end within the pattern of {shape[0]} x {shape[1]} px, or has no edge"
-        raise ValueError(f"No disk was found to measure the probe by: {size}. {how}")
+        size = f"it is larger than the pattern of {shape[0]} x {shape[1]} px, or has no sharp edge"
+        raise ValueError(f"No disk was found to measure the probe from: {size}. {how}")
     if edge.radius > min(shape) / 2:
         raise ValueError(f"The probe (radius {edge.radius:.1f} px) is larger than the pattern {tuple(shape)}. {how}")
     if edge.uneven > max(0.5, _UNEVEN * edge.radius):
         warn(
-            f"The edge of the probe is no circle: it scatters by {edge.uneven:.2g} px about the radius "
-            f"{edge.radius:.3g} px. Look whether it is a disk. {how}"
+            f"The edge of the probe is not a circle: it deviates by {edge.uneven:.2g} px from the radius of "
+            f"{edge.radius:.3g} px. Check that it is a disk. {how}"
         )
     elif error > max(0.2, 0.05 * edge.radius):
         warn(f"The radius of the probe is uncertain: {edge.radius:.3g} +- {error:.2g} px. {how}")
     if edge.radius < _SMALLEST:
         warn(
-            f"The probe is hardly a disk (radius {edge.radius:.2g} px): these are patterns of spots, whose positions "
-            "a disk detector finds less well."
+            f"The probe is hardly a disk (radius {edge.radius:.2g} px): these seem to be spot patterns, in which disk "
+            "detection is less accurate."
         )

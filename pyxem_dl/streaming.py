@@ -60,16 +60,16 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         If the device is unknown or not available here; with those that are.
     """
     if isinstance(device, bool) or not isinstance(device, (str, torch.device)):
-        raise TypeError(f"A device is a name or a torch.device, not {device!r}. Give {_devices()}.")
+        raise TypeError(f"The device must be a name or a torch.device, not {device!r}. Give {_devices()}.")
     has_mps = torch.backends.mps.is_available()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{device!r} is no device. Give {_devices()}.") from error
+        raise ValueError(f"{device!r} is not a device. Give {_devices()}.") from error
     if device.type not in _COUNTS:
-        raise ValueError(f"The device '{device}' is none that anything is computed on here. Give {_devices()}.")
+        raise ValueError(f"The device '{device}' cannot be used for computing here. Give {_devices()}.")
     n = _COUNTS[device.type]()
     if (device.index or 0) >= n:
         seen = f": torch {torch.__version__} sees {n} CUDA devices" if device.type == "cuda" else " here"
@@ -221,7 +221,7 @@ def _wanted(data, *masks) -> np.ndarray:
             mask = np.asarray(mask)
             if mask.dtype != bool or mask.size != wanted.size:
                 raise ValueError(
-                    f"A mask of the navigation must be bool of shape {shape}, not {mask.dtype} of shape {mask.shape}."
+                    f"navigation_mask must be bool of shape {shape}, not {mask.dtype} of shape {mask.shape}."
                 )
             wanted &= ~mask.reshape(shape)
     return wanted.reshape(shape or (1,))
@@ -364,8 +364,8 @@ class _Runner:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             warn(
-                f"A batch of {n} patterns does not fit into the memory of '{self.device}': going "
-                f"on with {self.size}. Give batch_size={self.size} to begin with that."
+                f"A batch of {n} patterns does not fit into the memory of '{self.device}': continuing "
+                f"with {self.size}. Give batch_size={self.size} to start with that."
             )
 
     def _run(self, indices, patterns):

@@ -80,7 +80,7 @@ def _run(optuna, path, plan: dict, device: str, echo) -> Path:
     _take_up_again(optuna, study, echo)
     finished = _n_finished(optuna, study)
     left = plan["trials"] - finished
-    echo(f"Study of {', '.join(plan['search'])}: {finished} of {plan['trials']} trials are done, {output}")
+    echo(f"Study of {', '.join(plan['search'])}: {finished} of {plan['trials']} trials are done, see {output}")
     if left > 0:
         n = min(plan["processes"], left)
         arguments = [(str(path), device, i) for i in range(n)]
@@ -100,7 +100,7 @@ def read_plan(path) -> dict:
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     plan = read_yaml(read_text(path), str(path))
     if not isinstance(plan, dict):
-        raise ValueError(f"{path} holds no entries; a study has: {', '.join(sorted(_ENTRIES))}.")
+        raise ValueError(f"{path} has no entries; a study has: {', '.join(sorted(_ENTRIES))}.")
     unknown, missing = set(map(str, plan)) - _ENTRIES, {"labelled", "search"} - set(plan)
     if unknown or missing:
         text = f"unknown: {', '.join(sorted(unknown))}; " if unknown else ""
@@ -111,7 +111,7 @@ def read_plan(path) -> dict:
     plan = {"settings": {}, "trials": 20, "processes": 1, "objective": "within_5", "seed": 0, "share": 0.2} | plan
     if plan["objective"] not in _OBJECTIVES:
         given = reprlib.repr(plan["objective"])
-        raise ValueError(f"{path}: objective is one of {', '.join(_OBJECTIVES)}, not {given}.")
+        raise ValueError(f"{path}: objective must be one of {', '.join(_OBJECTIVES)}, not {given}.")
     _check_plan(path, plan)
     pair = plan["labelled"]
     plan["asked"] = json.loads(json.dumps({key: plan.get(key) for key in _COMPARED}, default=str))
@@ -132,15 +132,15 @@ def _check_plan(path, plan: dict) -> None:
         raise ValueError(f"{path}: {error}") from error
     pair = plan["labelled"]
     if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(file, str) for file in pair):
-        raise ValueError(f"{path}: labelled is a list of two files, [scan, labels].")
+        raise ValueError(f"{path}: labelled must be a list of two files, [scan, labels].")
     for name in ("output", "truth"):
         if plan.get(name) is not None and not isinstance(plan[name], str):
-            raise ValueError(f"{path}: {name} is a file's name, not {reprlib.repr(plan[name])}.")
+            raise ValueError(f"{path}: {name} must be a file name, not {reprlib.repr(plan[name])}.")
     for name in ("settings", "search"):
         if not isinstance(plan[name], dict) or not all(isinstance(key, str) for key in plan[name]):
-            raise ValueError(f"{path}: {name} holds entries by name, not {reprlib.repr(plan[name])}.")
+            raise ValueError(f"{path}: {name} must hold entries by name, not {reprlib.repr(plan[name])}.")
     if not 1 <= len(plan["search"]) <= _LARGEST_SEARCH:
-        raise ValueError(f"{path}: search has {len(plan['search'])} settings; 1 to {_LARGEST_SEARCH} can be searched.")
+        raise ValueError(f"{path}: search has {len(plan['search'])} settings; it must have 1 to {_LARGEST_SEARCH}.")
     for name, space in plan["search"].items():
         _check_space(path, name, space)
 
@@ -148,19 +148,19 @@ def _check_plan(path, plan: dict) -> None:
 def _check_space(path, name: str, space) -> None:
     if isinstance(space, list) and space:
         if len(space) > _MOST_CHOICES:
-            raise ValueError(f"{path}: search.{name} has {len(space)} choices; {_MOST_CHOICES} are the most.")
+            raise ValueError(f"{path}: search.{name} has {len(space)} choices; at most {_MOST_CHOICES} are allowed.")
         return
     if isinstance(space, dict) and {"low", "high"} <= set(space) <= {"low", "high", "log", "step"}:
         low, high, log, step = space["low"], space["high"], space.get("log", False), space.get("step")
         plain = all(type(x) in (int, float) and math.isfinite(x) and abs(x) <= 1e15 for x in (low, high))
         if plain and low < high and isinstance(log, bool):
             if not (step is None or type(step) in (int, float) and 0 < step <= high - low):
-                raise ValueError(f"{path}: search.{name}: step is above 0 and at most {high - low:g}, not {step!r}.")
+                raise ValueError(f"{path}: search.{name}: step must be above 0, at most {high - low:g}, not {step!r}.")
             if not (log and (low <= 0 or "step" in space)):
                 return
-            raise ValueError(f"{path}: search.{name}: log is for a range above 0, without step; not {space!r}.")
+            raise ValueError(f"{path}: search.{name}: log needs a range above 0 and no step, not {space!r}.")
     raise ValueError(
-        f"{path}: search.{name} is a list of choices or {{low: , high: , log: true}}, not "
+        f"{path}: search.{name} must be a list of choices or {{low: , high: , log: true}}, not "
         f"{reprlib.repr(space)}."
     )
 
@@ -168,7 +168,7 @@ def _check_space(path, name: str, space) -> None:
 def _existing(path: Path, file) -> Path:
     found = path.parent / str(file)
     if not found.exists():
-        raise FileNotFoundError(f"{path} names {str(file)!r}, and there is no file {str(found)!r}.")
+        raise FileNotFoundError(f"{path} names {str(file)!r}, but there is no file {str(found)!r}.")
     return found
 
 
@@ -215,7 +215,7 @@ def _mend_journal(path: Path, echo) -> None:
         aside = move_aside(path, "damaged")
         with replacing(path) as new:
             new.write_bytes(whole)
-        echo(f"The last {left} bytes of {path.name} were not written to the end, and are left out; see {aside.name}.")
+        echo(f"The last {left} bytes of {path.name} are an unfinished entry and are skipped; see {aside.name}.")
 
 
 def _claim(study, plan: dict) -> None:
@@ -227,8 +227,8 @@ def _claim(study, plan: dict) -> None:
     changed = [key for key in _COMPARED if before.get(key) != plan["asked"][key]]
     if changed:
         raise ValueError(
-            f"{plan['output']} holds a study with another {', '.join(changed)}: its trials cannot be compared with new "
-            "ones. Give another `output`, or the same entries."
+            f"{plan['output']} holds a study with another {', '.join(changed)}, whose trials cannot be compared with "
+            "new ones. Give another `output`, or the same entries."
         )
 
 
@@ -242,7 +242,7 @@ def _take_up_again(optuna, study, echo) -> None:
             continue
         study.enqueue_trial(trial.params)
         again = [*again, trial.number]
-        echo(f"Trial {trial.number} was interrupted: its settings are tried again.")
+        echo(f"Trial {trial.number} was interrupted: its settings will be tried again.")
     study.set_user_attr("tried again", again)
 
 
@@ -285,7 +285,7 @@ class _Data:
         self.shape = known.shape
         n, n_true = self.labels.is_in_data.size, self.reference.is_in_data.size
         if n != n_true:
-            raise ValueError(f"The truth has {n_true} positions, the labels {n}: give that of the whole scan.")
+            raise ValueError(f"The truth has {n_true} positions, the labels {n}: give the truth of the whole scan.")
         # before hours of training: phases of other names cannot be compared
         accuracy(self.of_region(self.labels), self.of_region(self.reference))
 
@@ -354,8 +354,8 @@ def _report(optuna, study, plan: dict) -> Path:
     trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     if not trials:
         raise RuntimeError(
-            f"No trial of the study came to an end: {output / 'study.journal'} has them, and each fails alone with "
-            "`pyxem-dl train` and its settings."
+            f"No trial of the study finished. Their settings are in {output / 'study.journal'}; run `pyxem-dl train` "
+            "with them to see why they fail."
         )
     _write_table(study, output / "trials.csv", list(plan["search"]))
     order = sorted(trials, key=lambda t: t.value, reverse=objective != "median")

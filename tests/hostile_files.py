@@ -89,12 +89,12 @@ ENTRIES = [
     ("True for a number", "network.arguments.depth", True, r"network.arguments.depth"),
     ("list for a name", "network.name", ["polar"], r"network.name"),
     ("network of nobody", "network.name", "os.system", r"There is no network|no network 'os.system'"),
-    ("setting of nothing", "network.arguments.settings", [[0, 0, 0, 0]], r"settings are quaternions"),
+    ("setting of nothing", "network.arguments.settings", [[0, 0, 0, 0]], r"settings must be quaternions"),
     ("bins of a billion", "preprocessing.arguments.n_k", 10**9, r"preprocessing.arguments.n_k"),
     ("other bins than the network", "preprocessing.arguments.n_k", 32, r"preprocessing.arguments.n_k is 32"),
     ("radius of 10^9", "preprocessing.arguments.reciprocal_radius", 1e9, r"preprocessing.arguments.reciprocal_radius"),
     ("gamma of 10^300", "preprocessing.arguments.gamma", 1e300, r"preprocessing.arguments.gamma"),
-    ("preprocessing of nobody", "preprocessing.name", "pickle", r"no preprocessing 'pickle'"),
+    ("preprocessing of nobody", "preprocessing.name", "pickle", r"unknown preprocessing 'pickle'"),
     ("another preprocessing", "preprocessing", {"name": "cartesian", "arguments": {"reciprocal_radius": 1.5}}, "needs"),
     ("threshold of two", "thresholds.score", 2.0, r"thresholds.score"),
     ("threshold of text", "thresholds.score", "high", r"thresholds.score"),
@@ -116,7 +116,7 @@ ENTRIES = [
     ("weights at an absolute path", "weights.file", "/etc/passwd", r"weights.file"),
     ("hash of a list", "weights.sha256", ["x"], r"weights.sha256"),
     ("newer format", "format_version", 10**9, "newer pyxem_dl"),
-    ("format of a list", "format", ["pyxem_dl orientation model"], "is no model"),
+    ("format of a list", "format", ["pyxem_dl orientation model"], "is not a model"),
     ("description of a list", "description", [1] * 10, "description"),
     ("spread of 10^300", "spread_fit", [1e300, 0.0], "spread_fit"),
 ]
@@ -193,14 +193,14 @@ for _name, _content, _message in [
     ("brackets in brackets", "[" * 100_000, "nested"),
     ("objects in objects", '{"a":' * 50_000, "nested"),
     ("number of a million digits", _HEAD + '"x": ' + "9" * 1_000_000 + "}", "digits"),
-    ("NaN in the configuration", _HEAD + '"x": NaN}', "NaN is no number"),
-    ("Infinity in the configuration", _HEAD + '"x": -Infinity}', "Infinity is no number"),
-    ("1e999", _HEAD + '"x": 1e999}', "1e999 is no number"),
-    ("keys twice", _HEAD + '"x": 1, "x": 2}', "'x' is there twice"),
-    ("no UTF-8", b"\xff\xfe{}", "no text in UTF-8"),
-    ("empty configuration", b"", "no JSON"),
+    ("NaN in the configuration", _HEAD + '"x": NaN}', "NaN is not a usable number"),
+    ("Infinity in the configuration", _HEAD + '"x": -Infinity}', "Infinity is not a usable number"),
+    ("1e999", _HEAD + '"x": 1e999}', "1e999 is not a usable number"),
+    ("keys twice", _HEAD + '"x": 1, "x": 2}', "'x' occurs twice"),
+    ("no UTF-8", b"\xff\xfe{}", "not UTF-8 text"),
+    ("empty configuration", b"", "not JSON"),
     ("ten megabytes", _HEAD + '"x": "' + "a" * 10_000_000 + '"}', "no more than 4 MB"),
-    ("configuration of null", "null", "is no model"),
+    ("configuration of null", "null", "is not a model"),
 ]:
     MADE[_name] = ("model", text_of_config(_content), rf"(config\.json.*)?{_message}")
 
@@ -252,7 +252,7 @@ for _name, _content, _message in [
     (
         "tensor of a terabyte",
         safetensors({"x": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4]}}, b"0000"),
-        "has a shape",
+        "has the shape",
     ),
     (
         "shape below zero",
@@ -294,7 +294,7 @@ def weights_that_are_a_device(folder):
     return folder
 
 
-@made("model", r"GB; no more than")
+@made("model", r"GB; at most")
 def weights_of_a_terabyte(folder):
     copied(folder)
     with open(folder / "model.safetensors", "r+b") as file:
@@ -327,13 +327,13 @@ for _name, _content, _message in [
     (
         "reference of a terabyte",
         safetensors({"polar": {"dtype": "F32", "shape": [10**6, 2, 64, 144], "data_offsets": [0, 4]}}, b"0000"),
-        "has a shape",
+        "has the shape",
     ),
-    ("reference without inputs", changed_reference(lambda t: t.pop("polar")), "no inputs of this model"),
+    ("reference without inputs", changed_reference(lambda t: t.pop("polar")), "which this model cannot take"),
     (
         "reference of another shape",
         changed_reference(lambda t: t.update(polar=t["polar"][:, :, :3].clone())),
-        "no inputs",
+        "which this model cannot take",
     ),
     ("reference without answers", changed_reference(lambda t: t.pop("scores")), "scores missing"),
     ("reference of NaN", changed_reference(lambda t: t["polar"].fill_(NAN)), "'polar' holds NaN"),
@@ -350,15 +350,15 @@ _PLAN = "labelled: [scan.hspy, labels.h5]\n"
 for _name, _content, _message in [
     ("a billion laughs", _LAUGHS, "aliases"),
     ("an alias of itself", "search: &x [*x]\n", "aliases"),
-    ("code in YAML", "search: !!python/object/apply:os.system ['touch executed']\n", "no YAML"),
-    ("module in YAML", "search: !!python/module:os\n", "no YAML"),
+    ("code in YAML", "search: !!python/object/apply:os.system ['touch executed']\n", "not YAML"),
+    ("module in YAML", "search: !!python/module:os\n", "not YAML"),
     ("deep YAML", "search: " + "[" * 10_000, "nested"),
     ("deep YAML of lines", "".join("  " * i + "a:\n" for i in range(200)), "nested"),
-    ("YAML of a list as a key", "? [a, b]\n: 1\n", "is no name"),
-    ("YAML key twice", _PLAN + "search: {}\nsearch: {}\n", "there twice"),
+    ("YAML of a list as a key", "? [a, b]\n: 1\n", "is not a valid name"),
+    ("YAML key twice", _PLAN + "search: {}\nsearch: {}\n", "occurs twice"),
     ("YAML of ten megabytes", "# " + "x" * 10_000_000, "no more than 4 MB"),
     ("YAML of endless digits", _PLAN + "search: {seed: [1, 2]}\ntrials: " + "9" * 100_000, "digits"),
-    ("YAML of NULs", b"\0" * 100, "no YAML"),
+    ("YAML of NULs", b"\0" * 100, "not YAML"),
     ("a billion processes", _PLAN + "search: {seed: [1, 2]}\nprocesses: 1000000000\n", "processes must be"),
     ("trials of text", _PLAN + "search: {seed: [1, 2]}\ntrials: many\n", "trials must be"),
     (
@@ -366,10 +366,10 @@ for _name, _content, _message in [
         _PLAN + "search: {learning_rate: {low: 1.0, high: .inf}}\n",
         "search.learning_rate is a list",
     ),
-    ("step of nothing", _PLAN + "search: {batch_size: {low: 1, high: 8, step: 0}}\n", "step is above 0"),
+    ("step of nothing", _PLAN + "search: {batch_size: {low: 1, high: 8, step: 0}}\n", "step must be above 0"),
     ("search of a list", _PLAN + "search: [1, 2]\n", "search holds entries"),
     ("share of two", _PLAN + "search: {seed: [1, 2]}\nshare: 2\n", "share must be"),
-    ("label that is a list", "labelled: [[a], {b: c}]\nsearch: {seed: [1, 2]}\n", "labelled is a list of two files"),
+    ("label that is a list", "labelled: [[a], {b: c}]\nsearch: {seed: [1, 2]}\n", "labelled must be a list of two files"),
 ]:
 
     def _plan(folder, content=_content):
@@ -387,14 +387,14 @@ for _name, _path, _value, _message in [
     ("recipe: detector of 10^9 px", "training.simulation.pixels", [10**9], "pixels must be"),
     ("recipe: network of depth 10^9", "training.network", {"depth": 10**9}, "network.depth"),
     ("recipe: unknown setting", "training.exec", "import os", "Unknown settings exec"),
-    ("recipe: simulation of text", "training.simulation", "x", "simulation is"),
+    ("recipe: simulation of text", "training.simulation", "x", "simulation must be"),
     ("recipe: minutes of text", "training.max_minutes", "long", "max_minutes must be"),
 ]:
     MADE[_name] = ("recipe", lambda folder, p=_path, v=_value: edited(folder, p, v), _message)
 
 
 # ---------------------------------------------------------------- weights that were learnt on photographs
-@made("pretrained", "is not loaded, for a pickle may run anything")
+@made("pretrained", "is not loaded, because a pickle may run any code")
 def weights_of_photographs_that_are_pickled(folder):
     import pickle
 
@@ -403,7 +403,7 @@ def weights_of_photographs_that_are_pickled(folder):
     return folder / "photographs.pth"
 
 
-@made("pretrained", "is not loaded, for a pickle may run anything")
+@made("pretrained", "is not loaded, because a pickle may run any code")
 def weights_of_photographs_that_torch_saved(folder):
     import torch
 

@@ -67,7 +67,7 @@ _WRONG = {
         ({"batch_size": "8"}, TypeError, "batch_size must be"),
         ({"batch_size": 10**12}, ValueError, "batch_size .* at most"),
         ({"device": "meta"}, ValueError, "device 'meta'"),
-        ({"device": 3}, TypeError, "A device is a name"),
+        ({"device": 3}, TypeError, "The device must be a name"),
         ({"show_progressbar": "no"}, TypeError, "show_progressbar must be True or False"),
     ],
     "match_templates": [
@@ -76,7 +76,7 @@ _WRONG = {
         ({"resolution": "1"}, TypeError, "resolution must be a finite number"),
         ({"resolution": True}, TypeError, "resolution must be a finite number"),
         ({"resolution": 90.0}, ValueError, "resolution must be .* to 60"),
-        ({"resolution": 1e-6}, ValueError, r"1e-06° apart would be 8.2\de\+15 templates, .* GB; .* at least 0.082°"),
+        ({"resolution": 1e-6}, ValueError, r"resolution of 1e-06° would need 8.2\de\+15 templates, .* GB; .* at least 0.082°"),
         ({"resolution": 1e-6, "engine": "pyxem"}, ValueError, "templates, which take"),
         ({"reciprocal_radius": 1e6}, ValueError, "about 4.27e.20 reflections within 1e.06 1/Å"),
         ({"max_excitation_error": 1e6}, ValueError, "max_excitation_error must be"),
@@ -85,7 +85,7 @@ _WRONG = {
     "match_disks": [
         ({"threshold": "0.3"}, TypeError, "threshold must be a finite number"),
         ({"threshold": np.nan}, ValueError, "threshold must be a finite number"),
-        ({"threshold": 1.5}, ValueError, "threshold is a correlation, from 0 to below 1"),
+        ({"threshold": 1.5}, ValueError, "threshold is a correlation and must be at least 0"),
         ({"max_peaks": "3"}, TypeError, "max_peaks must be"),
         ({"max_peaks": 10**9}, ValueError, "max_peaks .* at most"),
         ({"min_distance": -1.0}, ValueError, "min_distance must be"),
@@ -128,15 +128,15 @@ def test_wrong_arguments_of_the_verbs(scan, monkeypatch, verb, wrong, error, mes
         ({"max_minutes": "20"}, TypeError, "max_minutes must be a finite number"),
         ({"batch_size": 10**12}, ValueError, "batch_size .* at most"),
         ({"seed": -1}, ValueError, "seed must be"),
-        ({"depht": 3}, ValueError, "Unknown settings depht. There are: max_minutes"),
+        ({"depht": 3}, ValueError, "Unknown settings depht. The known ones are: max_minutes"),
         ({"network": {"depth": 10**9}}, ValueError, "network.depth: .*less than or equal to 64"),
-        ({"network": {"checkpoint_path": "x"}}, ValueError, "network.checkpoint_path: there is no such entry"),
+        ({"network": {"checkpoint_path": "x"}}, ValueError, "network.checkpoint_path: unknown entry"),
         ({"simulation": {"pixels": [10**9]}}, ValueError, "pixels .* at most 2048"),
-        ({"simulation": {"shape_factors": ["os.system"]}}, ValueError, "shape_factors are of"),
-        ({"device": "meta"}, ValueError, "device 'meta' is not available for training"),
-        ({"device": "cpu:1"}, ValueError, "device 'cpu:1' is not available for training"),
+        ({"simulation": {"shape_factors": ["os.system"]}}, ValueError, "shape_factors must be from"),
+        ({"device": "meta"}, ValueError, "device 'meta' cannot be used for training"),
+        ({"device": "cpu:1"}, ValueError, "device 'cpu:1' cannot be used for training"),
         ({"devices": 0}, ValueError, "devices times nodes must be"),
-        ({"schedule": 3}, ValueError, "schedule is one of"),
+        ({"schedule": 3}, ValueError, "schedule must be one of"),
     ],
 )
 def test_wrong_settings_of_a_training(tmp_path, wrong, error, message):
@@ -161,7 +161,7 @@ def test_devices_that_are_not_there(name, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
     for resolve in (resolve_device, device_and_precision):
-        with pytest.raises(ValueError, match=f"{name}.*(is no device|none that|not available).* Give 'auto', 'cpu'"):
+        with pytest.raises(ValueError, match=f"{name}.*(is not a device|cannot be used|not available).* Give 'auto', 'cpu'"):
             resolve(name)
 
 
@@ -306,7 +306,7 @@ def test_model_names_that_are_none(tmp_path):
     for name in ("", "   "):
         with pytest.raises(ValueError, match="name is empty. Known models: al-200kv"):
             load_model(name)
-    with pytest.raises(ValueError, match="There is no model and no folder 'x+.{3}x+'. Known models"):
+    with pytest.raises(ValueError, match="There is no model or folder 'x+.{3}x+'. Known models"):
         load_model("x" * 10_000)
     with pytest.raises(FileNotFoundError, match="There is no model folder"):
         load_model(tmp_path / "../../nowhere")
@@ -321,8 +321,8 @@ def test_yaml_is_read_as_people_write_it():
 
 @pytest.mark.parametrize(
     "text, message",
-    [("[&x 1, *x]", "aliases"), ("!!python/name:os.system", "no YAML"), ("{a: 1, a: 2}", "there twice"),
-     ("[" * 50 + "]" * 50, "nested"), ("9" * 1000, "digits"), ("a: b: c", "no YAML")],
+    [("[&x 1, *x]", "aliases"), ("!!python/name:os.system", "not YAML"), ("{a: 1, a: 2}", "occurs twice"),
+     ("[" * 50 + "]" * 50, "nested"), ("9" * 1000, "digits"), ("a: b: c", "not YAML")],
 )  # fmt: skip
 def test_settings_of_the_command_line_are_plain(text, message):
     from pyxem_dl.commands.options import read_settings

@@ -37,7 +37,7 @@ def test_a_folder_gives_the_same_model(model, tmp_path):
     back.verify(tmp_path / "small")
     with torch.no_grad():
         back.network.heads.bias += 1
-    with pytest.raises(ValueError, match="stored answers"):
+    with pytest.raises(ValueError, match="stored predictions"):
         back.verify(tmp_path / "small")
 
 
@@ -177,12 +177,12 @@ def test_an_orientation_model_is_no_detector():
 
     from pyxem_dl.bragg_vectors import predict_bragg_vectors
 
-    with pytest.raises(TypeError, match="finds orientations, not disks"):
+    with pytest.raises(TypeError, match="predicts orientations, not disks"):
         predict_bragg_vectors(None, make_model())
 
 
 def test_a_detector_is_no_orientation_model(model):
     from pyxem_dl import predict_orientation
 
-    with pytest.raises(TypeError, match="does not find orientations"):
+    with pytest.raises(TypeError, match="does not predict orientations"):
         predict_orientation(None, model)

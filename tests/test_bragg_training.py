@@ -103,5 +103,5 @@ def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
     card = (tmp_path / "small" / "README.md").read_text()
     assert "Cu" in card and "F1" in card
     assert not (tmp_path / "small" / "checkpoint").exists()
-    with pytest.raises(FileExistsError, match="holds a model already"):
+    with pytest.raises(FileExistsError, match="already holds a model"):
         train_bragg(output=tmp_path / "small", **arguments)

@@ -273,7 +273,7 @@ def test_py4dstem_file(scan, tmp_path):
     path = to_py4dstem(vectors, tmp_path / "vectors.h5")
     with pytest.raises(FileExistsError, match="overwrite"):
         to_py4dstem(vectors, path)
-    with pytest.raises(ValueError, match="ends in"):
+    with pytest.raises(ValueError, match="must end in"):
         to_py4dstem(vectors, tmp_path / "vectors.csv")
     py4dstem = pytest.importorskip("py4DSTEM", exc_type=ImportError)
     bragg = py4dstem.read(str(path))
@@ -349,12 +349,12 @@ def test_a_probe_of_another_scale_is_an_error_that_says_the_factor(scan):
     match_disks(make_signal(scan), vacuum, **QUIET)
     for axis in vacuum.axes_manager.signal_axes:
         axis.scale *= 2
-    with pytest.raises(ValueError, match=r"0\.04 1/Å per px, the scan 0\.02.*resampled\(2\)"):
+    with pytest.raises(ValueError, match=r"0\.04 Å⁻¹ per px, the scan 0\.02.*resampled\(2\)"):
         match_disks(make_signal(scan), vacuum, **QUIET)
 
 
 def test_a_probe_that_is_not_the_direct_beam_is_warned_of(scan):
-    with pytest.warns(UserWarning, match=r"radius of 9 px, the direct beam of the scan seems to have 5\.?.* px"):
+    with pytest.warns(UserWarning, match=r"radius of 9 px, but the direct beam of the scan seems to have 5\.?.* px"):
         match_disks(make_signal(scan), Probe.ideal(9.0), **QUIET)
 
 
@@ -389,7 +389,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(search.Step, "__call__", counts)
     vectors = bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
-    assert "Going on after 2 patterns" in capsys.readouterr().out
+    assert "Continuing after 2 patterns" in capsys.readouterr().out
     assert sorted(seen) == list(range(6)) and not (tmp_path / "v.hspy.partial").exists()
     for table, expected, saved in zip(
         vectors.data.ravel(), whole.data.ravel(), hs.load(path).data.ravel(), strict=True

@@ -65,7 +65,7 @@ def test_nothing_in_a_checkpoint_runs(tmp_path, monkeypatch, how):
         torch.save(torch.load(path, weights_only=True) | {"clock": bad}, path)
     else:
         torch.save({"state_dict": bad}, path, _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(ValueError, match="not loaded, and nothing was run.*resume=False begins the training anew"):
+    with pytest.raises(ValueError, match="not loaded, and nothing was run.*resume=False starts the training again"):
         train(tmp_path / "model")
     assert not proof.exists() and path.exists()
     train(tmp_path / "model", resume=False)
@@ -165,7 +165,7 @@ def test_two_trainings_in_one_folder(tmp_path, monkeypatch):
     original, refused = training.OrientationTraining.on_train_start, []
 
     def meanwhile(self):
-        with pytest.raises(BlockingIOError, match="is being written by another process, which goes on"):
+        with pytest.raises(BlockingIOError, match="is being written by another process, which holds"):
             train(tmp_path / "model", resume=False)
         refused.append(True)
         original(self)

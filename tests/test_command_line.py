@@ -131,7 +131,7 @@ def test_predict_takes_scale_energy_and_center(run, fake_model, tmp_path, rng):
     settings = ("--scale", 0.05, "--beam-energy", 200, "--center", "19.5,20")
     given = run(*arguments, "a.h5", *settings)
     assert given.exit_code == 0, given.output
-    assert "0.05 1/Å per px" in given.output
+    assert "0.05 Å⁻¹ per px" in given.output
     wrong = run(*arguments, "b.h5", "--center", "middle")
     assert wrong.exit_code == 2 and "neither 'auto' nor 'row,column'" in wrong.stderr
 
@@ -184,7 +184,7 @@ def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
     np.save("wrong.npy", np.zeros((3, 2)))
     np.save("letters.npy", np.array(["a"]))
     for arguments, message in (
-        ((structure, "--output", "map.csv"), "A crystal map is saved as"),
+        ((structure, "--output", "map.csv"), "A crystal map can be saved as"),
         ((structure, "--output", "map.h5"), "map.h5 is there already"),
         (("none.cif", "--output", "a.h5"), "There is no structure file none.cif"),
         ((structure, "--output", "a.h5", "--signal-mask", "none.npy"), "There is no file 'none.npy'"),
@@ -280,15 +280,15 @@ def test_train_bragg_makes_a_detector(run, tmp_path, monkeypatch):
     "arguments, message",
     [
         (["predict", "nowhere.zspy", "--model", "x", "--output", "a.h5"], "There is no file 'nowhere.zspy'"),
-        (["predict", "SCAN", "--model", "no-such-model", "--output", "a.h5"], "no model and no folder"),
-        (["predict", "SCAN", "--model", "x", "--output", "a.txt"], "A crystal map is saved as"),
+        (["predict", "SCAN", "--model", "no-such-model", "--output", "a.h5"], "no model or folder"),
+        (["predict", "SCAN", "--model", "x", "--output", "a.txt"], "A crystal map can be saved as"),
         (["train", "nowhere.cif", "--beam-energy", "200", "--reciprocal-radius", "1.5", "--output", "m"],
          "There is no structure file nowhere.cif"),
         (["vectors", "nowhere.zspy", "--output", "v.hspy"], "There is no file 'nowhere.zspy'"),
         (["vectors", "SCAN", "--output", "v.txt"], "Vectors are saved as .hspy, .zspy (HyperSpy)"),
-        (["vectors", "SCAN", "--model", "no-such-model", "--output", "v.hspy"], "no model and no folder"),
+        (["vectors", "SCAN", "--model", "no-such-model", "--output", "v.hspy"], "no model or folder"),
         (["train-bragg", "nowhere.cif", "--output", "m"], "There is no structure file nowhere.cif"),
-        (["demo", "--model", "no-such-model"], "no model and no folder"),
+        (["demo", "--model", "no-such-model"], "no model or folder"),
         (["benchmark", "--data", "nowhere"], "There is no folder nowhere"),
     ],
 )  # fmt: skip
@@ -329,7 +329,7 @@ def test_training_does_not_overwrite_a_model(run, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     result = run("train", "a.cif", "--beam-energy", 200, "--reciprocal-radius", 1.5, "--output", "m")
-    assert result.exit_code == 1 and "holds a model already" in result.stderr
+    assert result.exit_code == 1 and "already holds a model" in result.stderr
 
 
 def check_demo(result, folder, shape, methods):

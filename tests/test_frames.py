@@ -269,7 +269,7 @@ def test_angles_need_the_beam_energy():
 
 def test_wavelength_without_beam_energy_says_what_to_do():
     calibration = frames.Calibration.from_signal(make_signal("1/Å", beam_energy=None))
-    with pytest.raises(ValueError, match="beam energy is not known. Give `beam_energy="):
+    with pytest.raises(ValueError, match="beam energy is unknown. Give `beam_energy="):
         _ = calibration.wavelength
 
 

@@ -117,7 +117,7 @@ def test_what_has_one_meaning_is_read(tmp_path, kind, contents):
 @pytest.mark.parametrize("kind, column", [("ang", 1), ("ctf", 6)])
 def test_angles_that_are_not_finite_are_not_indexed(tmp_path, kind, column, word):
     content = {"ang": ang, "ctf": ctf}[kind](**{f"c2_{column}": word, f"c4_{column}": word})
-    with pytest.warns(UserWarning, match="labels.*2 of 6 positions have angles that are not finite: they"):
+    with pytest.warns(UserWarning, match="labels.*2 of 6 positions have NaN or infinite angles and"):
         check(write(tmp_path, kind, content), not_indexed=(2, 4))
 
 
@@ -154,16 +154,16 @@ BROKEN = {
     "binary at the end": ("ctf", ctf().encode() + b"\0\1\2", "binary"),
     "header alone": ("ang", ANG_HEADER, "no positions"),
     "ctf header alone": ("ctf", CTF_HEADER, "no positions"),
-    "cut off in a line": ("ang", ang()[:-20], "line 15: there are 5 columns, and 10 .*cut off"),
-    "cut off between lines": ("ang", cut(ang(), 1), "line 14: 3 x 2 positions are declared, and 5"),
-    "ctf cut off": ("ctf", cut(ctf(), 2), "3 x 2 positions are declared, and 4"),
-    "cut off, nothing declared": ("ang", cut(ang(), 1).replace("# NCOLS_ODD: 3\n", ""), "no rectangle"),
+    "cut off in a line": ("ang", ang()[:-20], "line 15: there are 5 columns, but 10 .*incomplete"),
+    "cut off between lines": ("ang", cut(ang(), 1), "line 14: 3 x 2 positions are declared, but there are 5"),
+    "ctf cut off": ("ctf", cut(ctf(), 2), "3 x 2 positions are declared, but there are 4"),
+    "cut off, nothing declared": ("ang", cut(ang(), 1).replace("# NCOLS_ODD: 3\n", ""), "do not form a rectangle"),
     "too few columns": ("ang", ANG_HEADER + "0.1 0.2 0.3 0 0\n" * 6, "line 10: there are 5 columns"),
     "too few columns of a ctf": ("ctf", CTF_HEADER + "1 0 0 6 0 1 2 3\n" * 6, "line 13: there are 8 columns"),
-    "text in a column": ("ang", ang(c3_1="n/a"), "line 13: 'n/a' in column 2 is no number"),
+    "text in a column": ("ang", ang(c3_1="n/a"), "line 13: 'n/a' in column 2 is not a number"),
     "text in a ctf": ("ctf", ctf(c2_5="abc"), "line 15: 'abc' in column 6"),
     "a number with _": ("ang", ang(c3_1="1_0"), "line 13: '1_0'"),
-    "no place": ("ang", ang(c3_3="nan"), "line 13: the coordinates"),
+    "not a position": ("ang", ang(c3_3="nan"), "line 13: the coordinates"),
     "no phase": ("ang", ang(c3_7="nan"), "line 13: the phase is nan"),
     "half a phase": ("ctf", ctf(c3_0="1.5"), "line 16: the phase is 1.5"),
     "degrees for radians": ("ang", ang(c0_0="359.0"), "line 10: the angles .*degrees"),
@@ -186,15 +186,15 @@ BROKEN = {
     "hexagonal grid": ("ang", ang_header("SqrGrid", "HexGrid"), "line 5: .*hexagonal grid.*square"),
     "a billion rows": ("ang", ang_header("NROWS: 2", "NROWS: 1000000000"), "NROWS|3e.09|declared"),
     "rows declared, fewer there": ("ctf", ctf_header("YCells\t2", "YCells\t5000"), "3 x 5000 positions are declared"),
-    "a position twice": ("ang", ang(c4_3="0.0").replace("# NROWS: 2\n", ""), "line 13: .*was there before, in line 12"),
+    "a position twice": ("ang", ang(c4_3="0.0").replace("# NROWS: 2\n", ""), "line 13: .*occurs twice, first in line 12"),
     "symmetry of nothing": ("ang", ang_header("Symmetry          43", "Symmetry          xyz"), "line 3: the symmetry"),
     "cell of nothing": ("ang", ang_header("4.050  4.050", "nan  4.050"), "line 4: the cell"),
     "cell of a ctf": ("ctf", ctf_header("90;90;90", "90;190;90"), "line 11: the cell"),
     "Laue group 99": ("ctf", ctf_header("\t11\t225", "\t99\t225"), "line 11: the Laue group"),
     "space group 999": ("ctf", ctf_header("\t11\t225", "\t11\t999"), "line 11: the space group"),
     "an endless header": ("ang", "# x\n" * 5000 + ang(), "more than 1000 lines"),
-    "not UTF-16": ("ang", b"\xff\xfe\x00", "no text"),
-    "HDF5 that is text": ("h5", b"not HDF5", "is no HDF5 file"),
+    "not UTF-16": ("ang", b"\xff\xfe\x00", "not text"),
+    "HDF5 that is text": ("h5", b"not HDF5", "not an HDF5 file"),
 }  # fmt: skip
 
 
@@ -256,8 +256,8 @@ def enormous(group):
 BROKEN_HDF5 = {
     "an external link": (external_link, "holds a link, 'phi1'"),
     "a soft link": (soft_link, "holds a link"),
-    "data in another file": (external_data, "lies in another file"),
-    "virtual data": (virtual_data, "lies in another file"),
+    "data in another file": (external_data, "is stored in another file"),
+    "virtual data": (virtual_data, "is stored in another file"),
     "a terabyte in a few bytes": (enormous, r"would take 7.*GB.*damaged"),
     "a length that is missing": (replaced("data/phi1", np.zeros(4)), "no crystal map"),
     "angles that are missing": (lambda group: group["data"].pop("phi1"), "no crystal map"),
@@ -278,7 +278,7 @@ def test_hdf5_files_that_lead_elsewhere_or_nowhere(tmp_path, change, message):
 def test_angles_of_hdf5_files_that_are_not_finite(tmp_path):
     phi = ANGLES[:, 1].copy()
     phi[3] = np.nan
-    with pytest.warns(UserWarning, match="1 of 6 positions have angles that are not finite"):
+    with pytest.warns(UserWarning, match="1 of 6 positions have NaN or infinite angles"):
         found = Labels.from_map(read_labels(h5(tmp_path, replaced("data/Phi", phi))))
     np.testing.assert_array_equal(found.phase_id, [0, 0, 0, -1, 0, 0])
 

@@ -64,7 +64,7 @@ def test_nothing_of_a_region_that_is_held_out_is_trained_on(polycrystal):
 
 
 def test_scans_that_nothing_can_be_learnt_of_are_refused(polycrystal):
-    with pytest.raises(ValueError, match="holds out nothing"):
+    with pytest.raises(ValueError, match="holds out no label"):
         scans.read_scans([tuple(polycrystal)], LabelledConfiguration(split="random", validation_share=1e-6))
     moved = polycrystal.signal.deepcopy()
     for axis in moved.axes_manager.signal_axes:
@@ -96,7 +96,7 @@ def test_patterns_are_simulated_with_the_scale_that_the_labels_show(polycrystal,
     scan.train = scan.train[:1]
     assert Microscope.of([scan], phases, 1.2) is None
     said = capsys.readouterr().out
-    assert "nothing of its microscope. Only" in said and "as in the model's training" in said
+    assert "nothing of its microscope. Only" in said and "that of the model's training" in said
 
 
 def test_patterns_are_simulated_with_the_disks_and_the_dose_of_the_scan(polycrystal):

@@ -167,7 +167,7 @@ def test_a_part_of_a_map_is_written_as_a_rectangle(tmp_path):
     part = whole[1:3, 2:5]
     text = saved(tmp_path / "part.ctf", part)
     again = io.load(str(tmp_path / "part.ctf"))
-    assert again.shape == (2, 3) and "coordinates begin at 0" in text and again.x.min() == 0
+    assert again.shape == (2, 3) and "coordinates start at 0" in text and again.x.min() == 0
     assert apart(again.rotations, part.rotations) < 1e-3
     holes = whole[whole.x != 4.0]
     text = saved(tmp_path / "holes.ang", holes)
@@ -191,7 +191,7 @@ def test_scores_that_are_no_numbers_and_names_in_any_script(tmp_path):
 # ------------------------------------------------------------------ before the work
 @pytest.mark.parametrize("suffix", [".ang", ".ctf"])
 def test_a_single_pattern_is_refused_before_the_work(tmp_path, suffix):
-    with pytest.raises(ValueError, match="single pattern makes no map in .*Save it as .h5"):
+    with pytest.raises(ValueError, match="single pattern cannot be saved as .*Save it as .h5"):
         check_map_path(tmp_path / f"map{suffix}", n_positions=1)
     with pytest.raises(ValueError, match="single pattern"):
         save_map(tmp_path / f"map{suffix}", make_map(shape=(1,), missing=False))
@@ -209,9 +209,9 @@ def test_where_nothing_can_be_written_is_seen_before_the_work(tmp_path):
         check_map_path(tmp_path / "folder.h5", overwrite=True)
     with pytest.raises(OSError, match="cannot be written in .*too long"):
         check_map_path(tmp_path / f"{'x' * 250}.h5")
-    with pytest.raises(OSError, match="needs about .* GB, and .* left: make room"):
+    with pytest.raises(OSError, match="needs about .* GB, but .* left: free some space"):
         check_map_path(tmp_path / "map.h5", n_positions=10**15)
-    with pytest.raises(ValueError, match="crystal_x is 'a' or 'a\\*', and for .ctf"):
+    with pytest.raises(ValueError, match="crystal_x must be 'a' or 'a\\*', for .ctf"):
         check_map_path(tmp_path / "map.ang", crystal_x="a")
     check_map_path(tmp_path / "new" / "folder" / "map.h5", n_positions=100)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.h5"]
@@ -315,7 +315,7 @@ def test_a_file_is_written_by_one_process(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match="map.h5 is being written by another process, which goes on"):
+        with pytest.raises(BlockingIOError, match="map.h5 is being written by another process, which holds"):
             save_map(tmp_path / "map.h5", make_map())
         assert other.poll() is None
     finally:

@@ -113,7 +113,7 @@ def test_maps_and_labels(tmp_path):
     text[-1] = "nan nan nan " + " ".join(text[-1].split()[3:])
     path.write_text("\n".join(text), encoding="utf-8")
     call = lambda: read_labels(path)  # noqa: E731
-    assert places(call, "not finite") == line_of(call)
+    assert places(call, "NaN or infinite") == line_of(call)
 
 
 def test_calls_through_other_packages_and_in_threads():

@@ -125,7 +125,7 @@ def test_comparison_corrects_in_the_frame_of_the_pattern():
 
 
 def test_unknown_networks_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no network 'resnet'; there are: polar"):
+    with pytest.raises(ValueError, match="no network 'resnet'; the known ones are: polar"):
         build_network("resnet")
 
 

@@ -201,7 +201,7 @@ def test_it_says_what_it_does(scan, capsys):
         "Orientation prediction:",
         "  Model: fake-200kv (fake, 200 kV)",
         "  Phases: MgO, Ti",
-        "  Patterns: 15 of 21 x 23 px, 0.1 1/Å per px (5 more are excluded)",
+        "  Patterns: 15 of 21 x 23 px, 0.1 Å⁻¹ per px (5 more are excluded)",
         "  Device: cpu, batches of 6",
     ]
     assert len(lines) == 6 and lines[5].startswith("  Speed: ") and lines[5].endswith(" s)")
@@ -289,19 +289,19 @@ def test_signal_mask_and_beam_energy_arrive(scan):
         ({"units": "furlong"}, {}, ValueError, "The unit 'furlong' of the signal axes is not understood"),
         ({"units": "nm"}, {}, ValueError, "looks like an image"),
         ({"units": "mrad", "energy": None}, {}, ValueError, "needs the beam energy"),
-        ({}, {"navigation_mask": np.ones((4, 5), dtype=bool)}, ValueError, "All patterns are excluded by"),
+        ({}, {"navigation_mask": np.ones((4, 5), dtype=bool)}, ValueError, "navigation_mask excludes all patterns"),
         ({}, {"navigation_mask": np.zeros((5, 4), dtype=bool)}, ValueError, r"have \(4, 5\). It is transposed."),
         ({}, {"navigation_mask": np.zeros((4, 5))}, TypeError, "array of bool .True = excluded., not of float64"),
-        ({}, {"signal_mask": np.ones(DETECTOR, dtype=bool)}, ValueError, "All pixels are excluded by signal_mask"),
+        ({}, {"signal_mask": np.ones(DETECTOR, dtype=bool)}, ValueError, "signal_mask excludes all pixels"),
         ({}, {"signal_mask": np.zeros((3, 3), dtype=bool)}, ValueError, r"signal_mask has the shape \(3, 3\)"),
         ({}, {"signal_mask": np.zeros(DETECTOR, dtype=int)}, TypeError, "signal_mask.astype"),
         ({}, {"center": "middle"}, ValueError, "center must be 'auto'"),
         ({}, {"center": np.zeros((5, 4, 2))}, ValueError, r"or an array of shape \(4, 5, 2\)"),
-        ({}, {"center": (np.nan, 3)}, ValueError, "not finite"),
+        ({}, {"center": (np.nan, 3)}, ValueError, "NaN or infinite"),
         ({}, {"n_best": 0}, ValueError, "n_best must be a whole number of at least 1, not 0"),
         ({}, {"batch_size": 0}, ValueError, "batch_size must be"),
         ({}, {"device": "cuda:99"}, ValueError, "is not available"),
-        ({}, {"model": "no-such-model"}, ValueError, "no model and no folder 'no-such-model'. Known models:"),
+        ({}, {"model": "no-such-model"}, ValueError, "no model or folder 'no-such-model'. Known models:"),
         ({"scale": 1e-4}, {}, ValueError, "The detector reaches only"),
     ],
 )
@@ -318,7 +318,7 @@ def test_other_things_than_signals(scan):
         predict_orientation(scan, make_model(), **QUIET)
     with pytest.raises(ValueError, match="Use `s.transpose"):
         predict_orientation(hs.signals.Signal1D(scan[0, 0]), make_model(), **QUIET)
-    with pytest.raises(TypeError, match="only pyxem's BeamShift can be read"):
+    with pytest.raises(TypeError, match="the only signal that can be given is pyxem's BeamShift"):
         predict_orientation(make_signal(scan), make_model(), center=hs.signals.Signal1D(np.zeros((4, 5, 2))), **QUIET)
     with pytest.raises(ValueError, match="patterns with 0, 1 or 2 navigation dimensions"):
         predict_orientation(make_signal(scan[None]), make_model(), **QUIET)
@@ -369,7 +369,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
         counter = Interrupting(patch, 99)
         xmap = predict_orientation_to_file(lazy, make_model(), path, **(options | {"batch_size": 5}))
         assert counter.calls == 2
-    assert "Going on after 9 patterns" in capsys.readouterr().out
+    assert "Continuing after 9 patterns" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ["map.h5"]
     expected = predict_orientation(lazy, make_model(), **options)
     saved = io.load(str(path))
@@ -397,7 +397,7 @@ def test_what_another_run_left_is_not_taken(scan, tmp_path, monkeypatch, capsys,
     else:
         options[change] = {"n_best": 3, "center": "auto"}[change]
     xmap = predict_orientation_to_file(make_signal(data), model, path, **QUIET, **options)
-    assert "beginning anew" in capsys.readouterr().out
+    assert "starting again" in capsys.readouterr().out
     expected = predict_orientation(make_signal(data), model, **QUIET, **options)
     np.testing.assert_allclose(xmap.scores, expected.scores, atol=1e-6)
 
@@ -419,7 +419,7 @@ def test_files_are_looked_at_before_the_work(scan, tmp_path):
     with pytest.raises(ValueError, match=r"saved as .h5, .hdf5, .ang, .ctf, not as 'map.csv'"):
         predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.csv", **QUIET)
     (tmp_path / "map.h5").touch()
-    with pytest.raises(FileExistsError, match="is there already. Give another name, or overwrite=True"):
+    with pytest.raises(FileExistsError, match="already exists. Give another name, or overwrite=True"):
         predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.h5", **QUIET)
     predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.h5", overwrite=True, **QUIET)
     assert io.load(str(tmp_path / "map.h5")).shape == (4, 5)

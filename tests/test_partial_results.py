@@ -224,7 +224,7 @@ def test_whatever_the_bytes_are_the_work_begins_anew(kind, damage, scan, tmp_pat
     capsys.readouterr()
     found = kind.run(scan, path)
     said = capsys.readouterr().out
-    assert "is damaged" in said and "beginning anew. It is now" in said
+    assert "is damaged" in said and "starting again. It was renamed to" in said
     kind.same(found, path, scan)
     # nothing is lost: not even what is damaged
     assert sorted(p.name for p in tmp_path.iterdir()) == [kind.name, f"{kind.name}.partial.damaged"]
@@ -291,7 +291,7 @@ def test_the_same_scan_goes_on(kind, lazily, scan, tmp_path, monkeypatch, capsys
     path, data = tmp_path / kind.name, lazy(scan) if lazily else scan
     interrupted(kind, data, path, monkeypatch, after=3)
     kind.same(kind.run(data, path), path, scan)
-    assert "Going on after 9 patterns" in capsys.readouterr().out
+    assert "Continuing after 9 patterns" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == [kind.name]
 
 
@@ -419,7 +419,7 @@ def test_two_processes_on_one_file(kind, scan, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(PartialResults, "_add", meanwhile)
     kind.same(kind.run(scan, path), path, scan)
-    assert f"{path} is being written by another process, which goes on" in refused[0]
+    assert f"{path} is being written by another process, which holds" in refused[0]
     assert [p.name for p in tmp_path.iterdir()] == [kind.name]
 
 

@@ -107,7 +107,7 @@ def test_an_ideal_disk_has_its_radius():
     "image, message",
     [
         (np.zeros((16, 16)), "empty or constant"),
-        (np.full((16, 16), np.nan), "not finite"),
+        (np.full((16, 16), np.nan), "NaN or infinite"),
         (np.zeros((0, 16)), "has the shape"),
         (np.zeros(16), "has the shape"),
         (disk((20, 20), (10, 10), 40) + np.eye(20), "No disk|larger than the pattern"),

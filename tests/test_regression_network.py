@@ -217,7 +217,7 @@ def test_sizes_that_a_network_cannot_take_are_refused():
         make_backbone("densenet121", 8, {})
     with pytest.raises(ValueError, match="at least 2 to the power"):
         PlainNetwork(16, depth=5)
-    with pytest.raises(ValueError, match="backbone_arguments.no_such_argument: there is no such entry"):
+    with pytest.raises(ValueError, match="backbone_arguments.no_such_argument: unknown entry"):
         make_backbone("resnet18", 64, {"no_such_argument": 1})
 
 
@@ -240,7 +240,7 @@ def test_pretrained_weights_come_from_a_file_or_not_at_all(tmp_path, monkeypatch
     network = make_backbone("resnet18", 64, {"global_pool": ""}, pretrained=str(path))
     torch.testing.assert_close(network[0].layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="No pretrained weights of resnet18 could be had from"):
+    with pytest.raises(ValueError, match="Pretrained weights of resnet18 could not be loaded from"):
         make_backbone("resnet18", 64, {}, pretrained=str(tmp_path / "bad.safetensors"))
 
     def offline(name, *arguments, pretrained=False, **settings):

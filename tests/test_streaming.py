@@ -182,7 +182,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(rng, error, lazy):
         return answer(batch, indices)
 
     data = da.from_array(array, chunks=(3, 2, 5, 7)) if lazy else array
-    with pytest.warns(UserWarning, match="does not fit into the memory of 'cpu': going on with") as record:
+    with pytest.warns(UserWarning, match="does not fit into the memory of 'cpu': continuing with") as record:
         result, done = collect(data, function, batch_size=16)
     assert len(record) == 2 and max(sizes) == 4
     assert done.all()
@@ -251,11 +251,11 @@ def test_progress_bar_as_asked(rng, capsys):
 @pytest.mark.parametrize(
     "shape, dtype, error, text",
     [
-        ((5,), "u1", ValueError, "have 1 dimensions; patterns with 0, 1 or 2 navigation dimensions"),
-        ((2, 2, 2, 5, 7), "u1", ValueError, "Take one scan at a time"),
+        ((5,), "u1", ValueError, "have 1 dimensions; they must have 2, 3 or 4"),
+        ((2, 2, 2, 5, 7), "u1", ValueError, "Give one scan at a time"),
         ((2, 5, 7), "c8", TypeError, "Patterns must be real numbers, not complex64"),
         ((2, 5, 7), [("R", "u1")], TypeError, "Patterns must be real numbers"),
-        ((0, 5, 7), "u1", ValueError, "there is no pattern"),
+        ((0, 5, 7), "u1", ValueError, "they hold no pattern"),
     ],
 )
 def test_what_is_no_pattern(shape, dtype, error, text):
@@ -278,7 +278,7 @@ def test_wrong_batch_size(rng, batch_size):
 def test_devices(monkeypatch):
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device(torch.device("cpu")).type == "cpu"
-    with pytest.raises(ValueError, match="'gpu' is no device. Give 'auto', 'cpu'"):
+    with pytest.raises(ValueError, match="'gpu' is not a device. Give 'auto', 'cpu'"):
         resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert resolve_device("cuda:0").index == 0

@@ -156,7 +156,7 @@ def test_settings_that_fail_are_left_out_of_the_report(write, folder):
     study.run_study(path, device="cpu")
     assert "| 4 |" not in (folder / "failing" / "report.md").read_text()
     path = write("hopeless", trials=1, search={"size": [4, 5]})
-    with pytest.raises(RuntimeError, match="No trial of the study came to an end"):
+    with pytest.raises(RuntimeError, match="No trial of the study finished"):
         study.run_study(path, device="cpu")
 
 
@@ -180,11 +180,11 @@ def test_the_example_searches_what_it_names(folder):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"serch": {}}, "unknown: serch"),
     ({"search": None}, "missing: search"),
-    ({"objective": "loss"}, "objective is one of"),
+    ({"objective": "loss"}, "objective must be one of"),
     ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "search.learning_rate is a list of choices"),
     ({"search": {"head": []}}, "search.head is a list"),
-    ({"search": {"decay": {"low": 0, "high": 1, "log": True}}}, "log is for a range above 0"),
-    ({"search": {"batch_size": {"low": 4, "high": 16, "log": True, "step": 4}}}, "without step"),
+    ({"search": {"decay": {"low": 0, "high": 1, "log": True}}}, "log needs a range above 0"),
+    ({"search": {"batch_size": {"low": 4, "high": 16, "log": True, "step": 4}}}, "and no step"),
     ({"labelled": "scan.hspy"}, "list of two files"),
 ])  # fmt: skip
 def test_bad_plans_are_refused(write, changes, message):
@@ -198,7 +198,7 @@ def test_files_that_are_missing_are_named(write, tmp_path):
     with pytest.raises(FileNotFoundError, match="names 'none.h5'"):
         study.run_study(write("bad", labelled=["scan.hspy", "none.h5"]))
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="holds no entries"):
+    with pytest.raises(ValueError, match="has no entries"):
         study.run_study(tmp_path / "list.yaml")
 
 
@@ -218,7 +218,7 @@ def test_a_journal_that_was_half_written_blocks_nothing(tmp_path, cut):
     path.write_bytes(raw[:-cut])
     said = []
     study._mend_journal(path, said.append)
-    assert "were not written to the end" in said[0]
+    assert "are an unfinished entry" in said[0]
     assert path.read_bytes() == raw[: raw[:-1].rindex(b"\n") + 1]
     assert (tmp_path / "study.journal.damaged").read_bytes() == raw[:-cut]
     opened().optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)

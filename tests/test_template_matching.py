@@ -331,7 +331,7 @@ def test_engine_pyxem_returns_the_same_kind_of_map(trigonal):
         ({"n_best": 0}, "n_best must be a whole number of at least 1"),
         ({"reciprocal_radius": -1}, "reciprocal_radius must be positive"),
         ({"reciprocal_radius": 0.3}, "no reflection within 0.3"),
-        ({"navigation_mask": np.ones((2, 3), bool)}, "All patterns are excluded"),
+        ({"navigation_mask": np.ones((2, 3), bool)}, "navigation_mask excludes all patterns"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
@@ -343,7 +343,7 @@ def test_arguments_that_cannot_be_used(scan, arguments, match):
 def test_beam_energy_is_needed(scan):
     s = make_signal(scan[0])
     s.metadata.Acquisition_instrument.TEM.beam_energy = None
-    with pytest.raises(ValueError, match="beam energy is not known"):
+    with pytest.raises(ValueError, match="beam energy is unknown"):
         match_templates(s, raw_phase("Al"))
 
 

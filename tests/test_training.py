@@ -98,11 +98,11 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
         return original(self, batch, index)
 
     monkeypatch.setattr(training.OrientationTraining, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="Nothing is lost: the same call goes on"):
+    with pytest.raises(KeyboardInterrupt, match="Nothing is lost: repeat the call to continue"):
         training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)
     assert list((tmp_path / "model" / "checkpoint" / "propose").glob("*.ckpt"))
     training.train(aluminium(), output=tmp_path / "model", max_steps=8, **SMALL)
-    assert "going on from" in capsys.readouterr().out
+    assert "continuing from" in capsys.readouterr().out
     # 6 to propose and 2 to verify, of which 3 were done; the one that broke came again
     assert len(steps) == 4 + 5
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_checkpoints_of_another_training_are_not_taken(tmp_path):
     (tmp_path / "model" / "checkpoint" / "propose").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint" / "recipe.json").write_text("{}", encoding="utf-8")
     (tmp_path / "model" / "checkpoint" / "propose" / "last.ckpt").touch()
-    with pytest.raises(ValueError, match="checkpoints of a training with other phases or settings"):
+    with pytest.raises(ValueError, match="checkpoints of a training with other phases, settings or"):
         training.train(aluminium(), output=tmp_path / "model", max_steps=2, **SMALL)
 
 
@@ -141,7 +141,7 @@ def test_a_call_that_failed_at_once_claims_no_folder(tmp_path):
 
 def test_a_model_is_not_overwritten_by_accident(tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(FileExistsError, match="holds a model already"):
+    with pytest.raises(FileExistsError, match="already holds a model"):
         training.train(aluminium(), output=tmp_path, max_steps=2, **SMALL)
 
 
@@ -160,7 +160,7 @@ def test_the_learning_rate_falls_with_the_clock(schedule):
     [
         ({"beam_energy": -200.0}, "-200.0 is no beam energy"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
-        ({"verification_share": 1.0}, "verification_share is at least 0 and less than 1"),
+        ({"verification_share": 1.0}, "verification_share must be at least 0 and below 1"),
         ({"schedule": "linear"}, "one of cosine, exponential, one_cycle, not 'linear'"),
         ({"batch_size": 17}, "must be a multiple of the simulation's setup_size"),
         ({"device": "tpu"}, "device 'tpu' is not available"),

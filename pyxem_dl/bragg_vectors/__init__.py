@@ -75,7 +75,7 @@ def match_disks(
     subpixel : bool
         Fit the position of each disk.
     reciprocal_radius : float, optional
-        Disks beyond are left out, in 1/Angstrom; by default none are.
+        Disks beyond are left out, in Å⁻¹; by default none are.
     subtract_center : bool
         Measure from the direct beam; else from the first pixel.
     navigation_mask : array of bool, optional
@@ -272,7 +272,7 @@ def _detection(
     """Search with a network, as :func:`predict_bragg_vectors` says."""
     model = load_model(model)
     if not isinstance(model, BraggModel):
-        raise TypeError(f"{model!r} finds orientations, not disks: give a disk detector.")
+        raise TypeError(f"{model!r} predicts orientations, not disks: give a disk detector.")
     scan = Scan.from_signal(
         signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center, beam_energy=beam_energy
     )
@@ -331,7 +331,7 @@ def read_probe(probe, scan: Scan) -> Probe:
     if 2 * probe.radius >= min(scan.calibration.shape):
         raise ValueError(
             f"The probe (radius {probe.radius:.3g} px) is larger than the patterns {scan.calibration.shape}: give one "
-            "of the same camera length and binning, or `probe.resampled(factor)`."
+            "with the same camera length and binning, or `probe.resampled(factor)`."
         )
     return probe
 
@@ -347,8 +347,8 @@ def _check_scale(probe, scan: Scan) -> None:
     factor = scale[0] / scan.calibration.scale[0]
     if abs(factor - 1) > _SAME_SCALE:
         raise ValueError(
-            f"The probe has {scale[0]:.4g} 1/Å per px, the scan {scan.calibration.scale[0]:.4g}. If both are right, "
-            f"give `pyxem_dl.Probe.from_image(probe).resampled({factor:.4g})`; else correct the calibration."
+            f"The probe has {scale[0]:.4g} Å⁻¹ per px, the scan {scan.calibration.scale[0]:.4g}. If both are right, "
+            f"give `pyxem_dl.Probe.from_image(probe).resampled({factor:.4g})`; otherwise correct the calibration."
         )
 
 
@@ -369,16 +369,16 @@ def _compare_with_direct_beam(probe: Probe, scan: Scan) -> None:
     allowed = max(_SAME_RADIUS * probe.radius, 1.0, 4 * beam.radius_error)
     if abs(beam.radius - probe.radius) > allowed:
         warn(
-            f"The probe has a radius of {probe.radius:.3g} px, the direct beam of the scan seems to have "
-            f"{beam.radius:.3g} px. Give a probe of the same camera length, aperture and binning, or none at all."
+            f"The probe has a radius of {probe.radius:.3g} px, but the direct beam of the scan seems to have "
+            f"{beam.radius:.3g} px. Give a probe with the same camera length, aperture and binning, or none at all."
         )
 
 
 def _check_arguments(threshold, reciprocal_radius, max_peaks, batch_size) -> int:
     """Make sure of the arguments that both searches have, and return `max_peaks`."""
     if threshold is not None and not 0 <= number("threshold", threshold) < 1:
-        raise ValueError(f"threshold is a correlation, from 0 to below 1, not {threshold!r}.")
+        raise ValueError(f"threshold is a correlation and must be at least 0 and below 1, not {threshold!r}.")
     if reciprocal_radius is not None and number("reciprocal_radius", reciprocal_radius) <= 0:
-        raise ValueError(f"reciprocal_radius must be positive and finite (1/Å), not {reciprocal_radius!r}.")
+        raise ValueError(f"reciprocal_radius must be positive and finite (Å⁻¹), not {reciprocal_radius!r}.")
     check_batch_size(batch_size)
     return whole_number("max_peaks", max_peaks, 1, _MOST_PEAKS)

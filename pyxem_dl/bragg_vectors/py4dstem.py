@@ -37,11 +37,11 @@ def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
 
     path = Path(path)
     if path.suffix.lower() not in (".h5", ".hdf5", ".emd"):
-        raise ValueError(f"py4DSTEM's file ends in .h5, .hdf5 or .emd, not as {path.name!r}.")
+        raise ValueError(f"A file for py4DSTEM must end in .h5, .hdf5 or .emd, not {path.name!r}.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already. Give another name, or overwrite=True.")
+        raise FileExistsError(f"{path} already exists. Give another name, or overwrite=True.")
     if vectors.detector_shape is None or vectors.scales is None or vectors.offsets is None:
-        raise ValueError("These vectors do not say their detector: set `vectors.detector_shape`, `scales`, `offsets`.")
+        raise ValueError("These vectors lack the detector: set `vectors.detector_shape`, `scales` and `offsets`.")
     rows = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
     rows = rows.reshape(rows.shape if rows.ndim == 2 else (-1, 1))
     scales, offsets = np.asarray(vectors.scales, float), np.asarray(vectors.offsets, float)
@@ -74,7 +74,7 @@ def _calibration(scales, offsets, units: str) -> dict:
 
 
 def _unit(units: str) -> str:
-    """Name that py4DSTEM knows for 1/Angstrom; other units as they are."""
+    """Name that py4DSTEM knows for Å⁻¹; other units as they are."""
     return "A^-1" if "".join(c for c in units if c not in "$ {}\\") in ("A^-1", "1/A", "1/Å", "Å^-1", "Å⁻¹") else units
 
 

@@ -49,7 +49,7 @@ class Search:
     settings : list
         Plain numbers and texts on which the answers depend, beside the scan.
     reciprocal_radius : float, optional
-        Disks beyond are left out, in 1/Angstrom.
+        Disks beyond are left out, in Å⁻¹.
     subtract_center : bool
         Measure from the direct beam; else from the first pixel.
     device : torch.device
@@ -168,7 +168,7 @@ class Step:
     find : callable
         See :class:`Search`.
     reciprocal_radius : float, optional
-        Disks beyond are left out, in 1/Angstrom.
+        Disks beyond are left out, in Å⁻¹.
     subtract_center : bool
         Measure from the direct beam; else from the first pixel.
     columns : int

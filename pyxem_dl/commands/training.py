@@ -60,7 +60,7 @@ def train(
     """Train a model for a crystal from its structure alone, or on labelled scans."""
     check_structures(structures)
     if (output / "config.json").exists() and not overwrite:
-        raise FileExistsError(f"{output} holds a model already. Give another folder, or --overwrite.")
+        raise FileExistsError(f"{output} already holds a model. Give another folder, or --overwrite.")
     from pyxem_dl.training import train as train_model
 
     settings = _read_further(setting, "network", "pretrained", "beam_energy", "reciprocal_radius", "recipe")

@@ -14,7 +14,7 @@ from pyxem_dl.rotations import matmul, to_matrix
 
 # Below this share of the strongest |F|^2 a reflection is extinct for our purposes.
 _EXTINCT = 1e-6
-# Half width (1/Angstrom) of the curve that ranks reflections by how strong they may be.
+# Half width (Å⁻¹) of the curve that ranks reflections by how strong they may be.
 _SELECTION_WIDTH = 0.01
 # Extinction distance (Angstrom) of padding: dark, and finite, so that 0 times it is 0.
 _NEVER = 1e9
@@ -33,7 +33,7 @@ class Reflections:
     hkl : array of int, shape (n, 3)
         Miller indices.
     g : tensor, shape (n, 3)
-        Reciprocal vectors in the crystal's Cartesian frame (e1 || a, e3 || c*), 1/Angstrom.
+        Reciprocal vectors in the crystal's Cartesian frame (e1 || a, e3 || c*), Å⁻¹.
     structure_factor : tensor, shape (n,)
         |F| in Angstrom, from Lobato's scattering factors.
     volume : float
@@ -62,7 +62,7 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
     phase : orix.crystal_map.Phase
         From :func:`load_phases`.
     reciprocal_radius : float
-        Radius of the sphere in 1/Angstrom.
+        Radius of the sphere in Å⁻¹.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def structure_factors(phase, limits, debye_waller: float = 0.0) -> np.ndarray:
 class Spots(NamedTuple):
     """Reflections near the Ewald sphere, per pattern; all tensors (n_patterns, n_spots).
 
-    ``kx``, ``ky`` and ``excitation_error`` are in 1/Angstrom, ``structure_factor`` in
+    ``kx``, ``ky`` and ``excitation_error`` are in Å⁻¹, ``structure_factor`` in
     Angstrom, ``extinction_distance`` in Angstrom; ``index`` points into the phase's
     reflections.  Padding has structure factor 0.
     """
@@ -236,7 +236,7 @@ def find_spots(
     n_spots : int
         How many to keep: those that promise to be the strongest.
     max_excitation_error : float
-        In 1/Angstrom.
+        In Å⁻¹.
 
     Returns
     -------

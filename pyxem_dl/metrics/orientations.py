@@ -42,7 +42,7 @@ def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
     """
     maps = [m for m in (a, b) if hasattr(m, "phase_id")]
     if phase is None and not maps:
-        raise ValueError("Give the phase (or its point group), whose symmetry decides.")
+        raise ValueError("Give the phase or its point group: disorientations depend on its symmetry.")
     q, p = (torch.as_tensor(quaternions_of(x), dtype=torch.float64) for x in (a, b))
     shape = torch.broadcast_shapes(q.shape[:-1], p.shape[:-1])
     q, p = q.expand(*shape, 4), p.expand(*shape, 4)
@@ -244,7 +244,7 @@ def _numbered_as(xmap, other) -> np.ndarray:
         new = {key: numbers[name] for key, name in ours.items() if name in numbers}
     if not new:
         names = (", ".join(map(repr, phases.values())) for phases in (ours, theirs))
-        raise ValueError(f"The maps name their phases {' and '.join(names)}: give the same phase the same name.")
+        raise ValueError(f"The phases of the maps are named {' and '.join(names)}: give the same phase the same name.")
     index = np.full(max(*ours, *xmap.phase_id.tolist()) + 2, -1)  # the last for what is not indexed
     index[list(new)] = list(new.values())
     return index[xmap.phase_id]

@@ -339,8 +339,8 @@ def fit_distortion(
         there, seen = matched(distortion)
         if len(there) < _LEAST_MATCHED:
             raise ValueError(
-                f"Only {len(there)} peaks are explained by the orientations, too few to measure the scale: give more, "
-                "or more confident ones."
+                f"The orientations explain only {len(there)} peaks, too few to measure the scale: give more patterns, "
+                "or more reliable orientations."
             )
         general = np.linalg.lstsq(there, seen, rcond=None)[0]
         # a rotation is the orientations' affair: what is left without it is the distortion

@@ -41,14 +41,14 @@ def load_model(model) -> Model | OrientationEnsemble:
         return OrientationEnsemble([load_model(each) for each in model])
     if not isinstance(model, (str, Path)):
         raise TypeError(
-            "A model is the name of a bundled model, a model folder or an OrientationModel, "
+            "A model must be the name of a bundled model, a model folder or an OrientationModel, "
             f"not {type(model).__name__}."
         )
     known = _bundled()
     if isinstance(model, str) and model in known:
         return read_model(known[model])
     if not str(model).strip():
-        raise ValueError(f"A model's name is empty. Known models: {', '.join(known) or 'none'}.")
+        raise ValueError(f"The name of the model is empty. Known models: {', '.join(known) or 'none'}.")
     folder = Path(model).expanduser()
     if _exists(folder):
         return read_model(folder)
@@ -57,7 +57,7 @@ def load_model(model) -> Model | OrientationEnsemble:
     model = reprlib.repr(model).strip("'\"")  # no more than a line of it
     near = difflib.get_close_matches(model, known, n=max(1, len(known)), cutoff=0.5)
     names = [*near, *(name for name in known if name not in near)]
-    raise ValueError(f"There is no model and no folder {model!r}. Known models: {', '.join(names) or 'none'}.")
+    raise ValueError(f"There is no model or folder {model!r}. Known models: {', '.join(names) or 'none'}.")
 
 
 def _exists(folder: Path) -> bool:

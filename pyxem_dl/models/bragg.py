@@ -150,8 +150,8 @@ class BraggModel(Model):
         low, high = self.domain.get("disk_radius") or (0, float("inf"))
         if not low <= radius <= high:
             warn(
-                f"The disks have a radius of {radius:.3g} px, the model {self.name!r} was trained "
-                f"for {low:g} to {high:g} px. Bin the patterns if they are larger; smaller ones are "
+                f"The disks have a radius of {radius:.3g} px, but the model {self.name!r} was trained "
+                f"for {low:g} to {high:g} px. If they are larger, bin the patterns; if they are smaller, they are "
                 "spots, for which peak finding is enough."
             )
 

@@ -78,7 +78,7 @@ def _as_atom(value):
     """[element, x, y, z, occupancy] with names."""
     if isinstance(value, (list, tuple)) and len(value) == 5:
         return dict(zip(("element", "x", "y", "z", "occupancy"), value, strict=True))
-    raise ValueError("an atom is [element, x, y, z, occupancy]")
+    raise ValueError("an atom must be [element, x, y, z, occupancy]")
 
 
 class AtomEntry(Strict):
@@ -116,7 +116,7 @@ class PhaseEntry(Strict):
         from matplotlib.colors import is_color_like
 
         if not is_color_like(value):
-            raise ValueError("the color is one that matplotlib knows")
+            raise ValueError("the color must be one that matplotlib knows")
         return value
 
     @field_validator("lattice")
@@ -124,16 +124,16 @@ class PhaseEntry(Strict):
     def _is_cell(cls, value):
         edges, angles = value[:3], value[3:]
         if not (all(0.5 <= edge <= 2000 for edge in edges) and all(1 <= angle <= 179 for angle in angles)):
-            raise ValueError("a cell has edges of 0.5 to 2000 Å and angles of 1 to 179 degrees")
+            raise ValueError("a cell must have edges of 0.5 to 2000 Å and angles of 1 to 179 degrees")
         a, b, c = (math.cos(math.radians(angle)) for angle in angles)
         if 1 - a * a - b * b - c * c + 2 * a * b * c < 1e-6:
-            raise ValueError("the angles enclose no volume")
+            raise ValueError("a cell with these angles has no volume")
         return value
 
     @model_validator(mode="after")
     def _has_symmetry(self):
         if self.space_group is None and self.point_group is None:
-            raise ValueError("a phase has a space_group or a point_group")
+            raise ValueError("a phase needs a space_group or a point_group")
         return self
 
 
@@ -149,7 +149,7 @@ class DomainEntry(_Open):
     @classmethod
     def _rises(cls, value):
         if value is not None and value[0] > value[1]:
-            raise ValueError("the smaller of two numbers comes first")
+            raise ValueError("the smaller of the two numbers must come first")
         return value
 
 
@@ -206,7 +206,7 @@ def check_description(config: dict, path) -> None:
     kind = config["preprocessing"]["name"]
     if kind not in PREPROCESSING_SETTINGS:
         raise ValueError(
-            f"{path}: preprocessing.name: there is no preprocessing {kind!r}; there are: "
+            f"{path}: preprocessing.name: unknown preprocessing {kind!r}; the known ones are: "
             f"{', '.join(PREPROCESSING_SETTINGS)}."
         )
     settings = config["preprocessing"]["arguments"]
@@ -232,13 +232,13 @@ def _check_agreement(network: str, arguments: dict, kind: str, settings: dict, c
         ours, theirs = settings.get(name), arguments.get(name)
         if ours is not None and theirs is not None and ours != theirs:
             raise ValueError(
-                f"{path}: preprocessing.arguments.{name} is {ours}, and network.arguments.{name} is {theirs}: they "
-                "have to be the same."
+                f"{path}: preprocessing.arguments.{name} is {ours}, but network.arguments.{name} is {theirs}: they "
+                "must be the same."
             )
     phases, groups = config.get("phases"), arguments.get("laue_groups")
     if groups is not None and (not phases or len(phases) != len(groups)):
         raise ValueError(
-            f"{path}: phases: there are {len(phases or ())}, and network.arguments.laue_groups are of {len(groups)}."
+            f"{path}: phases: there are {len(phases or ())}, but network.arguments.laue_groups has {len(groups)}."
         )
 
 
@@ -247,7 +247,7 @@ def bounded_size(path: Path) -> int:
     """Size of a file of tensors in bytes; a ValueError for one that is too large to be read at all."""
     size = path.stat().st_size
     if size > _LARGEST_WEIGHTS:
-        raise ValueError(f"{path} has {size / 2**30:.3g} GB; no more than {_LARGEST_WEIGHTS / 2**30:.3g} GB are read.")
+        raise ValueError(f"{path} has {size / 2**30:.3g} GB; at most {_LARGEST_WEIGHTS / 2**30:.3g} GB are read.")
     return size
 
 
@@ -263,12 +263,12 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise ValueError(f"{path} is damaged: its header should have {length} bytes, the file has {size}.")
+            raise ValueError(f"{path} is damaged: its header should have {length} bytes, but the file has {size}.")
         head = file.read(length)
     try:
         header = read_json(head.decode("utf-8"), path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: its header is no text.") from error
+        raise ValueError(f"{path} is damaged: its header is not text.") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path} is damaged: its header names no tensors.")
     return {
@@ -284,7 +284,7 @@ def _shape(path: Path, name: str, entry, n_bytes: int) -> tuple[int, ...]:
     if entry.get("dtype") not in _DTYPES:
         raise ValueError(f"{path}: the tensor {name[:80]!r} is of {str(entry.get('dtype'))[:20]!r}, which is not read.")
     if math.prod(shape) > n_bytes:  # a number takes a byte at least
-        raise ValueError(f"{path} is damaged: the tensor {name[:80]!r} has a shape of {shape}, and the file no room.")
+        raise ValueError(f"{path} is damaged: the tensor {name[:80]!r} has the shape {shape}, but the file is shorter.")
     return tuple(shape)
 
 
@@ -306,7 +306,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is damaged: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: the tensor {name[:80]!r} holds NaN or infinite numbers: it answers nothing.")
+            raise ValueError(f"{path}: the tensor {name[:80]!r} holds NaN or infinite numbers; it cannot be used.")
     return tensors
 
 

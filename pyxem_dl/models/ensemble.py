@@ -37,11 +37,11 @@ class OrientationEnsemble:
 
     def __init__(self, models: list[OrientationModel]) -> None:
         if len(models) < 2 or not all(isinstance(model, OrientationModel) for model in models):
-            raise ValueError("An ensemble is a list of at least two orientation models.")
+            raise ValueError("An ensemble must be a list of at least two orientation models.")
         phases = [[(p.name, p.space_group.number if p.space_group else None) for p in m.phases] for m in models]
         if any(each != phases[0] for each in phases):
             names = "; ".join(", ".join(name for name, _ in each) for each in phases)
-            raise ValueError(f"The models of an ensemble have the same phases in the same order, not {names}.")
+            raise ValueError(f"The models of an ensemble must have the same phases in the same order, not {names}.")
         self.models = models
         first = models[0]
         self.phases, self.domain, self.preprocessing = first.phases, first.domain, first.preprocessing

@@ -195,10 +195,10 @@ class Model(ABC):
         answers = _reference_answers(self, stored[self.inputs].float())
         wrong = [name for name, x in answers.items() if name not in stored or stored[name].shape != x.shape]
         if wrong:
-            raise ValueError(f"{path} is damaged or of another model: {', '.join(wrong)} missing or of other shapes.")
+            raise ValueError(f"{path} is damaged or of another model: {', '.join(wrong)} missing or of another shape.")
         differences = self._differences(answers, stored)
         if differences:
-            raise ValueError(f"The model in {folder} does not give its stored answers any more: {differences}.")
+            raise ValueError(f"The model in {folder} no longer reproduces its stored predictions: {differences}.")
 
     def _check_reference(self, path: Path) -> None:
         """Make sure that a file has inputs of this model, before they are read."""
@@ -206,7 +206,7 @@ class Model(ABC):
         # patterns of disk detectors have any size
         fits = len(found) == 1 + len(needed) and (len(needed) < 3 or found[1:] == needed)
         if not fits or math.prod(found) > _LARGEST_REFERENCE:
-            raise ValueError(f"{path} has {self.inputs!r} of the shape {found}, which are no inputs of this model.")
+            raise ValueError(f"{path} has {self.inputs!r} of the shape {found}, which this model cannot take.")
 
 
 def read_model(folder: Path) -> Model:
@@ -220,8 +220,8 @@ def read_model(folder: Path) -> Model:
     bounded_size(path)
     if _hash_file(path) != config["weights"]["sha256"]:
         raise ValueError(
-            f"{path} is damaged or does not belong to {CONFIG}: its sha256 is not the one that is "
-            "written there. Copy the folder again, whole."
+            f"{path} is damaged or does not belong to {CONFIG}: its sha256 is not the one "
+            "recorded there. Copy the whole folder again."
         )
     kind, (name, arguments) = _kinds()[config["format"]], (config["network"][key] for key in ("name", "arguments"))
     try:
@@ -239,7 +239,7 @@ def read_model(folder: Path) -> Model:
         )
     except (RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise ValueError(
-            f"The model in {folder} cannot be made from its {CONFIG} and {WEIGHTS}, written by "
+            f"The model in {folder} cannot be built from its {CONFIG} and {WEIGHTS}, written by "
             f"pyxem_dl {config['package_version']}: {error}"
         ) from error
 
@@ -251,11 +251,11 @@ def _kinds() -> dict[str, type[Model]]:
 def read_config(folder: Path) -> dict:
     """Read and check a model's config.json."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; a model is a folder with a {CONFIG} inside.")
+        raise ValueError(f"{folder} is not a folder; a model is a folder that contains {CONFIG}.")
     path = _existing(folder, CONFIG)
     config = read_entries(path)
     if not isinstance(config.get("format"), str) or config["format"] not in _kinds():
-        raise ValueError(f"{folder} is no model of pyxem_dl: its {CONFIG} was written by something else.")
+        raise ValueError(f"{folder} is not a model of pyxem_dl: its {CONFIG} was written by another program.")
     version = config.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(
@@ -296,7 +296,7 @@ def _reference_answers(model: Model, inputs: torch.Tensor) -> dict:
 def _existing(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise FileNotFoundError(
-            f"{folder} is no complete model folder: {name} is missing. A model folder holds "
+            f"{folder} is not a complete model folder: {name} is missing. A model folder holds "
             f"{CONFIG}, {WEIGHTS} and {REFERENCE}."
         )
     return folder / name

@@ -38,9 +38,9 @@ class OrientationModel(Model):
     phases : list of orix.crystal_map.Phase
         In the order of the network's phases.
     domain : dict
-        What the model was trained for: ``beam_energy`` (kV), ``reciprocal_radius`` (1/Angstrom),
-        ``scale`` (smallest and largest pixel, 1/Angstrom), ``disk_radius`` (smallest and
-        largest, 1/Angstrom).  A key that is missing or None is not checked.
+        What the model was trained for: ``beam_energy`` (kV), ``reciprocal_radius`` (Å⁻¹),
+        ``scale`` (smallest and largest pixel, Å⁻¹), ``disk_radius`` (smallest and
+        largest, Å⁻¹).  A key that is missing or None is not checked.
     thresholds : dict
         A pattern is not indexed where the probability that there is a crystal is below
         ``crystal``, or that of the best orientation below ``score``.
@@ -135,8 +135,8 @@ class OrientationModel(Model):
     def _check_samples(self, n_samples: int) -> None:
         if n_samples and not self.has_dropout:
             raise ValueError(
-                f"The network of {self.name!r} has no dropout to draw answers with. Use n_samples=0, or give several "
-                "models that were trained with other seeds: predict_orientation([model_1, model_2, ...])."
+                f"The network of {self.name!r} has no dropout to sample predictions with. Use n_samples=0, or give "
+                "several models trained with different seeds: predict_orientation([model_1, model_2, ...])."
             )
 
     def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
@@ -257,26 +257,26 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
     radius, covered = model.preprocessing.reciprocal_radius, calibration.reciprocal_radius
     if covered <= model.preprocessing.inner_radius:
         raise ValueError(
-            f"The detector reaches only {covered:.3g} 1/Å from the direct beam at (row, column) = "
-            f"({calibration.center[0]:.4g}, {calibration.center[1]:.4g}), of which the model "
-            f"{model.name!r} looks at {radius:.3g} 1/Å. Check the calibration's scale, unit and "
-            "center."
+            f"The detector reaches only {covered:.3g} Å⁻¹ from the direct beam at (row, column) = "
+            f"({calibration.center[0]:.4g}, {calibration.center[1]:.4g}), but the model "
+            f"{model.name!r} uses {radius:.3g} Å⁻¹. Check the scale, unit and center of the "
+            "calibration."
         )
     messages = []
     energy = model.domain.get("beam_energy")
     known = calibration.beam_energy
     if energy and known and abs(known - energy) > _ENERGY_TOLERANCE * energy:
-        messages.append(f"The beam energy is {known:g} kV, the model {model.name!r} was trained for {energy:g} kV.")
+        messages.append(f"The beam energy is {known:g} kV, but the model {model.name!r} was trained for {energy:g} kV.")
     if covered < _RADIUS_COVERED * radius:
         messages.append(
-            f"The detector covers {covered:.3g} 1/Å all around the direct beam, the model "
-            f"{model.name!r} looks at {radius:.3g} 1/Å: what lies outside counts as not measured."
+            f"The detector covers {covered:.3g} Å⁻¹ all around the direct beam, but the model "
+            f"{model.name!r} uses {radius:.3g} Å⁻¹: the part outside of the detector counts as not measured."
         )
     low, high = model.domain.get("scale") or (0, np.inf)
     if not all(low * 0.999 <= s <= high * 1.001 for s in calibration.scale):
         text = " × ".join(f"{s:.3g}" for s in dict.fromkeys(calibration.scale))
         messages.append(
-            f"The scale is {text} 1/Å per pixel, the model {model.name!r} was trained for {low:.3g} to {high:.3g} 1/Å."
+            f"The scale is {text} Å⁻¹ per px, but the model {model.name!r} was trained for {low:.3g} to {high:.3g} Å⁻¹."
         )
     return messages
 

@@ -34,7 +34,7 @@ def build_network(name: str, **arguments) -> torch.nn.Module:
         :mod:`pyxem_dl.networks.arguments`): before anything is built.
     """
     if name not in NETWORKS:
-        raise ValueError(f"There is no network {reprlib.repr(name)}; there are: {', '.join(NETWORKS)}.")
+        raise ValueError(f"There is no network {reprlib.repr(name)}; the known ones are: {', '.join(NETWORKS)}.")
     check_arguments(name, arguments)
     return NETWORKS[name](**arguments)
 

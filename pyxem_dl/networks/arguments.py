@@ -44,7 +44,7 @@ class _OfPhases(Strict):
             raise ValueError(f"settings are {len(self.settings)}, for {len(self.laue_groups)} laue_groups")
         for q in self.settings or ():
             if abs(math.hypot(*q) - 1) > 1e-3:
-                raise ValueError(f"settings are quaternions of length 1, not {q}")
+                raise ValueError(f"settings must be quaternions of length 1, not {q}")
         return self
 
 
@@ -85,8 +85,8 @@ class PolarArguments(_OfPhases):
         axes = sum(4 * math.pi / _ORDER[group] for group in self.laue_groups) / math.radians(self.resolution) ** 2
         if axes * self.phi_steps > _MOST_NODES:
             raise ValueError(
-                f"resolution {self.resolution:g} and phi_steps {self.phi_steps} make about {axes * self.phi_steps:.2g} "
-                f"nodes for {', '.join(self.laue_groups)}; {_MOST_NODES:.2g} are the most"
+                f"resolution {self.resolution:g} and phi_steps {self.phi_steps} give about {axes * self.phi_steps:.2g} "
+                f"nodes for {', '.join(self.laue_groups)}; at most {_MOST_NODES:.2g} are allowed"
             )
         return self
 

@@ -50,7 +50,7 @@ class PlainNetwork(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if kernel % 2 == 0 or size < 2**depth:
-            raise ValueError(f"kernel must be odd ({kernel}), and size at least 2 to the power of depth ({2**depth}).")
+            raise ValueError(f"kernel ({kernel}) must be odd, and size at least 2 to the power of depth ({2**depth}).")
         layers, channels = [], 1
         for i in range(depth):
             after = width * 2 ** min(i, 3)
@@ -98,7 +98,7 @@ def default_size(name: str) -> int:
     if not timm.is_model(known):
         near = difflib.get_close_matches(name, [*BACKBONES, "polar", *timm.list_models()], n=6, cutoff=0.5)
         raise ValueError(
-            f"There is no network {name!r}, neither here (polar, {', '.join(BACKBONES)}) nor in timm "
+            f"There is no network {name!r} here (polar, {', '.join(BACKBONES)}) or in timm "
             f"{timm.__version__}."
             + (f" Did you mean {', '.join(near)}?" if near else "")
         )
@@ -156,7 +156,7 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ValueError(
             f"The network {name!r} cannot take images of {size} x {size} px with {arguments or 'no arguments'}: "
-            f"{error}. Its own size is {default}."
+            f"{error}. Its default size is {default}."
         ) from error
     if pretrained:
         _load_pretrained(network, known, arguments, pretrained)
@@ -203,8 +203,8 @@ def _refuse_pickles(path: Path) -> None:
         torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # of the many ways in which a file can be none
         raise ValueError(
-            f"{str(path)!r} holds more than weights, or is damaged: it is not loaded, for a pickle may run anything. "
-            "Give a .safetensors file, or a .pth file of nothing but tensors."
+            f"{str(path)!r} holds more than weights, or is damaged. It is not loaded, because a pickle may run any "
+            "code. Give a .safetensors file, or a .pth file that holds only tensors."
         ) from error
 
 
@@ -224,7 +224,7 @@ def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained
     except Exception as error:  # timm passes on whatever the hub, the file system or torch raise
         where = "timm's hub" if overlay is None else f"{str(pretrained)!r}"
         raise ValueError(
-            f"No pretrained weights of {known} could be had from {where} ({type(error).__name__}: "
+            f"Pretrained weights of {known} could not be loaded from {where} ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:200]}). Without a connection give pretrained='FILE', a .safetensors or .pth "
             "file of this network in timm's format, or pretrained=False."
         ) from error

@@ -18,10 +18,10 @@ from torch import nn
 from pyxem_dl import rotations as rot
 from pyxem_dl.crystals import ReflectionTable, find_spots
 
-# Sample points around each predicted spot, in 1/Angstrom along the radius and across it.
+# Sample points around each predicted spot, in Å⁻¹ along the radius and across it.
 _PITCH = 0.03
 _AZIMUTHAL = (-2, -1, 0, 1, 2)
-# Unit of the corrections (radians), and of excitation errors (1/Angstrom).
+# Unit of the corrections (radians), and of excitation errors (Å⁻¹).
 _ANGLE = math.radians(2.0)
 _ERROR = 0.01
 
@@ -77,7 +77,7 @@ class CandidateComparison(nn.Module):
     n_phases, n_reflections : int
         Size of the reflection table.
     reciprocal_radius : float
-        Outer radius of the polar pattern in 1/Angstrom.
+        Outer radius of the polar pattern in Å⁻¹.
     beam_energy : float
         In kV.
     n_spots : int
@@ -85,7 +85,7 @@ class CandidateComparison(nn.Module):
     width : int
         Of the small networks.
     n_radial : int
-        Sample points along the radius around each spot, 0.03 1/Angstrom apart: more of them
+        Sample points along the radius around each spot, 0.03 Å⁻¹ apart: more of them
         find it on a detector that is more distorted.  Odd.
     """
 

@@ -67,7 +67,7 @@ class FCUNet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if unet not in UNETS:
-            raise ValueError(f"There is no U-Net {unet!r}; there are: {', '.join(UNETS)}.")
+            raise ValueError(f"There is no U-Net {unet!r}; the known ones are: {', '.join(UNETS)}.")
         widths = tuple(widths or UNETS[unet].widths)
         self.arguments = {"radius": radius, "unet": unet, "widths": list(widths), "dropout": dropout}
         self.radius = radius

@@ -103,7 +103,7 @@ class PolarNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if n_phi % phi_steps or kernel % 2 == 0 or kernel > 2 * phi_steps:
-            raise ValueError("n_phi must be a multiple of phi_steps, and kernel odd and smaller.")
+            raise ValueError("n_phi must be a multiple of phi_steps; kernel must be odd and smaller than n_phi.")
         self.arguments = {
             "laue_groups": list(laue_groups), "settings": settings, "n_k": n_k, "n_phi": n_phi, "channels": channels,
             "phi_steps": phi_steps, "resolution": resolution, "width": width, "depth": depth,

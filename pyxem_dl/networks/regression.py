@@ -61,7 +61,7 @@ class RegressionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if head not in HEADS:
-            raise ValueError(f"There is no head {head!r}; there are: {', '.join(HEADS)}.")
+            raise ValueError(f"There is no head {head!r}; the known ones are: {', '.join(HEADS)}.")
         size = default_size(backbone) if size is None else size
         self.arguments = {
             "laue_groups": list(laue_groups), "settings": settings, "backbone": backbone, "size": size, "head": head,

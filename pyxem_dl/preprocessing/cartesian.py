@@ -19,13 +19,13 @@ class CartesianPreprocessing:
     Parameters
     ----------
     reciprocal_radius : float
-        From the direct beam to the sides of the square, in 1/Angstrom.
+        From the direct beam to the sides of the square, in Å⁻¹.
     size : int
         Pixels along each side.
     gamma : float
         Exponent of the intensity; 0.5 makes Poisson noise even.
     inner_radius : float
-        In 1/Angstrom; what lies inside is not used for normalisation (direct beam).
+        In Å⁻¹; what lies inside is not used for normalisation (direct beam).
     clip : float
         Largest value after normalisation to a root mean square of 1 outside `inner_radius`.
     scale_factor : float
@@ -55,7 +55,7 @@ class CartesianPreprocessing:
 
     @property
     def scale(self) -> float:
-        """Size of a pixel in 1/Angstrom."""
+        """Size of a pixel in Å⁻¹."""
         return 2 * self.reciprocal_radius / self.size
 
     def __call__(

@@ -24,13 +24,13 @@ def check_patterns(data) -> None:
     """
     if data.ndim not in (2, 3, 4):
         raise ValueError(
-            f"The data have {data.ndim} dimensions; patterns with 0, 1 or 2 navigation dimensions "
-            "have 2, 3 or 4. Take one scan at a time, for example `s.inav[:, :, 0]`."
+            f"The data have {data.ndim} dimensions; they must have 2, 3 or 4 (0, 1 or 2 navigation "
+            "dimensions). Give one scan at a time, for example `s.inav[:, :, 0]`."
         )
     if np.dtype(data.dtype).kind not in "buif":
         raise TypeError(f"Patterns must be real numbers, not {data.dtype}.")
     if 0 in data.shape:
-        raise ValueError(f"The data are empty (shape {tuple(data.shape)}): there is no pattern.")
+        raise ValueError(f"The data are empty (shape {tuple(data.shape)}): they hold no pattern.")
 
 
 def rescaled(calibration: Calibration, factor: float) -> Calibration:
@@ -52,7 +52,7 @@ def find_direct_beam(
     calibration : Calibration
         Its centre is where the search begins.
     search_radius : float
-        How far to search, in 1/Angstrom.
+        How far to search, in Å⁻¹.
 
     Returns
     -------

@@ -28,14 +28,14 @@ class PolarPreprocessing:
     Parameters
     ----------
     reciprocal_radius : float
-        Outer radius of the polar image in 1/Angstrom; the inner one is 0.
+        Outer radius of the polar image in Å⁻¹; the inner one is 0.
     n_k, n_phi : int
         Number of bins along radius and angle; angle j is ``j * 360 / n_phi`` degrees,
         counter-clockwise from +kx.
     gamma : float
         Exponent of the intensity; 0.5 makes Poisson noise even.
     inner_radius : float
-        In 1/Angstrom; what lies inside is not used for normalisation (direct beam).
+        In Å⁻¹; what lies inside is not used for normalisation (direct beam).
     clip : float
         Largest value after normalisation to a root mean square of 1 outside
         `inner_radius`.

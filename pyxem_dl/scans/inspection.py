@@ -12,7 +12,7 @@ from pyxem_dl.scans.sample import Sample
 
 __all__ = ["check_on_detector", "inspect_pixels", "inspect_beam", "warn_of_bad_pixels"]
 
-# The beam is contradicted by the patterns from these distances on, in 1/Angstrom, pixels and radii of the disk
+# The beam is contradicted by the patterns from these distances on, in Å⁻¹, pixels and radii of the disk
 _FAR, _FAR_PIXELS, _FAR_RADII = 0.035, 1.0, 0.15
 # ... of a beam that is so bright in the patterns
 _BRIGHT = 0.5

@@ -99,7 +99,7 @@ class SimulationSettings:
         drawn_settings(self, pixels=(8, 2048), setup_size=(1, 4096), coverage=(0.1, 10), disk_radius=(1e-6, 1))
         unknown = [name for name in self.shape_factors if name not in SHAPE_FACTORS]
         if unknown or not self.shape_factors:
-            raise ValueError(f"shape_factors are of {', '.join(SHAPE_FACTORS)}, not {self.shape_factors!r}.")
+            raise ValueError(f"shape_factors must be from {', '.join(SHAPE_FACTORS)}, not {self.shape_factors!r}.")
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""

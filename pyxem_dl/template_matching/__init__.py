@@ -22,7 +22,7 @@ __all__ = ["Match", "PyxemMatcher", "TemplateBank", "match_templates", "polar_gr
 
 # Orientations that are 5 degrees apart; all of a sphere would be 70 000
 _MOST_CANDIDATES = 1000
-# Degrees between zone axes, and distance from the Ewald sphere (1/Angstrom), beyond which nothing is matched
+# Degrees between zone axes, and distance from the Ewald sphere (Å⁻¹), beyond which nothing is matched
 _COARSEST, _FARTHEST = 60.0, 5.0
 
 
@@ -169,7 +169,7 @@ def _check_arguments_for_vectors(engine: str, signal_mask, center) -> None:
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
         raise ValueError(
-            f"Vectors are matched by the torch engine, without a detector: {' and '.join(wrong)} "
+            f"Vectors are matched by the torch engine and have no detector: {' and '.join(wrong)} "
             "cannot be used with them."
         )
 

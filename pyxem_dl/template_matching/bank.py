@@ -290,7 +290,7 @@ def check_size(phases, preprocessing, resolution: float, max_excitation_error: f
     resolution : float
         Step between zone axes in degrees.
     max_excitation_error : float
-        In 1/Angstrom.
+        In Å⁻¹.
 
     Raises
     ------
@@ -306,17 +306,17 @@ def check_size(phases, preprocessing, resolution: float, max_excitation_error: f
     if n_bytes > _LARGEST_BANK:
         finest = resolution * math.sqrt(n_bytes / _LARGEST_BANK)
         raise ValueError(
-            f"Zone axes {resolution:g}° apart would be {n:.3g} templates, which take {n_bytes / 2**30:.3g} GB; at most "
-            f"{_LARGEST_BANK / 2**30:.3g} GB are taken. Give a resolution of at least {finest:.2g}°."
+            f"A resolution of {resolution:g}° would need {n:.3g} templates, which take {n_bytes / 2**30:.3g} GB; at "
+            f"most {_LARGEST_BANK / 2**30:.3g} GB are allowed. Give a resolution of at least {finest:.2g}°."
         )
     for phase in phases:
         sphere = 4 / 3 * math.pi * p.reciprocal_radius**3 * phase.structure.lattice.volume
         near = sphere * min(1.0, 1.5 * max_excitation_error / p.reciprocal_radius)
         if sphere > _MOST_REFLECTIONS or near * _SIMULATED_AT_ONCE > _MOST_SPOTS:
             raise ValueError(
-                f"{phase.name!r} has about {sphere:.3g} reflections within {p.reciprocal_radius:g} 1/Å, {near:.3g} of "
-                f"them within {max_excitation_error:g} 1/Å of the Ewald sphere: more than can be simulated. Give a "
-                "smaller reciprocal_radius or max_excitation_error, and check the unit of the scale (1/Å)."
+                f"{phase.name!r} has about {sphere:.3g} reflections within {p.reciprocal_radius:g} Å⁻¹, {near:.3g} of "
+                f"them within {max_excitation_error:g} Å⁻¹ of the Ewald sphere: too many to simulate. Give a "
+                "smaller reciprocal_radius or max_excitation_error, and check the unit of the scale (Å⁻¹)."
             )
 
 

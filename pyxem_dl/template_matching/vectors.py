@@ -57,7 +57,7 @@ class VectorScan:
         if filled and not offsets.any() and np.concatenate(filled).min() >= 0:
             raise ValueError(
                 "The vectors seem to be measured from the first pixel, not from the direct beam. Find them with "
-                "`subtract_center=True`, or take the direct beam's position off them."
+                "`subtract_center=True`, or subtract the position of the direct beam."
             )
 
     def spots(self, positions) -> tuple[torch.Tensor, ...]:
@@ -84,7 +84,7 @@ class VectorScan:
         """How far out the detector reaches all around, as for patterns, or else there are vectors, in Å⁻¹."""
         k = self.spots(np.arange(len(self._rows)))[1]
         if not len(k):
-            raise ValueError("There are no vectors but the direct beam's at any position: there is nothing to match.")
+            raise ValueError("No position has vectors other than the direct beam: there is nothing to match.")
         return self._detector_radius or float(k.max()) * 1.02
 
     def match(self, bank: TemplateBank, positions, n_best: int, device) -> Match:

@@ -85,7 +85,7 @@ def train(
     beam_energy : float
         In kV; on labelled scans their own.
     reciprocal_radius : float
-        How far out the model looks, in 1/Angstrom: about as far as reflections are seen; on labelled scans by default
+        How far out the model looks, in Å⁻¹: about as far as reflections are seen; on labelled scans by default
         as far as the detector reaches.
     max_minutes : float, optional
         Time limit, by default 20.
@@ -135,7 +135,7 @@ def train(
     if isinstance(network, dict):
         settings["network"] = network
     elif network not in (None, "polar"):
-        raise ValueError(f"On simulated patterns the polar network is trained; {network!r} needs `labelled` scans.")
+        raise ValueError(f"Only the polar network learns from simulated patterns; {network!r} needs `labelled` scans.")
     given = {
         "beam_energy": None if beam_energy is None else read_beam_energy(beam_energy),
         "reciprocal_radius": reciprocal_radius,
@@ -151,7 +151,7 @@ def train(
     network, batches, validation = _ingredients(phases, configuration, root)
     print(
         f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "
-        f"to {configuration.reciprocal_radius:g} 1/Å; {configuration.max_minutes:g} minutes on "
+        f"to {configuration.reciprocal_radius:g} Å⁻¹; {configuration.max_minutes:g} minutes on "
         f"{root}, precision {precision}"
     )
     modules = []
@@ -172,7 +172,7 @@ def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, set
     """Say what does not go together with labels, and train on them."""
     if recipe is not None or beam_energy is not None:
         raise ValueError(
-            "With `labelled` scans there is no recipe (see pyxem_dl.finetune), and the beam energy is the scans' own: "
+            "With `labelled` scans give no recipe (see pyxem_dl.finetune) and no beam energy; it is that of the scans: "
             "`s.metadata.set_item(\"Acquisition_instrument.TEM.beam_energy\", 200)` (kV)."
         )
     if isinstance(network, dict):
@@ -187,9 +187,11 @@ def _from_recipe(recipe, phases, settings: dict):
     if recipe is not None:
         model = load_model(recipe)
         if not model.training:
-            raise ValueError(f"The model {model.name!r} does not say how it was trained.")
+            raise ValueError(f"The model {model.name!r} does not record how it was trained, so it cannot be a recipe.")
         if "simulation" not in model.training:
-            raise ValueError(f"{model.name!r} was trained on labelled scans: it is no recipe for simulated ones.")
+            raise ValueError(
+                f"{model.name!r} was trained on labelled scans: it cannot be the recipe for simulated patterns."
+            )
         entries, phases = model.training, model.phases if phases is None else phases
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
@@ -201,7 +203,7 @@ def _from_recipe(recipe, phases, settings: dict):
     except (TypeError, ValueError) as error:
         if recipe is None:
             raise
-        raise ValueError(f"The training of {model.name!r} with these settings is no recipe: {error}") from error
+        raise ValueError(f"The recipe {model.name!r} with these settings is not valid: {error}") from error
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):

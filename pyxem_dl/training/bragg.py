@@ -29,7 +29,7 @@ VALIDATION_BATCHES = 40
 # A disk is a target if it stands out of the noise of counting it by this factor; below the second nobody could see it.
 # Between the two an answer counts neither way.  With 4 instead of 2.75 it learns to pass over disks of 20 electrons.
 _VISIBLE, _INVISIBLE = 2.75, 0.8
-# So far from its Bragg condition (1/Angstrom) a reflection is a target; further than the second it is none, however
+# So far from its Bragg condition (Å⁻¹) a reflection is a target; further than the second it is none, however
 # many electrons make it visible.  Between the two an answer counts neither way.
 _EXCITED, _NOT_EXCITED = 0.05, 0.12
 _SETUP_SIZE = 8
@@ -68,7 +68,7 @@ class BraggConfiguration(LearningConfiguration):
         self._check_positive("learning_rate")
         self._check_batch_size(_SETUP_SIZE)
         if not 0 <= self.placement_share < 1:
-            raise ValueError(f"placement_share is from 0 to below 1, not {self.placement_share!r}.")
+            raise ValueError(f"placement_share must be at least 0 and below 1, not {self.placement_share!r}.")
 
     @property
     def shares(self) -> dict[str, float]:

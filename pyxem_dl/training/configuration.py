@@ -63,7 +63,7 @@ class LearningConfiguration:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, not {reprlib.repr(self.schedule)}.")
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {reprlib.repr(self.schedule)}.")
         self._check_positive("max_minutes", "decay", "batch_size")
         number("max_minutes", self.max_minutes, 0, _LONGEST)
         number("decay", self.decay, 0, 1)
@@ -75,7 +75,7 @@ class LearningConfiguration:
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 1, 10**12)
         if not isinstance(self.network, dict):
-            raise TypeError(f"network holds the network's arguments by name, not {reprlib.repr(self.network)}.")
+            raise TypeError(f"network must be a dict of the network's arguments, not {reprlib.repr(self.network)}.")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -129,7 +129,7 @@ class TrainingConfiguration(LearningConfiguration):
     beam_energy : float
         In kV.
     reciprocal_radius : float
-        How far out the model looks, in 1/Angstrom.
+        How far out the model looks, in Å⁻¹.
     verification_share : float
         Share of the time in which the network learns to verify its own proposals; before, it
         learns to propose.  0 leaves verification out.
@@ -154,7 +154,7 @@ class TrainingConfiguration(LearningConfiguration):
         number("verification_share", self.verification_share)
         if not 0 <= self.verification_share < 1:
             raise ValueError(
-                f"verification_share is at least 0 and less than 1, not {self.verification_share!r}."
+                f"verification_share must be at least 0 and below 1, not {self.verification_share!r}."
             )
         self._check_batch_size(self.simulation.setup_size)
 
@@ -168,13 +168,13 @@ class TrainingConfiguration(LearningConfiguration):
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in simulation.items()}
             )
         elif not isinstance(simulation, SimulationSettings):
-            raise TypeError(f"simulation is SimulationSettings or a dict of them, not {reprlib.repr(simulation)}.")
+            raise TypeError(f"simulation must be SimulationSettings or a dict of them, not {reprlib.repr(simulation)}.")
         check_names(entries, cls)
         return cls(**(entries | {"simulation": simulation}))
 
     @property
     def displacement(self) -> float:
-        """How far distortions displace a spot at the rim, at most, in 1/Angstrom."""
+        """How far distortions displace a spot at the rim, at most, in Å⁻¹."""
         s, radius = self.simulation, self.reciprocal_radius
         return radius * (max(map(abs, s.scale_error)) + max(s.ellipticity) + radius * max(s.coma))
 
@@ -195,7 +195,7 @@ class LabelledConfiguration(LearningConfiguration):
     pretrained : bool or str
         Begin with weights learnt on photographs: timm's, or those of a local file.
     reciprocal_radius : float, optional
-        How far out the model looks, in 1/Angstrom; by default as far as all detectors reach.
+        How far out the model looks, in Å⁻¹; by default as far as all detectors reach.
     size : int, optional
         Pixels along each side of the images that a network other than "polar" takes; by default its own.
     label_frame : dict
@@ -252,12 +252,12 @@ class LabelledConfiguration(LearningConfiguration):
         if self.learning_rate is not None:
             self._check_positive("learning_rate")
         if self.split not in SPLITS:
-            raise ValueError(f"split is one of {', '.join(SPLITS)}, not {self.split!r}.")
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {self.split!r}.")
         for name, highest in (
             ("validation_share", 0.9), ("balance", 1.0), ("simulated_share", 0.95), ("verification_share", 0.95),
         ):  # fmt: skip
             if not 0 <= number(name, getattr(self, name)) <= highest:
-                raise ValueError(f"{name} is from 0 to {highest}, not {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be from 0 to {highest}, not {getattr(self, name)!r}.")
         switches = ("inverse", "turn", "flipped", "crystal_x")
         if not isinstance(self.label_frame, dict) or set(self.label_frame) - set(switches):
             raise ValueError(f"label_frame has {', '.join(switches)}, not {reprlib.repr(self.label_frame)}.")
@@ -268,9 +268,9 @@ class LabelledConfiguration(LearningConfiguration):
         if self.reciprocal_radius is not None:
             number("reciprocal_radius", self.reciprocal_radius, 0, 20, above=True)
         if self.turn is not None and not 0 <= number("turn", self.turn) <= 180:
-            raise ValueError(f"turn is an angle from 0 to 180 degrees, not {self.turn!r}.")
+            raise ValueError(f"turn must be an angle from 0 to 180 degrees, not {self.turn!r}.")
         if self.validation_share == 0:
-            raise ValueError("validation_share must be positive: nothing else tells how good the model is.")
+            raise ValueError("validation_share must be positive: only held-out labels tell how good the model is.")
 
     @property
     def shares(self) -> dict[str, float]:
@@ -290,5 +290,5 @@ def check_names(entries: dict, kind: type, path: str = "") -> None:
     if unknown:
         raise ValueError(
             f"Unknown settings {', '.join(path + reprlib.repr(name).strip(chr(39)) for name in sorted(unknown)[:5])}. "
-            f"There are: {', '.join(path + name for name in known)}."
+            f"The known ones are: {', '.join(path + name for name in known)}."
         )

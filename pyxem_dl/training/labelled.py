@@ -112,7 +112,7 @@ def train_labelled(
     known = set(LabelledConfiguration.__dataclass_fields__) - {"network", "network_name"}
     unknown = set(settings) - known
     if unknown:
-        raise ValueError(f"Unknown settings {', '.join(sorted(unknown))}. There are: {', '.join(sorted(known))}.")
+        raise ValueError(f"Unknown settings {', '.join(sorted(unknown))}. Known settings: {', '.join(sorted(known))}.")
     pretrained = str(pretrained) if isinstance(pretrained, Path) else pretrained
     configuration = LabelledConfiguration(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
@@ -209,7 +209,9 @@ def finetune(
     fixed = {"network", "network_name", "network_arguments", "pretrained", "size", "reciprocal_radius"} & set(settings)
     if fixed:
         names = ", ".join(sorted(fixed))
-        raise ValueError(f"{names}: the network of {first.name!r} is as it is. Use train for another.")
+        raise ValueError(
+            f"{names} cannot be changed: finetune keeps the network of {first.name!r}. Use train for another network."
+        )
     verifies = getattr(first.network, "comparison", None) is not None
     if verification_share is None:
         verification_share = 0.25 if verifies else 0.0
@@ -243,7 +245,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
     if c.mirror and without_inversion:
         raise ValueError(
             f"mirror=True, but {', '.join(without_inversion)} has no inversion: a mirrored pattern is not one of this "
-            "crystal. Leave mirror out, or give phases whose point group is a Laue group to neglect that."
+            "crystal. Use mirror=False; or, to neglect that, give phases whose point group is a Laue group."
         )
     entries = {
         "turn": (180.0 if ours else 10.0) if c.turn is None else float(c.turn),
@@ -277,7 +279,7 @@ def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> Orientatio
     if c.network_name == "polar":
         preprocessing = PolarPreprocessing(c.reciprocal_radius)
         if c.pretrained:
-            raise ValueError("The polar network has no weights of timm's: use finetune, or pretrained=False.")
+            raise ValueError("timm has no weights for the polar network: use finetune, or pretrained=False.")
         network = build_network(
             "polar", **groups, n_k=preprocessing.n_k, n_phi=preprocessing.n_phi, channels=preprocessing.channels,
             **c.network,
@@ -353,8 +355,8 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: Tr
     energy = scans[0].calibration.beam_energy
     if not energy or any(not len(phase.structure) or phase.space_group is None for phase in phases):
         raise ValueError(
-            "To verify, the polar network needs the beam energy and phases with atoms and space group: give `phases` "
-            "(CIF files), or verification_share=0."
+            "The verifier of the polar network needs the beam energy, and phases with atoms and space group: give "
+            "`phases` (CIF files), or verification_share=0."
         )
     device = network.nodes.device
     table = ReflectionTable.stack([reflections(p, c.reciprocal_radius) for p in phases], energy, device)
@@ -367,7 +369,7 @@ def _announce(name, network, scans, phases, c, batches, root, precision) -> None
     held_out = sum(len(s.region) for s in scans)
     print(
         f"Training {name}: {network} for {', '.join(p.name for p in phases)} on {len(scans)} labelled scan"
-        f"{'s' if len(scans) > 1 else ''}; {chosen} of {all_labels} labels are kept, {batches.n_patterns} trained on, "
+        f"{'s' if len(scans) > 1 else ''}; {chosen} of {all_labels} labels are kept: {batches.n_patterns} to train on, "
         f"{held_out} held out by {c.split}; {c.max_minutes:g} minutes on {root}, precision {precision}"
     )
 

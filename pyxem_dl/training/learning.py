@@ -20,7 +20,7 @@ from pyxem_dl.training.running import place_among_processes
 VALIDATION_PATTERNS = 768
 # The threshold of the score lets this share of patterns without a crystal pass.
 FALSE_CRYSTALS = 0.01
-# Reflections that are looked up for a candidate; displacements (1/Angstrom) up to which three sample points along the
+# Reflections that are looked up for a candidate; displacements (Å⁻¹) up to which three sample points along the
 # radius find a spot
 _MAX_SPOTS, _NARROW = 48, 0.1
 # Validations take this share of the time at most.
@@ -85,11 +85,11 @@ def add_comparison(network, table, reciprocal_radius: float, beam_energy: float,
     table : ReflectionTable
         The phases' reflections.
     reciprocal_radius : float
-        How far out the network looks, in 1/Angstrom.
+        How far out the network looks, in Å⁻¹.
     beam_energy : float
         In kV.
     displacement : float
-        How far the distortions of a detector displace a spot at the rim, at most, in 1/Angstrom.
+        How far the distortions of a detector displace a spot at the rim, at most, in Å⁻¹.
     """
     n_reflections = table.g.shape[1]
     network.add_comparison(

@@ -45,7 +45,7 @@ class Microscope(NamedTuple):
 
     ``scale (n,)``: by how much spots are further from the beam than they should be by the calibration, relative;
     ``ellipticity (n,)``: of the ellipse that a circle becomes, relative; ``radius (n,)``: from the detector's middle to
-    its nearest edge in 1/Angstrom; ``pixels (n,)``: from edge to edge there; ``disk_radius (n,)`` in 1/Angstrom, 0 for
+    its nearest edge in Å⁻¹; ``pixels (n,)``: from edge to edge there; ``disk_radius (n,)`` in Å⁻¹, 0 for
     spots, NaN where it could not be measured; ``electrons (n, 2)``: 5 and 95 % of the patterns have fewer beside the
     direct beam; NaN of patterns with negative values, whose noise is that of the readout; ``background (n,)``: mean
     share of these electrons that is in no spot, NaN where there are too few to tell.
@@ -70,7 +70,7 @@ class Microscope(NamedTuple):
         phases : list of orix.crystal_map.Phase
             With atoms.
         reciprocal_radius : float
-            To which spots are looked for, in 1/Angstrom.
+            To which spots are looked for, in Å⁻¹.
 
         Returns
         -------
@@ -84,9 +84,9 @@ class Microscope(NamedTuple):
             try:
                 rows.append(_measure(scan, phases, reciprocal_radius))
             except ValueError as error:
-                print(f"One scan tells nothing of its microscope. {error}")
+                print(f"The microscope cannot be measured in one of the scans. {error}")
         if not rows:
-            print("The microscope is taken to be as in the model's training.")
+            print("The microscope is assumed to be that of the model's training.")
             return None
         found = cls(*map(np.array, zip(*rows, strict=True)))
         print("\n".join(found._lines()))
@@ -98,12 +98,12 @@ class Microscope(NamedTuple):
         for scale, ellipticity, disk, (low, high), background in zip(
             self.scale, self.ellipticity, self.disk_radius, self.electrons, self.background, strict=True
         ):
-            disk = "not known" if np.isnan(disk) else f"{disk:.3f} 1/Å" if disk else "those of spots"
+            disk = "unknown" if np.isnan(disk) else f"{disk:.3f} Å⁻¹" if disk else "none (spots)"
             dose = "not known" if np.isnan(low) else f"{low:.0f} to {high:.0f}"
             dose += "" if np.isnan(background) else f", {background:.0%} of them in the background"
             lines.append(
-                f"By the labels, the distances of spots from the beam are off by {scale:+.1%} (ellipticity "
-                f"{ellipticity:.1%}); radius of the disks {disk}, electrons beside the direct beam {dose}"
+                f"According to the labels, distances from the beam are off by {scale:+.1%} (ellipticity "
+                f"{ellipticity:.1%}); radius of the disks {disk}, electrons outside of the direct beam {dose}"
             )
         return lines
 
@@ -119,7 +119,7 @@ class Microscope(NamedTuple):
         settings : SimulationSettings
             Of the model's own training; what could not be measured stays as it is there.
         reciprocal_radius : float
-            To which patterns are simulated, in 1/Angstrom.
+            To which patterns are simulated, in Å⁻¹.
         """
         default = SimulationSettings()
         changes = {name: _union(getattr(settings, name), getattr(default, name)) for name in _NO_LESS}
@@ -164,7 +164,7 @@ def _measure(scan: LabelledScan, phases: list, reciprocal_radius: float) -> tupl
     k = np.hypot(kx[None], ky[:, None])
     beside = (k > 1.5 * max(np.nan_to_num(disk_radius), 2 * max(shown.scale))) & (k < radius)
     if not beside.any():
-        raise ValueError("The direct beam covers the detector: is the calibration right?")
+        raise ValueError("The direct beam covers the detector. Check the calibration.")
     side = int(np.argmin(np.multiply(shown.shape, shown.scale)))
     return (
         stretches.mean() - 1, stretches.max() / stretches.mean() - 1,
@@ -198,7 +198,7 @@ def _stretches(scan: LabelledScan, phases: list, radius: float) -> np.ndarray:
 
 
 def _disk_radius(patterns: np.ndarray, calibration) -> float:
-    """Radius of the direct beam in 1/Angstrom, 0 for a spot without an edge; NaN where there is no disk to measure."""
+    """Radius of the direct beam in Å⁻¹, 0 for a spot without an edge; NaN where there is no disk to measure."""
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always")
         try:

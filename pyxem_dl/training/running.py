@@ -45,7 +45,7 @@ def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool,
     `data` are hashes of what else is learnt from: labelled scans, and the model that is trained on.
     """
     if (output / CONFIG).exists() and not overwrite:
-        raise FileExistsError(f"{output} holds a model already. Give another folder, or overwrite.")
+        raise FileExistsError(f"{output} already holds a model. Give another folder, or overwrite=True.")
     work = output / CHECKPOINT
     recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
     for phase in recipe["phases"]:  # that the model can be kept, before it learns for hours
@@ -68,8 +68,8 @@ def _claim(work: Path, recipe: dict) -> None:
         return
     if learnt and path.exists():
         raise ValueError(
-            f"{work} holds the checkpoints of a training with other phases or settings, or of other "
-            f"labels (see {path.name} there). Give the same ones to go on, resume=False to begin anew, or "
+            f"{work} holds the checkpoints of a training with other phases, settings or "
+            f"labels (see {path.name} there). Give the same ones to continue, resume=False to start again, or "
             "another folder."
         )
     # at once: of several processes none may read half of it
@@ -88,7 +88,7 @@ def device_and_precision(device: str, n_processes: int = 1) -> tuple[torch.devic
     whole_number("devices times nodes", n_processes, 1, 100_000)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    refusal = f"The device {str(device)!r} is not available for training here."
+    refusal = f"The device {str(device)!r} cannot be used for training here."
     try:
         device = str(resolve_device(device))
     except ValueError as error:
@@ -132,7 +132,7 @@ def fit(
     )
     checkpoint = _newest_checkpoint(folder)
     if checkpoint:
-        print(f"{module.stage}: going on from {checkpoint}")
+        print(f"{module.stage}: continuing from {checkpoint}")
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
@@ -143,7 +143,7 @@ def fit(
         # Lightning has turned Ctrl-C into an exit, and deaf: a notebook must survive it
         raise KeyboardInterrupt(
             f"The training was interrupted after {module.elapsed / 60:.1f} minutes of this stage. "
-            f"Nothing is lost: the same call goes on from {folder}."
+            f"Nothing is lost: repeat the call to continue from {folder}."
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -163,8 +163,8 @@ class Checkpoints(TorchCheckpointIO):
                 new.write_bytes(image.getbuffer())
         except OSError as error:
             warn(
-                f"The checkpoint {path} could not be written ({error}). The training goes on; if it is interrupted, it "
-                "begins from an older one. Make room."
+                f"The checkpoint {path} could not be written ({error}). The training continues; if it is interrupted, "
+                "it restarts from an older checkpoint. Free some space."
             )
 
     def load_checkpoint(self, path, map_location=lambda storage, _: storage, weights_only=True):
@@ -173,9 +173,9 @@ class Checkpoints(TorchCheckpointIO):
             return torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{path} holds more than the numbers and texts of a checkpoint, which could run as a program: it was "
-                "not loaded, and nothing was run. If you do not know where it comes from, delete the folder "
-                f"{Path(path).parent.parent}; resume=False begins the training anew."
+                f"{path} holds more than the numbers and texts of a checkpoint and could run code: it was not loaded, "
+                "and nothing was run. If you do not know where it comes from, delete the folder "
+                f"{Path(path).parent.parent}; resume=False starts the training again."
             ) from error
 
 
@@ -218,10 +218,10 @@ def _newest_checkpoint(folder: Path) -> Path | None:
         except ValueError:
             if _holds_pickles(path):
                 raise
-            error = "it is no checkpoint"
+            error = "it is not a checkpoint"
         except Exception as damage:  # whatever the bytes are
             error = f"{type(damage).__name__}: {damage}".splitlines()[0]
-        print(f"{path} is damaged ({error}). It is now {move_aside(path, 'damaged').name}.")
+        print(f"{path} is damaged ({error}). It was renamed to {move_aside(path, 'damaged').name}.")
     return None
 
 

@@ -81,7 +81,7 @@ class LabelledScan:
         if c.split == "random":
             held_out = chosen & (np.random.default_rng(c.seed).random(len(chosen)) < c.validation_share)
             if not (held_out & (self.labels.phase_id >= 0)).any():
-                raise ValueError(f"validation_share={c.validation_share:g} of the labels holds out nothing: give more.")
+                raise ValueError(f"validation_share={c.validation_share:g} holds out no label: give a larger share.")
             return held_out, nothing
         if c.split == "scan":
             if n_scans < 2:
@@ -99,8 +99,8 @@ class LabelledScan:
             index = np.array([0, -1])  # another name for the only phase
         elif missing:
             raise ValueError(
-                f"The labels have the phase {', '.join(missing)}, which is none of {', '.join(names)}. Give phases of "
-                "the same names."
+                f"The labels have the phase {', '.join(missing)}, which is not one of {', '.join(names)}. Give phases "
+                "with the same names."
             )
         else:
             index = np.array([*(names.index(phase.name) for phase in self.labels.phases), -1])
@@ -109,8 +109,8 @@ class LabelledScan:
             ours = phases[index[i]]
             if rot.laue_group(phase).name != rot.laue_group(ours).name:
                 raise ValueError(
-                    f"The phase {phase.name!r} has the Laue group {rot.laue_group(phase).name} in the labels, and "
-                    f"{rot.laue_group(ours).name} in {ours.name!r}. Label with the phase of the model."
+                    f"The phase {phase.name!r} has the Laue group {rot.laue_group(phase).name} in the labels, but "
+                    f"{rot.laue_group(ours).name} in {ours.name!r}. Make the labels with the phase of the model."
                 )
 
     @property
@@ -263,10 +263,10 @@ class MixedBatches(IterableDataset):
 def read_scans(labelled, configuration: LabelledConfiguration, phases: list = ()) -> list[LabelledScan]:
     """Read pairs of scans and labels; `phases` have the symmetries that labels lack."""
     if not isinstance(labelled, (tuple, list)):
-        raise TypeError(f"labelled is a list of pairs (signal, labels), not {type(labelled).__name__}.")
+        raise TypeError(f"labelled must be a list of pairs (signal, labels), not {type(labelled).__name__}.")
     pairs = [labelled] if isinstance(labelled, tuple) and len(labelled) == 2 else list(labelled)
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise ValueError("labelled is a list of pairs (signal, labels): of scans and their crystal maps.")
+        raise ValueError("labelled must be a list of pairs (signal, labels): scans and their crystal maps.")
     scans = [LabelledScan(*pair, configuration, i, len(pairs), phases) for i, pair in enumerate(pairs)]
     energies = [scan.calibration.beam_energy for scan in scans]
     known = [energy for energy in energies if energy]

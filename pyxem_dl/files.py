@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+#: Appended to the name of a result that is not finished
+PARTIAL = ".partial"
+# What file systems say that know no locks, as some network shares and clusters
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _UNFINISHED, _OLD = "unfinished", "old"
 # What is appended to a file's name at most: a name must leave room for it
-_LONGEST = ".partial.0123abcd.unfinished"
+_LONGEST = f"{PARTIAL}.0123abcd.{_UNFINISHED}"
 
 
 class NotWritten(OSError):
@@ -89,9 +93,11 @@ def claimed(path: str | Path) -> Iterator[None]:
         raise BlockingIOError(
             errno.EWOULDBLOCK,
             f"{path} is being written by another process, which goes on: it holds {file}. Wait until it is done, or "
-            "give another name",
+            "give another name; if there is no such process, as after a crash of another computer, remove that file",
         ) from None
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         warnings.warn(f"{path.parent} knows no locks: let no other process write {path.name}.", stacklevel=3)
     try:
         _clear(path)
@@ -250,6 +256,11 @@ def _swap_folder(new: Path, path: Path) -> None:
 
 def _clear(path: Path) -> None:
     """Remove what killed processes left beside a claimed file; what they had moved away comes back."""
+    _clear_one(path)
+    _clear_one(path.with_name(path.name + PARTIAL))
+
+
+def _clear_one(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}\.({_UNFINISHED}|{_OLD}){re.escape(path.suffix)}")
     for left in path.parent.iterdir():
         match = pattern.fullmatch(left.name)

@@ -13,9 +13,13 @@ from pathlib import Path
 
 from pyxem_dl.messages import warn
 
+#: Appended to the name of a result that is not finished
+PARTIAL = ".partial"
+# What file systems say that know no locks, as some network shares and clusters
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _UNFINISHED, _OLD = "unfinished", "old"
 # What is appended to a file's name at most: a name must leave room for it
-_LONGEST = ".partial.0123abcd.unfinished"
+_LONGEST = f"{PARTIAL}.0123abcd.{_UNFINISHED}"
 
 
 class NotWritten(OSError):
@@ -90,9 +94,11 @@ def claimed(path: str | Path) -> Iterator[None]:
         raise BlockingIOError(
             errno.EWOULDBLOCK,
             f"{path} is being written by another process, which holds {file}. Wait until it has finished, or give "
-            "another name",
+            "another name. If there is no such process, as after a crash of another computer, remove that file",
         ) from None
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         warn(f"{path.parent} does not support file locks: make sure that no other process writes {path.name}.")
     try:
         _clear(path)
@@ -252,6 +258,11 @@ def _swap_folder(new: Path, path: Path) -> None:
 
 def _clear(path: Path) -> None:
     """Remove what killed processes left beside a claimed file; what they had moved away comes back."""
+    _clear_one(path)
+    _clear_one(path.with_name(path.name + PARTIAL))
+
+
+def _clear_one(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}\.({_UNFINISHED}|{_OLD}){re.escape(path.suffix)}")
     for left in path.parent.iterdir():
         match = pattern.fullmatch(left.name)

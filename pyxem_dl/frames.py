@@ -92,7 +92,7 @@ def read_beam_energy(value) -> float:
         array = np.asarray(value)
         if array.size != 1:
             raise ValueError(f"{how}, not {value!r}: give one value.")
-        value = array.reshape(-1)[0]
+        value = array.reshape(-1).tolist()[0]
     text = str(value).strip()
     match = re.fullmatch(r"([-+]?[0-9.,]*[0-9.](?:[eE][-+]?[0-9]+)?|nan|[-+]?inf)\s*([a-zA-Z]*)", text)
     unit = match and _ENERGY_WORDS.get(match[2].lower(), match[2])

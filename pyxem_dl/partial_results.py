@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.files import NotWritten, move_aside, replacing
+from pyxem_dl.files import PARTIAL, NotWritten, move_aside, replacing
 from pyxem_dl.messages import warn
 
 # Seconds between two writings of what is done
@@ -41,7 +41,7 @@ class PartialResults:
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path.with_name(path.name + ".partial"), fingerprint
+        self.path, self.fingerprint = path.with_name(path.name + PARTIAL), fingerprint
         self.n_new = 0
         self._checksums: np.ndarray | None = None
         self._kept = 0
@@ -106,7 +106,7 @@ class PartialResults:
         try:
             write()
         except Exception as error:  # of whatever library: hours of computing must not be lost
-            target = self.path.with_name(self.path.name.removesuffix(".partial"))
+            target = self.path.with_name(self.path.name.removesuffix(PARTIAL))
             raise NotWritten(
                 f"{target} could not be written: {error}. {self._kept} of {int(found.done.sum())} patterns are "
                 f"saved in {self.path}. Free some space and repeat the call: it continues from there. In Python the "

@@ -139,7 +139,7 @@ class Probe:
         for i in range(min(_GROUPS, len(patterns))):
             if not math.isfinite(edge.radius):
                 break
-            part = _follow_edge(patterns[i::_GROUPS].mean(0), edge.row, edge.column, edge.radius)
+            part = follow_edge(patterns[i::_GROUPS].mean(0), edge.row, edge.column, edge.radius)
             if math.isfinite(part.radius):
                 parts.append((part.radius, part.row, part.column))
         error, center_error = edge.radius_error, edge.center_error
@@ -236,7 +236,7 @@ def _measure(image: np.ndarray, center=None) -> _Edge:
         raise ValueError("The image of the probe has NaN or infinite pixels: replace them by their neighbours.")
     if image.max() <= image.min():
         raise ValueError("The image of the probe is empty or constant: give a vacuum pattern that shows the disk.")
-    edge = _follow_edge(image, *_blob(image, center))
+    edge = follow_edge(image, *_blob(image, center))
     if not math.isfinite(edge.radius):
         return edge
     # what is drawn is as large as what is looked at
@@ -246,7 +246,7 @@ def _measure(image: np.ndarray, center=None) -> _Edge:
     row, column, radius, blur = edge.row, edge.column, edge.radius, 0.0
     for _ in range(3):
         at = np.array([row, column]) - first
-        twin = _follow_edge(_disk((2 * half + 1,) * 2, at, radius, blur), *at, radius, n_steps=2)
+        twin = follow_edge(_disk((2 * half + 1,) * 2, at, radius, blur), *at, radius, n_steps=2)
         if not math.isfinite(twin.radius):
             break
         row, column = row + edge.row - twin.row - first[0], column + edge.column - twin.column - first[1]
@@ -274,8 +274,18 @@ def _blob(image: np.ndarray, center) -> tuple[float, float, float]:
     return *center_of_mass(region), math.sqrt(region.sum() / math.pi)
 
 
-def _follow_edge(image: np.ndarray, row: float, column: float, radius: float, n_steps: int = 4) -> _Edge:
-    """Fit a circle to the points where the image falls to half, again and again from the circle before."""
+def follow_edge(image: np.ndarray, row: float, column: float, radius: float, n_steps: int = 4) -> _Edge:
+    """Fit a circle to the points where the image falls to half, again and again from the circle before.
+
+    Parameters
+    ----------
+    image : array, shape (rows, columns)
+        NaN where it is not known.
+    row, column, radius : float
+        Of a disk, roughly, in pixels.
+    n_steps : int
+        Circles that are fitted.
+    """
     from scipy.ndimage import map_coordinates, uniform_filter1d
 
     phi = np.arange(_AZIMUTHS) * (2 * np.pi / _AZIMUTHS)
@@ -291,12 +301,14 @@ def _follow_edge(image: np.ndarray, row: float, column: float, radius: float, n_
         # beyond the border there is nothing to follow; over neighbouring azimuths noise is averaged
         rays = map_coordinates(image, where, order=1, mode="constant", cval=np.nan)
         rays = uniform_filter1d(rays, 5, axis=0, mode="wrap")
-        inside = rays[:, (r > 0.5 * radius) & (r < 0.8 * radius)].mean(1)
+        # whether a point lies on a bound must not hang on the last bit
+        share = np.round(r / radius, 6)
+        inside = rays[:, (share > 0.5) & (share < 0.8)].mean(1)
         outside = _mean_of_known(rays[:, r > 1.15 * radius + 1])
         contrast = inside - outside
         typical = np.nanmedian(contrast) if np.isfinite(contrast).any() else 0.0
         levels = outside[:, None] + contrast[:, None] * np.array([0.75, 0.5, 0.25])
-        found = np.stack([_crossing(rays, r, level, 0.6 * radius) for level in levels.T], 1)
+        found = np.stack([_crossing(rays, share >= 0.6, r, level) for level in levels.T], 1)
         usable = np.isfinite(found).all(1) & (contrast > 0.3 * typical) & (typical > 0)
         seen, background = usable.mean(), float(np.nanmedian(outside)) if np.isfinite(outside).any() else 0.0
         if usable.sum() < _SHARE_OF_AZIMUTHS * _AZIMUTHS / 2:
@@ -318,9 +330,9 @@ def _mean_of_known(rays) -> np.ndarray:
     return np.where(count > 0, np.where(known, rays, 0).sum(1) / np.maximum(count, 1), np.nan)
 
 
-def _crossing(rays, r, level, start) -> np.ndarray:
-    """First radius after `start` at which each ray falls below its level, between samples; NaN where none does."""
-    below = (rays <= level[:, None]) & (r >= start)
+def _crossing(rays, after, r, level) -> np.ndarray:
+    """First radius where `after`, at which each ray falls below its level, between samples; NaN where none does."""
+    below = (rays <= level[:, None]) & after
     index = below.argmax(1)
     good = below.any(1) & (index > 0)
     index = np.maximum(index, 1)

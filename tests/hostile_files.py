@@ -468,15 +468,14 @@ def read_partial(path):
     """Go on with interrupted work: what is there is not taken, and the work is done anew."""
     import contextlib
     import io
-    from types import SimpleNamespace
 
     import numpy as np
 
     from pyxem_dl.partial_results import PartialResults
-    from pyxem_dl.streaming import Collected
+    from pyxem_dl.streaming import Collected, Part
 
     found, said = Collected(1), io.StringIO()
-    part = SimpleNamespace(indices=np.array([0]), results={"x": np.ones((1, 2))})
+    part = Part(np.array([0]), {"x": np.ones((1, 2))})
     with contextlib.redirect_stdout(said):
         PartialResults(Path(path), "f").gather(found, lambda done: [] if done.all() else [part], 1)
     assert found.done.all() and found.arrays["x"].tolist() == [[1, 1]]

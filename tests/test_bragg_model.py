@@ -124,7 +124,7 @@ def test_the_variance_is_a_column(model):
     assert list(found.column_names)[4:] == ["position_error", "position_variance", "confidence_variance"]
     assert list(found.units) == ["$A^{-1}$", "$A^{-1}$", "a.u.", "a.u.", "$A^{-1}$", "($A^{-1}$)^2", "a.u."]
     assert found.data[0].shape[1] == 7 and found.data[0][:, 5].max() > 0
-    with pytest.raises(ValueError, match="n_samples is a number of answers"):
+    with pytest.raises(ValueError, match="n_samples must be a whole number of at least 0"):
         predict_bragg_vectors(signal, model, Probe.ideal(5.0), n_samples=-1)
 
 

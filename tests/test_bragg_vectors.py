@@ -292,7 +292,7 @@ def test_py4dstem_file(scan, tmp_path):
     "options, message",
     [
         ({"threshold": 1.5}, "correlation"),
-        ({"threshold": np.nan}, "correlation"),
+        ({"threshold": np.nan}, "threshold must be a finite number"),
         ({"reciprocal_radius": -1}, "positive"),
         ({"max_peaks": 0}, "at least 1"),
         ({"min_distance": np.nan}, "at least 0"),
@@ -370,7 +370,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
 
     signal, path, seen = make_signal(scan), tmp_path / "v.hspy", []
     whole = match_disks(signal, PROBE, **QUIET)
-    original = search.Search._detect
+    original = search.Step.__call__
 
     def stops(self, patterns, indices):
         if seen:
@@ -378,7 +378,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
         seen.extend(indices)
         return original(self, patterns, indices)
 
-    monkeypatch.setattr(search.Search, "_detect", stops)
+    monkeypatch.setattr(search.Step, "__call__", stops)
     with pytest.raises(Stop):
         bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
     assert not path.exists() and "2 of 6 patterns are kept" in capsys.readouterr().out
@@ -387,7 +387,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
         seen.extend(indices)
         return original(self, patterns, indices)
 
-    monkeypatch.setattr(search.Search, "_detect", counts)
+    monkeypatch.setattr(search.Step, "__call__", counts)
     vectors = bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
     assert "Continuing after 2 patterns" in capsys.readouterr().out
     assert sorted(seen) == list(range(6)) and not (tmp_path / "v.hspy.partial").exists()
@@ -411,7 +411,7 @@ def test_other_settings_begin_anew(scan, tmp_path, capsys):
 def test_an_interrupted_search_gives_what_was_done(scan, monkeypatch):
     from pyxem_dl.bragg_vectors import search
 
-    original, seen = search.Search._detect, []
+    original, seen = search.Step.__call__, []
 
     def stops(self, patterns, indices):
         if seen:
@@ -419,7 +419,7 @@ def test_an_interrupted_search_gives_what_was_done(scan, monkeypatch):
         seen.extend(indices)
         return original(self, patterns, indices)
 
-    monkeypatch.setattr(search.Search, "_detect", stops)
+    monkeypatch.setattr(search.Step, "__call__", stops)
     with pytest.warns(UserWarning, match="Interrupted after 2 of 6 patterns"):
         found = match_disks(make_signal(scan), PROBE, batch_size=2, **QUIET)
     assert [len(table) > 0 for table in found.data.ravel()] == [True] * 2 + [False] * 4

@@ -1,5 +1,6 @@
 """What is computed is kept: whatever happens to the disk, to the process, and to the file of what is done."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -421,6 +422,36 @@ def test_two_processes_on_one_file(kind, scan, tmp_path, monkeypatch, capsys):
     kind.same(kind.run(scan, path), path, scan)
     assert f"{path} is being written by another process, which holds" in refused[0]
     assert [p.name for p in tmp_path.iterdir()] == [kind.name]
+
+
+@BOTH
+@pytest.mark.parametrize("answer", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks(kind, answer, scan, tmp_path, monkeypatch):
+    """As some network shares: the work is done, with a warning."""
+    fcntl = pytest.importorskip("fcntl")
+    original = fcntl.flock
+
+    def flock(descriptor, operation):
+        if operation & fcntl.LOCK_UN:
+            return original(descriptor, operation)
+        raise OSError(getattr(errno, answer), os.strerror(getattr(errno, answer)))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="knows no locks|not supported"):
+        kind.same(kind.run(scan, tmp_path / kind.name), tmp_path / kind.name, scan)
+    assert [p.name for p in tmp_path.iterdir()] == [kind.name]
+
+
+@BOTH
+def test_nothing_is_left_of_a_process_that_was_killed_while_it_kept_what_is_done(kind, scan, tmp_path, monkeypatch):
+    path = tmp_path / kind.name
+    interrupted(kind, scan, path, monkeypatch)
+    left = tmp_path / f".{kind.name}.0123abcd.unfinished.partial"
+    left.write_bytes(b"half")
+    another = tmp_path / ".another.h5.0123abcd.unfinished.partial"
+    another.write_bytes(b"half")
+    kind.same(kind.run(scan, path), path, scan)
+    assert not left.exists() and another.exists()
 
 
 def test_a_text_format_that_cannot_hold_the_map_is_refused_before_the_work(scan, tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_the_learning_rate_falls_with_the_clock(schedule):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beam_energy": -200.0}, "beam_energy must be positive"),
+        ({"beam_energy": -200.0}, "-200.0 is not the beam energy"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
         ({"verification_share": 1.0}, "verification_share must be at least 0 and below 1"),
         ({"schedule": "linear"}, "one of cosine, exponential, one_cycle, not 'linear'"),

@@ -13,8 +13,8 @@ from pyxem_dl.crystals.symmetry import Group, cell_of_metric, metric_tensor
 SAME_ATOM = 0.3
 # A site that is occupied in part may be split on purpose: only what rounding explains is one atom (Angstrom).
 _SAME_PARTIAL_ATOM = 0.1
-# Of atoms on special positions, what few digits do not explain (Angstrom)
-_ROUNDING = 0.1
+# Of atoms on special positions, what few digits do not explain (Angstrom); a partly filled site may be split on purpose
+_ROUNDING, _PARTIAL_ROUNDING = 0.1, 0.03
 #: Atoms of a unit cell that are computed with.
 MAX_ATOMS = 20_000
 _FULL = 0.99
@@ -122,8 +122,9 @@ def expanded(unit: Atoms, group: Group, notes: list[str] | None = None) -> Atoms
             raise ValueError(f"the cell holds more than {MAX_ATOMS} atoms")
     full = replace(unit.take(np.array(owner, dtype=int)), xyz=np.concatenate(positions))
     moved = _moved(full, unit)
-    if notes is not None and len(moved) and moved.max() > _ROUNDING:
-        worst = int(moved.argmax())
+    excess = moved - np.where(unit.occupancy >= _FULL, _ROUNDING, _PARTIAL_ROUNDING)
+    if notes is not None and len(moved) and excess.max() > 0:
+        worst = int(excess.argmax())
         notes.append(f"{unit.labels[worst]} was {moved[worst]:.2f} Å off a special position and was moved onto it")
     twice = _listed_again(full, unit)
     if twice and notes is not None:

@@ -13,6 +13,8 @@ _TOO_NEAR, _TOO_NEAR_HYDROGEN = 0.7, 0.6
 # Volume (cubic Angstrom) of an atom other than hydrogen: 5.7 in diamond, 115 in caesium, thousands around a molecule
 _VOLUME = (3.5, 20_000.0)
 _PLAUSIBLE_VOLUME = (5.0, 80.0)
+# Atoms nearer than this (Angstrom) take turns at one place
+_ONE_PLACE = 0.3
 #: Distances below this part of the sum of covalent radii are doubted (W-W 0.85, U-U 0.70)
 _DOUBTED = 0.62
 # Shares of a formula that may be left out by an author who did not find them: hydrogen, solvent
@@ -30,11 +32,12 @@ def check_cell(cell, where: str) -> None:
     text = "(" + ", ".join(f"{x:.6g}" for x in cell) + ")"
     if len(cell) != 6 or not np.isfinite(cell).all():
         raise ValueError(f"{where}: the cell {text} is not finite. Correct the file.")
-    if max(cell[:3]) < _LENGTHS[0]:
+    if 0 < min(cell[:3]) and max(cell[:3]) < 0.999 * _LENGTHS[0]:
         raise ValueError(
             f"{where}: the cell {text} is smaller than an atom. It may be in nm: give lengths in Å (ten times larger)."
         )
-    if min(cell[:3]) < _LENGTHS[0] or max(cell[:3]) > _LENGTHS[1]:
+    # rounding makes a length of 1 Å, which orix gives to a phase without a lattice, a little smaller
+    if min(cell[:3]) < 0.999 * _LENGTHS[0] or max(cell[:3]) > _LENGTHS[1]:
         raise ValueError(
             f"{where}: the cell {text} has a length outside {_LENGTHS[0]:g} to {_LENGTHS[1]:g} Å. Give lengths in Å."
         )
@@ -94,22 +97,35 @@ def doubtful(atoms: Atoms) -> list[str]:
             f"{pair} are {distance:.2f} Å apart, {part:.0%} of the sum of their covalent radii: check the "
             "coordinates and the space group"
         )
-    over = _overfull(atoms)
-    if over:
-        notes.append(over)
+    notes += [note for note in (_overfull(atoms), _nearly_empty(atoms)) if note]
     return notes
 
 
 def _overfull(atoms: Atoms) -> str | None:
-    """Sites that hold more than one atom."""
+    """Sites that hold more than one atom: together with all that is too near to be there at the same time."""
     total = atoms.occupancy.copy()
-    i, j, _ = atoms.neighbours(0.1)
+    i, j, _ = atoms.neighbours(_ONE_PLACE)
+    i, j = i[i != j], j[i != j]
     np.add.at(total, i, atoms.occupancy[j])
     np.add.at(total, j, atoms.occupancy[i])
     worst = int(total.argmax())
     if total[worst] > 1.05:
         return f"the occupancies at {atoms.labels[worst]} add up to {total[worst]:.2f}, which is more than 1"
     return None
+
+
+def _nearly_empty(atoms: Atoms) -> str | None:
+    """A crystal without any site that is filled to a half: programs of refinement multiply by multiplicities."""
+    total = atoms.occupancy.copy()
+    i, j, _ = atoms.neighbours(_ONE_PLACE)
+    np.add.at(total, i, atoms.occupancy[j])
+    np.add.at(total, j, atoms.occupancy[i])
+    if total.max() > 0.5:
+        return None
+    return (
+        f"no site is filled to more than {total.max():.0%}: occupancies are the filled share of a site, from 0 to 1, "
+        "without its multiplicity"
+    )
 
 
 def count(atoms: Atoms) -> dict[str, float]:
@@ -151,15 +167,15 @@ def compare_formula(atoms: Atoms, formula: dict[str, float] | None, units: float
     groups = _sharing(atoms, set(formula) | set(found))
     if not units or units <= 0:
         units = _units_by_ratio(found, formula, groups)
-    expected = {element: n * units for element, n in formula.items()}
-    total = sum(expected.values())
-    differs = any(
-        abs(found.get(e, 0) - expected.get(e, 0)) > 0.02 * total + 0.03 * expected.get(e, 0)
-        or (abs(found.get(e, 0) - expected.get(e, 0)) > 0.45 and len(groups[e]) == 1)
-        for e in {**expected, **found}
-    )
-    if not differs:
+    readings = [{element: n * units for element, n in formula.items()}]
+    if _is_of_the_cell(formula, units):
+        readings.append(formula)
+    if not all(_differs(found, reading, groups) for reading in readings):
         return None, False
+    # of two readings, the one with a number of atoms that is nearer to that of the cell
+    expected = min(readings, key=lambda reading: abs(sum(reading.values()) - sum(found.values())))
+    units = units if expected is readings[0] else 1
+    total = sum(expected.values())
     places = {element: atoms.elements.count(element) for element in found}
     gross = any(_gross(group, found, places, expected, total) for group in groups.values())
     ratios = [found.get(e, 0) / expected[e] for e in expected if e != "H"]
@@ -172,6 +188,21 @@ def compare_formula(atoms: Atoms, formula: dict[str, float] | None, units: float
         gross = not (low < volume < high and not low < theirs < high)
     text = f"the cell holds {formula_text(found)}, but the file's formula x Z ({units:g}) is {formula_text(expected)}"
     return text, gross
+
+
+def _differs(found: dict, expected: dict, groups: dict) -> bool:
+    """Whether an element is there more or less often than expected, beyond what occupancies of few digits explain."""
+    total = sum(expected.values())
+    return any(
+        abs(found.get(e, 0) - expected.get(e, 0)) > 0.02 * total + 0.03 * expected.get(e, 0)
+        or (abs(found.get(e, 0) - expected.get(e, 0)) > 0.45 and len(groups[e]) == 1)
+        for e in {**expected, **found}
+    )
+
+
+def _is_of_the_cell(formula: dict[str, float], units: float) -> bool:
+    """Whether a formula may be that of the whole cell, as pymatgen writes it beside Z: all its numbers hold Z."""
+    return units > 1 and all(n >= units - 1e-6 and abs(n / units - round(n / units)) < 1e-6 for n in formula.values())
 
 
 def _sharing(atoms: Atoms, elements: set[str]) -> dict[str, frozenset[str]]:

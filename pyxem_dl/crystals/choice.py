@@ -61,7 +61,8 @@ def _tiers(structure: CifStructure, doubts: list[str]) -> list[list[Group]]:
     hall = group_of_hall(structure.hall) if structure.hall else None
     said = f"{structure.symbol}" + (f" ({structure.number})" if structure.number else "")
     if structure.operations:
-        group = group_of_texts(structure.operations, where, doubts)
+        # those of a magnetic structure are listed as factors: operations times centring
+        group = group_of_texts(structure.operations, where, None if structure.magnetic else doubts)
         error = group.metric_error(metric)
         if error > LATTICE_TOLERANCE:
             raise ValueError(
@@ -151,8 +152,9 @@ def _fitting(structure: CifStructure, tiers, metric: np.ndarray, doubts: list[st
                 f"number {group.number}, and the file does not name its setting. Give the symbol "
                 "(_space_group_name_H-M_alt) or the operations (_space_group_symop_operation_xyz)."
             )
-        doubts.append(f"it gives only the number {group.number} of its space group: the standard setting "
-                      f"{kept[0][0].name} is used")  # fmt: skip
+        if len(settings_of_number(group.number, all_axes=True)) > 1:
+            doubts.append(f"it gives only the number {group.number} of its space group: the standard setting "
+                          f"{kept[0][0].name} is used")  # fmt: skip
     return kept
 
 

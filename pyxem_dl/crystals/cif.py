@@ -20,9 +20,15 @@ _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle
 # The same item in core CIF, in CIF 2 and in mmCIF, after `_Names`' normalisation of case and dots.
 _OPERATIONS = ("space_group_symop_operation_xyz", "symmetry_equiv_pos_as_xyz")
 _HALL = ("space_group_name_hall", "symmetry_space_group_name_hall")
-_SYMBOL = ("space_group_name_h-m_alt", "symmetry_space_group_name_h-m", "space_group_name_h-m_full")
+_SYMBOL = ("space_group_name_h-m_alt", "symmetry_space_group_name_h-m", "space_group_name_h-m_full",
+           "space_group_name_h-m_ref")  # fmt: skip
 _INT_TABLES = ("space_group_it_number", "symmetry_int_tables_number")
 _TITLES = ("chemical_name_mineral", "chemical_name_common", "chemical_name_structure_type")
+
+
+# Items of crystals whose atoms follow waves that the lattice has not
+_MODULATED = ("cell_modulation_dimension", "cell_wave_vector", "atom_site_fourier_wave_vector", "space_group_ssg",
+              "space_group_symop_ssg", "space_group_magn_ssg", "space_group_symop_magn_ssg")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,8 @@ class _Names:
             elif item.loop is not None and any(self._name(tag).startswith(_WANTED) for tag in item.loop.tags):
                 width, values = item.loop.width(), item.loop.values
                 for i, tag in enumerate(item.loop.tags):
-                    self.columns.setdefault(self._name(tag), values[i::width])
+                    if self.columns.setdefault(self._name(tag), values[i::width]) != values[i::width]:
+                        self.twice.append(tag)
         self.has_sites = any(
             self.column(f"atom_site_{kind}_x") and self.column(f"atom_site_{kind}_y") for kind in ("fract", "cartn")
         )
@@ -262,6 +269,8 @@ def _structure(names: _Names) -> CifStructure:
         formula_units=names.number("cell_formula_units_z") if names.get("cell_formula_units_z") else None,
         titles=[title for title in (*titles, names.block) if title],
     )
+    if any("fract" in tag.lower() or "cartn" in tag.lower() for tag in names.twice):
+        raise ValueError(f"{where} lists atoms in two loops. Put them into one, or each structure into its own block.")
     if names.twice:
         found.notes.append(f"{shortened(names.twice)} occur twice; the first is used")
     _read_unusual_symmetry(names, found)
@@ -273,7 +282,7 @@ def _read_unusual_symmetry(names: _Names, found: CifStructure) -> None:
     """Magnetic and modulated structures: what of them is the ordinary crystal."""
     magnetic = [name for name in (*names.single, *names.columns) if name.startswith("space_group_magn")]
     magnetic += [name for name in names.columns if name.startswith("space_group_symop_magn")]
-    modulated = names.get("cell_modulation_dimension") or names.column("space_group_symop_ssg_operation_algebraic")
+    modulated = any(name.startswith(_MODULATED) for name in (*names.single, *names.columns))
     if modulated and not found.operations:
         raise ValueError(
             f"{found.where} describes a modulated crystal in superspace. Give a CIF file of its average structure, or "

@@ -42,7 +42,8 @@ def is_vacancy(site: Site) -> bool:
 
 def known_type(text: str) -> str | None:
     """Element of an ``_atom_site_type_symbol``, or of an atom in diffpy: ``Mg2+``, ``O-II``, ``Cval``, ``CU``."""
-    text = text.strip()
+    # of an isotope as 7Li the element
+    text = re.sub(r"^\d{1,3}(?=[A-Z][a-z]?$)", "", text.strip())
     letters = re.match(r"[A-Za-z]*", text)[0]
     if not _AFTER_TYPE.fullmatch(text[len(letters) :]) or _GROUP_FORMULA.match(text):
         return None
@@ -71,7 +72,8 @@ def read_label(label: str) -> str:
         raise ValueError(label)
     first, two = letters[:1].upper(), letters[:2]
     long = known(two.capitalize()) if len(two) == 2 else None
-    short = known(first)
+    # T is a tetrahedral site in many a silicate, and tritium where the type says so
+    short = known(first) if first != "T" else None
     if long and letters[1].islower() and letters[0].isupper():
         # "Cax": an axial carbon, or calcium x?
         if len(letters) > 2 and letters[2].islower() and short:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -61,12 +62,16 @@ def load_phases(phases) -> list:
 
     if isinstance(phases, (Phase, str, Path)):
         phases = [phases]
+    elif isinstance(phases, (bytes, dict)):
+        phases = [phases]  # neither letters nor keys are phases: an error below
     elif isinstance(phases, PhaseList):
         phases = [phase for _, phase in phases if phase.name != "not_indexed"]
     elif not isinstance(phases, Iterable):
         raise TypeError(f"A phase is an orix Phase or the path of a CIF file, not {phases!r}.")
     loaded, notes = [], []
     for phase in phases:
+        if not isinstance(phase, (Phase, str, Path)):
+            raise TypeError(f"A phase is an orix Phase or the path of a CIF file, not {reprlib.repr(phase)}.")
         loaded += [_from_phase(phase, notes)] if isinstance(phase, Phase) else _from_file(Path(phase), notes)
     if not loaded:
         raise ValueError("No phase was given: give an orix Phase or the path of a CIF file.")
@@ -407,12 +412,20 @@ def phase_from_dict(entry: dict):
     from diffpy.structure import Atom, Lattice, Structure
     from orix.crystal_map import Phase
 
+    missing = {"name", "space_group", "color", "lattice", "atoms"} - set(entry if isinstance(entry, dict) else ())
+    if missing:
+        raise ValueError(f"A phase is a dict as phase_to_dict returns it; {', '.join(sorted(missing))} is missing.")
     where = f"The phase {str(entry['name'])[:80]!r}"
-    numbers = [float(x) for x in entry["lattice"]]
+    try:
+        numbers = [float(x) for x in entry["lattice"]]
+        values = np.array([[float(x) for x in atom[1:5]] for atom in entry["atoms"][: MAX_ATOMS + 1]]).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{where}: its lattice is six numbers, and its atoms are [element, x, y, z, occupancy] ({error})."
+        ) from error
     checks.check_cell(numbers, where)
     if len(entry["atoms"]) > MAX_ATOMS:
         raise ValueError(f"{where} has {len(entry['atoms'])} atoms; at most {MAX_ATOMS} are allowed.")
-    values = np.array([[float(x) for x in atom[1:5]] for atom in entry["atoms"]]).reshape(-1, 4)
     if not np.isfinite(values).all() or (len(values) and np.abs(values).max() > 1000):
         raise ValueError(f"{where} has coordinates or occupancies that are not finite numbers.")
     atoms = [Atom(str(a[0]), v[:3], occupancy=float(v[3])) for a, v in zip(entry["atoms"], values, strict=True)]

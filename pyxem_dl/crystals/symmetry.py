@@ -223,6 +223,8 @@ def settings_of_symbol(text: str) -> list[Group]:
     """Tabulated settings that a Hermann-Mauguin symbol may mean, the likeliest first; none for an unknown symbol."""
     plain = text.replace(" ", "").lower()
     symbol, suffix = (plain, "") if plain in _by_symbol() else _clean_symbol(text)
+    if symbol not in _by_symbol():
+        symbol = _short_symbol(symbol)
     indices = list(_by_symbol().get(symbol, ()))
     if not indices:
         import gemmi
@@ -237,6 +239,12 @@ def settings_of_symbol(text: str) -> list[Group]:
     if suffix:
         indices = [i for i in indices if _table()[i].ext.lower() == suffix] or indices
     return [group_of_entry(i) for i in indices]
+
+
+def _short_symbol(symbol: str) -> str:
+    """Make a full symbol short: ``p21/n21/m21/a`` is ``pnma``, and ``f4/m-32/m`` is ``fm-3m``."""
+    short = re.sub(r"21?/(?=[a-z])", "", symbol)
+    return re.sub(r"4[1-3]?/(?=[a-z]-3)", "", short)
 
 
 def _clean_symbol(text: str) -> tuple[str, str]:

@@ -22,8 +22,8 @@ _FEWEST_BESIDE = 5
 # of its excess; a Gaussian spot with a standard deviation of 0.35 px, on the middle of a pixel, has 0.08.  Three or
 # four pixels together have the second share: a disk of 1 px on the corner of four would look like them.
 _HOT, _SHARP, _SHARP_CLUSTER, _LARGEST_CLUSTER = 10.0, 0.08, 0.03, 4
-# ... and of few patterns, which know less of the noise, so many times more
-_ALONE = 10
+# ... and of few patterns, which know less of the noise, so many times more; so many are several
+_ALONE, _SEVERAL = 10, 3
 # By chance pixels are constant with this probability at most, all together and (half of them) each, or they are taken
 # for stuck: there are many to choose from, of ten together less; larger areas are no fault
 _CHANCE, _CHANCE_EACH, _CHANCE_OF_MANY, _LARGEST_STUCK = 1e-9, 1e-5, 1e-2, 0.15
@@ -104,7 +104,7 @@ def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) 
     good = np.where(bad, np.nan, good)
     if len(good) and not bad.all():
         seen = good[:, ~bad]
-        good = good[seen.max(1) > seen.min(1)]
+        good = _distinct(good[seen.max(1) > seen.min(1)])
     kinds = {"not finite": not_finite}
     if len(good):
         outside = _beside_the_picture(good, bad)
@@ -117,6 +117,12 @@ def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) 
     if mask.all():
         mask = np.zeros(shape, bool)
     return BadPixels(mask, {name: kind & mask for name, kind in kinds.items()}, len(patterns), int(spoilt.sum()))
+
+
+def _distinct(patterns) -> np.ndarray:
+    """Patterns without those that are the same bit for bit, whose noise says the same."""
+    first = {hash(pattern.tobytes()): i for i, pattern in reversed(list(enumerate(patterns)))}
+    return patterns[sorted(first.values())]
 
 
 def warn_of_bad_pixels(found: BadPixels) -> None:
@@ -223,17 +229,19 @@ def _unlikely(patterns, here, constant, bad) -> np.ndarray:
 
 def _hot(patterns) -> np.ndarray:
     """Pixels, and clusters of up to four, that are sharper and higher than a spot in every pattern."""
-    from scipy.ndimage import binary_dilation, label
+    from scipy.ndimage import binary_dilation, label, median_filter
 
     mean = patterns.mean(0)
     filled = np.where(np.isnan(mean), -np.inf, mean)
     hot = np.zeros(mean.shape, bool)
     times = _HOT * (1 + _ALONE / len(patterns))
     inside = filled[1:-1, 1:-1].max(initial=0)
+    # in one pattern or two a single electron is as sharp, and hot is only what is brighter than all that is not
+    brightest = median_filter(np.nan_to_num(mean), 3).max() if len(patterns) < _SEVERAL else -np.inf
     for row, column, level, height in _peaks(mean, filled, _few_electrons(patterns), times):
         at_border = row in (0, mean.shape[0] - 1) or column in (0, mean.shape[1] - 1)
-        if at_border and height < inside:
-            continue  # it may be the rim of a disk that lies beyond
+        if (at_border and height < inside) or level + height < _BRIGHTEST * brightest:
+            continue  # it may be the rim of a disk that lies beyond, or an electron
         place = slice(max(0, row - 4), row + 5), slice(max(0, column - 4), column + 5)
         # what is higher than half of the peak belongs to one cluster with it
         regions, _ = label(filled[place] > level + 0.5 * height, np.ones((3, 3)))
@@ -289,6 +297,7 @@ def _depth_of_border(lines) -> int:
     """How many of the first rows (n, rows, columns) are no picture: those up to the last one that is too bright."""
     if lines.shape[1] < 4 * _BORDER:
         return 0
+    lines = lines[:: max(1, len(lines) // 16)]
     beside = np.abs(lines[:, _BORDER : 3 * _BORDER])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from pyxem_dl.peaks import find_maxima
+from pyxem_dl.probes import follow_edge
 from pyxem_dl.scans.sample import filled
 
 # Candidates for the beam in each pattern, and hypotheses that are compared
@@ -28,8 +29,13 @@ _CLEAR, _CLEAR_ALONE = 1.3, 1.7
 _SEEN = 0.4
 # Where less of the disk is seen the beam is hidden; so many pixels must have a partner for a centre of inversion
 _HIDDEN, _LEAST_OVERLAP = 0.4, 0.3
-# Of a disk that is less seen than this no single pattern is asked
-_ENOUGH = 0.6
+# Of a disk that is less seen than this no single pattern is asked; where less is seen of it and 2 px around (of disks
+# below a radius in px, and of larger ones) pairs of other disks say better where it is than the part that is seen
+_ENOUGH, _ENOUGH_AROUND, _SMALL = 0.6, (0.75, 0.5), 5.0
+# About a disk of so many radii, and px at least, nothing is looked at for pairs, whose correlation is so high at least
+_HOLE, _LEAST_HOLE, _LEAST_PAIRS = 2.5, 5.0, 0.3
+# A radius (px) from which on the edge of the beam is followed, and a radius to which larger disks are binned
+_EDGE, _FINE_RADIUS = 4.0, 8.0
 # Patterns of which the sample's beam is found, by pixels of the detector
 _MOST_PIXELS = 2**22
 # The beam may move over the scan by so much of the detector, seen as a plane, that must explain so much more
@@ -250,6 +256,13 @@ def find_beam(patterns, indices, shape, nominal, signal_mask=None) -> Beam | Non
         certain = not hidden and ratio > (_CLEAR if agree else _CLEAR_ALONE)
     else:
         certain = agree and clear > _CLEAR_ALONE
+    poor = seen < _SEEN or _share_seen(valid, places[best], radius + 2) < _ENOUGH_AROUND[radius >= _SMALL]
+    if poor and certain:
+        place, certain = _between_pairs(x, valid, places[best], radius, seen > _SEEN)
+        if certain:
+            center = np.asarray(place)
+            plane[0] = center
+            return Beam(center, plane, radius, 0.0, float(seen), True, None, _design(indices, shape) @ plane, indices)
     if not certain and (hidden or seen <= _UNSEEN):
         # nothing to be seen says where: what is said stays
         other, plane[0], seen = places[best], nominal, 0.0
@@ -258,12 +271,7 @@ def find_beam(patterns, indices, shape, nominal, signal_mask=None) -> Beam | Non
 
 def _witnesses(x, valid, radius: float, coarse: int):
     """Candidates and their weights in each pattern, and the correlation with the inverted mean (of binned patterns)."""
-    if coarse > 1:
-        rows, columns = (n // coarse * coarse for n in valid.shape)
-        weight = _binned(valid[None, :rows, :columns].astype(np.float32), coarse)
-        x = _binned(x[:, :rows, :columns], coarse) / np.maximum(weight, 1e-6)
-        valid = weight[0] > 0.3
-        x = np.where(valid, x, 0)
+    x, valid = _binned_patterns(x, valid, coarse)
     # a gap is filled where it is no wider than that the disk shows on both sides
     from scipy.ndimage import binary_closing
 
@@ -272,6 +280,35 @@ def _witnesses(x, valid, radius: float, coarse: int):
     whole = np.where(bridged, filled(x, valid), 0)
     candidates, weights = _candidates(_contrast(whole, bridged, radius / coarse), radius / coarse)
     return (candidates + 0.5) * coarse - 0.5, weights, _Inversion(x, valid)
+
+
+def _between_pairs(x, valid, place, radius: float, near: bool) -> tuple[np.ndarray, bool]:
+    """Centre of inversion near a place, of what is around a disk there but not of the disk; and whether it is one.
+
+    Of a disk that is weak, or half behind a mask, the part that is seen would draw the centre to itself.
+    """
+    row, column = np.indices(valid.shape)
+    around = np.hypot(row - place[0], column - place[1]) > max(_LEAST_HOLE, _HOLE * radius)
+    inversion = _Inversion(x, valid & around)
+    reach = max(4.0, 1.5 * radius)
+    found, height, inside = inversion.highest_near(place, reach)
+    if not inside or height < _LEAST_PAIRS:
+        return found, False
+    if near:
+        return found, True  # of several centres of a lattice, the one where something bright is
+    symmetric, clear = inversion.highest(max(4.0, 2 * radius))
+    return found, clear > _CLEAR and np.hypot(*(symmetric - found)) < 1.5
+
+
+def _binned_patterns(x, valid, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of what is valid in squares of pixels, and where there is enough of it."""
+    if factor == 1:
+        return x, valid
+    rows, columns = (n // factor * factor for n in valid.shape)
+    weight = _binned(valid[None, :rows, :columns].astype(np.float32), factor)
+    x = _binned(x[:, :rows, :columns], factor) / np.maximum(weight, 1e-6)
+    valid = weight[0] > 0.3
+    return np.where(valid, x, 0), valid
 
 
 def _binned(x, factor: int) -> np.ndarray:
@@ -297,13 +334,17 @@ def _measured(x, valid, indices, shape, plane, radius, seen, certain, other) -> 
         # so little of the disk tells no more of a single pattern than all of them do
         other = None if certain else other
         return Beam(plane[0], plane, radius, 0.0, float(seen), certain, other, design @ plane, indices)
-    images, mask = torch.from_numpy(x), torch.from_numpy(~valid)
+    plane[0], radius = _followed_edge(x, valid, plane[0], design @ plane, radius)
+    factor = max(1, int(radius / _FINE_RADIUS))
+    images, measured = _binned_patterns(x, valid, factor)
+    images, mask = torch.from_numpy(images), torch.from_numpy(~measured)
     search = max(2 * _LEAST_SEARCH, 1.5 * radius)
     for _ in range(2):
         expected = design @ plane
-        start = torch.as_tensor(expected, dtype=torch.float32)
-        found, correlation = find_disk(images, start, radius, search, mask)
-        found = np.where((correlation > _LEAST_CORRELATION).numpy()[:, None], found.double().numpy(), expected)
+        start = torch.as_tensor((expected + 0.5) / factor - 0.5, dtype=torch.float32)
+        found, correlation = find_disk(images, start, radius / factor, search / factor, mask)
+        found = (found.double().numpy() + 0.5) * factor - 0.5
+        found = np.where((correlation > _LEAST_CORRELATION).numpy()[:, None], found, expected)
         plane = _fitted_plane(design, found, flat=not plane[1:].any())
         scatter = 1.4826 * np.median(np.hypot(*(found - design @ plane).T))
         # about a beam that is weaker than the disks around it a pattern may err by any distance
@@ -312,6 +353,28 @@ def _measured(x, valid, indices, shape, plane, radius, seen, certain, other) -> 
     center = np.median(found, axis=0)
     other = None if certain else other
     return Beam(center, plane, float(radius), float(search), float(seen), certain, other, found, indices)
+
+
+def _followed_edge(x, valid, place, expected, radius: float) -> tuple[np.ndarray, float]:
+    """Place (2,) and radius of the beam by its edge in the mean of patterns, where it is large enough to have one.
+
+    A radius that is too small, as the autocorrelation of uneven disks makes it, lets a disk slide inside of the beam.
+    """
+    if radius < _EDGE:
+        return place, radius
+    half = math.ceil(2.5 * radius + 3)
+    middle = torch.from_numpy(expected).round().long()
+    cut, seen = _cut(torch.from_numpy(x), middle, half, torch.from_numpy(~valid))
+    seen = seen.sum(0).numpy()
+    mean = np.where(seen > 0, cut.square().sum(0).numpy() / np.maximum(seen, 1), np.nan)
+    start = half + np.median(expected - middle.numpy(), axis=0)
+    for factor in (1.0, 1.4):  # of far too small a circle both sides are in the disk
+        edge = follow_edge(mean, *start, factor * radius)
+        moved = np.array([edge.row, edge.column]) - start
+        good = edge.seen > _ENOUGH and edge.uneven < 0.15 * radius and 0.7 * radius < edge.radius < 2 * radius
+        if good and np.hypot(*moved) < 0.7 * radius:
+            return place + moved, float(edge.radius)
+    return place, radius
 
 
 def _prepared(patterns, indices, signal_mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -336,7 +399,13 @@ def _typical_radius(x, valid) -> float:
     """
     from scipy.ndimage import gaussian_filter
 
-    y = filled(x[:: max(1, len(x) // 16)] ** 2, valid)
+    x = x[:: max(1, len(x) // 16)]
+    factor = min(valid.shape) // 192
+    if factor > 1:
+        radius = factor * _typical_radius(*_binned_patterns(x, valid, factor))
+        if radius > _FINE_RADIUS:
+            return radius
+    y = filled(x**2, valid)
     radius = _half_width(y)
     for _ in range(2):
         # a beam in the middle of a halo
@@ -427,6 +496,22 @@ class _Inversion:
         row, column = np.indices(self.map.shape)
         away = np.hypot(row - best[0], column - best[1]) > 2 * distance
         return best / 2, float(self.map.max() / max(1e-3, self.map[away].max(initial=0)))
+
+    def highest_near(self, place, reach: float) -> tuple[np.ndarray, float, bool]:
+        """Point (2,) of the highest correlation near a place, its height, and whether all around it is lower."""
+        middle = np.round(2 * np.asarray(place)).astype(int)
+        low = np.clip(middle - math.ceil(2 * reach), 1, np.array(self.map.shape) - 2)
+        high = np.clip(middle + math.ceil(2 * reach) + 1, low + 1, np.array(self.map.shape) - 1)
+        part = self.map[low[0] : high[0], low[1] : high[1]]
+        row, column = low + np.unravel_index(part.argmax(), part.shape)
+        around = self.map[row - 1 : row + 2, column - 1 : column + 2]
+        height = float(around[1, 1])
+        inside = height > 0 and height >= around.max()
+        moved = []
+        for before, after in ((around[0, 1], around[2, 1]), (around[1, 0], around[1, 2])):
+            bend = before - 2 * height + after
+            moved.append(float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0)
+        return (np.array([row, column]) + moved) / 2, height, inside
 
     def at(self, place, tolerance: float) -> float:
         """Correlation at a point, or one near to it."""

@@ -94,7 +94,7 @@ def claimed(path: str | Path) -> Iterator[None]:
         raise BlockingIOError(
             errno.EWOULDBLOCK,
             f"{path} is being written by another process, which holds {file}. Wait until it has finished, or give "
-            "another name. If there is no such process, as after a crash of another computer, remove that file",
+            "another name. If there is no such process (another computer may have crashed), delete that file",
         ) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:

@@ -110,12 +110,12 @@ class Labels:
 
 
 def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False, crystal_x: str = "a"):
-    """Read a crystal map of another program, and bring it into the convention of pyxem_dl.
+    """Read a crystal map from a file, and convert it to the convention of pyxem_dl.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        ``.ang``, ``.ctf`` or ``.h5``: what orix reads.
+        An ``.ang``, ``.ctf`` or ``.h5`` file that orix can read.
     inverse : bool
         The file's rotations take crystal to lab, not lab to crystal.
     turn : float
@@ -124,8 +124,8 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
     flipped : bool
         The y axis of the file's frame points down in the pattern, and its z axis away from the source.
     crystal_x : {"a", "a*"}
-        What the x axis of the file's crystals lies along: a, with z along c*, as in orix; or a*, with z along c.  That
-        differs in trigonal and hexagonal crystals (by 30 degrees about c), and in monoclinic and triclinic ones.
+        Direction of the x axis of the crystals in the file: a, with z along c*, as in orix; or a*, with z along c.
+        These differ in trigonal and hexagonal crystals (by 30 degrees about c), and in monoclinic and triclinic ones.
 
     Returns
     -------

@@ -157,11 +157,11 @@ def predict_bragg_vectors(
     probe : Probe, signal or array of shape (rows, columns), optional
         The probe, or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
     threshold : float, optional
-        Of the confidence, between 0 and 1; by default the model's.
+        Smallest confidence, between 0 and 1; by default that of the model.
     n_samples : int
-        Answers of the network drawn with dropout left on (Monte-Carlo dropout), as 20: their mean is given, and
-        their variance in two more columns.  Takes so many times as long; the answers then differ a little from one
-        call to the next.
+        Number of predictions with dropout (Monte-Carlo dropout), for example 20: the vectors have their mean, and
+        their variance in two more columns.  Takes that many times as long; results differ a little from call to
+        call.
     max_peaks, reciprocal_radius, subtract_center, navigation_mask, signal_mask, center, beam_energy
         As in :func:`match_disks`.
     batch_size, device, show_progressbar, lazy_output
@@ -171,8 +171,8 @@ def predict_bragg_vectors(
     -------
     pyxem.signals.DiffractionVectors or LazyDiffractionVectors
         See :func:`to_diffraction_vectors`.  ``intensity`` is what the disk holds above the background, in the units of
-        the patterns; ``confidence`` is the detector's; ``position_error``, in the units of the signal axes, what it
-        expects to be wrong by.  With `n_samples` also ``position_variance``, in those units squared, and
+        the patterns; ``confidence`` is that of the detector; ``position_error``, in the units of the signal axes, is
+        its expected error.  With `n_samples` also ``position_variance``, in those units squared, and
         ``confidence_variance``.
 
     Raises
@@ -183,8 +183,8 @@ def predict_bragg_vectors(
     Warns
     -----
     UserWarning
-        If the probe is poorly known, hardly a disk, unlike the direct beam of the scan, or smaller or larger than the
-        model was trained for.
+        If the probe is uncertain, hardly a disk, unlike the direct beam of the scan, or smaller or larger than the
+        disks that the model was trained for.
     """
     search = _detection(
         signal, model, probe, threshold=threshold, max_peaks=max_peaks, n_samples=n_samples,

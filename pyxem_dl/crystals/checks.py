@@ -115,7 +115,7 @@ def _overfull(atoms: Atoms) -> str | None:
 
 
 def _nearly_empty(atoms: Atoms) -> str | None:
-    """A crystal without any site that is filled to a half: programs of refinement multiply by multiplicities."""
+    """Say that no site is half full, as where a refinement program has multiplied occupancies by multiplicities."""
     total = atoms.occupancy.copy()
     i, j, _ = atoms.neighbours(_ONE_PLACE)
     np.add.at(total, i, atoms.occupancy[j])
@@ -123,8 +123,8 @@ def _nearly_empty(atoms: Atoms) -> str | None:
     if total.max() > 0.5:
         return None
     return (
-        f"no site is filled to more than {total.max():.0%}: occupancies are the filled share of a site, from 0 to 1, "
-        "without its multiplicity"
+        f"no site is occupied by more than {total.max():.0%}: an occupancy is the occupied share of a site, from 0 to "
+        "1, without its multiplicity"
     )
 
 

@@ -414,14 +414,14 @@ def phase_from_dict(entry: dict):
 
     missing = {"name", "space_group", "color", "lattice", "atoms"} - set(entry if isinstance(entry, dict) else ())
     if missing:
-        raise ValueError(f"A phase is a dict as phase_to_dict returns it; {', '.join(sorted(missing))} is missing.")
+        raise ValueError(f"A phase must be a dict from phase_to_dict; {', '.join(sorted(missing))} is missing.")
     where = f"The phase {str(entry['name'])[:80]!r}"
     try:
         numbers = [float(x) for x in entry["lattice"]]
         values = np.array([[float(x) for x in atom[1:5]] for atom in entry["atoms"][: MAX_ATOMS + 1]]).reshape(-1, 4)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{where}: its lattice is six numbers, and its atoms are [element, x, y, z, occupancy] ({error})."
+            f"{where}: its lattice must be six numbers, its atoms [element, x, y, z, occupancy] ({error})."
         ) from error
     checks.check_cell(numbers, where)
     if len(entry["atoms"]) > MAX_ATOMS:

@@ -207,7 +207,7 @@ def test_no_phase(nothing):
 
 
 def test_something_else_than_a_phase():
-    with pytest.raises(TypeError, match="A phase is"):
+    with pytest.raises(TypeError, match="A phase must be"):
         load_phases(3)
 
 

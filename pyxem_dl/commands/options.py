@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, mps (not to train), ...")]
+Device = Annotated[str, typer.Option(help="auto (the best available), cpu, cuda, cuda:1, mps (not to train), ...")]
 BeamEnergy = Annotated[
     float | None, typer.Option(help="In kV; by default that in the file of the scan, or in the recipe.", min=0)
 ]
@@ -23,7 +23,7 @@ Nodes = Annotated[int, typer.Option(help="Computers that train together.", min=1
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted training in the same folder.")]
 OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar.")]
-ScanFile = Annotated[Path, typer.Argument(help="Anything that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")]
+ScanFile = Annotated[Path, typer.Argument(help="Any file that HyperSpy reads: .zspy, .hspy, .blo, .mib, ...")]
 Scale = Annotated[float | None, typer.Option(help="Å⁻¹ per pixel, for a file without calibration.", min=0)]
 Center = Annotated[
     str | None, typer.Option(help="Direct beam: 'auto' (found in each pattern) or 'row,column' in pixels.")

@@ -31,27 +31,27 @@ _GENERIC_NAMES = {"x", "i", "global", "structure", "phase", "crystal", "cif", "i
 
 
 def load_phases(phases) -> list:
-    """Read phases and make them fit for simulation.
+    """Read and check phases, and complete their unit cells.
 
-    CIF files are read by gemmi: symmetry operations that a file lists come before its symbol, and the symbol before its
-    number; cell and setting stay the file's.  Atoms are completed by the space group, charges are stripped off
-    (``Mg2+`` becomes ``Mg``), and a structure that came without symmetry gets its space group and its standard cell
-    from spglib.  What comes out is checked: the cell, the distances, the file's formula.
+    CIF files are read by gemmi: listed symmetry operations take precedence over the symbol, and the symbol over the
+    number; cell and setting of the file are kept.  The space group completes the atoms, charges are removed (``Mg2+``
+    becomes ``Mg``), and a structure without symmetry gets its space group and standard cell from spglib.  The result
+    is checked: the cell, the distances, the file's formula.
 
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or an iterable of these
-        Phases with a structure: of the asymmetric unit, or of the whole cell.
+        Phases need a structure: the asymmetric unit or the whole cell.
 
     Returns
     -------
     list of orix.crystal_map.Phase
-        New phases, with space group and a full unit cell.  A file with several structures gives several.
+        New phases, with space group and full unit cell; one for each structure in a file.
 
     Warns
     -----
     UserWarning
-        Where something had to be guessed, or two things that the file says do not agree.
+        If something had to be guessed, or if two items of a file contradict each other.
 
     Raises
     ------
@@ -67,11 +67,11 @@ def load_phases(phases) -> list:
     elif isinstance(phases, PhaseList):
         phases = [phase for _, phase in phases if phase.name != "not_indexed"]
     elif not isinstance(phases, Iterable):
-        raise TypeError(f"A phase is an orix Phase or the path of a CIF file, not {phases!r}.")
+        raise TypeError(f"A phase must be an orix Phase or the path of a CIF file, not {phases!r}.")
     loaded, notes = [], []
     for phase in phases:
         if not isinstance(phase, (Phase, str, Path)):
-            raise TypeError(f"A phase is an orix Phase or the path of a CIF file, not {reprlib.repr(phase)}.")
+            raise TypeError(f"A phase must be an orix Phase or the path of a CIF file, not {reprlib.repr(phase)}.")
         loaded += [_from_phase(phase, notes)] if isinstance(phase, Phase) else _from_file(Path(phase), notes)
     if not loaded:
         raise ValueError("No phase was given: give an orix Phase or the path of a CIF file.")

@@ -30,7 +30,7 @@ class OrientationModel(Model):
     Parameters
     ----------
     network_name : str
-        By which `pyxem_dl.networks.build_network` knows it.
+        Its name in `pyxem_dl.networks.build_network`.
     network : torch.nn.Module
         With ``arguments`` and ``predict(polar, n_best)``.
     preprocessing : PolarPreprocessing or CartesianPreprocessing
@@ -42,19 +42,18 @@ class OrientationModel(Model):
         ``scale`` (smallest and largest pixel, Å⁻¹), ``disk_radius`` (smallest and
         largest, Å⁻¹).  A key that is missing or None is not checked.
     thresholds : dict
-        A pattern is not indexed where the probability that there is a crystal is below
-        ``crystal``, or that of the best orientation below ``score``.
+        A pattern is not indexed if the probability of a crystal is below ``crystal``, or that of the best orientation
+        below ``score``.
     name, description : str
         A name, and a line on what the model is for.
     training : dict
         The configuration of the training, with which :func:`pyxem_dl.train` can train the model again.
     spread_fit : tuple of float
-        How the spread of several answers (degrees) is brought to the size of the errors: a factor, and a floor that is
-        added in squares; fitted on patterns that were not trained on.
+        Converts the spread of several predictions (degrees) into the expected error: a factor, and a floor (degrees)
+        that is added in squares; fitted on held-out patterns.
     precision : {"auto", "float32", "bfloat16"}
-        Of the network's matrix products; "auto" takes bfloat16 where the device has it.  Scores
-        differ by some 10⁻² between the two, orientations by some 0.01 degrees.  Not kept in
-        the folder.
+        Precision of the network's matrix products; "auto" uses bfloat16 if the device has it.  Scores differ by about
+        10⁻² between the two, orientations by about 0.01 degrees.  Not saved in the folder.
     """
 
     network_name: str
@@ -108,13 +107,14 @@ class OrientationModel(Model):
         n_best : int
             Number of separated orientations.
         n_samples : int
-            Answers drawn with dropout (Monte-Carlo dropout), whose mean and spread are given; 0 answers once, without.
+            Number of predictions with dropout (Monte-Carlo dropout), of which mean and spread are returned; 0: one
+            prediction without dropout.
 
         Returns
         -------
         OrientationCandidates, or SampledOrientations with `n_samples`
-            On the model's device.  ``crystal`` is 0 for patterns that nobody can index: with
-            NaN or infinite pixels, or constant (all-zero, saturated) where not masked.
+            On the model's device.  ``crystal`` is 0 for patterns that cannot be indexed: with NaN or infinite pixels,
+            or constant (empty, saturated) where not masked.
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)

@@ -85,11 +85,11 @@ simulated during training, each seen once, on {where}:
 Misindexing rate (5°, strict) {r["misindexing_rate"]:.1%}; right phase {r["phase"]:.1%}; crystal or none
 {r["empty"]:.1%}. Below a score of {model.thresholds["score"]:g} a pattern is not indexed:
 {FALSE_CRYSTALS:.0%} of simulated patterns without a crystal lie above. These patterns include nearly
-empty ones with two or three spots; the project's benchmark has numbers to compare with.
+empty ones with two or three spots; see the project's benchmark for numbers to compare with.
 
 ## Limits
 Kinematical and two-beam intensities with random factors, no full dynamical scattering. Patterns
-outside the domain are answered, with a warning.
+outside the domain are predicted, with a warning.
 
 ## Licence
 GPL-3.0-or-later.
@@ -149,12 +149,12 @@ On {where}:
 | --- | --- | --- | --- | --- | --- | --- |
 {metrics}
 
-Neighbours are near copies: single positions between those that were trained on look better than new regions are. Labels
-are not the truth: some of the disagreement is theirs. The expected error is the spread of the answers times {factor:g},
-with a floor of {floor:g}°, fitted on what was held out.
+Neighbours are nearly copies: single positions between training positions look better than new regions do. Labels are
+not the truth: some of the disagreement is due to them. The expected error is the spread of the predictions times
+{factor:g}, with a floor of {floor:g}°, fitted on held-out positions.
 
 ## Limits
-It repeats what its labels have in common, their mistakes too.
+The model repeats what its labels have in common, including their mistakes.
 
 ## Licence
 GPL-3.0-or-later.
@@ -168,7 +168,7 @@ def bragg_card(model, modules: dict, phases, visible: float, where: str) -> str:
     placed = ""
     if "place" in modules:
         error = modules["place"].results["position_error"]
-        placed = f" The placement of visible disks: {error:.3f} radii, of which those of few electrons have most."
+        placed = f" Sub-pixel localisation of visible disks: {error:.3f} radii, largest for disks of few electrons."
     settings, simulation = _tables(configuration)
     low, high = model.domain["disk_radius"]
     least = configuration.simulation.electrons[0]
@@ -181,8 +181,8 @@ Disks of {low:g} to {high:g} px radius, any crystal, any dose from {least:g} ele
 
 ## Recipe
 `pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
-{", ".join(p.name for p in phases)} in random orientations and thicknesses (many-beam disks, each
-pattern drawn anew), each seen once, on {where}:
+{", ".join(p.name for p in phases)} in random orientations and thicknesses (many-beam disks, all
+patterns different), each seen once, on {where}:
 
 | stage | minutes | patterns |
 | --- | --- | --- |

@@ -17,7 +17,7 @@ from pyxem_dl.scans import make_signal
 QUIET = {"device": "cpu", "show_progressbar": False}
 # Too small a radius: the call ends with an error right after the phases were loaded
 SMALL = {"beam_energy": 200, "reciprocal_radius": 0.05, "max_steps": 1, "device": "cpu"}
-NUMBER_ONLY = """data_t
+WITH_VACANCY = """data_t
 _cell_length_a 4
 _cell_length_b 4
 _cell_length_c 4
@@ -32,6 +32,7 @@ _atom_site_fract_x
 _atom_site_fract_y
 _atom_site_fract_z
 Al1 Al 0 0 0
+Va1 Va 0.5 0.5 0.5
 """
 
 
@@ -49,8 +50,8 @@ def scan(rng):
 
 @pytest.fixture
 def cif(tmp_path):
-    path = tmp_path / "number_only.cif"
-    path.write_text(NUMBER_ONLY, encoding="utf-8")
+    path = tmp_path / "vacancy.cif"
+    path.write_text(WITH_VACANCY, encoding="utf-8")
     return path
 
 
@@ -90,11 +91,11 @@ def test_verbs_as_methods_and_as_functions(scan, verb, monkeypatch):
 
 def test_phases_loaded_by_the_user_or_by_a_verb(scan, cif, tmp_path):
     call = lambda: pyxem_dl.load_phases(cif)  # noqa: E731
-    assert places(call, "only the number") == line_of(call)
+    assert places(call, "are vacancies") == line_of(call)
     call = lambda: scan.match_templates(cif, resolution=12, **QUIET)  # noqa: E731
-    assert places(call, "only the number") == line_of(call)
+    assert places(call, "are vacancies") == line_of(call)
     call = lambda: training.train(cif, output=tmp_path / "model", **SMALL)  # noqa: E731
-    assert places(call, "only the number") == line_of(call)
+    assert places(call, "are vacancies") == line_of(call)
 
 
 def test_probe():

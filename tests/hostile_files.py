@@ -462,7 +462,10 @@ def written(name, content):
     return make
 
 
-def crystal(symmetry="_space_group_name_H-M_alt 'F m -3 m'\n", cell=(4, 4, 4, 90, 90, 90), atoms="Cu1 Cu 0 0 0 1", extra=""):
+FM3M = "_space_group_name_H-M_alt 'F m -3 m'\n"
+
+
+def crystal(symmetry=FM3M, cell=(4, 4, 4, 90, 90, 90), atoms="Cu1 Cu 0 0 0 1", extra=""):
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     lines = "".join(f"_cell_{name} {value}\n" for name, value in zip(names, cell, strict=True))
     columns = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
@@ -499,7 +502,10 @@ for _name, _content, _message in [
     ("a million sites", crystal(atoms="Cu1 Cu 0 0 0 1\n" * 1_000_000), "1000000 atom sites"),
     (
         "sites times operations",
-        crystal(cell=(400,) * 3 + (90,) * 3, atoms="\n".join(f"C{i} C 0.{i:05} 0.{7 * i:05} 0.3 1" for i in range(9000))),
+        crystal(
+            cell=(400,) * 3 + (90,) * 3,
+            atoms="\n".join(f"C{i} C 0.{i:05} 0.{7 * i:05} 0.3 1" for i in range(9000)),
+        ),
         "more than 20000 atoms",
     ),
     ("formula of a megabyte", crystal(extra=f"_chemical_formula_sum '{'Zn9' * 300_000}'\n"), "x Z"),

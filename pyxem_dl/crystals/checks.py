@@ -114,7 +114,7 @@ def _overfull(atoms: Atoms) -> str | None:
 
 
 def _nearly_empty(atoms: Atoms) -> str | None:
-    """A crystal without any site that is filled to a half: programs of refinement multiply by multiplicities."""
+    """Doubt a crystal without any site that is half full: some programs multiply occupancies by multiplicities."""
     total = atoms.occupancy.copy()
     i, j, _ = atoms.neighbours(_ONE_PLACE)
     np.add.at(total, i, atoms.occupancy[j])

@@ -607,7 +607,7 @@ def read_partial(path):
     from pyxem_dl.streaming import Collected
 
     found, said = Collected(1), io.StringIO()
-    part = SimpleNamespace(indices=np.array([0]), results={"x": np.ones((1, 2))})
+    part = SimpleNamespace(indices=np.array([0]), results={"x": np.ones((1, 2))}, checksums=None)
     with contextlib.redirect_stdout(said):
         PartialResults(Path(path), "f").gather(found, lambda done: [] if done.all() else [part], 1)
     assert found.done.all() and found.arrays["x"].tolist() == [[1, 1]]

@@ -316,10 +316,11 @@ def _peaks(mean, filled, electrons: float, times: float) -> list[tuple[int, int,
 def _beside_the_picture(patterns, bad) -> np.ndarray:
     """Rows or columns at the borders that are much brighter, or more negative, than the picture beside them."""
     outside = np.zeros_like(bad)
+    size = np.abs(patterns)
     for axis in (0, 1):
-        patterns = np.where(outside, np.nan, patterns)
+        size = np.where(outside, np.nan, size) if outside.any() else size
         for end in (0, -1):
-            lines = patterns if axis == 0 else patterns.transpose(0, 2, 1)
+            lines = size if axis == 0 else size.transpose(0, 2, 1)
             lines = lines if end == 0 else lines[:, ::-1]
             depth = _depth_of_border(lines)
             if depth:
@@ -329,17 +330,20 @@ def _beside_the_picture(patterns, bad) -> np.ndarray:
 
 
 def _depth_of_border(lines) -> int:
-    """How many of the first rows (n, rows, columns) are no picture: those up to the last one that is too bright."""
+    """How many of the first rows (n, rows, columns), not negative, are no picture: up to the last one too bright."""
     if lines.shape[1] < 4 * _BORDER:
         return 0
     lines = lines[:: max(1, len(lines) // 16)]
-    beside = np.abs(lines[:, _BORDER : 3 * _BORDER])
+    at_border = np.nan_to_num(lines[:, :_BORDER])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
+        beside = np.nanmax(lines[:, _BORDER : 3 * _BORDER], (1, 2))
+        # most pictures end here, for the rest takes long
+        if not (at_border.max((1, 2)) > min(_BRIGHTER, _BRIGHTEST) * np.nan_to_num(beside)).any():
+            return 0
         # the picture's brightest pixels near this border, and everywhere what is no spot
-        level = np.nanmax(beside, (1, 2)) + np.nanmedian(np.abs(lines), (1, 2))
-        highest = np.nanmax(np.abs(lines[:, _BORDER:-_BORDER, _BORDER:-_BORDER]), (1, 2))
-    at_border = np.nan_to_num(np.abs(lines[:, :_BORDER]))
+        level = beside + np.nanmedian(lines, (1, 2))
+        highest = np.nanmax(lines[:, _BORDER:-_BORDER, _BORDER:-_BORDER], (1, 2))
     many = ((at_border > _BRIGHTER * level[:, None, None]).mean(0) >= _SHARE).mean(1) >= _BORDER_SHARE
     few = ((at_border > _BRIGHTEST * highest[:, None, None]).mean(0) >= _SHARE).sum(1) >= _FEW
     deepest = np.flatnonzero(many | few)

@@ -12,7 +12,7 @@ try:
 
     __getattr__, __dir__, __all__ = _autoload.public_names(__name__, __file__, __loader__)
     _autoload.install()
-except Exception as error:
+except (Exception, SystemExit) as error:
     _reason = f"{type(error).__name__}: {error}"
     __all__ = []
 

@@ -40,7 +40,7 @@ def public_names(package, filename, loader):
         import lazy_loader
 
         return lazy_loader.attach_stub(package, filename)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = error
     try:
         return _attach(package, _names_of_stub(_stub(filename, loader)))
@@ -97,7 +97,7 @@ def install():
 
         if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
             sys.meta_path.insert(0, _Finder(module for module, _, _ in METHODS))
-    except Exception:
+    except (Exception, SystemExit):
         _log_failure("its methods will be missing on pyxem's signals")
 
 
@@ -123,7 +123,7 @@ def attach(module):
                 setattr(cls, name, function)
             elif getattr(cls, name) is not function:
                 _logger().info("%s.%s exists: pyxem_dl.%s is not attached", class_name, name, name)
-    except Exception:
+    except (Exception, SystemExit):
         _log_failure(f"its methods could not be attached to the classes of {module!r}")
 
 

@@ -110,6 +110,10 @@ def _read_text(path: Path):
     unknown = _check_table(path, kind, numbers, table)
     _check_grid(path, kind, lines[:n_header], numbers, table)
     phases = _check_phases(path, kind, lines[:n_header], numbers, table)
+    order = _row_by_row(path, kind, lines[:n_header], table)
+    sorted_before = order is None
+    if not sorted_before:
+        table, unknown, phases = table[order], unknown[order], phases[order]
     table[np.ix_(unknown, _ANGLES[kind])] = 0
     if phases.any() and not phases.all():
         # orix would take them for a phase of their own
@@ -119,7 +123,7 @@ def _read_text(path: Path):
     plain &= all(line.strip() for line in lines[:n_header]) if kind == ".ang" else (
         lines[n_header - 1].startswith("Phase\tX\tY")
     )
-    as_it_is = plain and len(text) == path.stat().st_size and not unknown.any() and not phases.any()
+    as_it_is = sorted_before and plain and len(text) == path.stat().st_size and not unknown.any() and not phases.any()
     xmap = _by_orix(path, kind, None if as_it_is else lines[:n_header], table)
     if unknown.any():
         # what orix would make of NaN; told by `without_unknown_rotations`
@@ -340,6 +344,34 @@ def _check_grid(path: Path, kind: str, header, numbers, table) -> None:
                      "rectangle: the map is incomplete, hexagonal or cropped. Export the whole map.")  # fmt: skip
 
 
+def _row_by_row(path: Path, kind: str, header, table) -> np.ndarray | None:
+    """Order in which the positions go along x first, as orix takes them; None where they do.
+
+    Raises
+    ------
+    ValueError
+        If some position is not where the others make a grid.
+    """
+    columns, rows, _ = _declared(header, kind)
+    places = []
+    for column, n in zip(_PLACES[kind], (columns, rows), strict=True):
+        values = table[:, column] - table[:, column].min()
+        distinct = len(np.unique(np.round(values, 6)))
+        n = int(n) if n and columns and rows else distinct
+        with np.errstate(over="ignore", invalid="ignore"):
+            places.append(np.round(values * (n - 1) / max(values.max(), 1e-12)) if n > 1 else np.zeros(len(values)))
+    column, row = places
+    order = np.lexsort((column, row))
+    along = (np.diff(row) > 0) | ((np.diff(row) == 0) & (np.diff(column) > 0))
+    if along.all():
+        return None
+    _, counts = np.unique(np.column_stack([column, row]), axis=0, return_counts=True)
+    if counts.max() > 1:
+        raise _wrong(path, None, f"the positions make no grid of {len(np.unique(column))} columns and "
+                     f"{len(np.unique(row))} rows: some are where others are. Write the map again.")  # fmt: skip
+    return order
+
+
 def _check_phases(path: Path, kind: str, header, numbers, table) -> np.ndarray:
     """Which positions have no phase, by the file's own rule; an error for phases that the header does not declare."""
     phase = table[:, _PHASE[kind]].astype(int)
@@ -438,6 +470,23 @@ def _check_hdf5(path: Path, file) -> None:
             if entry.name.endswith("/lattice/abcABG"):
                 _check_cell(path, None, [repr(float(x)) for x in np.ravel(entry[()])])
     _check_phase_numbers(path, file)
+    _check_lengths(path, file)
+
+
+def _check_lengths(path: Path, file) -> None:
+    """Make sure that a map saved by orix has one entry for each position, and places for them."""
+    data = file.get("crystal_map/data")
+    phase_id = data.get("phase_id") if hasattr(data, "get") else None
+    if phase_id is None:
+        return  # another program's, or damaged: orix says so
+    n = len(phase_id) if phase_id.ndim else 1
+    for name, entry in data.items():
+        if entry.ndim and len(entry) != n:
+            raise ValueError(
+                f"{path}: {name!r} has {len(entry)} entries, and the map {n} positions: it is damaged. Save it again."
+            )
+        if name in ("x", "y") and entry.dtype.kind == "f" and not np.isfinite(entry[()]).all():
+            raise ValueError(f"{path}: {name!r} holds coordinates that are not finite: it is damaged. Save it again.")
 
 
 def _check_phase_numbers(path: Path, file) -> None:

@@ -18,6 +18,7 @@ from pyxem_dl import rotations as rot
 from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
 from pyxem_dl.label_files import read_map, without_unknown_rotations
+from pyxem_dl.map_files import copied_map
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 
@@ -71,7 +72,7 @@ class Labels:
         """
         if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
             raise TypeError(f"Labels are an orix CrystalMap or the path of a file with one, not {type(xmap).__name__}.")
-        whole = xmap.deepcopy()
+        whole = copied_map(xmap)
         whole.is_in_data = np.ones_like(xmap.is_in_data)
         whole._shape = None  # orix computes it again
         without_unknown_rotations(whole, "The labels")
@@ -164,7 +165,7 @@ def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: boo
     from orix.quaternion import Rotation
 
     flag("inverse", inverse), flag("flipped", flipped), number("turn", turn, -360, 360)
-    moved = xmap.deepcopy()
+    moved = copied_map(xmap)
     rotations = ~moved._rotations if inverse else moved._rotations
     rotations = rotations * Rotation(other_frame_quaternion(turn, flipped))
     if crystal_x == "a*":
@@ -214,7 +215,7 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
     tables = {key: reflections(phase, radius) for key, phase in known.items()}
     indexed = xmap.id[xmap.phase_id >= 0]
     chosen = np.random.default_rng(seed).choice(indexed, min(n_patterns, len(indexed)), replace=False)
-    some = xmap.deepcopy()
+    some = copied_map(xmap)
     some.is_in_data = np.isin(np.arange(xmap.is_in_data.size), chosen)
     for key, phase in known.items():
         some.phases[key].structure = phase.structure  # the lattice is not in every file

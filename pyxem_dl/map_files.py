@@ -27,6 +27,18 @@ _LAUE = {
 _WRITTEN = {".ang": {"scores"}, ".ctf": {"scores", "reliability", "spread"}}
 
 
+def copied_map(xmap):
+    """Copy a crystal map with all that is in it, its mask, too.
+
+    orix' own ``deepcopy`` fails where a part of the map was looked at before: parts share one dictionary of properties,
+    which remembers the mask of the last.
+    """
+    import copy
+
+    xmap._prop.is_in_data = np.ones(len(xmap._id), dtype=bool)
+    return copy.deepcopy(xmap)
+
+
 def save_map(path, xmap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
     """Save a crystal map, without asking; a call that is killed leaves the file that was there, or none.
 

@@ -12,6 +12,7 @@ import torch
 
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.files import check_target, claimed
+from pyxem_dl.map_files import copied_map
 from pyxem_dl.maps import (
     Scan,
     check_map_path,
@@ -389,7 +390,7 @@ def _rectangle(xmap):
         if every is not None and len(every):
             here = np.asarray(every)[xmap.is_in_data]
             inside &= (every >= here.min()) & (every <= here.max())
-    whole = xmap.deepcopy()
+    whole = copied_map(xmap)
     whole.is_in_data = inside
     whole._shape = None  # orix computes it again
     return whole

@@ -16,6 +16,7 @@ import numpy as np
 from pyxem_dl.checks import number, read_text, whole_number
 from pyxem_dl.files import claimed, move_aside, replacing
 from pyxem_dl.labels import Labels, hold_out_region, in_lab_frame, read_labels
+from pyxem_dl.map_files import copied_map
 from pyxem_dl.metrics import accuracy
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.training import train
@@ -280,7 +281,7 @@ class _Data:
         usable = known.known & (known.phase_id >= 0)
         region, border = hold_out_region(known.shape, usable, plan["share"], plan["seed"])
         self.region = region & usable
-        self.training_labels = self.labels.deepcopy()
+        self.training_labels = copied_map(self.labels)
         self.training_labels.is_in_data = self.labels.is_in_data & ~region & ~border
         self.shape = known.shape
         n, n_true = self.labels.is_in_data.size, self.reference.is_in_data.size
@@ -314,7 +315,7 @@ class _Data:
 
     def of_region(self, xmap):
         """Make a map of nothing but the region."""
-        part = xmap.deepcopy()
+        part = copied_map(xmap)
         part.is_in_data = self.region.copy()
         return part
 

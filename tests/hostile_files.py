@@ -167,6 +167,14 @@ for _name in NAMES:
     )  # fmt: skip
 MADE["image of a billion pixels"] = ("model", lambda folder: image_network(folder, size=10**9), r"size")
 MADE["an image network without its weights"] = ("model", image_network, "does not fit the network 'regression'")
+MADE["a backbone that needs its weights to be built"] = (
+    "model", lambda folder: image_network(folder, backbone="vitamin_xlarge_256", size=256), "more weights than"
+)  # fmt: skip
+MADE["a backbone of 512 blocks"] = (
+    "model",
+    lambda f: image_network(f, backbone="swin_tiny_patch4_window7_224", backbone_arguments={"depths": [128] * 4}),
+    r"backbone_arguments: depths make 512 blocks",
+)
 MADE["a backbone of a billion numbers"] = (
     "model", lambda folder: image_network(folder, backbone="eva_giant_patch14_224", size=224), "does not fit"
 )  # fmt: skip
@@ -275,6 +283,12 @@ for _name, _content, _message in [
         "is of 'OBJ'",
     ),
     ("header of brackets", safetensors(b"[" * 100_000), "nested"),
+    ("header of ten megabytes", safetensors({"__metadata__": {"a": "x" * 10_000_000}}), "does not fit"),
+    (
+        "offsets below zero",
+        safetensors({"x": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, b"0" * 8),
+        "does not fit|damaged",
+    ),
     ("header of a list", safetensors([1, 2]), "names no tensors"),
     ("no tensors at all", safetensors({}), "does not fit"),
     ("weights that are pickled", pickled, "damaged"),
@@ -436,6 +450,115 @@ def partial_results_of_a_pickle_without_an_array(folder):
     return folder / "map.h5"
 
 
+# ---------------------------------------------------------------- descriptions of crystals
+def written(name, content):
+    """Write a file."""
+
+    def make(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder / name
+
+    return make
+
+
+FM3M = "_space_group_name_H-M_alt 'F m -3 m'\n"
+
+
+def crystal(symmetry=FM3M, cell=(4, 4, 4, 90, 90, 90), atoms="Cu1 Cu 0 0 0 1", extra=""):
+    names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+    lines = "".join(f"_cell_{name} {value}\n" for name, value in zip(names, cell, strict=True))
+    columns = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
+    loop = "loop_\n" + "".join(f"_atom_site_{column}\n" for column in columns)
+    return f"data_x\n{extra}{lines}{symmetry}{loop}{atoms}\n"
+
+
+def operations(*texts):
+    return "loop_\n_space_group_symop_operation_xyz\n" + "".join(f";{text}\n;\n" for text in texts)
+
+
+_CODE = f'__import__("os").system("touch {SENTINEL}")'
+for _name, _content, _message in [
+    ("operation that is code", crystal(operations("x,y,z", f"{_CODE},y,z")), "is not a symmetry operation"),
+    ("operation of 9**9**9", crystal(operations("x,y,z", "9**9**9,y,z")), "is not a symmetry operation"),
+    ("operation of a megabyte", crystal(operations("x,y,z" + "+x" * 500_000)), "is not a symmetry operation"),
+    ("a million operations", crystal(operations(*["x,y,z"] * 1_000_000)), "1000000 symmetry operations"),
+    ("operations of an endless group", crystal(operations("x,y,z", "x+y,y,z")), "is not a symmetry operation"),
+    ("symbol that is code", crystal(f"_space_group_name_H-M_alt '{_CODE}'\n"), "is in no table"),
+    ("symbol of a megabyte", crystal(f"_space_group_name_H-M_alt '{'2(1)/' * 200_000}'\n"), "is in no table"),
+    ("Hall symbol of a megabyte", crystal(f"_space_group_name_Hall '{'-P 2' * 200_000}'\n"), "no Hall symbol"),
+    ("number that is code", crystal(f"_space_group_IT_number '{_CODE}'\n"), "no finite number"),
+    ("group 10^9", crystal("_space_group_IT_number 1000000000\n"), "not one of 1 to 230"),
+    ("cell of NaN", crystal(cell=("nan",) * 3 + (90,) * 3), "no finite number"),
+    ("cell of 10^400", crystal(cell=("1e400",) * 3 + (90,) * 3), "no finite number"),
+    ("cell of a metre", crystal(cell=(1e10,) * 3 + (90,) * 3), "outside of 1 to 500"),
+    ("cell without a volume", crystal(cell=(4, 4, 4, 120, 120, 120)), "enclose no volume"),
+    ("cell below zero", crystal(cell=(-4, -4, -4, 90, 90, 90)), "outside of 1 to 500"),
+    ("element that is code", crystal(atoms=f"Cu1 '{_CODE}' 0 0 0 1"), "is no element"),
+    ("coordinate that is code", crystal(atoms=f"Cu1 Cu '{_CODE}' 0 0 1"), "no finite number"),
+    ("coordinate of 10^300", crystal(atoms="Cu1 Cu 1e300 0 0 1"), "no fractions of the cell"),
+    ("coordinate of a million digits", crystal(atoms=f"Cu1 Cu 0.{'1' * 1_000_000} 0 0 1"), "no finite number"),
+    ("occupancy of NaN", crystal(atoms="Cu1 Cu 0 0 0 nan"), "no finite number"),
+    ("a million sites", crystal(atoms="Cu1 Cu 0 0 0 1\n" * 1_000_000), "1000000 atom sites"),
+    (
+        "sites times operations",
+        crystal(
+            cell=(400,) * 3 + (90,) * 3,
+            atoms="\n".join(f"C{i} C 0.{i:05} 0.{7 * i:05} 0.3 1" for i in range(9000)),
+        ),
+        "more than 20000 atoms",
+    ),
+    ("formula of a megabyte", crystal(extra=f"_chemical_formula_sum '{'Zn9' * 300_000}'\n"), "x Z"),
+    ("Z that is code", crystal(extra=f"_cell_formula_units_Z '{_CODE}'\n"), "no finite number"),
+    ("a hundred megabytes", b"#" * 100_000_000, "has 95 MB"),
+    ("CIF that is pickled", b"\x80\x04\x95\x00", "could not be read as a CIF|is no text"),
+    ("CIF of NULs", b"\0" * 1000, "is no text"),
+    ("CIF of quotes", b"data_x\n_a '" + b"'" * 1_000_000, "could not be read as a CIF|no atoms"),
+    ("CIF of save frames", b"data_x\n" + b"save_a\n" * 100_000, "could not be read as a CIF"),
+    ("CIF of many blocks", b"data_x\n" * 200_000, "could not be read as a CIF|no atoms"),
+]:
+    MADE[f"crystal: {_name}"] = ("crystal", written("crystal.cif", _content), rf"crystal\.cif.*({_message})")
+
+
+# ---------------------------------------------------------------- trainings that were interrupted
+def with_checkpoint(save):
+    """Make a folder of checkpoints, as a training leaves it, with one file in it."""
+
+    def make(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save(Harmful(folder.parent / SENTINEL), folder / "interrupted.ckpt")
+        return folder
+
+    return make
+
+
+def _pickled_checkpoint(harmful, path):
+    import pickle
+
+    path.write_bytes(pickle.dumps(harmful))
+
+
+def _saved_by_torch(state, new=True):
+    def save(harmful, path):
+        import torch
+
+        torch.save(state(harmful), path, _use_new_zipfile_serialization=new)
+
+    return save
+
+
+for _name, _save in {
+    "of a pickle": _pickled_checkpoint,
+    "of torch": _saved_by_torch(lambda harmful: {"state_dict": harmful}),
+    "of torch, as it was before": _saved_by_torch(lambda harmful: {"state_dict": harmful}, new=False),
+    "with code in a callback": _saved_by_torch(lambda harmful: {"state_dict": {}, "callbacks": {"x": [harmful]}}),
+    "with code for a key": _saved_by_torch(lambda harmful: {"state_dict": {}, "loops": {(1, harmful): 0}}),
+}.items():
+    MADE[f"checkpoint {_name}"] = (
+        "checkpoint", with_checkpoint(_save), r"interrupted\.ckpt.*not loaded, and nothing was run"
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------- readers
 def read(reader, path):
     """Read a file as a user would."""
@@ -461,6 +584,14 @@ def read(reader, path):
         return make_backbone("resnet18", 64, {}, pretrained=path)
     if reader == "partial":
         return read_partial(path)
+    if reader == "crystal":
+        from pyxem_dl.crystals import load_phases
+
+        return load_phases(path)
+    if reader == "checkpoint":
+        from pyxem_dl.training.running import _newest_checkpoint
+
+        return _newest_checkpoint(path)
     raise KeyError(reader)
 
 

@@ -113,6 +113,35 @@ def test_split_sites_remain_split(read, y, occupancy, oxygens):
     assert len(positions(phase, "O")) == oxygens
 
 
+def test_partly_filled_sites_near_special_positions_are_talked_about(read):
+    """Lead 0.05 Å off its cube's corner, which may be split; and gallium of two digits in a wide cell, tripled."""
+    atoms = ["Pb1 Pb 0 0 0.012 0.1667", "Ti1 Ti 0.5 0.5 0.5 1", "O1 O 0.5 0.5 0 1"]
+    read(cif(atoms, "_space_group_name_H-M_alt 'P m -3 m'\n", (4,) * 3 + (90,) * 3))
+    assert "Pb1 is 0.05 Å off a special position, and laid onto it" in read.said
+    atoms = ["Ga1 Ga 0.33 0.67 0 0.5", "N1 N 0.33 0.67 0.377 1"]
+    read(cif(atoms, "_space_group_name_H-M_alt 'P 63 m c'\n", (17.3, 17.3, 5.19, 90, 90, 120)))
+    assert "the occupancies at Ga1 add up to 1.50" in read.said
+
+
+def test_beta_alumina_is_not_filled_up(read):
+    """Sodium in two sites that cannot be full at once: 22 Al, 34 O, and atoms of partial occupancy beside."""
+    atoms = [
+        "Al1 Al 0.8322 0.6644 0.1060 1", "Al2 Al 0.3333 0.6667 0.0247 1", "Al3 Al 0.3333 0.6667 0.1757 1",
+        "Al4 Al 0 0 0 1", "O1 O 0.1573 0.3146 0.0501 1", "O2 O 0.5028 0.0056 0.1467 1",
+        "O3 O 0.6667 0.3333 0.0549 1", "O4 O 0 0 0.1423 1", "O5 O 0.3333 0.6667 0.25 1",
+        "Na1 Na 0.6667 0.3333 0.25 0.744", "Na2 Na 0.878 0.122 0.25 0.168",
+    ]  # fmt: skip
+    (phase,) = read(cif(atoms, "_space_group_name_H-M_alt 'P 63/m m c'\n", (5.594, 5.594, 22.53, 90, 90, 120)))
+    assert count(phase) == {"Al": 22, "O": 34, "Na": pytest.approx(2 * 0.744 + 6 * 0.168)} and not read.said
+    assert count(load_phases(load_phases(phase))[0]) == count(phase)
+
+
+@pytest.mark.parametrize("occupancy", ["0.02083", "0.0208(3)"])
+def test_occupancies_times_multiplicities_are_talked_about(read, occupancy):
+    read(cif([f"Na1 Na 0 0 0 {occupancy}", f"Cl1 Cl 0.5 0.5 0.5 {occupancy}"]))
+    assert "no site is filled to more than 2%" in read.said
+
+
 def test_sites_listed_again_are_left_out_and_said(read):
     """All four atoms of the cell are listed, and the operations that make them, too."""
     atoms = [f"Cu{i} Cu {x} 1" for i, x in enumerate(["0 0 0", "0 0.5 0.5", "0.5 0 0.5", "0.5 0.5 0"])]
@@ -296,6 +325,29 @@ def test_symbols_that_are_none(read, symmetry):
         read(cif(["Cu1 Cu 0 0 0 1"], symmetry))
 
 
+@pytest.mark.parametrize(
+    "symbol, cell, atom, n",
+    [
+        ("F 4/m -3 2/m", (3.6,) * 3 + (90,) * 3, "Cu1 Cu 0 0 0 1", 4),
+        ("P 63/m 2/m 2/c", (2.66, 2.66, 4.95, 90, 90, 120), "Zn1 Zn 0.3333 0.6667 0.25 1", 2),
+        ("P 42/m 21/n 2/m", (4.6, 4.6, 2.96, 90, 90, 90), "Ti1 Ti 0 0 0 1", 2),
+        ("P 21/n 21/m 21/a", (5.4, 7.6, 5.5, 90, 90, 90), "Ca1 Ca 0.03 0.25 0.99 1", 4),
+        ("I 41/a -3 2/d", (12, 12, 12, 90, 90, 90), "Al1 Al 0 0 0 1", 16),
+        ("F d d 2", (8, 9, 5, 90, 90, 90), "S1 S 0 0 0 1", 8),
+    ],
+)
+def test_full_symbols(read, symbol, cell, atom, n):
+    (phase,) = read(cif([atom], f"_space_group_name_H-M_full '{symbol}'\n", cell))
+    assert len(phase.structure) == n and not read.said
+
+
+@pytest.mark.parametrize("number, said", [(225, False), (194, False), (166, True), (15, True), (227, True)])
+def test_number_alone_is_talked_about_where_it_leaves_a_choice(read, number, said):
+    cell = {225: CUBIC, 227: CUBIC, 15: (6, 7, 8, 90, 100, 90)}.get(number, (3.2, 3.2, 9.2, 90, 90, 120))
+    read(cif(["Zn1 Zn 0 0 0 1"], f"_space_group_IT_number {number}\n", cell))
+    assert ("number" in read.said and "alone" in read.said) == said
+
+
 # --------------------------------------------------------------------------------------------------------- formulas
 
 
@@ -308,6 +360,16 @@ def test_formula_that_fits_is_not_talked_about(read, formula, z):
     extra = f"_chemical_formula_sum '{formula}'\n" + (f"_cell_formula_units_Z {z}\n" if z else "")
     read(cif(MOS2, "_space_group_name_H-M_alt 'P 63/m m c'\n", MOS2_CELL, extra))
     assert not read.said
+
+
+def test_formula_of_the_whole_cell_beside_z(read):
+    """As pymatgen and the Materials Project write it."""
+    extra = "_chemical_formula_structural MoS2\n_chemical_formula_sum 'Mo2 S4'\n_cell_formula_units_Z 2\n"
+    read(cif(MOS2, "_space_group_name_H-M_alt 'P 63/m m c'\n", MOS2_CELL, extra))
+    assert not read.said
+    wrong = extra.replace("Mo2 S4", "Mo2 S12")
+    with pytest.raises(ValueError, match="the cell holds Mo2 S4, the file's formula x Z"):
+        read(cif(MOS2, "_space_group_name_H-M_alt 'P 63/m m c'\n", MOS2_CELL, wrong))
 
 
 @pytest.mark.parametrize("formula, z", [("Mo S6", 2), ("Mo3 S2", 2), ("Mo S6", None), ("Mo", None)])
@@ -407,7 +469,7 @@ def test_labels_without_types(read, label, element):
     assert count(phase) == {element: 4}
 
 
-@pytest.mark.parametrize("label", ["OH1", "OW1", "Wat", "H2O", "M1", "Fe1/Ni1", "Q1", "NH4"])
+@pytest.mark.parametrize("label", ["OH1", "OW1", "Wat", "H2O", "M1", "Fe1/Ni1", "Q1", "NH4", "T1", "T2A", "T"])
 def test_labels_that_are_no_element(read, label):
     with pytest.raises(ValueError, match="label .* does not name an element. Give _atom_site_type_symbol"):
         read(cif([f"{label} 0 0 0"], columns=BARE))
@@ -438,6 +500,9 @@ def test_both_readings_of_a_label_are_said(read):
         ("Zr4+", "Zr"),
         ("O1-", "O"),
         ("C_sp3", "C"),
+        ("7Li", "Li"),
+        ("2H", "H"),
+        ("T", "H"),
     ],
 )
 def test_types(read, kind, element):
@@ -445,7 +510,7 @@ def test_types(read, kind, element):
     assert count(phase) == {element: 4}
 
 
-@pytest.mark.parametrize("kind", ["H2O", "OH", "NH4", "M", "Og", "Uiso", "Fe/Ni", "CO3"])
+@pytest.mark.parametrize("kind", ["H2O", "OH", "NH4", "M", "Og", "Uiso", "Fe/Ni", "CO3", "2H2O", "29"])
 def test_types_that_are_no_element(read, kind):
     with pytest.raises(ValueError, match="not an element that .*_atom_site_type_symbol"):
         read(cif([f"A1 {kind} 0 0 0 1"]))
@@ -482,6 +547,12 @@ def test_two_structures_are_two_phases(read):
     two = cif(["Fe1 Fe 0 0 0 1"], block="data_alpha\n") + "\n" + cif(["Fe1 Fe 0 0 0 1"], block="data_gamma\n")
     assert [phase.name for phase in read("data_global\n_publ_contact_author 'N N'\n" + two)] == ["alpha", "gamma"]
     assert "2 structures, in the blocks alpha, gamma" in read.said
+
+
+def test_atoms_in_two_loops_are_refused(read):
+    second = "loop_\n" + "".join(f"_atom_site_{c}\n" for c in COLUMNS) + "Cl1 Cl 0.5 0.5 0.5 1\n"
+    with pytest.raises(ValueError, match="lists atoms in two loops. Put them into one"):
+        read(cif(["Na1 Na 0 0 0 1"]) + second)
 
 
 def test_text_blocks_are_skipped_silently(read):
@@ -576,6 +647,17 @@ def test_modulated_structure(read):
 
 
 @pytest.mark.parametrize(
+    "item", ["_cell_wave_vector_x", "_atom_site_Fourier_wave_vector_q1_coeff", "_space_group_ssg_name"]
+)
+def test_modulated_structure_without_its_dimension(read, item):
+    loop = f"loop_\n{item}\n0.18\n"
+    with pytest.raises(ValueError, match="modulated crystal in superspace"):
+        read(cif(["Na1 Na 0 0 0 1"], FM3M + loop))
+    (phase,) = read(cif(["Na1 Na 0 0 0 1"], operations("x,y,z", "-x,-y,-z") + loop))
+    assert count(phase) == {"Na": 1} and "its average structure is taken" in read.said
+
+
+@pytest.mark.parametrize(
     "name, extra, expected",
     [
         ("quartz.cif", "", "quartz"),
@@ -605,6 +687,7 @@ def test_errors_name_the_file_and_the_block(read):
         (("1e400", 4, 4, 90, 90, 90), "not a finite number"),
         ((1e6, 1e6, 1e6, 90, 90, 90), "outside 1 to 500"),
         ((0, 4, 4, 90, 90, 90), "outside 1 to 500"),
+        ((-5, -5, -5, 90, 90, 90), "outside 1 to 500"),
         ((-4, 4, 4, 90, 90, 90), "outside 1 to 500"),
         ((0.3615, 0.3615, 0.3615, 90, 90, 90), "in nm"),
         ((361.5, 361.5, 361.5, 90, 90, 90), "in pm"),
@@ -887,6 +970,26 @@ def test_phase_with_atoms_on_top_of_each_other():
 def test_vacancies_of_a_phase():
     phase, said = loaded(made([("Cu", (0, 0, 0)), ("Va", (0.5, 0.5, 0.5))], 225))
     assert count(phase) == {"Cu": 4} and "vacancies" in said
+
+
+@pytest.mark.parametrize("phases", [[3], b"a.cif", {"a.cif": 1}, [None], [["a.cif"]], 3.5, None])
+def test_what_is_no_phase(phases):
+    with pytest.raises(TypeError, match="A phase is an orix Phase or the path of a CIF file, not "):
+        load_phases(phases)
+
+
+@pytest.mark.parametrize(
+    "entry, match",
+    [
+        (None, "lattice, name, space_group is missing"),
+        ({"name": "x"}, "atoms, color, lattice, space_group is missing"),
+        ({"name": "x", "color": "r", "space_group": 225, "lattice": "abc", "atoms": []}, "lattice is six numbers"),
+        ({"name": "x", "color": "r", "space_group": 225, "lattice": [4] * 6, "atoms": 5}, "its atoms are"),
+    ],
+)
+def test_entries_that_are_no_phase(entry, match):
+    with pytest.raises(ValueError, match=match):
+        phase_from_dict(entry)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fake_network import make_model
 from orix import io
 from typer.testing import CliRunner
 
-from pyxem_dl import __main__ as command_line, catalogue, models
+from pyxem_dl import __main__ as command_line, catalogue, files, models
 from pyxem_dl.commands import options
 from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import make_signal
@@ -183,9 +183,14 @@ def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
     (there := np.zeros(1)).tofile("map.h5")
     np.save("wrong.npy", np.zeros((3, 2)))
     np.save("letters.npy", np.array(["a"]))
+    np.save("but_one.npy", np.arange(6).reshape(2, 3) != 4)
+    busy = files.claimed("busy.h5")
+    busy.__enter__()
     for arguments, message in (
         ((structure, "--output", "map.csv"), "A crystal map can be saved as"),
         ((structure, "--output", "map.h5"), "map.h5 is there already"),
+        ((structure, "--output", "a.ang", "--navigation-mask", "but_one.npy"), "A single pattern makes no map in .ang"),
+        ((structure, "--output", "busy.h5"), "busy.h5 is being written by another process"),
         (("none.cif", "--output", "a.h5"), "There is no structure file none.cif"),
         ((structure, "--output", "a.h5", "--signal-mask", "none.npy"), "There is no file 'none.npy'"),
         ((structure, "--output", "a.h5", "--signal-mask", "letters.npy"), "letters.npy is no mask: it holds"),
@@ -194,6 +199,7 @@ def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
     ):
         result = run("match", scan, "--phases", *arguments)
         assert result.exit_code == 1 and message in result.stderr, (arguments, result.output)
+    busy.__exit__(None, None, None)
     assert run("match", scan, "--phases", structure, "--output", "a.h5", "--engine", "magic").exit_code == 2
     assert there.size == 1
 
@@ -239,6 +245,23 @@ def test_vectors_go_into_a_file(run, disk_scan):
     np.testing.assert_allclose(sorted(found.data[0, 0][:, 1]), [-0.6, 0.0, 0.7], atol=0.02)
     again = run("vectors", "disks.zspy", "--correlation", "--output", "v.hspy")
     assert again.exit_code == 1 and "is there already" in again.stderr
+
+
+def test_vectors_where_masks_exclude_something(run, disk_scan):
+    import hyperspy.api as hs
+
+    detector = np.zeros((40, 40), np.uint8)
+    detector[:, 30:] = 1  # where one of three disks is
+    np.save("detector.npy", detector)
+    np.save("positions.npy", np.arange(6).reshape(2, 3) == 2)
+    result = run(
+        "vectors", "disks.zspy", "--correlation", "--probe", "vacuum.hspy", "--output", "v.hspy", "--no-progress",
+        "--navigation-mask", "positions.npy", "--signal-mask", "detector.npy",
+    )
+    assert result.exit_code == 0, result.output
+    found = hs.load(disk_scan / "v.hspy")
+    assert [len(table) for table in found.data.ravel()] == [2, 2, 0, 2, 2, 2]
+    np.testing.assert_allclose(sorted(found.data[0, 0][:, 1]), [-0.6, 0.0], atol=0.02)
 
 
 def test_vectors_of_a_detector_go_into_a_file_of_py4dstem(run, disk_scan):

@@ -8,7 +8,7 @@ import pytest
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
-from pyxem_dl.labels import Labels, read_labels
+from pyxem_dl.labels import Labels, in_lab_frame, read_labels
 from pyxem_dl.maps import save_map
 
 ANG_HEADER = """# MaterialName      aluminium
@@ -259,7 +259,9 @@ BROKEN_HDF5 = {
     "data in another file": (external_data, "is stored in another file"),
     "virtual data": (virtual_data, "is stored in another file"),
     "a terabyte in a few bytes": (enormous, r"would take 7.*GB.*damaged"),
-    "a length that is missing": (replaced("data/phi1", np.zeros(4)), "no crystal map"),
+    "a length that is missing": (replaced("data/phi1", np.zeros(4)), "'phi1' has 4 entries, and the map 6 positions"),
+    "a mask that is short": (replaced("data/is_in_data", np.ones(4, bool)), "'is_in_data' has 4 entries"),
+    "coordinates of NaN": (replaced("data/x", np.full(6, np.nan)), "coordinates that are not finite"),
     "angles that are missing": (lambda group: group["data"].pop("phi1"), "no crystal map"),
     "no header": (lambda group: group.pop("header"), "no crystal map"),
     "phases that are not declared": (replaced("data/phase_id", np.array([0, 1, 0, 5, 0, 0])), "phases .1, 5. are not"),
@@ -289,3 +291,36 @@ def test_a_map_in_memory_with_rotations_that_are_not_finite():
     with pytest.warns(UserWarning, match="labels: 1 of 6"):
         found = Labels.from_map(xmap)
     assert found.phase_id[2] == -1 and np.isfinite(found.rotations).all()
+
+
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [0, 3, 1, 4, 2, 5], [2, 0, 1, 3, 5, 4]])
+@pytest.mark.parametrize("kind, n_header", N_HEADER.items())
+def test_positions_in_another_order_keep_their_places(tmp_path, kind, n_header, order):
+    """Backwards, column by column, or in any order: x and y say where a label belongs."""
+    lines = {"ang": ang, "ctf": ctf}[kind]().splitlines()
+    moved = lines[:n_header] + [lines[n_header + i] for i in order]
+    check(write(tmp_path, kind, "\n".join(moved) + "\n"))
+
+
+@pytest.mark.parametrize("place", ["1e9", "1e300", "4.000"])
+def test_a_position_that_is_off_the_grid(tmp_path, place):
+    with pytest.raises(ValueError, match="labels.ang: the positions make no grid of . columns and 2 rows"):
+        read_labels(write(tmp_path, "ang", ang(**{"1_3": place})))
+
+
+def test_parts_of_a_map_are_labels(tmp_path):
+    """Parts share their properties, and orix remembers the mask of the last that was looked at."""
+    q = Rotation.random(30)
+    y, x = np.indices((6, 5))
+    xmap = CrystalMap(
+        rotations=q, x=x.ravel() * 1.0, y=y.ravel() * 1.0, prop={"scores": np.arange(30.0)},
+        phase_list=PhaseList(Phase("Al", space_group=225)),
+    )  # fmt: skip
+    masked, cropped = xmap[np.arange(30) % 3 > 0], xmap[2:5, 1:4]
+    assert len(masked.prop["scores"]) == 20
+    for part in (cropped, masked, xmap):
+        found = Labels.from_map(in_lab_frame(part, turn=0.0))
+        assert found.shape == (6, 5) and found.known.tolist() == part.is_in_data.tolist()
+        np.testing.assert_array_equal(found.scores, np.arange(30))
+        np.testing.assert_allclose(found.rotations, q.data)
+        assert part.prop["scores"].tolist() == np.arange(30.0)[part.is_in_data].tolist()

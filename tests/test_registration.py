@@ -363,9 +363,14 @@ def break_logging_of_names(folder):
     remove_stub(folder)
 
 
+def end_lazy_loader(folder):
+    (folder / "lazy_loader.py").write_text("raise SystemExit('no')\n")
+
+
 #: What is damaged, with what `pyxem_dl.load_model` is then: a function, or an error that says what to do
 DAMAGES = {
     "lazy_loader is missing": (break_lazy_loader, None),
+    "lazy_loader ends the program": (end_lazy_loader, None),
     "the stub is missing": (remove_stub, "Install it again"),
     "the stub is damaged": (empty_stub, "Install it again"),
     "lazy_loader and the stub are missing": (break_logging_of_names, "Install it again"),

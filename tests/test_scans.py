@@ -93,11 +93,27 @@ def spoil(patterns, kind):
         bad[-1:] = True
         patterns[:, -1] = 0
         patterns[:, -1, :3] = 1e7 + np.arange(3 * len(patterns)).reshape(-1, 3)
+    elif kind == "bright column":
+        bad[:, 70] = bad[:48, 20] = True
+        patterns[:, bad] += 40
+    elif kind == "marked gap":
+        bad[60:63], bad[:, 30:33] = True, True
+        patterns[:, bad] = 2.0**32 - 1
+    elif kind == "largest number":
+        bad[20, 30] = bad[60, 7] = True
+        patterns[:, bad] = 3.4e38
+    elif kind == "hot in half":
+        bad[20, 30] = True
+        patterns[::2, bad] = 6e4
     return bad
 
 
+KINDS = ["hot", "noisy hot", "nan", "inf", "gap", "metadata", "counters"]
+KINDS += ["bright column", "marked gap", "largest number", "hot in half"]
+
+
 @pytest.mark.parametrize("factor", [1.0, 1e-6])
-@pytest.mark.parametrize("kind", ["hot", "noisy hot", "nan", "inf", "gap", "metadata", "counters"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pixels_that_are_wrong_in_every_pattern_are_found(rng, kind, factor):
     patterns = crystals(rng, electrons=1e5)
     bad = spoil(patterns, kind)
@@ -118,6 +134,16 @@ def test_good_pixels_are_not(rng, radius, electrons, n, one_crystal):
     else:
         patterns = crystals(rng, n, radius, electrons=electrons)
     assert not inspect_pixels(patterns.astype(np.float32)).mask.any()
+
+
+@pytest.mark.parametrize("kind", ["the same again", "one, of no whole counts"])
+def test_single_electrons_are_no_hot_pixels(rng, kind):
+    patterns = crystals(rng, 1, electrons=3e3)
+    if kind == "the same again":
+        patterns = np.repeat(patterns, 20, 0)
+    else:
+        patterns = (patterns * rng.normal(60, 9, patterns.shape)).astype(np.float32)
+    assert not inspect_pixels(patterns).mask.any()
 
 
 def test_nan_in_some_patterns_are_theirs(rng):
@@ -185,6 +211,29 @@ def test_a_beam_that_is_spoilt_is_found(rng, kind):
     beam = found_beam(patterns, np.array(patterns.shape[1:]) / 2, mask)
     assert beam.certain
     np.testing.assert_allclose(beam.center, true, atol=0.6)
+
+
+@pytest.mark.parametrize("thick, off", [(2, 0), (3, 1), (5, 1), (7, 1), (7, 2)])
+@pytest.mark.parametrize("radius", [2.5, 8.0])
+def test_a_beam_behind_a_gap_is_found_or_doubted(rng, thick, off, radius):
+    patterns = crystals(rng, radius=radius, electrons=1e5, centers=(47, 50))
+    mask = np.zeros(SHAPE, bool)
+    mask[47 + off - thick // 2 : 47 + off - thick // 2 + thick] = True
+    patterns[:, mask] = 0
+    beam = found_beam(patterns, (45, 51), mask)
+    assert not beam.certain or np.hypot(*(beam.center - (47, 50))) < 0.5
+
+
+@pytest.mark.parametrize("n", [1, 12])
+@pytest.mark.parametrize("radius, shape", [(30, (192, 200)), (30, (128, 128)), (8, (32, 32))])
+def test_a_large_disk_is_found_by_its_edge(rng, radius, shape, n):
+    center = np.array(shape) / 2 + (0.3, -0.6)
+    patterns = crystals(rng, 1, radius=radius, shape=shape, centers=center, electrons=1e6).repeat(n, 0)
+    beam = found_beam(patterns, center, shape=(n,))
+    assert beam.certain
+    np.testing.assert_allclose(beam.center, center, atol=0.02 * radius + 0.1)
+    if radius == 30:
+        assert abs(beam.radius - radius) < 1
 
 
 def test_a_beam_that_moves_over_the_scan_is_followed(rng):
@@ -264,6 +313,40 @@ def test_the_scale_of_intensities_does_not_show(rng, verb, factor):
             assert a.shape == b.shape and len(a) > 3
             np.testing.assert_allclose(b[:, :2], a[:, :2], atol=1e-3 * 0.02)
             np.testing.assert_allclose(b[:, 2] / factor, a[:, 2], rtol=1e-2, atol=1)
+
+
+@pytest.mark.parametrize("verb", [match_disks, predict_bragg_vectors])
+def test_small_disks_are_the_same_at_any_scale(rng, verb):
+    patterns = crystals(rng, 6, radius=2.5, beam=1000.0, electrons=1e6).reshape(2, 3, *SHAPE)
+    assert patterns.max() > 2e4
+    one, other = (verb(signal_of(patterns * np.float32(factor)), **QUIET) for factor in (1, 3.7e-6))
+    for a, b in zip(one.data.ravel(), other.data.ravel(), strict=True):
+        np.testing.assert_array_equal(b[:, :2], a[:, :2])
+        np.testing.assert_allclose(b[:, 2] / 3.7e-6, a[:, 2], rtol=1e-4, atol=0.1)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+@pytest.mark.parametrize("center", [None, "auto"])
+def test_orientations_are_the_same_at_any_scale(rng, factor, center):
+    patterns = crystals(rng, 6, radius=2.0, electrons=2e4).reshape(2, 3, *SHAPE)
+    phase = pyxem_dl.data.aluminium()
+    verbs = [lambda s: pyxem_dl.predict_orientation(s, "al-200kv", center=center, **QUIET)]
+    verbs.append(lambda s: pyxem_dl.match_templates(s, phase, resolution=5.0, center=center, **QUIET))
+    for verb in verbs:
+        one, other = verb(signal_of(patterns)), verb(signal_of(patterns * np.float32(factor)))
+        np.testing.assert_array_equal(one.phase_id, other.phase_id)
+        closeness = np.abs((one.rotations.data * other.rotations.data).sum(-1))
+        assert np.degrees(2 * np.arccos(np.clip(closeness, 0, 1))).max() < 0.05
+
+
+def test_what_float32_cannot_hold_is_refused_but_not_for_a_marked_pixel(rng):
+    patterns = crystals(rng, 4).astype(float).reshape(2, 2, *SHAPE)
+    for factor in (1e-60, 1e60):
+        with pytest.raises(ValueError, match=r"float32 cannot hold.*s\.data \* 1e[+-]"):
+            Scan.from_signal(signal_of(patterns * factor))
+    patterns[:, :, 20, 30] = 1e300
+    with pytest.warns(UserWarning, match="1 not finite"):
+        Scan.from_signal(signal_of(patterns))
 
 
 def test_no_disk_says_what_to_give():

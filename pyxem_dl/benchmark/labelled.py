@@ -14,6 +14,7 @@ import numpy as np
 from pyxem_dl import data as sample_data
 from pyxem_dl.benchmark import datasets, measure
 from pyxem_dl.labels import Labels, hold_out_region, selection_curve
+from pyxem_dl.map_files import copied_map
 from pyxem_dl.metrics import accuracy, disorientation
 from pyxem_dl.models import load_model
 from pyxem_dl.orientation import predict_orientation
@@ -77,7 +78,7 @@ class LabelledData:
         seconds = time.perf_counter() - start
         known = Labels.from_map(labels)
         region, border = hold_out_region(known.shape, known.known, 0.25, seed=1)
-        training = labels.deepcopy()
+        training = copied_map(labels)
         training.is_in_data = labels.is_in_data & ~region & ~border
         least = float(np.quantile(labels.prop["reliability"], 1 - _KEPT))
         return cls(title, signal, labels, training, region, truth, round(least, 3), labels.size / seconds)
@@ -95,7 +96,7 @@ def against_truth(xmap, labelled: LabelledData) -> dict:
     numbers = {}
     for name, here in (("", labelled.region), ("seen_", ~labelled.region)):
         there = here & (labelled.truth.phase_id >= 0)
-        found, truth = xmap.deepcopy(), labelled.truth.deepcopy()
+        found, truth = copied_map(xmap), copied_map(labelled.truth)
         found.is_in_data, truth.is_in_data = there, there
         for kind, each in accuracy(found, truth).items():
             numbers[f"{name}{kind}"] = {
@@ -303,7 +304,7 @@ def tuning(trainer: Trainer) -> Iterator[tuple[str, dict]]:
         max_minutes=_WRONG_SHARE * trainer.minutes, simulation=settings, device=trainer.device, show_progressbar=False,
     )  # fmt: skip
     costs = {wrong: trainer.cost(wrong, start)}
-    quarter = labelled.labels.deepcopy()
+    quarter = copied_map(labelled.labels)
     rows, columns = quarter.shape
     part = (np.arange(rows)[:, None] < rows // 2) & (np.arange(columns)[None] < columns // 2)
     quarter.is_in_data = part.ravel()

@@ -20,7 +20,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.maps import Scan
 from pyxem_dl.messages import warn
 from pyxem_dl.models import BraggModel, load_model
-from pyxem_dl.preprocessing import counts_per_electron
+from pyxem_dl.preprocessing import counts_per_electron, in_electrons
 from pyxem_dl.probes import Probe
 from pyxem_dl.streaming import check_batch_size, resolve_device
 
@@ -249,8 +249,8 @@ def _correlation(
         number("min_distance", min_distance, 0)
     flag("subpixel", subpixel), flag("subtract_center", subtract_center)
     device = resolve_device(device)
-    given, probe = probe, read_probe(probe, scan)
     gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
+    given, probe = probe, read_probe(probe, scan, gain)
     matcher = DiskMatcher(
         probe, scan.calibration.shape, signal_mask=scan.signal_mask, threshold=threshold,
         min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel, device=device,
@@ -282,9 +282,9 @@ def _detection(
     model.check_thresholds()
     device = resolve_device(device)
     model.to(device)
-    given, probe = probe, read_probe(probe, scan)
-    model.check_domain(probe.radius)
     gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
+    given, probe = probe, read_probe(probe, scan, gain)
+    model.check_domain(probe.radius)
     least = model.thresholds.get("confidence", _CONFIDENCE) if threshold is None else threshold
     # errors are told in the unit of the signal axes, as positions are: the calibration's scale is in Å⁻¹
     scale = math.sqrt(math.prod(abs(float(axis.scale)) for axis in signal.axes_manager.signal_axes))
@@ -304,7 +304,7 @@ def _digest(image: torch.Tensor) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
-def read_probe(probe, scan: Scan) -> Probe:
+def read_probe(probe, scan: Scan, gain: float = 1.0) -> Probe:
     """Probe that a user gave, or the one that is estimated from a scan.
 
     Parameters
@@ -313,6 +313,8 @@ def read_probe(probe, scan: Scan) -> Probe:
         None estimates it from the direct beam of up to 64 patterns, spread over those that are not excluded.
     scan : Scan
         The patterns.
+    gain : float
+        What the detector writes for an electron.
 
     Returns
     -------
@@ -324,7 +326,8 @@ def read_probe(probe, scan: Scan) -> Probe:
         If there is no disk, or the probe is larger than the patterns, or was measured at another scale.
     """
     if probe is None:
-        probe = Probe.from_patterns(scan.sample_patterns(), _beam_of(scan))
+        patterns = in_electrons(torch.from_numpy(scan.sample_patterns()), gain)
+        probe = Probe.from_patterns(patterns, _beam_of(scan))
     else:
         _check_scale(probe, scan)
         probe = probe if isinstance(probe, Probe) else Probe.from_image(probe)

@@ -8,6 +8,7 @@ import torch
 
 from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.models import BraggModel
+from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.probes import Probe
 
 # A direct beam is hidden if so much of it is masked; beside thin crystals it holds so many times what they scatter
@@ -31,7 +32,7 @@ class CorrelationFinder:
 
     def __call__(self, patterns: torch.Tensor):
         """Row and column (n, m) in pixels, further columns, and which of them are there."""
-        maxima, intensity = self.matcher(patterns / self.gain)
+        maxima, intensity = self.matcher(in_electrons(patterns, self.gain))
         return maxima.row, maxima.column, (intensity * self.gain, maxima.value), maxima.valid
 
 
@@ -98,7 +99,7 @@ class DetectionFinder:
     def __call__(self, patterns: torch.Tensor):
         """Row and column (n, m) in pixels, further columns, and which of them are there."""
         disks = self.model.predict_batch(
-            self._with_beam(patterns / self.gain), self._image, self.probe.radius,
+            self._with_beam(in_electrons(patterns, self.gain)), self._image, self.probe.radius,
             signal_mask=self.signal_mask, filled=self._hidden is not None,
             max_disks=self.max_peaks, n_samples=self.n_samples, least=0.999 * self.least,
         )  # fmt: skip

@@ -32,6 +32,7 @@ class Engine(StrEnum):
     torch = "torch"
     pyxem = "pyxem"
 
+
 OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an existing map.")]
 
 
@@ -87,7 +88,7 @@ def predict(
 def match(
     scan: ScanFile,
     phases: Annotated[list[Path], typer.Option(help="CIF file of a phase; repeat the option for several phases.")],
-    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything) or .ang.")],
+    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything), .ang or .ctf.")],
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     engine: Annotated[Engine, typer.Option(help="Ours, or pyxem's template matching (slower).")] = Engine.torch,
     resolution: Annotated[float, typer.Option(help="Step between the zone axes of the templates in degrees.")] = 1.0,
@@ -107,16 +108,22 @@ def match(
     """Find the orientations of a scan by template matching: the baseline to check `predict` against."""
     check_structures(phases)
     signal = load_scan(scan, scale)
-    from pyxem_dl.maps import check_map_path, save_map
+    from pyxem_dl.files import claimed
+    from pyxem_dl.maps import check_map_path, write_map
     from pyxem_dl.template_matching import match_templates
 
-    check_map_path(output, overwrite=overwrite)  # before the work
-    xmap = match_templates(
-        signal, phases, n_best=n_best, engine=engine.value, resolution=resolution, reciprocal_radius=reciprocal_radius,
-        beam_energy=beam_energy, center=read_center(center), navigation_mask=read_mask(navigation_mask),
-        signal_mask=read_mask(signal_mask), batch_size=batch_size, device=device, show_progressbar=progress,
-    )  # fmt: skip
-    save_map(output, xmap, overwrite=overwrite)
+    mask = read_mask(navigation_mask)
+    # before the work
+    n_positions = max(1, signal.axes_manager.navigation_size) if mask is None else int((~mask).sum())
+    check_map_path(output, overwrite=overwrite, n_positions=n_positions, n_best=n_best)
+    with claimed(output):
+        xmap = match_templates(
+            signal, phases, n_best=n_best, engine=engine.value, resolution=resolution,
+            reciprocal_radius=reciprocal_radius, beam_energy=beam_energy, center=read_center(center),
+            navigation_mask=mask, signal_mask=read_mask(signal_mask), batch_size=batch_size, device=device,
+            show_progressbar=progress,
+        )  # fmt: skip
+        write_map(output, xmap)
     _say_what_is_saved(xmap, output)
 
 
@@ -142,8 +149,11 @@ def vectors(
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for columns with their variance.", min=0)
     ] = 0,
+    beam_energy: BeamEnergy = None,
     scale: Scale = None,
     center: Center = None,
+    navigation_mask: NavigationMask = None,
+    signal_mask: SignalMask = None,
     batch_size: BatchSize = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
@@ -156,7 +166,8 @@ def vectors(
 
     settings = {} if correlation else {"n_samples": samples}
     found = bragg_vectors_to_file(
-        signal, output, None if correlation else model, vacuum, threshold=threshold, center=read_center(center),
+        signal, output, None if correlation else model, vacuum, threshold=threshold, beam_energy=beam_energy,
+        center=read_center(center), navigation_mask=read_mask(navigation_mask), signal_mask=read_mask(signal_mask),
         batch_size=batch_size, device=device, overwrite=overwrite, show_progressbar=progress, **settings,
     )  # fmt: skip
     disks = sum(len(table) for table in found.data.ravel())

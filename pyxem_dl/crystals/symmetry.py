@@ -243,7 +243,7 @@ def settings_of_symbol(text: str) -> list[Group]:
 
 def _short_symbol(symbol: str) -> str:
     """Make a full symbol short: ``p21/n21/m21/a`` is ``pnma``, and ``f4/m-32/m`` is ``fm-3m``."""
-    short = re.sub(r"21?/(?=[a-z])", "", symbol)
+    short = re.sub(r"(?<!4)21?/(?=[a-z])", "", symbol)
     return re.sub(r"4[1-3]?/(?=[a-z]-3)", "", short)
 
 

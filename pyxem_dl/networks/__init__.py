@@ -39,15 +39,18 @@ def build_network(name: str, **arguments) -> torch.nn.Module:
     return NETWORKS[name](**arguments)
 
 
-def outline(name: str, **arguments) -> dict[str, tuple[int, ...]]:
+def outline(name: str, *, most: int | None = None, **arguments) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of a network's state, without taking memory for its weights.
 
     Parameters
     ----------
     name, **arguments
         As of :func:`build_network`.
+    most : int, optional
+        The few networks of timm that compute with their weights while they are built may make so many numbers; a
+        MemoryError for more.
     """
-    with WithoutWeights():
+    with WithoutWeights(most):
         network = build_network(name, **arguments)
     return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
 

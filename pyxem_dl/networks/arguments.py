@@ -110,6 +110,8 @@ class PlainBackboneArguments(Strict):
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Count = Annotated[int, Field(ge=1, le=128)]
 _Width = Annotated[int, Field(ge=1, le=8192)]
+# The deepest networks of the literature have 130: building more takes minutes, without any weights, too
+_MOST_BLOCKS = 160
 
 
 class BackboneArguments(Strict):
@@ -141,6 +143,14 @@ class BackboneArguments(Strict):
     cardinality: Annotated[int, Field(ge=1, le=256)] | None = None
     stem_width: Annotated[int, Field(ge=1, le=1024)] | None = None
     dims: list_of(_Width, 1, 8) | None = None
+
+    @model_validator(mode="after")
+    def _bounded_depth(self):
+        for name in ("depths", "layers", "block_config"):
+            n = sum(getattr(self, name) or ())
+            if n > _MOST_BLOCKS:
+                raise ValueError(f"{name} make {n} blocks together; {_MOST_BLOCKS} are the most")
+        return self
 
 
 class RegressionArguments(_OfPhases):

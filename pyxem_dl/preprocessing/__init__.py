@@ -9,6 +9,7 @@ from pyxem_dl.preprocessing.images import (
     check_patterns,
     counts_per_electron,
     find_direct_beam,
+    in_electrons,
     rescale,
     shift_to_center,
 )
@@ -19,5 +20,5 @@ PREPROCESSINGS = {"polar": PolarPreprocessing, "cartesian": CartesianPreprocessi
 
 __all__ = [
     "PREPROCESSINGS", "CartesianPreprocessing", "PolarPreprocessing", "check_patterns", "counts_per_electron",
-    "find_direct_beam", "rescale", "shift_to_center",
+    "find_direct_beam", "in_electrons", "rescale", "shift_to_center",
 ]  # fmt: skip

@@ -12,6 +12,8 @@ from pyxem_dl.frames import Calibration
 
 # Levels of intensity at which the noise of a detector is looked at
 _GAIN_BINS = 12
+# So many electrons in a pixel float32 still counts one by one, when they were multiplied by a number
+_LARGEST_MULTIPLE = 2e4
 
 
 def check_patterns(data) -> None:
@@ -128,18 +130,41 @@ def counts_per_electron(patterns: torch.Tensor, signal_mask: torch.Tensor | None
 
 
 def _smallest_step(patterns: torch.Tensor) -> float | None:
-    """Smallest positive value, where all others are multiples of it."""
+    """Smallest positive value, where all others are multiples of it (of a direct beam float32 says no more)."""
     positive = patterns[patterns > 0]
     if len(positive) > 100_000:
         positive = torch.cat([positive[:: len(positive) // 100_000], positive.min()[None]])
     if not len(positive) or bool((patterns < 0).any()):
         return None
     multiples = positive / positive.min()
-    largest = float(multiples.max())
-    if largest > 1e5 or float((multiples - multiples.round()).abs().max()) > max(1e-6 * largest, 1e-3):
+    known = multiples < _LARGEST_MULTIPLE
+    multiples, positive = multiples[known], positive[known]
+    largest, uneven = float(multiples.max()), float((multiples - multiples.round()).abs().max())
+    if float(known.float().mean()) < 0.5 or uneven > max(1e-6 * largest, 1e-3):
         return None
     # rounding of the smallest value counts less in the largest one
     return float(positive.max()) / round(largest)
+
+
+def in_electrons(patterns: torch.Tensor, gain: float) -> torch.Tensor:
+    """Divide intensities by what the detector writes for an electron.
+
+    Parameters
+    ----------
+    patterns : tensor
+        Intensities.
+    gain : float
+        See :func:`counts_per_electron`.
+
+    Returns
+    -------
+    tensor
+        Whole numbers where they are whole but for rounding: the same ones whatever counts were multiplied by.
+    """
+    electrons = patterns / gain
+    whole = electrons.round()
+    near = (electrons - whole).abs() <= (3e-7 * whole.abs()).clamp(1e-3, 0.25)
+    return torch.where(near, whole, electrons)
 
 
 def _growth_of_noise(patterns: torch.Tensor, signal_mask: torch.Tensor | None) -> float | None:

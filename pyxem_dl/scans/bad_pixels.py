@@ -29,6 +29,12 @@ _ALONE, _SEVERAL = 10, 3
 _CHANCE, _CHANCE_EACH, _CHANCE_OF_MANY, _LARGEST_STUCK = 1e-9, 1e-5, 1e-2, 0.15
 # Lines have so many pixels at least, and fewer than so many across; so far from a pixel is what it is compared with
 _SHORTEST_LINE, _THICKEST_LINE, _BESIDE, _CHANCE_OF_LINE = 10, 9, 2, 1e-26
+# Hot in this share of so many patterns is hot, too
+_SHARE_HOT, _MANY = 0.3, 12
+# Bright lines: so thick at most, standing out in this share of their length, by so many times what changes beside them
+_THICKEST_BRIGHT, _SHARE_OF_LINE, _STEP = 4, 0.8, 3.0
+# Larger numbers are marks, not intensities, and sums of them are not finite
+_LARGEST = 1e35
 # Rows beside each border that may be no part of the picture, and how much brighter than it they then are
 _BORDER, _BRIGHTER, _BORDER_SHARE = 4, 20.0, 0.05
 # ... or, of a few pixels, how much brighter than all of the picture
@@ -92,7 +98,7 @@ def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) 
     """
     shape = patterns.shape[1:]
     known = np.zeros(shape, bool) if signal_mask is None else np.asarray(signal_mask, bool)
-    finite = np.isfinite(patterns)
+    finite = np.abs(patterns) < _LARGEST
     finite[:, known] = True
     some = finite.reshape(len(finite), -1).mean(1) > 0.5  # others say nothing at all
     if not some.any():
@@ -111,7 +117,9 @@ def inspect_pixels(patterns: np.ndarray, signal_mask: np.ndarray | None = None) 
         good[:, outside] = np.nan
         stuck = _stuck(good, bad | outside)
         good[:, stuck] = np.nan
-        kinds |= {"stuck": stuck, "hot": _hot(good), "outside the image": outside}
+        lines = _bright_lines(good) | _bright_lines(good.transpose(0, 2, 1)).T
+        good[:, lines] = np.nan
+        kinds |= {"stuck": stuck, "hot": _hot(good) | lines, "outside the image": outside}
     mask = np.logical_or.reduce(list(kinds.values()))
     mask &= ~known
     if mask.all():
@@ -254,9 +262,36 @@ def _hot(patterns) -> np.ndarray:
             continue
         values = patterns[(slice(None), *place)]
         above = values[:, here].min(1) > values[:, beside].max(1)
-        if above.mean() >= _SHARE:
+        if above.mean() >= (_SHARE_HOT if len(patterns) >= _MANY else _SHARE):
             hot[place] |= here
     return hot
+
+
+def _bright_lines(patterns) -> np.ndarray:
+    """Columns, or halves of them, that stand out from both sides all along by a step: the ridge of a halo has none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean = np.nanmean(patterns, 0)
+    rows, columns = mean.shape
+    bright = np.zeros(mean.shape, bool)
+    for part in (slice(None), slice(0, rows // 2), slice(rows // 2, None)):
+        m = mean[part]
+        if len(m) < 2 * _SHORTEST_LINE:
+            continue
+        for thick in range(1, _THICKEST_BRIGHT + 1):
+            n = columns - thick - 3  # lines with two columns on both sides
+            if n < 1:
+                break
+            line = np.min([m[:, 2 + i : 2 + i + n] for i in range(thick)], axis=0)
+            near = m[:, 1 : 1 + n], m[:, 2 + thick : 2 + thick + n]
+            far = m[:, :n], m[:, 3 + thick : 3 + thick + n]
+            change = np.maximum(*(np.abs(a - b) for a, b in zip(near, far, strict=True)))
+            known = np.isfinite(line - change)
+            out = known & (line - np.maximum(*near) > _STEP * change)
+            enough = (known.mean(0) > 0.5) & (out.sum(0) >= _SHARE_OF_LINE * known.sum(0))
+            for first in np.flatnonzero(enough):
+                bright[part, 2 + first : 2 + first + thick] = True
+    return bright & np.isfinite(mean)
 
 
 def _peaks(mean, filled, electrons: float, times: float) -> list[tuple[int, int, float, float]]:
@@ -281,10 +316,11 @@ def _peaks(mean, filled, electrons: float, times: float) -> list[tuple[int, int,
 def _beside_the_picture(patterns, bad) -> np.ndarray:
     """Rows or columns at the borders that are much brighter, or more negative, than the picture beside them."""
     outside = np.zeros_like(bad)
+    size = np.abs(patterns)
     for axis in (0, 1):
-        patterns = np.where(outside, np.nan, patterns)
+        size = np.where(outside, np.nan, size) if outside.any() else size
         for end in (0, -1):
-            lines = patterns if axis == 0 else patterns.transpose(0, 2, 1)
+            lines = size if axis == 0 else size.transpose(0, 2, 1)
             lines = lines if end == 0 else lines[:, ::-1]
             depth = _depth_of_border(lines)
             if depth:
@@ -294,17 +330,20 @@ def _beside_the_picture(patterns, bad) -> np.ndarray:
 
 
 def _depth_of_border(lines) -> int:
-    """How many of the first rows (n, rows, columns) are no picture: those up to the last one that is too bright."""
+    """How many of the first rows (n, rows, columns), not negative, are no picture: up to the last one too bright."""
     if lines.shape[1] < 4 * _BORDER:
         return 0
     lines = lines[:: max(1, len(lines) // 16)]
-    beside = np.abs(lines[:, _BORDER : 3 * _BORDER])
+    at_border = np.nan_to_num(lines[:, :_BORDER])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
+        beside = np.nanmax(lines[:, _BORDER : 3 * _BORDER], (1, 2))
+        # most pictures end here, for the rest takes long
+        if not (at_border.max((1, 2)) > min(_BRIGHTER, _BRIGHTEST) * np.nan_to_num(beside)).any():
+            return 0
         # the picture's brightest pixels near this border, and everywhere what is no spot
-        level = np.nanmax(beside, (1, 2)) + np.nanmedian(np.abs(lines), (1, 2))
-        highest = np.nanmax(np.abs(lines[:, _BORDER:-_BORDER, _BORDER:-_BORDER]), (1, 2))
-    at_border = np.nan_to_num(np.abs(lines[:, :_BORDER]))
+        level = beside + np.nanmedian(lines, (1, 2))
+        highest = np.nanmax(lines[:, _BORDER:-_BORDER, _BORDER:-_BORDER], (1, 2))
     many = ((at_border > _BRIGHTER * level[:, None, None]).mean(0) >= _SHARE).mean(1) >= _BORDER_SHARE
     few = ((at_border > _BRIGHTEST * highest[:, None, None]).mean(0) >= _SHARE).sum(1) >= _FEW
     deepest = np.flatnonzero(many | few)

@@ -11,6 +11,8 @@ import numpy as np
 MOST_PATTERNS, _MOST_BYTES, _FEWEST = 64, 256 * 2**20, 12
 # Neighbours that are taken at each place: of a file, a chunk holds them all, and fewer chunks are read
 _NEIGHBOURS = 2
+# The highest intensity and the usual ones for which float32 has room, below and above
+_LOWEST, _USUAL = 1e-33, 1e33
 # Standard deviation in pixels of the Gaussian that fills masked gaps
 _FILLED_FROM = 2.0
 
@@ -64,13 +66,20 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
         the patterns themselves.
     navigation_mask : array of bool, shape (n,)
         True where a pattern is excluded.
+
+    Raises
+    ------
+    ValueError
+        For intensities that are too small or too large for float32.
     """
     shape = data.shape[:-2] or (1,)
     data = data[None] if data.ndim == 2 else data
     indices = sample_indices(navigation_mask, 4 * data.shape[-2] * data.shape[-1])
     positions = np.unravel_index(indices, shape)
     if not hasattr(data, "dask"):
-        return Sample(indices, _as_float32(data[positions]))
+        found = data[positions]
+        _check_range(found)
+        return Sample(indices, _as_float32(found))
     import dask
 
     lazy = [data[tuple(int(i) for i in position)] for position in zip(*positions, strict=True)]
@@ -78,7 +87,23 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
         found = dask.compute(*lazy, scheduler="threads", num_workers=max(1, min(8, (os.cpu_count() or 2) // 2)))
     else:
         found = dask.compute(*lazy)
-    return Sample(indices, np.stack([_as_float32(np.asarray(x)) for x in found]))
+    found = [np.asarray(x) for x in found]
+    _check_range(found)
+    return Sample(indices, np.stack([_as_float32(x) for x in found]))
+
+
+def _check_range(patterns) -> None:
+    """Raise an error for intensities that are lost in float32, which is computed with."""
+    if patterns[0].dtype.kind != "f":
+        return
+    some = np.abs(np.stack(patterns[:: max(1, len(patterns) // 8)]).astype(float))
+    some = some[np.isfinite(some) & (some > 0)]
+    highest, usual = (some.max(), np.median(some)) if len(some) else (1, 1)  # a few large ones are wrong pixels
+    if highest < _LOWEST or usual > _USUAL:
+        raise ValueError(
+            f"The intensities reach {highest:.2g}, which float32 cannot hold together with weaker ones. Give other "
+            f"units: `s.data = s.data * {10.0 ** -np.floor(np.log10(highest)):.0e}`."
+        )
 
 
 def _as_float32(patterns: np.ndarray) -> np.ndarray:

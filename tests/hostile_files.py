@@ -207,7 +207,7 @@ for _name, _content, _message in [
     ("keys twice", _HEAD + '"x": 1, "x": 2}', "'x' occurs twice"),
     ("no UTF-8", b"\xff\xfe{}", "not UTF-8 text"),
     ("empty configuration", b"", "not JSON"),
-    ("ten megabytes", _HEAD + '"x": "' + "a" * 10_000_000 + '"}', "no more than 4 MB"),
+    ("ten megabytes", _HEAD + '"x": "' + "a" * 10_000_000 + '"}', "at most 4 MB"),
     ("configuration of null", "null", "is not a model"),
 ]:
     MADE[_name] = ("model", text_of_config(_content), rf"(config\.json.*)?{_message}")
@@ -370,7 +370,7 @@ for _name, _content, _message in [
     ("deep YAML of lines", "".join("  " * i + "a:\n" for i in range(200)), "nested"),
     ("YAML of a list as a key", "? [a, b]\n: 1\n", "is not a valid name"),
     ("YAML key twice", _PLAN + "search: {}\nsearch: {}\n", "occurs twice"),
-    ("YAML of ten megabytes", "# " + "x" * 10_000_000, "no more than 4 MB"),
+    ("YAML of ten megabytes", "# " + "x" * 10_000_000, "at most 4 MB"),
     ("YAML of endless digits", _PLAN + "search: {seed: [1, 2]}\ntrials: " + "9" * 100_000, "digits"),
     ("YAML of NULs", b"\0" * 100, "not YAML"),
     ("a billion processes", _PLAN + "search: {seed: [1, 2]}\nprocesses: 1000000000\n", "processes must be"),

@@ -78,7 +78,7 @@ _WRONG = {
         ({"resolution": 90.0}, ValueError, "resolution must be .* to 60"),
         ({"resolution": 1e-6}, ValueError, r"1e-06° would need 8.2\de\+15 templates, .* GB; .*least 0.082°"),
         ({"resolution": 1e-6, "engine": "pyxem"}, ValueError, "templates, which take"),
-        ({"reciprocal_radius": 1e6}, ValueError, "about 4.27e.20 reflections within 1e.06 1/Å"),
+        ({"reciprocal_radius": 1e6}, ValueError, "about 4.27e.20 reflections within 1e.06 Å⁻¹"),
         ({"max_excitation_error": 1e6}, ValueError, "max_excitation_error must be"),
         ({"batch_size": -1}, ValueError, "batch_size must be"),
     ],
@@ -304,7 +304,7 @@ def test_entries_of_later_versions_are_left_alone(tmp_path):
 
 def test_model_names_that_are_none(tmp_path):
     for name in ("", "   "):
-        with pytest.raises(ValueError, match="name is empty. Known models: al-200kv"):
+        with pytest.raises(ValueError, match="name of the model is empty. Known models: al-200kv"):
             load_model(name)
     with pytest.raises(ValueError, match="There is no model or folder 'x+.{3}x+'. Known models"):
         load_model("x" * 10_000)

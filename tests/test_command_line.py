@@ -117,7 +117,7 @@ def test_predict_writes_a_map(run, fake_model, scan, tmp_path):
     assert xmap.shape == (3, 4) and xmap.rotations.shape == (12, 2)
     assert "12 positions" in result.output
     again = run("predict", scan, "--model", fake_model, "--output", output)
-    assert again.exit_code == 1 and "is there already" in again.stderr and "Traceback" not in again.output
+    assert again.exit_code == 1 and "already exists" in again.stderr and "Traceback" not in again.output
     assert run("predict", scan, "--model", fake_model, "--output", output, "--overwrite").exit_code == 0
 
 
@@ -244,7 +244,7 @@ def test_vectors_go_into_a_file(run, disk_scan):
     assert found.data.shape == (2, 3) and found.data[1, 2].shape == (3, 4)
     np.testing.assert_allclose(sorted(found.data[0, 0][:, 1]), [-0.6, 0.0, 0.7], atol=0.02)
     again = run("vectors", "disks.zspy", "--correlation", "--output", "v.hspy")
-    assert again.exit_code == 1 and "is there already" in again.stderr
+    assert again.exit_code == 1 and "already exists" in again.stderr
 
 
 def test_vectors_where_masks_exclude_something(run, disk_scan):

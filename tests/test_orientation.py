@@ -320,7 +320,7 @@ def test_other_things_than_signals(scan):
         predict_orientation(hs.signals.Signal1D(scan[0, 0]), make_model(), **QUIET)
     with pytest.raises(TypeError, match="the only signal that can be given is pyxem's BeamShift"):
         predict_orientation(make_signal(scan), make_model(), center=hs.signals.Signal1D(np.zeros((4, 5, 2))), **QUIET)
-    with pytest.raises(ValueError, match="patterns with 0, 1 or 2 navigation dimensions"):
+    with pytest.raises(ValueError, match="must have 2, 3 or 4 .0, 1 or 2 navigation dimensions"):
         predict_orientation(make_signal(scan[None]), make_model(), **QUIET)
 
 
@@ -363,7 +363,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
         Interrupting(patch, 3, error)
         with pytest.raises(error):
             predict_orientation_to_file(lazy, make_model(), path, **options)
-    assert "9 of 19 patterns are kept in" in capsys.readouterr().out
+    assert "9 of 19 patterns are saved in" in capsys.readouterr().out
     assert not path.exists() and (tmp_path / "map.h5.partial").exists()
     with monkeypatch.context() as patch:
         counter = Interrupting(patch, 99)

@@ -381,7 +381,7 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
     monkeypatch.setattr(search.Step, "__call__", stops)
     with pytest.raises(Stop):
         bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
-    assert not path.exists() and "2 of 6 patterns are kept" in capsys.readouterr().out
+    assert not path.exists() and "2 of 6 patterns are saved" in capsys.readouterr().out
 
     def counts(self, patterns, indices):
         seen.extend(indices)

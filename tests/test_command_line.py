@@ -188,7 +188,7 @@ def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
     busy.__enter__()
     for arguments, message in (
         ((structure, "--output", "map.csv"), "A crystal map can be saved as"),
-        ((structure, "--output", "map.h5"), "map.h5 is there already"),
+        ((structure, "--output", "map.h5"), "map.h5 already exists"),
         ((structure, "--output", "a.ang", "--navigation-mask", "but_one.npy"), "A single pattern makes no map in .ang"),
         ((structure, "--output", "busy.h5"), "busy.h5 is being written by another process"),
         (("none.cif", "--output", "a.h5"), "There is no structure file none.cif"),

@@ -348,7 +348,7 @@ def test_a_result_that_cannot_be_written_is_kept(kind, scan, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(pyxem_dl.orientation, "write_map", full)
         patch.setattr(pyxem_dl.bragg_vectors.search, "_write_vectors", full)
-        with pytest.raises(NotWritten, match="could not be written: .*20 of 20 patterns are kept in ") as error:
+        with pytest.raises(NotWritten, match="could not be written: .*20 of 20 patterns are saved in ") as error:
             kind.run(scan, path)
     assert [p.name for p in tmp_path.iterdir()] == [f"{kind.name}.partial"]
     monkeypatch.setattr(PartialResults, "_add", lambda self, found, parts, every: [1 / 0 for _ in parts])  # nothing new
@@ -393,7 +393,7 @@ def test_no_room_for_large_files(kind, limit, scan, tmp_path):
     assert partial.exists() == (limit > 0)
     assert not list(tmp_path.glob(".*unfinished*"))
     if limit:
-        assert "20 of 20 patterns are kept" in run.stdout and load_file(partial)["done"].all()
+        assert "20 of 20 patterns are saved" in run.stdout and load_file(partial)["done"].all()
     kind.same(kind.run(scan, tmp_path / kind.name), tmp_path / kind.name, scan)
 
 

@@ -124,7 +124,7 @@ def test_symbol_alone(chunk, tmp_path):
 
 
 def test_number_alone(tmp_path):
-    """The standard setting is taken, and said where there are others; one of two origins, by the atoms or as a guess."""
+    """The standard setting is taken, and said where there are others; of two origins one, by atoms or as a guess."""
     for entry in TABLE:
         if entry.number == 1 or not entry.is_reference_setting():
             continue

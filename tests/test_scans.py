@@ -300,7 +300,10 @@ def test_a_center_of_no_numbers_is_refused(center):
         Scan.from_signal(signal_of(np.ones((2, 2, 8, 8))), center=center)
 
 
-@pytest.mark.parametrize("wrong", [{"scale": "x"}, {"scale": 0.1}, {"scale": (0.1,)}, {"center": ("a", 1)}, {"shape": "q"}])
+WRONG = [{"scale": "x"}, {"scale": 0.1}, {"scale": (0.1,)}, {"center": ("a", 1)}, {"shape": "q"}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_calibration_of_no_numbers_is_refused(wrong):
     with pytest.raises(ValueError, match="of a calibration is two numbers"):
         Calibration(**{"scale": (0.1, 0.1), "center": (1.0, 1.0), "shape": (4, 4)} | wrong)

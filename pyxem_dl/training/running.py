@@ -50,6 +50,8 @@ def begin(
     """
     if (output / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{output} already holds a model. Give another folder, or overwrite=True.")
+    check_target(output / CONFIG, overwrite=True)
+    checked(Titles, {"name": titles[0] or output.name, "description": titles[1]}, "the model")
     work = output / CHECKPOINT
     recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
     for phase in recipe["phases"]:  # that the model can be kept, before it learns for hours

@@ -85,7 +85,8 @@ def read_beam_energy(value) -> float:
         value = value.decode(errors="replace")
     units = getattr(value, "units", getattr(value, "unit", None))
     if units is not None and (magnitude := getattr(value, "magnitude", getattr(value, "value", None))) is not None:
-        value = f"{magnitude} {units:~}" if hasattr(value, "magnitude") else f"{magnitude} {units}"
+        short = hasattr(value, "magnitude") and not isinstance(units, str)  # pint's kV, which it writes out otherwise
+        value = f"{magnitude} {units:~}" if short else f"{magnitude} {units}"
     if isinstance(value, bool) or value is None:
         raise ValueError(f"{how}, not {value!r}.")
     if not isinstance(value, str):
@@ -114,7 +115,7 @@ def read_beam_energy(value) -> float:
             meant = "volts" if factor < 1 else "megavolts"
             hint = f" If it was given in {meant}, it is {energy * factor:g} kV: give `beam_energy={energy * factor:g}`."
     raise ValueError(
-        f"{value!r} is not the beam energy of a microscope: {energy:g} kV is not between {_LOWEST_ENERGY:g} and "
+        f"{value} is not the beam energy of a microscope: {energy:g} kV is not between {_LOWEST_ENERGY:g} and "
         f"{_HIGHEST_ENERGY:g} kV.{hint} " + HOW_TO_SET_BEAM_ENERGY
     )
 
@@ -159,6 +160,10 @@ class Calibration:
     beam_energy: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("scale", "center", "shape"):
+            numbers = getattr(self, name)
+            if np.shape(numbers) != (2,) or any(isinstance(n, str) for n in numbers):
+                raise ValueError(f"{name} of a calibration is two numbers, of rows and of columns, not {numbers!r}.")
         if not all(np.isfinite(s) and s > 0 for s in self.scale):
             raise ValueError(
                 f"The scale must be positive and finite (Å⁻¹ per pixel), not {self.scale}. "

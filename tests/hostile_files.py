@@ -486,7 +486,7 @@ for _name, _content, _message in [
     ("operations of an endless group", crystal(operations("x,y,z", "x+y,y,z")), "is not a symmetry operation"),
     ("symbol that is code", crystal(f"_space_group_name_H-M_alt '{_CODE}'\n"), "is unknown"),
     ("symbol of a megabyte", crystal(f"_space_group_name_H-M_alt '{'2(1)/' * 200_000}'\n"), "is unknown"),
-    ("Hall symbol of a megabyte", crystal(f"_space_group_name_Hall '{'-P 2' * 200_000}'\n"), "is not a Hall symbol"),
+    ("Hall symbol of a megabyte", crystal(f"_space_group_name_Hall '{'-P 2' * 200_000}'\n"), "not a Hall symbol"),
     ("number that is code", crystal(f"_space_group_IT_number '{_CODE}'\n"), "not a finite number"),
     ("group 10^9", crystal("_space_group_IT_number 1000000000\n"), "must be 1 to 230"),
     ("cell of NaN", crystal(cell=("nan",) * 3 + (90,) * 3), "not a finite number"),

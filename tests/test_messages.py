@@ -24,7 +24,7 @@ _cell_length_c 4
 _cell_angle_alpha 90
 _cell_angle_beta 90
 _cell_angle_gamma 90
-_space_group_IT_number 225
+_space_group_IT_number 224
 loop_
 _atom_site_label
 _atom_site_type_symbol

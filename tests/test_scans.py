@@ -294,6 +294,21 @@ def test_a_beam_outside_of_the_detector_is_refused(rng):
     np.testing.assert_allclose(found.calibration.center, CENTER, atol=0.3)
 
 
+@pytest.mark.parametrize("center", [{}, ("a", "b"), object(), b"x"])
+def test_a_center_of_no_numbers_is_refused(center):
+    with pytest.raises(TypeError, match='center is "auto", .row, column. in pixels'):
+        Scan.from_signal(signal_of(np.ones((2, 2, 8, 8))), center=center)
+
+
+WRONG = [{"scale": "x"}, {"scale": 0.1}, {"scale": (0.1,)}, {"center": ("a", 1)}, {"shape": "q"}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_calibration_of_no_numbers_is_refused(wrong):
+    with pytest.raises(ValueError, match="of a calibration is two numbers"):
+        Calibration(**{"scale": (0.1, 0.1), "center": (1.0, 1.0), "shape": (4, 4)} | wrong)
+
+
 def test_never_centred_then_cropped():
     signal = Diffraction2D(np.random.default_rng(0).poisson(3, (2, 2, 40, 40)))
     for axis in signal.axes_manager.signal_axes:

@@ -175,3 +175,16 @@ def test_a_phase_without_reflections_is_refused(tmp_path):
     settings = SMALL | {"reciprocal_radius": 0.1}
     with pytest.raises(ValueError, match="no reflection within"):
         training.train(aluminium(), output=tmp_path / "model", max_steps=2, **settings)
+
+
+@pytest.mark.parametrize(("folder", "settings", "message"), [
+    ("n" * 220, {}, "the model.name: string should have at most 200 characters"),
+    ("model", {"name": "n" * 201}, "the model.name: string should have at most 200 characters"),
+    ("model", {"description": "d" * 10_001}, "the model.description"),
+    ("file/model", {}, "cannot be written: .*file is a file, not a folder"),
+])  # fmt: skip
+def test_a_model_that_could_not_be_saved_is_not_trained(folder, settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: 1 / 0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises((ValueError, OSError), match=message):
+        training.train(aluminium(), output=tmp_path / folder, max_steps=2, **settings, **SMALL)

@@ -93,6 +93,13 @@ class AtomEntry(Strict):
     occupancy: Annotated[float, Field(ge=0, le=10)]
 
 
+class Titles(Strict):
+    """What a user calls a model, which is looked at before it is trained."""
+
+    name: Annotated[str, Field(max_length=200)]
+    description: Annotated[str, Field(max_length=10_000)]
+
+
 class PhaseEntry(Strict):
     """A phase, as :func:`pyxem_dl.crystals.phase_to_dict` writes it."""
 

@@ -34,6 +34,8 @@ _HIDDEN, _LEAST_OVERLAP = 0.4, 0.3
 _ENOUGH, _ENOUGH_AROUND, _SMALL = 0.6, (0.75, 0.5), 5.0
 # About a disk of so many radii, and px at least, nothing is looked at for pairs, whose correlation is so high at least
 _HOLE, _LEAST_HOLE, _LEAST_PAIRS = 2.5, 5.0, 0.3
+# The largest radius that the autocorrelation tells is this part of a detector
+_LARGEST_RADIUS = 6
 # A radius (px) from which on the edge of the beam is followed, and a radius to which larger disks are binned
 _EDGE, _FINE_RADIUS = 4.0, 8.0
 # Patterns of which the sample's beam is found, by pixels of the detector
@@ -334,7 +336,9 @@ def _measured(x, valid, indices, shape, plane, radius, seen, certain, other) -> 
         # so little of the disk tells no more of a single pattern than all of them do
         other = None if certain else other
         return Beam(plane[0], plane, radius, 0.0, float(seen), certain, other, design @ plane, indices)
-    plane[0], radius = _followed_edge(x, valid, plane[0], design @ plane, radius)
+    largest = radius > 0.99 * min(valid.shape) / _LARGEST_RADIUS
+    plane[0], radius, followed = _followed_edge(x, valid, plane[0], design @ plane, radius)
+    certain = certain and (followed or not largest)  # of what is wider than is looked for nothing is known
     factor = max(1, int(radius / _FINE_RADIUS))
     images, measured = _binned_patterns(x, valid, factor)
     images, mask = torch.from_numpy(images), torch.from_numpy(~measured)
@@ -355,13 +359,13 @@ def _measured(x, valid, indices, shape, plane, radius, seen, certain, other) -> 
     return Beam(center, plane, float(radius), float(search), float(seen), certain, other, found, indices)
 
 
-def _followed_edge(x, valid, place, expected, radius: float) -> tuple[np.ndarray, float]:
-    """Place (2,) and radius of the beam by its edge in the mean of patterns, where it is large enough to have one.
+def _followed_edge(x, valid, place, expected, radius: float) -> tuple[np.ndarray, float, bool]:
+    """Place (2,) and radius of the beam by its edge in the mean of patterns, and whether it has one that is seen.
 
     A radius that is too small, as the autocorrelation of uneven disks makes it, lets a disk slide inside of the beam.
     """
     if radius < _EDGE:
-        return place, radius
+        return place, radius, False
     half = math.ceil(2.5 * radius + 3)
     middle = torch.from_numpy(expected).round().long()
     cut, seen = _cut(torch.from_numpy(x), middle, half, torch.from_numpy(~valid))
@@ -373,8 +377,8 @@ def _followed_edge(x, valid, place, expected, radius: float) -> tuple[np.ndarray
         moved = np.array([edge.row, edge.column]) - start
         good = edge.seen > _ENOUGH and edge.uneven < 0.15 * radius and 0.7 * radius < edge.radius < 2 * radius
         if good and np.hypot(*moved) < 0.7 * radius:
-            return place + moved, float(edge.radius)
-    return place, radius
+            return place + moved, float(edge.radius), True
+    return place, radius, False
 
 
 def _prepared(patterns, indices, signal_mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -436,7 +440,7 @@ def _half_width(y) -> float:
     i = below[0]
     upper = profile[i - 1] if i > 1 else 1.0
     share = np.clip((upper - 0.5) / max(upper - profile[i], 1e-12), 0, 1)
-    return float(np.clip((i - 1 + share) / 0.81, 1.5, min(rows, columns) / 6))
+    return float(np.clip((i - 1 + share) / 0.81, 1.5, min(rows, columns) / _LARGEST_RADIUS))
 
 
 def _contrast(x, valid, radius: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -303,7 +304,12 @@ def _read_center(center, calibration: Calibration, shape):
         return calibration, "auto"
     if hasattr(center, "axes_manager"):
         center = _read_beam_shift(center, calibration)
-    center = np.asarray(center, dtype=float)
+    try:
+        center = np.asarray(center, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"center is \"auto\", (row, column) in pixels, or an array of those, not {reprlib.repr(center)}."
+        ) from None
     if center.shape == (2,) or (shape == () and center.size == 2):
         _check_finite(center)
         return calibration.replace(center=tuple(float(c) for c in center.reshape(2))), None

@@ -146,7 +146,8 @@ def train(
     phases = load_phases(phases)
     output = free_folder("polar", phases) if output is None else Path(output)
     name = name or output.name
-    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
+    titles = (name, description)
+    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=titles)
     root, precision = device_and_precision(device, devices * nodes)
     network, batches, validation = _ingredients(phases, configuration, root)
     print(

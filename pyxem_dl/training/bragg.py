@@ -395,7 +395,7 @@ def train_bragg(
     phases = training_phases() if phases is None else load_phases(phases)
     output = Path(output)
     name = name or output.name
-    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite)
+    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=(name, description))
     root, precision = device_and_precision(device)
 
     def batches(seed: int, stage: str) -> DiskBatches:

@@ -127,7 +127,9 @@ def train_labelled(
     output = Path(output) if output is not None else free_folder(network, phases)
     name = name or output.name
     data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
-    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, data=data)
+    work = begin(
+        output, phases, configuration, resume=resume, overwrite=overwrite, data=data, titles=(name, description)
+    )
     if begin_with is None:
         model, recipe = _new_model(configuration, phases, scans, name), None
     else:

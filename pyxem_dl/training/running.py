@@ -26,10 +26,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
-from pyxem_dl.files import claimed, move_aside, replacing
+from pyxem_dl.files import check_target, claimed, move_aside, replacing
 from pyxem_dl.messages import warn
 from pyxem_dl.models import CONFIG, native_precision
-from pyxem_dl.models.description import PhaseEntry
+from pyxem_dl.models.description import PhaseEntry, Titles
 from pyxem_dl.streaming import resolve_device
 from pyxem_dl.training.progress import TrainingProgress
 
@@ -39,13 +39,19 @@ _FIRST_KEPT, _KEPT_EVERY = 5.0, 60.0
 _MIXED = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
 
-def begin(output: Path, phases, configuration, *, resume: bool, overwrite: bool, data: list[str] = ()) -> Path:
+def begin(
+    output: Path, phases, configuration, *, resume: bool, overwrite: bool, data: list[str] = (),
+    titles: tuple[str, str] = ("", ""),
+) -> Path:  # fmt: skip
     """Make sure of a model's folder, seed all random numbers, and return where checkpoints go.
 
-    `data` are hashes of what else is learnt from: labelled scans, and the model that is trained on.
+    `data` are hashes of what else is learnt from: labelled scans, and the model that is trained on.  `titles` are the
+    name of the model, by default the folder's, and its description.
     """
     if (output / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{output} already holds a model. Give another folder, or overwrite=True.")
+    check_target(output / CONFIG, overwrite=True)
+    checked(Titles, {"name": titles[0] or output.name, "description": titles[1]}, "the model")
     work = output / CHECKPOINT
     recipe = {"phases": [phase_to_dict(p) for p in phases], "training": asdict(configuration)}
     for phase in recipe["phases"]:  # that the model can be kept, before it learns for hours

@@ -161,9 +161,13 @@ def in_electrons(patterns: torch.Tensor, gain: float) -> torch.Tensor:
     tensor
         Whole numbers where they are whole but for rounding: the same ones whatever counts were multiplied by.
     """
+    if gain == 1:
+        return patterns
     electrons = patterns / gain
     whole = electrons.round()
-    near = (electrons - whole).abs() <= (3e-7 * whole.abs()).clamp(1e-3, 0.25)
+    # in place, for whole batches are moved through the memory here
+    tolerance = whole.abs().mul_(3e-7).clamp_(1e-3, 0.25)
+    near = (electrons - whole).abs_() <= tolerance
     return torch.where(near, whole, electrons)
 
 

@@ -82,7 +82,7 @@ ENTRIES = [
     ("expansion of a billion", "network.arguments.expansion", 10**9, r"network.arguments.expansion"),
     ("reflections of a billion", "network.arguments.comparison.n_reflections", 10**9, r"comparison.n_reflections"),
     ("spots of a billion", "network.arguments.comparison.n_spots", 10**9, r"comparison.n_spots"),
-    ("another network's argument", "network.arguments.checkpoint_path", "/etc/passwd", r"checkpoint_path: there is no"),
+    ("another network's argument", "network.arguments.checkpoint_path", "/etc/passwd", r"checkpoint_path: unknown entry"),
     ("wider than its weights", "network.arguments.width", 2048, r"does not fit the network 'polar'"),
     ("deeper than its weights", "network.arguments.depth", 64, r"does not fit the network 'polar'"),
     ("text for a number", "network.arguments.depth", "4", r"network.arguments.depth"),
@@ -378,10 +378,10 @@ for _name, _content, _message in [
     (
         "range of infinity",
         _PLAN + "search: {learning_rate: {low: 1.0, high: .inf}}\n",
-        "search.learning_rate is a list",
+        "search.learning_rate must be a list",
     ),
     ("step of nothing", _PLAN + "search: {batch_size: {low: 1, high: 8, step: 0}}\n", "step must be above 0"),
-    ("search of a list", _PLAN + "search: [1, 2]\n", "search holds entries"),
+    ("search of a list", _PLAN + "search: [1, 2]\n", "search must hold entries"),
     ("share of two", _PLAN + "search: {seed: [1, 2]}\nshare: 2\n", "share must be"),
     ("label that is a list", "labelled: [[a], {b: c}]\nsearch: {seed: [1, 2]}\n", "labelled must be a list of two"),
 ]:

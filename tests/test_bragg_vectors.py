@@ -405,7 +405,7 @@ def test_other_settings_begin_anew(scan, tmp_path, capsys):
     path = tmp_path / "v.hspy"
     PartialResults(path, "another").save(FoundDisks(6))
     bragg_vectors_to_file(make_signal(scan), path, None, PROBE, **QUIET)
-    assert "of another signal, model or setting: beginning anew" in capsys.readouterr().out
+    assert "belongs to another signal, model or setting: starting again" in capsys.readouterr().out
 
 
 def test_an_interrupted_search_gives_what_was_done(scan, monkeypatch):

@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_blocks_nothing(tmp_path, monkeypatch, capsys, dama
     path.write_bytes(damaged[damage])
     train(tmp_path / "model")
     said = capsys.readouterr().out
-    assert f"{path} is damaged" in said and f"propose: going on from {older}" in said
+    assert f"{path} is damaged" in said and f"propose: continuing from {older}" in said
 
 
 def test_a_full_disk_does_not_end_a_training(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_full_disk_does_not_end_a_training(tmp_path, monkeypatch):
     Checkpoints().save_checkpoint({"a": torch.ones(2)}, kept)
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.write_bytes", full)
-        with pytest.warns(UserWarning, match="could not be written .*No space left.*training goes on"):
+        with pytest.warns(UserWarning, match="could not be written .*No space left.*training continues"):
             Checkpoints().save_checkpoint({"a": torch.zeros(2)}, kept)
     assert Checkpoints().load_checkpoint(kept)["a"].sum() == 2
     assert [p.name for p in tmp_path.iterdir()] == ["kept.ckpt"]
@@ -136,7 +136,7 @@ def test_a_killed_training_goes_on_long_before_its_250th_step(tmp_path, capsys):
     kept = tmp_path / "model" / "checkpoint" / "propose" / "kept.ckpt"
     assert torch.load(kept, weights_only=True)["global_step"] == 1
     model = train(tmp_path / "model", max_steps=6)
-    assert f"propose: going on from {kept}" in capsys.readouterr().out
+    assert f"propose: continuing from {kept}" in capsys.readouterr().out
     assert "| propose | 0 | 96 |" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert model.name == "model" and not (tmp_path / "model" / "checkpoint").exists()
 

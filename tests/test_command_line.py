@@ -163,7 +163,7 @@ def test_match_writes_a_map_of_the_right_orientations(run, crystals, tmp_path):
     arguments = ("match", scan, "--phases", structure, "--resolution", 2, "--no-progress", "--output")
     result = run(*arguments, "maps/map.h5", "--n-best", 2, "--navigation-mask", "mask.npy")
     assert result.exit_code == 0, result.output
-    assert "5 positions, 100.0% indexed, are in maps/map.h5" in result.output
+    assert "5 positions (100.0% indexed) are in maps/map.h5" in result.output
     xmap = io.load("maps/map.h5")
     np.testing.assert_array_equal(xmap.is_in_data, mask.ravel() == 0)
     angle = disorientation(xmap.rotations.data[:, 0], truth[mask.ravel() == 0], mgo_phase(), modulo_180=True)
@@ -189,11 +189,11 @@ def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
     for arguments, message in (
         ((structure, "--output", "map.csv"), "A crystal map can be saved as"),
         ((structure, "--output", "map.h5"), "map.h5 already exists"),
-        ((structure, "--output", "a.ang", "--navigation-mask", "but_one.npy"), "A single pattern makes no map in .ang"),
+        ((structure, "--output", "a.ang", "--navigation-mask", "but_one.npy"), "A single pattern cannot be saved as .ang"),
         ((structure, "--output", "busy.h5"), "busy.h5 is being written by another process"),
         (("none.cif", "--output", "a.h5"), "There is no structure file none.cif"),
         ((structure, "--output", "a.h5", "--signal-mask", "none.npy"), "There is no file 'none.npy'"),
-        ((structure, "--output", "a.h5", "--signal-mask", "letters.npy"), "letters.npy is no mask: it holds"),
+        ((structure, "--output", "a.h5", "--signal-mask", "letters.npy"), "letters.npy is not a mask: it holds"),
         ((structure, "--output", "a.h5", "--navigation-mask", "wrong.npy"), "It is transposed"),
         ((structure, "--output", "a.h5", "--resolution", -1), "resolution must be positive"),
     ):

@@ -214,7 +214,7 @@ def test_labels_that_teach_nothing_are_refused():
         lab.check_labels(found, (12, 15), few)
     one = make_map()
     one._rotations = Rotation(np.tile([1.0, 0, 0, 0], (180, 1)))
-    with pytest.raises(ValueError, match="one orientation"):
+    with pytest.raises(ValueError, match="the same orientation"):
         lab.check_labels(lab.Labels.from_map(one), (12, 15), everything)
     with pytest.raises(ValueError, match="no point group"):
         lab.check_labels(lab.Labels.from_map(make_map(phase=Phase("nothing"))), (12, 15), everything)

@@ -267,7 +267,7 @@ def test_one_other_pattern_is_another_scan(kind, lazily, where, scan, tmp_path, 
     other.reshape(20, 25, 25)[where] = other.reshape(20, 25, 25)[where, ::-1]  # with the same sum
     partial = interrupted(kind, lazy(scan) if lazily else scan, path, monkeypatch)
     kind.same(kind.run(lazy(other) if lazily else other, path), path, other)
-    assert "is of another signal, model or setting: beginning anew" in capsys.readouterr().out
+    assert "belongs to another signal, model or setting: starting again" in capsys.readouterr().out
     assert partial.with_name(partial.name + ".old").exists()
 
 
@@ -283,7 +283,7 @@ def test_patterns_that_are_done_are_read_again(kind, scan, tmp_path, monkeypatch
     assert done[6] == zlib.crc32(scan[1, 1].tobytes()) + 1
     other[1, 1] += 1
     kind.same(kind.run(lazy(other), path), path, other)
-    assert "is of other patterns: beginning anew" in capsys.readouterr().out
+    assert "belongs to other patterns: starting again" in capsys.readouterr().out
 
 
 @BOTH
@@ -401,7 +401,7 @@ def test_no_room_for_large_files(kind, limit, scan, tmp_path):
 def test_a_disk_without_room_is_seen_before_the_work(kind, scan, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     monkeypatch.setattr(PartialResults, "gather", lambda *_, **__: 1 / 0)
-    with pytest.raises(OSError, match="needs about .* MB, and .* has 0.0001 MB left"):
+    with pytest.raises(OSError, match="needs about .* MB, but .* has 0.0001 MB left"):
         kind.run(scan, tmp_path / kind.name)
 
 

@@ -271,7 +271,7 @@ def test_from_signal_to_map(scan, lazy):
     assert xmap.size == 5 and xmap.rotations_per_point == 2 and xmap.scan_unit == "nm"
     assert xmap.phase_id.tolist() == [0, 0, 0, 0, -1]
     assert xmap.phases[0].name == "Al"
-    assert set(xmap.prop) == {"scores", "reliability", "simulation_indices"}
+    assert set(xmap.prop) == {"score", "scores", "reliability", "simulation_indices"}
     error = metrics.disorientation(xmap, q[[0, 2, 3, 4, 5]], modulo_180=True)
     assert np.nanmax(error) < 1 and np.isnan(error[4])
 
@@ -318,7 +318,7 @@ def test_engine_pyxem_returns_the_same_kind_of_map(trigonal):
         show_progressbar=False,
     )
     assert xmap.phase_id.tolist() == [0] * 7 + [-1]
-    assert set(xmap.prop) == {"scores", "reliability", "simulation_indices"}
+    assert set(xmap.prop) == {"score", "scores", "reliability", "simulation_indices"}
     error = metrics.disorientation(xmap, trigonal.pyxem_match.rotations[:8, 0])
     np.testing.assert_allclose(error[:7], 0, atol=1e-2)
 

@@ -82,7 +82,7 @@ ENTRIES = [
     ("expansion of a billion", "network.arguments.expansion", 10**9, r"network.arguments.expansion"),
     ("reflections of a billion", "network.arguments.comparison.n_reflections", 10**9, r"comparison.n_reflections"),
     ("spots of a billion", "network.arguments.comparison.n_spots", 10**9, r"comparison.n_spots"),
-    ("another network's argument", "network.arguments.checkpoint_path", "/etc/passwd", r"checkpoint_path: unknown entry"),
+    ("another network's argument", "network.arguments.checkpoint_path", "/etc/passwd", r"checkpoint_path: unknown"),
     ("wider than its weights", "network.arguments.width", 2048, r"does not fit the network 'polar'"),
     ("deeper than its weights", "network.arguments.depth", 64, r"does not fit the network 'polar'"),
     ("text for a number", "network.arguments.depth", "4", r"network.arguments.depth"),

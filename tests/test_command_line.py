@@ -189,7 +189,7 @@ def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
     for arguments, message in (
         ((structure, "--output", "map.csv"), "A crystal map can be saved as"),
         ((structure, "--output", "map.h5"), "map.h5 already exists"),
-        ((structure, "--output", "a.ang", "--navigation-mask", "but_one.npy"), "A single pattern cannot be saved as .ang"),
+        ((structure, "--output", "a.ang", "--navigation-mask", "but_one.npy"), "A single pattern cannot be saved as"),
         ((structure, "--output", "busy.h5"), "busy.h5 is being written by another process"),
         (("none.cif", "--output", "a.h5"), "There is no structure file none.cif"),
         ((structure, "--output", "a.h5", "--signal-mask", "none.npy"), "There is no file 'none.npy'"),

@@ -359,7 +359,7 @@ def test_a_phase_that_the_model_does_not_have_is_refused(polycrystal, tmp_path):
     signal, truth = polycrystal
     with pytest.raises(ValueError, match="Laue group -3m in the labels, but m-3m"):
         finetune("al-200kv", [(signal, truth)], output=tmp_path, **QUICK)
-    with pytest.raises(ValueError, match="phase LiNiO2, which is none of Al, MgO"):
+    with pytest.raises(ValueError, match="phase LiNiO2, which is not one of Al, MgO"):
         train([data.aluminium(), data.mgo_phase()], labelled=[(signal, truth)], output=tmp_path, **TINY, **QUICK)
 
 

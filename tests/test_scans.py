@@ -385,9 +385,9 @@ def test_beam_energies_that_can_be_read_are(value, expected):
 @pytest.mark.parametrize(
     "value, match",
     [
-        (200000, "If these are volts, it is 200 kV"), (0.2, "megavolts, it is 200 kV"),
-        (float("nan"), "no beam energy"),
-        (-200, "no beam energy"), ([200, 300], "give one value"), ("two hundred", "a number in kV"),
+        (200000, "If it was given in volts, it is 200 kV"), (0.2, "megavolts, it is 200 kV"),
+        (float("nan"), "not the beam energy"),
+        (-200, "not the beam energy"), ([200, 300], "give one value"), ("two hundred", "a number in kV"),
         ("200 mm", "a number in kV"), (True, "a number in kV"), ("200,000", "a number in kV"),
     ],
 )  # fmt: skip

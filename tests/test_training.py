@@ -163,7 +163,7 @@ def test_the_learning_rate_falls_with_the_clock(schedule):
         ({"verification_share": 1.0}, "verification_share must be at least 0 and below 1"),
         ({"schedule": "linear"}, "one of cosine, exponential, one_cycle, not 'linear'"),
         ({"batch_size": 17}, "must be a multiple of the simulation's setup_size"),
-        ({"device": "tpu"}, "device 'tpu' is not available"),
+        ({"device": "tpu"}, "device 'tpu' cannot be used for training here"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, changes, message):

@@ -96,7 +96,7 @@ def claimed(path: str | Path) -> Iterator[None]:
             f"{path} is being written by another process, which holds {file}. Wait until it has finished, or give "
             "another name. If there is no such process (another computer may have crashed), delete that file",
         ) from None
-    except (NotImplementedError, OSError) as error:
+    except (NotImplementedError, OSError) as error:  # the first is filelock's own word for "no locks here"
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
         warn(f"{path.parent} does not support file locks: make sure that no other process writes {path.name}.")

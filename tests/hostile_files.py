@@ -132,7 +132,7 @@ BACKBONES = {
     "pretrained": {"pretrained": True},
     "overlay with an address": {"pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/x.pth"}, "pretrained": True},
     "configuration of the hub": {"pretrained_cfg": {"hf_hub_id": "nobody/nothing"}, "pretrained": True},
-    "file of a checkpoint": {"checkpoint_path": "/tmp/harmful.pth"},
+    "file of a checkpoint": {"checkpoint_path": "harmful.pth"},
     "folder of a cache": {"cache_dir": "/etc"},
     "features alone": {"features_only": True},
     "layers by name": {"norm_layer": "os.system"},

@@ -171,7 +171,7 @@ def _made(make) -> nn.Module:
     """Make a network; inside of :class:`WithoutWeights` without its weights, where it can be."""
     try:
         return make()
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         if not needs_weights(error):
             raise
     with with_weights():
@@ -187,7 +187,7 @@ def _features(make, size: int) -> torch.Size:
         with WithoutWeights(), torch.no_grad():
             network = make().to("meta").eval()
             return network(torch.zeros(1, 1, size, size, device="meta")).shape[1:]
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         if not needs_weights(error):
             raise
     # the few that compute with their weights while they are built

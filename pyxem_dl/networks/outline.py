@@ -56,7 +56,7 @@ def with_weights():
 def needs_weights(error: BaseException) -> bool:
     """Whether a network could not be built without its weights, for it computes with them while it is built."""
     text = str(error)
-    return isinstance(error, (RuntimeError, NotImplementedError)) and ("device meta" in text or "meta tensor" in text)
+    return isinstance(error, RuntimeError) and ("device meta" in text or "meta tensor" in text)
 
 
 def _is_large(args, kwargs) -> bool:

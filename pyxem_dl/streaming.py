@@ -20,7 +20,7 @@ import torch
 
 from pyxem_dl.checks import flag, whole_number
 from pyxem_dl.messages import warn
-from pyxem_dl.preprocessing import check_patterns
+from pyxem_dl.preprocessing import as_float32, check_patterns
 
 # A group of chunks is read at once, up to so many bytes (but at least one chunk).
 _GROUP_BYTES = 128 * 2**20
@@ -239,7 +239,7 @@ def _numpy_groups(data, wanted, size) -> Iterator[Callable]:
     for start in range(0, len(flat), step):
         indices = flat[start : start + step]
         position = np.unravel_index(indices, wanted.shape)
-        yield lambda p=position, i=indices: (i, _as_float32(data[p]))
+        yield lambda p=position, i=indices: (i, as_float32(data[p]))
 
 
 def _dask_groups(data, wanted, size) -> Iterator[Callable]:
@@ -282,16 +282,10 @@ def _chunk_reader(group) -> Callable:
             blocks = dask.compute(*chunks, scheduler="threads", num_workers=workers)
         else:
             blocks = dask.compute(*chunks)
-        kept = [_as_float32(np.asarray(b)[k]) for b, k in zip(blocks, keeps, strict=True)]
+        kept = [as_float32(np.asarray(b)[k]) for b, k in zip(blocks, keeps, strict=True)]
         return np.concatenate(indices), kept[0] if len(kept) == 1 else np.concatenate(kept)
 
     return read
-
-
-def _as_float32(patterns: np.ndarray) -> np.ndarray:
-    """Contiguous float32 in the machine's byte order, which torch takes."""
-    with np.errstate(over="ignore"):  # beyond float32 is inf, and not indexed
-        return np.ascontiguousarray(patterns, dtype=np.float32)
 
 
 def _with_checksums(read: Callable, checksum: Callable):

@@ -6,6 +6,7 @@ numbers travel in the model's ``config.json``.
 
 from pyxem_dl.preprocessing.cartesian import CartesianPreprocessing
 from pyxem_dl.preprocessing.images import (
+    as_float32,
     check_patterns,
     counts_per_electron,
     find_direct_beam,
@@ -19,6 +20,6 @@ from pyxem_dl.preprocessing.polar import PolarPreprocessing
 PREPROCESSINGS = {"polar": PolarPreprocessing, "cartesian": CartesianPreprocessing}
 
 __all__ = [
-    "PREPROCESSINGS", "CartesianPreprocessing", "PolarPreprocessing", "check_patterns", "counts_per_electron",
-    "find_direct_beam", "in_electrons", "rescale", "shift_to_center",
+    "PREPROCESSINGS", "CartesianPreprocessing", "PolarPreprocessing", "as_float32", "check_patterns",
+    "counts_per_electron", "find_direct_beam", "in_electrons", "rescale", "shift_to_center",
 ]  # fmt: skip

@@ -35,6 +35,12 @@ def check_patterns(data) -> None:
         raise ValueError(f"The data are empty (shape {tuple(data.shape)}): they hold no pattern.")
 
 
+def as_float32(patterns: np.ndarray) -> np.ndarray:
+    """Contiguous float32 in the machine's byte order, which torch takes."""
+    with np.errstate(over="ignore"):  # beyond float32 is inf, and not indexed
+        return np.ascontiguousarray(patterns, dtype=np.float32)
+
+
 def rescaled(calibration: Calibration, factor: float) -> Calibration:
     """Multiply the scale of a calibration."""
     if factor == 1:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyxem_dl.preprocessing import as_float32
+
 # Patterns of a sample: so many, but no more than fit into so many bytes, and at least so many
 MOST_PATTERNS, _MOST_BYTES, _FEWEST = 64, 256 * 2**20, 12
 # Neighbours that are taken at each place: of a file, a chunk holds them all, and fewer chunks are read
@@ -79,7 +81,7 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
     if not hasattr(data, "dask"):
         found = data[positions]
         _check_range(found)
-        return Sample(indices, _as_float32(found))
+        return Sample(indices, as_float32(found))
     import dask
 
     lazy = [data[tuple(int(i) for i in position)] for position in zip(*positions, strict=True)]
@@ -89,7 +91,7 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
         found = dask.compute(*lazy)
     found = [np.asarray(x) for x in found]
     _check_range(found)
-    return Sample(indices, np.stack([_as_float32(x) for x in found]))
+    return Sample(indices, np.stack([as_float32(x) for x in found]))
 
 
 def _check_range(patterns) -> None:
@@ -104,11 +106,6 @@ def _check_range(patterns) -> None:
             f"The intensities reach {highest:.2g}, which float32 cannot hold together with weaker ones. Give other "
             f"units: `s.data = s.data * {10.0 ** -np.floor(np.log10(highest)):.0e}`."
         )
-
-
-def _as_float32(patterns: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # beyond float32 is inf, as for the verbs
-        return np.ascontiguousarray(patterns, dtype=np.float32)
 
 
 def filled(patterns, valid) -> np.ndarray:

@@ -28,8 +28,6 @@ def usable_patterns(
         False for NaN or infinite pixels and for constant patterns, where not masked.
     """
     patterns = patterns.float()
-    # NaN stays; minus infinity is no small number, but nothing at all
-    patterns = torch.where(patterns == -torch.inf, torch.nan, patterns.clamp_min(0))
     seen = patterns.flatten(1)
     if signal_mask is not None:
         mask = signal_mask.to(patterns.device)
@@ -37,8 +35,10 @@ def usable_patterns(
         seen = seen[:, ~mask.flatten()]
     if not seen.shape[1]:
         return torch.zeros_like(patterns), seen.new_zeros(len(seen), dtype=torch.bool)
-    low, high = seen.amin(1), seen.amax(1)  # NaN where there is one
-    usable = low.isfinite() & high.isfinite() & (high > low)
+    # NaN where there is one; and minus infinity is no small number, but nothing at all
+    low, high = seen.amin(1), seen.amax(1)
+    usable = low.isfinite() & high.isfinite() & (high.clamp_min(0) > low.clamp_min(0))
+    patterns = patterns.clamp_min(0)
     if usable.all():
         return patterns, usable
     return torch.where(usable[:, None, None], patterns, 0.0), usable

@@ -149,12 +149,17 @@ class OrientationModel(Model):
         n, centers = len(patterns), filled_up(centers, size)
         patterns, usable = usable_patterns(filled_up(patterns, size), mask)
         with computing(self.device):
-            polar = self.preprocessing(patterns, calibration, centers, mask)
+            polar = self._inputs(patterns, calibration, centers, mask)
         with computing(self.device, self.precision):
             network = self.network
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
         found = [_without_unusable([column[:n] for column in answer], usable[:n]) for answer in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
+
+    @property
+    def _inputs(self):
+        """Make the network's input: the channels apart, where the preprocessing gives them so."""
+        return getattr(self.preprocessing, "channels_of", self.preprocessing)
 
     def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what the model was trained for.

@@ -10,6 +10,7 @@ matching with a learned comparison, for a few candidates instead of thousands.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class PolarView(NamedTuple):
     """What all looks at the same polar patterns (n, n_k, n_phi) share.
 
     ``intensity (n, n_k, n_phi + 2)`` with one column beyond each end, which closes the circle;
-    ``valid (n, n_k, n_phi)``; ``ring (n, n_k)`` averages; ``log_excess (n,)`` of what stands out
+    ``valid (n or 1, n_k, n_phi)``; ``ring (n, n_k)`` averages; ``log_excess (n,)`` of what stands out
     of the rings in all.
     """
 
@@ -40,14 +41,24 @@ class PolarView(NamedTuple):
     log_excess: torch.Tensor
 
     @classmethod
-    def of(cls, polar: torch.Tensor) -> PolarView:
-        """Look at preprocessed patterns (n, 2, n_k, n_phi)."""
-        intensity, valid = polar.unbind(1)
+    def of(cls, polar: torch.Tensor | Sequence[torch.Tensor]) -> PolarView:
+        """Look at preprocessed patterns (n, 2, n_k, n_phi), or their two channels."""
+        intensity, valid = channels_of(polar)
         ring = intensity.mean(2)
-        radius = torch.arange(polar.shape[2], device=polar.device) + 0.5
+        radius = torch.arange(intensity.shape[1], device=intensity.device) + 0.5
         excess = (intensity - ring[..., None]).clamp_min(0).sum(2) * radius
         closed = torch.cat([intensity[..., -1:], intensity, intensity[..., :1]], dim=-1)
         return cls(closed, valid, ring, excess[:, 4:].sum(1).clamp_min(1e-3).log())
+
+    def at(self, rows: torch.Tensor) -> PolarView:
+        """Look at some of the patterns."""
+        valid = self.valid if len(self.valid) == 1 else self.valid[rows]
+        return PolarView(self.intensity[rows], valid, self.ring[rows], self.log_excess[rows])
+
+
+def channels_of(polar: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Channels of polar patterns (n, channels, n_k, n_phi); those that come apart as they are."""
+    return polar.unbind(1) if isinstance(polar, torch.Tensor) else polar
 
 
 class _Bins:
@@ -62,7 +73,7 @@ class _Bins:
 
     def read(self, polar: torch.Tensor) -> torch.Tensor:
         """Values of polar patterns (n, n_k, n_phi) at the points."""
-        return polar.flatten(1).gather(1, self.flat).reshape(self.shape)
+        return polar.flatten(1).expand(len(self.flat), -1).gather(1, self.flat).reshape(self.shape)
 
     def read_ring(self, ring: torch.Tensor) -> torch.Tensor:
         """Values of ring averages (n, n_k) at the points."""
@@ -87,6 +98,8 @@ class CandidateComparison(nn.Module):
     n_radial : int
         Sample points along the radius around each spot, 0.03 Å⁻¹ apart: more of them
         find it on a detector that is more distorted.  Odd.
+    certain : float
+        Proposals that are more probable are looked at alone, and once; 1: none.
     """
 
     def __init__(
@@ -98,10 +111,11 @@ class CandidateComparison(nn.Module):
         n_spots: int = 48,
         width: int = 64,
         n_radial: int = 3,
+        certain: float = 1.0,
     ) -> None:
         super().__init__()
         self.reciprocal_radius, self.beam_energy = reciprocal_radius, beam_energy
-        self.n_spots, self.n_radial = n_spots, n_radial
+        self.n_spots, self.n_radial, self.certain = n_spots, n_radial, certain
         self.register_buffer("g", torch.zeros(n_phases, n_reflections, 3))
         self.register_buffer("structure_factor", torch.zeros(n_phases, n_reflections))
         self.register_buffer("extinction_distance", torch.ones(n_phases, n_reflections))

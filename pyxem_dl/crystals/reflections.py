@@ -243,22 +243,25 @@ def find_spots(
     Spots
         Strongest first.
     """
-    g = table.g[phase_id]
-    # g_lab = R^-1 g: row vectors from the left of R's matrix
-    lab = matmul(g, to_matrix(rotations))
-    error = excitation_error(*lab.unbind(-1), electron_wavelength(beam_energy))
-    f = table.structure_factor[phase_id] * (error.abs() < max_excitation_error)
+    def of_phase(column):
+        # what all crystals share is not copied for each of them
+        return column[0] if len(column) == 1 else column[phase_id]
+
+    # g_lab = R^-1 g, its components one after the other
+    lab = matmul(to_matrix(rotations).mT, of_phase(table.g).mT)
+    error = excitation_error(*lab.unbind(1), electron_wavelength(beam_energy))
+    f = of_phase(table.structure_factor) * (error.abs() < max_excitation_error)
     promise = f**2 / (1 + (error / _SELECTION_WIDTH) ** 2)
     index = promise.topk(min(n_spots, promise.shape[1]), dim=1).indices
 
     def chosen(tensor):
-        return tensor.gather(1, index)
+        return tensor.expand_as(f).gather(1, index)
 
     return Spots(
-        chosen(lab[..., 0]),
-        chosen(lab[..., 1]),
+        chosen(lab[:, 0]),
+        chosen(lab[:, 1]),
         chosen(error),
         chosen(f),
-        chosen(table.extinction_distance[phase_id]),
+        chosen(of_phase(table.extinction_distance)),
         index,
     )

@@ -18,7 +18,7 @@ from pyxem_dl.rotations import misorientation_angle
 from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
-_PORTION = {"cpu": 64, "other": 256}
+_PORTION = {"cpu": 128, "other": 256}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -159,8 +159,8 @@ class OrientationModel(Model):
 
     @property
     def _inputs(self):
-        """Make the network's input: the channels apart, where the preprocessing gives them so."""
-        return getattr(self.preprocessing, "channels_of", self.preprocessing)
+        """Make the network's input: the channels apart, where it takes them so."""
+        return self.preprocessing.channels_of if getattr(self.network, "channels_apart", False) else self.preprocessing
 
     def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what the model was trained for.

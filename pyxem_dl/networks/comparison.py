@@ -119,6 +119,8 @@ class CandidateComparison(nn.Module):
         self.register_buffer("g", torch.zeros(n_phases, n_reflections, 3))
         self.register_buffer("structure_factor", torch.zeros(n_phases, n_reflections))
         self.register_buffer("extinction_distance", torch.ones(n_phases, n_reflections))
+        unit = torch.eye(4)
+        self.register_buffer("hamilton", rot.multiply(unit[:, None], unit).flatten(0, 1), persistent=False)
         n_samples = n_radial * len(_AZIMUTHAL)
         self.spot = nn.Sequential(
             nn.Linear(n_samples + 8, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
@@ -198,15 +200,12 @@ class CandidateComparison(nn.Module):
         strongest = factor.amax(2, keepdim=True).clamp_min(1e-6)
         relative = factor / strongest
         closeness = 1 / (1 + (error / _ERROR) ** 2)
-        known = torch.stack(
-            [
-                k, error / _ERROR, error.abs() / _ERROR, closeness,
-                relative.clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
-                relative**2 * closeness, bins.read(view.valid),
-            ],
-            dim=-1,
+        known = (
+            k, error / _ERROR, error.abs() / _ERROR, closeness,
+            relative.clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
+            relative**2 * closeness, bins.read(view.valid),
         )
-        h = self.spot(torch.cat([samples, known], dim=-1)) * there[..., None]
+        h = self.spot(torch.cat([samples, *(x[..., None] for x in known)], dim=-1)) * there[..., None]
         pooled = torch.cat([h.mean(2), h.amax(2)], dim=-1)
         # how much of what stands out of the rings the reflections explain
         above = (samples[..., samples.shape[-1] // 2] - bins.read_ring(view.ring)).clamp_min(0)
@@ -233,7 +232,9 @@ class CandidateComparison(nn.Module):
             Improved candidates.
         """
         score, correction = self(view, rotations, phase_id, log_probability)
-        return score, rot.multiply(rotations, rot.exponential(correction))
+        # the product of few quaternions takes as long as the number of its operations: one of matrices instead
+        pairs = rotations[..., :, None] * rot.exponential(correction)[..., None, :]
+        return score, rot.matmul(pairs.flatten(-2), self.hamilton)
 
     def loss(self, polar, candidates, rotations, phase_id, operations, rounds: int = 2):
         """Cross-entropy against the candidates near the truth, plus what is left to correct.

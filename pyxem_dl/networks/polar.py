@@ -26,8 +26,8 @@ _TOP_NODES = 20
 # Proposals that the comparison looks at, and how many of them twice.  The right one is hardly
 # ever further down.
 N_PROPOSED, _N_VERIFIED = 4, 2
-# Doubtful patterns that are verified at once, on a CPU
-_DOUBTFUL = 16
+# Patterns that are verified at once on a CPU, where not all are
+_TOGETHER = 16
 # Probabilities (float32) that a core's cache holds
 _CACHED = 2**18
 
@@ -113,6 +113,9 @@ class PolarNetwork(nn.Module):
         verifies the proposals, other than the number of phases.
     """
 
+    #: Channels may come apart, see :meth:`predict`
+    channels_apart = True
+
     def __init__(
         self,
         laue_groups: list[str],
@@ -157,6 +160,12 @@ class PolarNetwork(nn.Module):
         self.comparison = moved(CandidateComparison(self.n_phases, **arguments), self.nodes.device)
         self.arguments["comparison"] = arguments
 
+    def take_for_certain(self, threshold: float) -> None:
+        """Look at proposals that are more probable alone, and once: part of the network's arguments from now on."""
+        self.comparison.certain = threshold
+        others = {name: value for name, value in self.arguments["comparison"].items() if name != "certain"}
+        self.arguments["comparison"] = others | ({"certain": threshold} if threshold < 1 else {})
+
     def _make_grid(self, laue_groups: list[str], settings, resolution: float) -> None:
         groups = [symmetry.laue_group(name) for name in laue_groups]
         turns = torch.tensor(settings or [[1.0, 0.0, 0.0, 0.0]] * len(groups))
@@ -181,8 +190,11 @@ class PolarNetwork(nn.Module):
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (n, phi_steps * n_nodes + 1); the last is "no crystal here"."""
-        pooled = torch.cat([features.mean(1), features.amax(1)], dim=-1)
-        return torch.cat([self.score(features).flatten(1), self.empty(pooled)], dim=1)
+        return torch.cat([self.score(features).flatten(1), self._empty(features)], dim=1)
+
+    def _empty(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (n, 1) of "no crystal here"."""
+        return self.empty(torch.cat([features.mean(1), features.amax(1)], dim=-1))
 
     def forward(self, polar: torch.Tensor) -> torch.Tensor:
         """Logits of polar patterns."""
@@ -284,24 +296,24 @@ class PolarNetwork(nn.Module):
         return self.separate_modes(rotations, phase_id, p, crystal, n_best)
 
     def _best_nodes(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Probabilities (n, m) and flat indices (n, m) of the most probable nodes, and the probability of a crystal (n,)."""
-        n = len(features)
+        """Probabilities (n, m) and flat indices (n, m) of the best nodes, and the probability (n,) of a crystal."""
+        n_axes, at_once = len(self.nodes), len(features)
         if features.device.type == "cpu":
-            # as many patterns at once as leave their probabilities in a core's cache; a power of two divides portions
-            n = max(1, 2 ** ((_CACHED // (self.phi_steps * len(self.nodes))).bit_length() - 1))
-        parts = [self._best_nodes_of(part) for part in features.split(n)]
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-    def _best_nodes_of(self, features: torch.Tensor):
-        probability = self.logits(features).float().softmax(dim=1)
-        nodes = probability[:, :-1].unflatten(1, (self.phi_steps, len(self.nodes)))
-        # the best m pairs of zone axis and angle are pairs of the m zone axes that are best at their best angles
-        axis = nodes.amax(1).topk(min(_TOP_NODES, nodes.shape[2]), dim=1).indices
-        several = nodes.gather(2, axis[:, None].expand(-1, self.phi_steps, -1)).flatten(1)
-        p, place = several.topk(min(_TOP_NODES, several.shape[1]), dim=1)
+            # as many patterns as leave their probabilities in a core's cache; a power of two divides portions
+            at_once = max(1, 2 ** ((_CACHED // (self.phi_steps * n_axes)).bit_length() - 1))
+        weight, bias = _as_computed(self.score.weight), _as_computed(self.score.bias)
+        parts = []
+        for part, empty in zip(features.split(at_once), self._empty(features).split(at_once), strict=True):
+            logits = nn.functional.linear(part, weight, bias).flatten(1)
+            probability = torch.cat([logits, empty], dim=1).softmax(1, dtype=torch.float32)
+            pairs = probability[:, :-1].unflatten(1, (self.phi_steps, n_axes))
+            # the best m pairs of angle and zone axis are among those of the m zone axes that are best at some angle
+            axis = pairs.amax(1).topk(min(_TOP_NODES, n_axes), dim=1).indices
+            parts.append((pairs.gather(2, axis[:, None].expand(-1, self.phi_steps, -1)), axis, probability[:, -1]))
+        pairs, axis, empty = (torch.cat(column) for column in zip(*parts, strict=True))
+        p, place = pairs.flatten(1).topk(min(_TOP_NODES, pairs[0].numel()), dim=1)
         step = torch.div(place, axis.shape[1], rounding_mode="floor")
-        index = step * len(self.nodes) + axis.gather(1, place % axis.shape[1])
-        return p, index, 1 - probability[:, -1]
+        return p, step * n_axes + axis.gather(1, place - step * axis.shape[1]), 1 - empty
 
     def predict(self, polar: torch.Tensor | Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
         """Propose orientations, and verify them where a comparison is there.
@@ -316,37 +328,37 @@ class PolarNetwork(nn.Module):
         Returns
         -------
         OrientationCandidates
-            Most probable first; where they are verified, the first four are, and further ones
-            follow as they were proposed.  A first one that the comparison takes for certain is only improved.
+            Most probable first; where they are verified, the first four are, and further ones follow as they were
+            proposed.  Those that the comparison takes for certain are only improved.
         """
         if self.comparison is None:
             return self.propose(polar, n_best)
         proposed = self.propose(polar, max(n_best, N_PROPOSED))
-        view, certain = PolarView.of(polar), self.comparison.certain
-        if certain >= 1:
+        view, threshold = PolarView.of(polar), self.comparison.certain
+        if threshold >= 1:
             return self._verify(view, proposed, n_best)
-        found = self._look_at_best(view, proposed, n_best)
-        doubtful = ~(proposed.scores[:, 0] > certain)
-        if doubtful.device.type != "cpu":  # to ask which they are would be to wait for the device
-            verified = self._verify(view, proposed, n_best)
-            pairs = zip(verified, found, strict=True)
-            return OrientationCandidates(*(torch.where(_as_column(doubtful, new), new, old) for new, old in pairs))
-        for rows, kept in _portions(doubtful.nonzero()[:, 0]):
-            verified = self._verify(view.at(rows), OrientationCandidates(*(x[rows] for x in proposed)), n_best)
-            for column, new in zip(found[:3], verified[:3], strict=True):
-                column[rows[:kept]] = new[:kept]
+        certain = proposed.scores[:, 0] > threshold
+        if certain.device.type != "cpu":  # to ask which they are would be to wait for the device
+            improved, verified = self._improve_best(view, proposed, n_best), self._verify(view, proposed, n_best)
+            pairs = zip(improved, verified, strict=True)
+            return OrientationCandidates(*(torch.where(_as_column(certain, new), new, old) for new, old in pairs))
+        found = OrientationCandidates(*(column[:, :n_best].clone() for column in proposed[:3]), proposed.crystal)
+        for look, mask in ((self._improve_best, certain), (self._verify, ~certain)):
+            for rows, kept in _portions(mask.nonzero()[:, 0]):
+                seen = look(view.at(rows), OrientationCandidates(*(column[rows] for column in proposed)), n_best)
+                for column, new in zip(found[:3], seen[:3], strict=True):
+                    column[rows[:kept]] = new[:kept]
         return found
 
-    def _look_at_best(self, view: PolarView, proposed: OrientationCandidates, n_best: int) -> OrientationCandidates:
+    def _improve_best(self, view: PolarView, proposed: OrientationCandidates, n_best: int) -> OrientationCandidates:
         """Improve the best proposals, and leave the others and the probabilities as they are."""
         rotations, phases, p = (column[:, :1] for column in proposed[:3])
         _, better = self.comparison.improve(view, rotations, phases, p.clamp_min(1e-6).log())
-        rotations, phases, p = (column[:, :n_best].clone() for column in proposed[:3])
-        rotations[:, :1] = better
-        return OrientationCandidates(rotations, phases, p, proposed.crystal)
+        rotations, phases, p = (column[:, :n_best] for column in proposed[:3])
+        return OrientationCandidates(torch.cat([better, rotations[:, 1:]], dim=1), phases, p, proposed.crystal)
 
     def _verify(self, view: PolarView, proposed: OrientationCandidates, n_best: int) -> OrientationCandidates:
-        """Look at the first proposals, and once more at the best of them: they share out anew what they had together."""
+        """Look at the first proposals, and again at the best of them: they share out anew what they had together."""
         # Always the same number is compared: answers must not depend on n_best.
         rotations, phases, p = (column[:, :N_PROPOSED] for column in proposed[:3])
         log_p = p.clamp_min(1e-6).log()
@@ -410,14 +422,14 @@ def _portions(rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
 
     Yields
     ------
-    rows : tensor of int, shape (_DOUBTFUL,)
+    rows : tensor of int, shape (_TOGETHER,)
         The last one fills the last portion.
     kept : int
         How many are not there to fill it.
     """
-    for portion in rows.split(_DOUBTFUL) if len(rows) else ():
+    for portion in rows.split(_TOGETHER) if len(rows) else ():
         kept = len(portion)
-        yield torch.cat([portion, portion[-1:].expand(_DOUBTFUL - kept)]), kept
+        yield torch.cat([portion, portion[-1:].expand(_TOGETHER - kept)]), kept
 
 
 def _as_column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -428,8 +440,7 @@ def _as_column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _append(found: OrientationCandidates, proposed: OrientationCandidates):
     """Let the proposals that nobody looked at follow those that were verified."""
     columns = [
-        torch.cat([first, later[:, N_PROPOSED:]], dim=1)
-        for first, later in zip(found[:3], proposed[:3], strict=True)
+        torch.cat([first, later[:, N_PROPOSED:]], dim=1) for first, later in zip(found[:3], proposed[:3], strict=True)
     ]
     # places that became empty when candidates met go to the end
     order = (columns[2] <= 0).long().argsort(dim=1, stable=True)

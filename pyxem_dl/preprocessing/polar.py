@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from pyxem_dl.frames import Calibration, angle_before_turn, k_to_pixel, mirror_angle
 from pyxem_dl.preprocessing.images import bin_pixels, normalised, rescaled, shift_to_center
-from pyxem_dl.rotations import matmul
 
 # Sample points in a polar bin are at most this far apart, in pixels.
 _SAMPLE_DISTANCE = 0.7
@@ -110,12 +110,12 @@ class PolarPreprocessing:
             else:
                 weights = shift_to_center(torch.ones_like(patterns), centers, calibration)
             patterns = shift_to_center(patterns, centers, calibration)
-        # MPS has no sparse matrices: there the averages are taken on the CPU
+        # MPS has no weighted bags: there the averages are taken on the CPU
         device = "cpu" if patterns.device.type == "mps" else str(patterns.device)
-        matrix, coverage = _bins(self.reciprocal_radius, self.n_k, self.n_phi, calibration, device)
+        bins, coverage = _bins(self.reciprocal_radius, self.n_k, self.n_phi, calibration, device)
         shape = (-1, self.n_k, self.n_phi)
-        polar = _average(matrix, patterns).reshape(shape)
-        coverage = coverage.to(patterns.device) if weights is None else _average(matrix, weights)
+        polar = _average(bins, patterns).reshape(shape)
+        coverage = coverage.to(patterns.device) if weights is None else _average(bins, weights)
         coverage = coverage.reshape(shape)
         valid = coverage > _MINIMUM_COVERAGE
         return polar.mul_(torch.where(valid, 1 / coverage, 0.0)), valid
@@ -197,23 +197,36 @@ class PolarPreprocessing:
         return polar.gather(2, (angle % self.n_phi)[:, None].expand_as(polar))
 
 
-def _average(matrix: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+class _Bins(NamedTuple):
+    """A sparse matrix that averages pixels over bins, by rows: bin i is made of the numbers from ``start[i]`` on."""
+
+    pixel: torch.Tensor
+    weight: torch.Tensor
+    start: torch.Tensor
+
+    def to(self, device: str) -> _Bins:
+        """Move it to a device."""
+        return _Bins(*(x.to(device) for x in self))
+
+
+def _average(bins: _Bins, images: torch.Tensor) -> torch.Tensor:
     """Average images (n, rows, columns) over bins: (n, bins)."""
-    # contiguous, for a sparse product reads and writes a strided matrix at half the speed
-    pixels = images.flatten(1).to(matrix.device).T.contiguous()
-    return matmul(matrix, pixels).T.contiguous().to(images.device)
+    pixels = images.float().flatten(1).to(bins.pixel.device).T.contiguous()
+    # the same as a product with a sparse matrix, in a quarter of the time
+    averages = functional.embedding_bag(bins.pixel, pixels, bins.start, mode="sum", per_sample_weights=bins.weight)
+    return averages.T.contiguous().to(images.device)
 
 
 @lru_cache(maxsize=32)
-def _bins(radius, n_k, n_phi, calibration: Calibration, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Matrix (bins, pixels) that averages a pattern over polar bins, and how much of each (bins) the detector covers."""
-    matrix = _bin_matrix(radius, n_k, n_phi, calibration)
-    coverage = _average(matrix, torch.ones(1, *calibration.shape))[0]
-    return matrix.to(device), coverage.to(device)
+def _bins(radius, n_k, n_phi, calibration: Calibration, device: str) -> tuple[_Bins, torch.Tensor]:
+    """Bins of a polar pattern on a detector, and how much of each (bins) the detector covers."""
+    bins = _make_bins(radius, n_k, n_phi, calibration)
+    coverage = _average(bins, torch.ones(1, *calibration.shape))[0]
+    return bins.to(device), coverage.to(device)
 
 
-def _bin_matrix(radius, n_k, n_phi, calibration: Calibration) -> torch.Tensor:
-    """Sparse matrix (bins, pixels) that averages a pattern over polar bins.
+def _make_bins(radius, n_k, n_phi, calibration: Calibration) -> _Bins:
+    """Weigh the pixels of a detector for each bin (k, phi), the angles of a radius one after the other.
 
     Each bin holds a grid of sample points, each read by bilinear interpolation.  Along the
     angle the points are weighted by a tent that reaches to the neighbouring bins' centres,
@@ -247,8 +260,7 @@ def _bin_matrix(radius, n_k, n_phi, calibration: Calibration) -> torch.Tensor:
     index = torch.stack([torch.cat([e[0] for e in entries]), torch.cat([e[1] for e in entries])])
     value = torch.cat([e[2] for e in entries]).float()
     shape = (n_k * n_phi, rows * columns)
-    with warnings.catch_warnings():
-        # "Sparse CSR tensor support is in beta state", once for each session
-        warnings.simplefilter("ignore", UserWarning)
-        matrix = torch.sparse_coo_tensor(index, value, shape, check_invariants=False)
-        return matrix.coalesce().to_sparse_csr()
+    matrix = torch.sparse_coo_tensor(index, value, shape, check_invariants=False).coalesce()
+    row, pixel = matrix.indices()
+    n_entries = torch.bincount(row, minlength=shape[0])
+    return _Bins(pixel.int(), matrix.values(), (n_entries.cumsum(0) - n_entries).int())

@@ -15,7 +15,7 @@ from pyxem_dl.files import check_target, claimed
 from pyxem_dl.messages import warn
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
 from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
-from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.results.map_files import bounding_box, copied_map
 from pyxem_dl.results.maps import (
     Scan,
     check_map_path,
@@ -369,7 +369,7 @@ def to_orientation_map(
         phases.update(dict(phase_list(model.phases)))
     if not phases:
         raise ValueError("Nothing is indexed in this map, and it has no phase: give a model.")
-    whole = _rectangle(xmap)
+    whole = copied_map(xmap, bounding_box(xmap))
     phase_id, present = _candidates(whole, xmap.is_in_data[whole.is_in_data], phases)
     rotations = whole.rotations.reshape(*phase_id.shape)
     data = np.zeros((*phase_id.shape, 4))
@@ -381,20 +381,6 @@ def to_orientation_map(
             rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error, bar.update
         )
     return _orientation_map(data, whole, simulation)
-
-
-def _rectangle(xmap):
-    """Map of the smallest rectangle that holds a map's data, all points of it in the data."""
-    inside = np.ones(xmap.is_in_data.size, dtype=bool)
-    for name in "xy":
-        every = getattr(xmap, f"_{name}")
-        if every is not None and len(every):
-            here = np.asarray(every)[xmap.is_in_data]
-            inside &= (every >= here.min()) & (every <= here.max())
-    whole = copied_map(xmap)
-    whole.is_in_data = inside
-    whole._shape = None  # orix computes it again
-    return whole
 
 
 def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:

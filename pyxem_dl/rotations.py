@@ -33,9 +33,10 @@ def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Product in float32 also under autocast: bfloat16 rounds away angles below 5 degrees."""
+    """Product in float32 at least, also under autocast: bfloat16 rounds away angles below 5 degrees."""
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     with torch.autocast(a.device.type, enabled=False):
-        return a.float() @ b.float()
+        return a.to(wide) @ b.to(wide)
 
 
 def conjugate(q: torch.Tensor) -> torch.Tensor:

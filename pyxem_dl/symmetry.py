@@ -117,6 +117,11 @@ def padded_operations(laue_groups: list[str], settings=None) -> torch.Tensor:
         multiply(multiply(turn, proper_operations(laue_group(name))), conjugate(turn))
         for turn, name in zip(turns, laue_groups, strict=True)
     ]
+    return stack_operations(operations)
+
+
+def stack_operations(operations: list[torch.Tensor]) -> torch.Tensor:
+    """Stack the rotations (n, 4) of several groups: (groups, o, 4), padded by repeating the first, the identity."""
     length = max(map(len, operations))
     return torch.stack([torch.cat([o, o[:1].expand(length - len(o), 4)]) for o in operations])
 

@@ -131,3 +131,14 @@ def test_calls_through_other_packages_and_in_threads():
         thread.join()
 
     assert {file.rpartition("/")[2] for file, _ in places(in_thread, "from a thread")} == {"threading.py"}
+
+
+def test_what_is_printed_is_logged_by_the_module_that_says_it(capsys, caplog):
+    with caplog.at_level("INFO", logger="pyxem_dl"):
+        maps.print_summary("Template matching", {"Patterns": 12, "Device": "cpu"})
+        with maps.timed(lambda: 12):
+            pass
+    printed = capsys.readouterr().out
+    assert printed.startswith("Template matching:\n  Patterns: 12\n  Device: cpu\n  Speed: ")
+    assert [record.name for record in caplog.records] == ["pyxem_dl.results.maps"] * 2
+    assert printed == "".join(f"{record.getMessage()}\n" for record in caplog.records)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import pad
 
 from pyxem_dl.models import computing, filled_up, in_portions, usable_patterns
+from pyxem_dl.patterns.correlation import soft_disk
 from pyxem_dl.patterns.patches import in_blocks, squares
 from pyxem_dl.patterns.peaks import Maxima, find_maxima
 from pyxem_dl.patterns.probes import Probe
@@ -233,13 +234,9 @@ def _template(probe: Probe, half: int) -> torch.Tensor:
     return image / image.max()
 
 
-def _distances(half: int) -> torch.Tensor:
-    grid = torch.arange(-half, half + 1, dtype=torch.float32)
-    return torch.hypot(grid[:, None], grid[None])
-
-
 def _soft_disk(radius: float, half: int) -> torch.Tensor:
-    return (radius + 0.5 - _distances(half)).clamp(0, 1)
+    grid = torch.arange(-half, half + 1, dtype=torch.float32)
+    return soft_disk(torch.hypot(grid[:, None], grid[None]), radius)
 
 
 def _fit_matrix(probe: Probe) -> torch.Tensor:

@@ -18,6 +18,7 @@ from pyxem_dl.networks.placement import Placement
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
 from pyxem_dl.patterns.patches import cut_patches, in_blocks
+from pyxem_dl.patterns.peaks import are_highest
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
@@ -202,10 +203,8 @@ class FCUNet(nn.Module):
         scale, base = self._intensity_scale(correlation)
         probability = torch.sigmoid(answers[:, :, 0])
         # one answer in the neighbourhood of a disk's radius
-        reach = 2 * round(0.4 * self.radius / STRIDE) + 1
         mean = probability.mean(0)
-        highest = functional.max_pool2d(mean, reach, 1, reach // 2)
-        candidates = (mean * (mean == highest)).flatten(1)
+        candidates = (mean * are_highest(mean, round(0.4 * self.radius / STRIDE))).flatten(1)
         confidence, index = candidates.topk(min(max_disks, candidates.shape[1]), dim=1)
 
         def at(maps):

@@ -17,7 +17,7 @@ import torch
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
-from pyxem_dl.messages import warn
+from pyxem_dl.messages import say, warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 from pyxem_dl.results.label_files import read_map, without_unknown_rotations
 from pyxem_dl.results.map_files import copied_map
@@ -72,9 +72,7 @@ class Labels:
         """
         if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
             raise TypeError(f"Labels are an orix CrystalMap or the path of a file with one, not {type(xmap).__name__}.")
-        whole = copied_map(xmap)
-        whole.is_in_data = np.ones_like(xmap.is_in_data)
-        whole._shape = None  # orix computes it again
+        whole = copied_map(xmap, np.ones_like(xmap.is_in_data))
         without_unknown_rotations(whole, "The labels")
         rotations = whole.rotations.data.reshape(xmap.is_in_data.size, -1, 4)[:, 0]
         phases = {key: phase for key, phase in xmap.phases if key >= 0}
@@ -145,7 +143,7 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
     if path.suffix.lower() in (".ang", ".ctf"):
         sense = "crystal to lab" if inverse else "lab to crystal"
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
-        print(
+        say(
             f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}, with x along {crystal_x} "
             "of the crystals. If the map is in another convention, say so: inverse=True, turn=90, flipped=True, "
             "crystal_x='a*'; pyxem_dl.results.find_label_frame finds out which. On the command line: "
@@ -215,8 +213,7 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
     tables = {key: reflections(phase, radius) for key, phase in known.items()}
     indexed = xmap.id[xmap.phase_id >= 0]
     chosen = np.random.default_rng(seed).choice(indexed, min(n_patterns, len(indexed)), replace=False)
-    some = copied_map(xmap)
-    some.is_in_data = np.isin(np.arange(xmap.is_in_data.size), chosen)
+    some = copied_map(xmap, np.isin(np.arange(xmap.is_in_data.size), chosen))
     for key, phase in known.items():
         some.phases[key].structure = phase.structure  # the lattice is not in every file
     turns = [other_crystal_quaternion(phase.structure.lattice) for phase in known.values()]

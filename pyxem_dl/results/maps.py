@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from pyxem_dl.messages import say
 from pyxem_dl.results.map_files import check_map_path, save_map, write_map
 from pyxem_dl.scans import Scan, make_signal
 
@@ -124,19 +125,17 @@ def reliability(scores: np.ndarray) -> np.ndarray:
 
 
 def print_summary(title: str, lines: dict) -> None:
-    """Print what will be done, in kikuchipy's manner."""
-    print(f"{title}:")
-    for name, value in lines.items():
-        print(f"  {name}: {value}")
+    """Print and log what will be done, in kikuchipy's manner."""
+    say("\n".join([f"{title}:", *(f"  {name}: {value}" for name, value in lines.items())]))
 
 
 @contextmanager
 def timed(count):
-    """Print patterns/s at the end; `count()` gives how many were done."""
+    """Print and log patterns/s at the end; `count()` gives how many were done."""
     start = time.perf_counter()
     try:
         yield
     finally:
         n, seconds = count(), time.perf_counter() - start
         if n:
-            print(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")
+            say(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")

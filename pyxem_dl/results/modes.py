@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from pyxem_dl.rotations import multiply, rotate_in_plane
-from pyxem_dl.symmetry import proper_operations
 
 # Orientations nearer than this (degrees) are one mode.
 MODE_DISTANCE = 5.0
@@ -74,13 +73,3 @@ def _near(a, b, operations) -> torch.Tensor:
     equivalent = multiply(operations, a[:, None, :])  # (n, m, 4)
     cosine = torch.bmm(equivalent, b.transpose(1, 2)).abs().amax(1)
     return cosine > math.cos(math.radians(MODE_DISTANCE) / 2)
-
-
-def padded_operations(phases) -> torch.Tensor:
-    """Symmetry operations of all phases (phases, m, 4), filled up with the identity."""
-    operations = [proper_operations(phase) for phase in phases]
-    padded = torch.zeros(len(phases), max(map(len, operations)), 4)
-    padded[..., 0] = 1
-    for row, each in zip(padded, operations, strict=True):
-        row[: len(each)] = each
-    return padded

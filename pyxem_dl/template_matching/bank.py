@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from pyxem_dl.crystals import load_phases, reflections
-from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
+from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
+from pyxem_dl.frames import Calibration, electron_wavelength
 from pyxem_dl.models import filled_up, usable_patterns
+from pyxem_dl.patterns.peaks import parabola_shift
 from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.results.modes import Match, padded_operations, separate_modes
-from pyxem_dl.rotations import rotate_in_plane, to_matrix
-from pyxem_dl.symmetry import laue_group, reduced_grid
+from pyxem_dl.results.modes import Match, separate_modes
+from pyxem_dl.rotations import rotate_in_plane
+from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, stack_operations
 
 # Patterns that are matched at once, at most
 _PORTION = {"cpu": 32, "other": 256}
@@ -136,7 +137,7 @@ class TemplateBank:
             torch.cat(grids).to(device),
             torch.cat(index).to(device),
             torch.cat(spectra, dim=2).to(device),
-            padded_operations(phases).to(device),
+            stack_operations([proper_operations(phase) for phase in phases]).to(device),
         )
 
     def __len__(self) -> int:
@@ -362,9 +363,8 @@ class _Simulation:
 
     def _spots(self, crystal, quaternions) -> tuple[torch.Tensor, ...]:
         """Template, k, phi and intensity of all spots."""
-        g = crystal.g @ to_matrix(quaternions)  # ~R * g
-        error = excitation_error(*g.unbind(-1), self.wavelength)
-        template, h = (error.abs() < self.max_excitation_error).nonzero(as_tuple=True)
+        g, error, near = near_ewald_sphere(crystal.g, quaternions, self.wavelength, self.max_excitation_error)
+        template, h = near.nonzero(as_tuple=True)
         width = error[template, h] * (math.pi / self.max_excitation_error)
         intensity = crystal.structure_factor[h] ** 2 / (1 + width**2)
         kx, ky, _ = g[template, h].unbind(-1)
@@ -448,8 +448,7 @@ def _best_angle(correlation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
     middle, index = correlation.max(-1)
     before, after = at(index - 1), at(index + 1)
-    shift = 0.5 * (before - after) / (before - 2 * middle + after).clamp_max(-1e-12)
-    shift = shift.clamp(-0.5, 0.5)
+    shift = parabola_shift(before, middle, after)
     value = middle - 0.25 * (before - after) * shift
     twin = at(index + n_phi // 2) if n_phi % 2 == 0 else torch.full_like(value, -1)
     return value, (index + shift) * (2 * math.pi / n_phi), twin

@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from pyxem_dl.crystals import load_phases
+from pyxem_dl.messages import say
+from pyxem_dl.metrics.disks import HIT_RADII, score_disks
 from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
 from pyxem_dl.patterns.patches import cut_patches, probe_patch
@@ -35,8 +37,6 @@ _EXCITED, _NOT_EXCITED = 0.05, 0.12
 _SETUP_SIZE = 8
 # How far off (radii) disks are found before they are placed: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
-# A detection within this share of the radius of a disk is that disk.
-_HIT = 0.6
 _THRESHOLDS = torch.linspace(0.05, 0.9, 35)
 
 
@@ -231,24 +231,51 @@ def validate(network, batches: list[DiskBatch]) -> dict[str, float]:
     training = network.training
     network.eval()
     with torch.inference_mode():
-        found = [match(network.predict(b.patterns, b.probe, 96), b, network.radius) for b in batches]
+        found = [network.predict(b.patterns, b.probe, 96) for b in batches]
     network.train(training)
-    confidence, hit, error, intensity, truth, targets, hit_targets = (
-        torch.cat(column) for column in zip(*found, strict=True)
-    )
-    best = {"f1": -1.0}
-    for threshold in _THRESHOLDS.tolist():
-        kept = confidence >= threshold
-        precision = float(hit[kept].float().mean()) if kept.any() else 0.0
-        recall = float((hit_targets >= threshold).float().mean())
-        f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-        if f1 > best["f1"]:
-            best = {"f1": f1, "precision": precision, "recall": recall, "threshold": threshold}
-    good = hit & (confidence >= best["threshold"])
-    rms = float((error[good] ** 2).mean().sqrt()) / network.radius
-    ranks = torch.stack([x[good].argsort().argsort().float() for x in (intensity, truth)])
-    correlation = float(torch.corrcoef(ranks)[0, 1]) if good.sum() > 1 else 0.0
-    return best | {"position_error": rms, "intensity": correlation}
+    scores = scores_at(_THRESHOLDS.tolist(), found, batches, network.radius)
+    threshold, best = max(scores.items(), key=lambda item: item[1].f1)
+    return {
+        "f1": best.f1, "precision": best.precision, "recall": best.recall, "threshold": threshold,
+        "position_error": best.position_error / network.radius, "intensity": best.rank_correlation,
+    }  # fmt: skip
+
+
+def scores_at(thresholds: list[float], found: list[Disks], batches: list[DiskBatch], radius: float):
+    """Compare detections with the truth, one to one, for several thresholds of the confidence.
+
+    Parameters
+    ----------
+    thresholds : list of float
+        Least confidences of detections that are counted.
+    found : list of Disks
+        What was found in the patterns of each batch, in px.
+    batches : list of DiskBatch
+        Their visible disks should be found; those that count, but are not visible, count neither way.
+    radius : float
+        Of the disks in px.
+
+    Returns
+    -------
+    dict of float to DiskScore
+    """
+    detections, confidences, truth, doubtful = [], [], [], []
+    for disks, batch in zip(found, batches, strict=True):
+        columns = (
+            torch.stack([disks.row, disks.column, disks.intensity], dim=-1), disks.confidence,
+            torch.cat([batch.positions, batch.electrons[..., None]], dim=-1), batch.visible,
+            batch.positions, batch.counted & ~batch.visible,
+        )  # fmt: skip
+        for where, confidence, disk, visible, position, neither in zip(*(x.cpu().numpy() for x in columns)):
+            detections.append(where)
+            confidences.append(confidence)
+            truth.append(disk[visible])
+            doubtful.append(position[neither])
+    scores = {}
+    for threshold in thresholds:
+        kept = [some[confidence >= threshold] for some, confidence in zip(detections, confidences, strict=True)]
+        scores[threshold] = score_disks(kept, truth, doubtful, HIT_RADII * radius)
+    return scores
 
 
 def validate_placement(placement, batches: list[PlacementBatch]) -> dict[str, float]:
@@ -267,38 +294,6 @@ def validate_placement(placement, batches: list[PlacementBatch]) -> dict[str, fl
     error = torch.cat([(offset - b.offset).square().sum(1) for (offset, _), b in zip(found, batches, strict=True)])
     expected = torch.cat([2 * (2 * log_error).exp() for _, log_error in found])
     return {"position_error": float(error.mean().sqrt()), "expected_error": float(expected.mean().sqrt())}
-
-
-def match(disks: Disks, batch: DiskBatch, radius: float):
-    """Compare detections with the truth, one to one from the most confident on.
-
-    Returns
-    -------
-    tuple of tensor
-        Of all detections that count ``confidence``, ``hit``, ``error`` (px), ``intensity`` and
-        true counts; number of targets as ones; and for each target the confidence with which it
-        was found, or -1.
-    """
-    place = torch.stack([disks.row, disks.column], dim=-1)
-    distance = torch.cdist(place, batch.positions)
-    reachable = torch.where(batch.counted[:, None], distance, torch.inf)
-    nearest, which = reachable.min(dim=2)
-    near = nearest < _HIT * radius
-    visible = batch.visible.gather(1, which) & near
-    # a second detection of the same disk is no hit: they come in the order of confidence
-    same = (which[:, :, None] == which[:, None]) & near[:, :, None] & near[:, None]
-    first = ~(same & torch.ones_like(same[0]).tril(-1)).any(2)
-    real = disks.confidence > 0
-    hit = visible & first & real
-    counts = real & ~(near & ~visible & first)
-    found_at = torch.full_like(batch.electrons, -1.0)
-    found_at.scatter_reduce_(1, which, torch.where(hit, disks.confidence, -1.0), "amax")
-    truth = batch.electrons.gather(1, which)
-    columns = (disks.confidence, hit, nearest, disks.intensity, truth)
-    return (
-        *(column[counts] for column in columns),
-        torch.ones_like(found_at[batch.visible]), found_at[batch.visible],
-    )  # fmt: skip
 
 
 #: Crystals on which the bundled detector is trained: space group, cell (Angstrom, degrees), atoms.
@@ -405,7 +400,7 @@ def train_bragg(
     network = build_network(
         "fcunet", radius=configuration.simulation.radius, **configuration.network
     ).to(root)
-    print(
+    say(
         f"Training {name}: disks of {', '.join(p.name for p in phases)}; "
         f"{configuration.max_minutes:g} minutes on {root}, precision {precision}"
     )

@@ -12,6 +12,7 @@ import torch
 
 from pyxem_dl import symmetry
 from pyxem_dl.crystals import ReflectionTable, load_phases, reflections
+from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
@@ -370,7 +371,7 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: Tr
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:
     chosen, all_labels = sum(s.n_chosen for s in scans), sum(s.n_labels for s in scans)
     held_out = sum(len(s.region) for s in scans)
-    print(
+    say(
         f"Training {name}: {network} for {', '.join(p.name for p in phases)} on {len(scans)} labelled scan"
         f"{'s' if len(scans) > 1 else ''}; {chosen} of {all_labels} labels are kept: {batches.n_patterns} to train on, "
         f"{held_out} held out by {c.split}; {c.max_minutes:g} minutes on {root}, precision {precision}"

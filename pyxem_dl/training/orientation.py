@@ -11,6 +11,7 @@ import torch
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import read_beam_energy
+from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
@@ -139,7 +140,7 @@ def train(
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=titles)
     root, precision = device_and_precision(device, devices * nodes)
     network, batches, validation = _ingredients(phases, configuration, root)
-    print(
+    say(
         f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "
         f"to {configuration.reciprocal_radius:g} Å⁻¹; {configuration.max_minutes:g} minutes on "
         f"{root}, precision {precision}"

@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("messages",),
+    ("messages", "annotations"),
     ("frames", "catalogue", "checks", "files", "moved"),
     ("rotations",),
     ("symmetry",),

@@ -10,6 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from pyxem_dl.messages import say, warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 from pyxem_dl.results.label_files import read_map, without_unknown_rotations
 from pyxem_dl.results.map_files import copied_map
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
 
 #: Fewer labels than this teach nothing.
 MINIMUM_LABELS = 50
@@ -108,7 +112,10 @@ class Labels:
         return replace(self, phases=[complete(phase) for phase in self.phases])
 
 
-def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False, crystal_x: str = "a"):
+def read_labels(
+    path: str | Path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False,
+    crystal_x: Literal["a", "a*"] = "a",
+) -> CrystalMap:  # fmt: skip
     """Read a crystal map from a file, and convert it to the convention of pyxem_dl.
 
     Parameters

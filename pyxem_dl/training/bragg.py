@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset
@@ -23,6 +23,9 @@ from pyxem_dl.training.configuration import LearningConfiguration, check_names
 from pyxem_dl.training.learning import ClockedTraining
 from pyxem_dl.training.report import bragg_card, join_logs
 from pyxem_dl.training.running import begin, device_and_precision, fit, hardware
+
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Phases
 
 # Larger disks are binned: nothing else changes.  In px.
 _LARGEST_RADIUS = 40.0
@@ -332,9 +335,9 @@ def training_phases() -> list:
 
 
 def train_bragg(
-    phases=None,
+    phases: Phases | None = None,
     *,
-    output,
+    output: str | Path,
     max_minutes: float | None = None,
     resume: bool = True,
     overwrite: bool = False,

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -35,6 +36,9 @@ from pyxem_dl.training.scans import (
     read_scans,
     validation_batches,
 )
+
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import LabelledScans
 
 # Answers that are drawn to see how far they spread
 _SAMPLES = 12
@@ -161,10 +165,10 @@ def train_labelled(
 
 
 def finetune(
-    model,
-    labelled,
+    model: str | Path | OrientationModel,
+    labelled: LabelledScans,
     *,
-    output=None,
+    output: str | Path | None = None,
     simulated_share: float | None = None,
     learning_rate: float = 3e-4,
     max_minutes: float = 10.0,

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -37,17 +38,20 @@ from pyxem_dl.training.running import (
     wait_for_all,
 )
 
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import LabelledScans, Phases
+
 
 def train(
-    phases=None,
+    phases: Phases | None = None,
     *,
-    labelled=None,
-    output=None,
-    network=None,
+    labelled: LabelledScans | None = None,
+    output: str | Path | None = None,
+    network: str | dict | None = None,
     beam_energy: float | None = None,
     reciprocal_radius: float | None = None,
     max_minutes: float | None = None,
-    recipe=None,
+    recipe: str | Path | OrientationModel | None = None,
     resume: bool = True,
     overwrite: bool = False,
     device: str = "auto",

@@ -7,7 +7,8 @@ import reprlib
 from pathlib import Path
 
 from pyxem_dl.models.bragg import BraggModel
-from pyxem_dl.models.computing import computing, filled_up, in_portions, native_precision, usable_patterns
+from pyxem_dl.devices import computing, filled_up, in_portions, native_precision
+from pyxem_dl.models.computing import usable_patterns
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model, read_config, read_model
 from pyxem_dl.models.orientation import OrientationModel

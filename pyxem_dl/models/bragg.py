@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from pyxem_dl.messages import warn
-from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
+from pyxem_dl.devices import computing, filled_up, in_portions
+from pyxem_dl.models.computing import usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.networks.placement import probe_patch

@@ -14,7 +14,7 @@ import torch
 
 from pyxem_dl.checks import thresholds
 from pyxem_dl.files import replacing_files
-from pyxem_dl.models.computing import computing, native_precision
+from pyxem_dl.devices import computing, native_precision
 from pyxem_dl.models.description import (
     bounded_size,
     check_description,

@@ -10,7 +10,8 @@ import torch
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
-from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
+from pyxem_dl.devices import computing, filled_up, in_portions
+from pyxem_dl.models.computing import usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing

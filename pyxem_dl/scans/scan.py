@@ -12,6 +12,7 @@ from pyxem_dl.frames import Calibration, beam_shift_to_center
 from pyxem_dl.preprocessing import check_patterns
 from pyxem_dl.scans import inspection
 from pyxem_dl.scans.beam import Beam
+from pyxem_dl.scans.options import Reading
 from pyxem_dl.scans.sample import Sample, filled, read_sample
 
 
@@ -55,28 +56,20 @@ class Scan:
     _sample: Sample | None = None
 
     @classmethod
-    def from_signal(
-        cls, signal, *, navigation_mask=None, signal_mask=None, center=None, beam_energy=None, inspect: bool = True
-    ) -> Scan:
+    def from_signal(cls, signal, reading: Reading | None = None, *, inspect: bool = True, **given) -> Scan:
         """Check a signal and what the user gave with it.
 
         Parameters
         ----------
         signal : hyperspy.signals.Signal2D
             Patterns with 0, 1 or 2 navigation dimensions.
-        navigation_mask : array of bool, optional
-            True where a pattern is excluded, of the navigation's shape in data order (y, x).
-        signal_mask : array of bool, shape (rows, columns), optional
-            True where the detector is excluded.
-        center : optional
-            Position of the direct beam: None for the calibration's; "auto" to find it in each
-            pattern; (row, column) in pixels; an array (..., 2) of those, of the navigation's
-            shape in data order; or pyxem's ``BeamShift``.
-        beam_energy : float, optional
-            In kV; by default that of the metadata.
+        reading : Reading, optional
+            Masks, center and beam energy.
         inspect : bool
             Read a sample of the patterns (:func:`~pyxem_dl.scans.read_sample`), mask the pixels that are wrong in all
             of it, and compare the direct beam in it with where it should be.
+        **given
+            Fields of :class:`~pyxem_dl.scans.options.Reading`, in its place.
 
         Raises
         ------
@@ -92,16 +85,18 @@ class Scan:
         """
         if not hasattr(signal, "axes_manager"):
             raise TypeError(f"Expected a HyperSpy signal, not {type(signal).__name__}.")
-        calibration = Calibration.from_signal(signal, beam_energy)
+        reading = Reading(**given) if reading is None else reading
+        calibration = Calibration.from_signal(signal, reading.beam_energy)
         data = _in_data_order(signal)
         check_patterns(data)
         shape = data.shape[:-2]
-        mask = _checked_navigation_mask(navigation_mask, shape)
-        detector = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
+        mask = _checked_navigation_mask(reading.navigation_mask, shape)
+        detector = _checked_mask(reading.signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
         if detector is not None and detector.all():
             raise ValueError("signal_mask excludes all pixels (True = excluded). Did you mean `~signal_mask`?")
-        calibration, centers = _read_center(center, calibration, shape)
-        inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=center is not None)
+        calibration, centers = _read_center(reading.center, calibration, shape)
+        given_center = reading.center is not None
+        inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=given_center)
         x, y, unit = _coordinates(signal.axes_manager.navigation_axes, shape)
         scan = cls(
             data=data,

@@ -30,7 +30,7 @@ from pyxem_dl.files import check_target, claimed, move_aside, replacing
 from pyxem_dl.messages import warn
 from pyxem_dl.models import CONFIG, native_precision
 from pyxem_dl.models.description import PhaseEntry, Titles
-from pyxem_dl.streaming import resolve_device
+from pyxem_dl.devices import resolve_device
 from pyxem_dl.training.progress import TrainingProgress
 
 CHECKPOINT = "checkpoint"

@@ -23,7 +23,7 @@ from pyxem_dl.labels import (
     read_patterns,
 )
 from pyxem_dl.maps import Scan
-from pyxem_dl.partial_results import fingerprint
+from pyxem_dl.scans.fingerprint import fingerprint
 from pyxem_dl.training.configuration import LabelledConfiguration
 from pyxem_dl.training.running import place_among_processes
 

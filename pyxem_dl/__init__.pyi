@@ -10,7 +10,6 @@ from . import (
     models as models,
     networks as networks,
     orientation as orientation,
-    partial_results as partial_results,
     patterns as patterns,
     plot as plot,
     preprocessing as preprocessing,
@@ -18,7 +17,6 @@ from . import (
     rotations as rotations,
     scans as scans,
     simulation as simulation,
-    streaming as streaming,
     study as study,
     symmetry as symmetry,
     template_matching as template_matching,
@@ -38,7 +36,11 @@ from .models import (
     list_models as list_models,
     load_model as load_model,
 )
-from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
+from .orientation import (
+    iter_predict_orientation as iter_predict_orientation,
+    predict_orientation as predict_orientation,
+    to_orientation_map as to_orientation_map,
+)
 from .patterns import Probe as Probe
 from .results import read_labels as read_labels, to_py4dstem as to_py4dstem
 from .scans import find_bad_pixels as find_bad_pixels

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pyxem_dl.messages import warn
 from pyxem_dl.devices import computing, filled_up, in_portions
-from pyxem_dl.models.computing import usable_patterns
+from pyxem_dl.messages import warn
+from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.patterns.patches import probe_patch
@@ -52,6 +52,8 @@ class BraggModel(Model):
     format = "pyxem_dl disk detector"
     inputs = "patterns"
     threshold_names = ("confidence",)
+    #: Patterns that a core computes at once
+    micro_batch = _PORTION["cpu"]
 
     def __repr__(self) -> str:
         low, high = self.domain.get("disk_radius") or (0, float("inf"))

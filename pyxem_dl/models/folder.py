@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from pyxem_dl.checks import thresholds
-from pyxem_dl.files import replacing_files
 from pyxem_dl.devices import computing, native_precision
+from pyxem_dl.files import replacing_files
 from pyxem_dl.models.description import (
     bounded_size,
     check_description,
@@ -54,6 +54,10 @@ class Model(ABC):
     format: str
     inputs: str
     threshold_names: tuple[str, ...]
+    #: Name of the bundled model that was loaded, None for others
+    bundled_name = None
+    #: Of how many networks it consists
+    n_networks = 1
 
     # ---------------------------------------------------------------- what each kind says
     @abstractmethod
@@ -84,8 +88,8 @@ class Model(ABC):
     # ---------------------------------------------------------------- what all kinds have
     def __post_init__(self) -> None:
         self.network.eval()
-        self._follows_device = self.precision == "auto"
-        if self._follows_device:
+        self.follows_device = self.precision == "auto"
+        if self.follows_device:
             self.precision = native_precision(self.device)
 
     @property
@@ -97,7 +101,7 @@ class Model(ABC):
     def to(self, device):
         """Move the network to a device; returns the model itself."""
         self.network.to(device)
-        if self._follows_device:
+        if self.follows_device:
             self.precision = native_precision(self.device)
         return self
 

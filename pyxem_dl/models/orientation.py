@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.devices import computing, filled_up, in_portions
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
-from pyxem_dl.devices import computing, filled_up, in_portions
-from pyxem_dl.models.computing import usable_patterns
+from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
@@ -128,6 +128,11 @@ class OrientationModel(Model):
         self._check_samples(n_samples)
         columns = in_portions(predict, size, device, patterns, centers)
         return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
+
+    @property
+    def gives_several(self) -> bool:
+        """Whether the network proposes several orientations for a pattern."""
+        return self.network_name != "regression"
 
     @property
     def has_dropout(self) -> bool:

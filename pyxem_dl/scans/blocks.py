@@ -107,7 +107,7 @@ def _grown(chunk, shape, most: int) -> tuple[int, ...]:
 
 
 def _cut(chunk, largest: int) -> tuple[int, ...]:
-    """A piece of a chunk, of whole parts of each axis, so that no piece lies in two chunks."""
+    """Cut a chunk into pieces of whole parts of each axis, so that no piece lies in two chunks."""
     size = list(chunk)
     for axis in range(len(chunk)):
         others = math.prod(size) // size[axis]

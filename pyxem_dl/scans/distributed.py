@@ -29,7 +29,7 @@ _RETRIES = 2
 
 
 def current_client():
-    """The client of dask.distributed that dask would compute with; None without one."""
+    """Return the client of dask.distributed that dask would compute with; None without one."""
     if "distributed" not in sys.modules:
         return None
     import dask
@@ -139,7 +139,7 @@ def _submit(client, data, blocks: Blocks, i: int, wanted: np.ndarray, task: Bloc
 
 
 def _result(future, i: int, blocks: Blocks, wanted, missing: NotRead) -> Part | None:
-    """What came of a block; None if it could not be read."""
+    """Return what came of a block; None if it could not be read."""
     from distributed import KilledWorker
 
     try:
@@ -173,7 +173,7 @@ def _check_workers(client) -> None:
         if isinstance(version, Exception):
             raise RuntimeError(f"The worker {worker} has no pyxem_dl ({version!r}). Install pyxem_dl {here} there.")
         if version != here:
-            raise RuntimeError(f"The worker {worker} has pyxem_dl {version}, here it is {here}: install the same there.")
+            raise RuntimeError(f"The worker {worker} has pyxem_dl {version}, here it is {here}: install the same.")
 
 
 class _Failed:
@@ -224,7 +224,7 @@ def _joined(parts: list[dict]) -> dict:
 
 
 def _plugin(step: SentStep):
-    """A plugin that takes a step to every worker, now and later, and makes it ready there."""
+    """Make a plugin that takes a step to every worker, now and later, and makes it ready there."""
     from distributed import WorkerPlugin
 
     class StepPlugin(WorkerPlugin):

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -136,7 +135,7 @@ class Job:
         if output is not None:
             return self._run_into(output)
         self.announce()
-        found = Collected(self.scan.size)
+        found = Collected(self.scan.size, self.step.fields)
         try:
             for _ in self._work(found):
                 pass
@@ -150,7 +149,7 @@ class Job:
     def iterate(self) -> Iterator[Partial]:
         """Do it, and yield what is there after each batch; the last one is whole."""
         self.announce()
-        found = Collected(self.scan.size)
+        found = Collected(self.scan.size, self.step.fields)
         partial = Partial(self.assemble, found, self.scan)
         for _ in self._work(found):
             yield partial
@@ -184,9 +183,11 @@ class Job:
             store.expect(~self.scan.navigation_mask)
             look = _Checksums(found) if _CHECKSUM in store.fields else None
         computing, n = self.computing, 0
+        if not wanted.any():
+            return
         start = time.perf_counter()
-        with progressbar(int(wanted.sum()), computing.show_progressbar) as bar:
-            try:
+        try:
+            with progressbar(int(wanted.sum()), computing.show_progressbar) as bar:
                 for part in self._parts(wanted, look):
                     found.add(part)
                     n += len(part.indices)
@@ -196,10 +197,10 @@ class Job:
                     if not go_on:
                         self._stopped = True
                         return
-            finally:
-                seconds = time.perf_counter() - start
-                if n:
-                    computing.say(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")
+        finally:
+            seconds = time.perf_counter() - start
+            if n:
+                computing.say(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")
 
     def _parts(self, wanted: np.ndarray, look=None) -> Iterator[Part]:
         """Parts from the workers of a client, where there is one, or from this process."""
@@ -259,20 +260,20 @@ class Job:
         source = None if self.signal is None or is_in_memory(data) else source_of(self.signal)
         arrays = scan.navigation_mask, scan.signal_mask, scan.centers
         number = fingerprint(data, [*self.settings, repr(scan.calibration)], arrays, source)
-        return Contents(self.assemble.kind, number, self.blocks, fields, self.assemble.to_dict())
+        return Contents(self.assemble.kind, number, self.blocks, fields, self.assemble.to_dict(), scan.n_patterns)
 
     def _store(self, output: Target) -> ResultStore:
-        """The store of an earlier run of the same work, or a new one."""
+        """Open the store of an earlier run of the same work, or a new one."""
         path, contents = output.store, self._contents()
         if os.path.lexists(path):
             store = self._kept(output, contents)
             if store is not None:
                 self._blocks = store.contents.blocks
                 return store
-        return ResultStore.create(path, contents, Collected(self.scan.size))
+        return ResultStore.create(path, contents, Collected(self.scan.size, self.step.fields))
 
     def _kept(self, output: Target, contents: Contents) -> ResultStore | None:
-        """What an earlier run left, if it is of use; else it makes room, or an error says that it is in the way."""
+        """Return what an earlier run left, if it is of use; else make room, or say that it is in the way."""
         path = output.store
         try:
             if output.is_store and read_contents(path).fingerprint != contents.fingerprint:
@@ -293,7 +294,9 @@ class Job:
         if why is not None:
             self._make_room(output, why, "damaged" if "damaged" in why else "old")
             return None
-        if store.n_kept:
+        if store.n_kept == self.scan.n_patterns:
+            self.computing.say(f"  All {store.n_kept} patterns are done in {path}.")
+        elif store.n_kept:
             self.computing.say(f"  Continuing after {store.n_kept} patterns from {path}.")
         return store
 
@@ -322,8 +325,8 @@ class Job:
 
     def _finish(self, store: ResultStore, output: Target, result) -> None:
         """Write the result; where that fails, nothing has to be computed again."""
-        error = store.finish()
-        whole = store.collected.n_done == self.scan.n_patterns
+        error, found = store.finish(), store.collected
+        whole = found.n_done == self.scan.n_patterns
         try:
             if error is not None:
                 raise error
@@ -331,7 +334,7 @@ class Job:
                 output.write(output.path, result)
         except Exception as failed:  # of whatever library: hours of computing must not be lost
             raise NotWritten(
-                f"{output.path} could not be written: {failed}. {store.n_kept} of {store.collected.n_done} patterns are "
+                f"{output.path} could not be written: {failed}. {store.n_kept} of {found.n_done} patterns are "
                 f"saved in {store.path}. Free some space and repeat the call: it continues from there. In Python the "
                 "result is not lost: `error.result` holds it.",
                 result,
@@ -387,11 +390,11 @@ class Partial:
         return self._found.n_done
 
     def to_result(self):
-        """Result of what is done; the rest is not in its data."""
+        """Make the result of what is done; the rest is not in its data."""
         return self._assemble(self._found)
 
     def to_crystal_map(self):
-        """The same, by the name of what it is for orientations."""
+        """Make the same, by the name that it has for orientations."""
         return self.to_result()
 
     def __repr__(self) -> str:

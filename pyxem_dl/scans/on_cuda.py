@@ -87,7 +87,7 @@ class CudaRunner(OneByOne):
         return there
 
     def _buffer(self, batch: torch.Tensor):
-        """The pinned buffer that was used longest ago, or a new one."""
+        """Return the pinned buffer that was used longest ago, or a new one."""
         if len(self._ring) == _IN_FLIGHT:
             pinned, copied = self._ring.popleft()
             if pinned.dtype == batch.dtype and pinned.shape[1:] == batch.shape[1:] and len(pinned) >= len(batch):

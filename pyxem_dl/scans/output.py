@@ -45,6 +45,8 @@ class Contents:
         What there is for each position.
     about : dict
         What the result needs beside the arrays; plain numbers and texts.
+    n_wanted : int
+        How many positions are not excluded.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Contents:
     blocks: Blocks
     fields: dict[str, Field]
     about: dict
+    n_wanted: int
 
     def to_dict(self) -> dict:
         """For the attributes of the store."""
@@ -61,7 +64,7 @@ class Contents:
             "format": FORMAT, "package_version": __version__, "kind": self.kind, "fingerprint": self.fingerprint,
             "shape": list(self.blocks.shape), "block": list(self.blocks.size),
             "fields": {name: [list(f.shape), f.dtype, f.ragged] for name, f in self.fields.items()},
-            "about": self.about,
+            "about": self.about, "n_wanted": self.n_wanted,
         }  # fmt: skip
 
     @classmethod
@@ -77,7 +80,7 @@ class Contents:
             fields = {str(name): _field(*values) for name, values in entry["fields"].items()}
             shape, block = (tuple(_whole(n) for n in entry[key]) for key in ("shape", "block"))
             about, kind = dict(entry["about"]), str(entry["kind"])
-            fingerprint = str(entry["fingerprint"])
+            fingerprint, n_wanted = str(entry["fingerprint"]), _whole(entry["n_wanted"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} is damaged: its attributes cannot be read ({error!r}).") from error
         if not (
@@ -86,7 +89,7 @@ class Contents:
             and all(b <= n for b, n in zip(block, shape))
         ):  # fmt: skip
             raise ValueError(f"{where} is damaged: its attributes describe no scan.")
-        return cls(kind, fingerprint, Blocks(shape, block), fields, about)
+        return cls(kind, fingerprint, Blocks(shape, block), fields, about, n_wanted)
 
 
 def _field(shape, dtype, ragged) -> Field:
@@ -151,7 +154,7 @@ class ResultStore:
             For blocks that are damaged: they count as not done.
         """
         contents = read_contents(path)
-        store = cls(path, contents, Collected(int(np.prod(contents.blocks.shape))))
+        store = cls(path, contents, Collected(int(np.prod(contents.blocks.shape)), contents.fields))
         store._read_all()
         return store
 
@@ -302,9 +305,10 @@ def _check_arrays(path: Path, contents: Contents) -> None:
         where = path / name / ".zarray"
         found = _read_json(where) if where.is_file() else {}
         codecs, layout = _codecs(field), _layout(field, contents.blocks)
-        filters = [codecs["object_codec"]] * field.ragged + codecs["filters"]
+        filters = ([codecs["object_codec"]] if field.ragged else []) + codecs["filters"]
         expected = {
-            "shape": list(layout["shape"]), "chunks": list(layout["chunks"]), "filters": [each.get_config() for each in filters],
+            "shape": list(layout["shape"]), "chunks": list(layout["chunks"]),
+            "filters": [each.get_config() for each in filters],
             "compressor": codecs["compressor"].get_config(), "zarr_format": 2,
             "dtype": "|O" if field.ragged else np.dtype(field.dtype).str, "order": "C",
         }  # fmt: skip
@@ -324,7 +328,7 @@ def _bytes(table: np.ndarray, field: Field) -> bytes:
 
 
 def read_contents(path: Path) -> Contents:
-    """What a store says of itself.
+    """Read what a store says of itself.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from pyxem_dl.preprocessing import check_patterns
 from pyxem_dl.scans import inspection
 from pyxem_dl.scans.beam import Beam
 from pyxem_dl.scans.options import Reading
+from pyxem_dl.scans.positions import Positions
 from pyxem_dl.scans.sample import Sample, filled, read_sample
 
 
@@ -32,12 +33,8 @@ class Scan:
         True where the detector is excluded.
     centers : None, "auto" or array, shape (n, 2)
         Direct beams (row, column) in pixels, where they are not the calibration's.
-    x, y : array, shape (n,), or None
-        Coordinates of the scan, from 0, in `scan_unit`; None for a dimension that is not there.
-    scan_unit : str
-        Of the navigation axes, "px" where they have none.
-    shape : tuple of int
-        Of the navigation, in data order.
+    positions : Positions
+        Where the patterns lie in the scan.
     beam : Beam, optional
         Where a sample of the patterns has the direct beam.
     """
@@ -47,10 +44,7 @@ class Scan:
     navigation_mask: np.ndarray
     signal_mask: torch.Tensor | None
     centers: object
-    x: np.ndarray | None
-    y: np.ndarray | None
-    scan_unit: str
-    shape: tuple[int, ...] = ()
+    positions: Positions
     beam: Beam | None = None
 
     _sample: Sample | None = None
@@ -97,17 +91,13 @@ class Scan:
         calibration, centers = _read_center(reading.center, calibration, shape)
         given_center = reading.center is not None
         inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=given_center)
-        x, y, unit = _coordinates(signal.axes_manager.navigation_axes, shape)
         scan = cls(
             data=data,
             calibration=calibration,
             navigation_mask=mask.reshape(-1),
             signal_mask=None if detector is None else torch.from_numpy(detector.copy()),
             centers=centers,
-            x=x,
-            y=y,
-            scan_unit=unit,
-            shape=shape,
+            positions=Positions.of_axes(signal.axes_manager.navigation_axes, shape),
         )
         if inspect:
             scan._inspect()
@@ -142,8 +132,8 @@ class Scan:
             With the beam energy.
         """
         mask = _checked_navigation_mask(navigation_mask, shape)
-        x, y, unit = _coordinates(axes, shape if len(axes) else ())
-        return cls(None, calibration, mask.reshape(-1), None, None, x, y, unit, tuple(shape))
+        positions = Positions.of_axes(axes, tuple(shape) if len(axes) else ())
+        return cls(None, calibration, mask.reshape(-1), None, None, positions)
 
     def sample(self) -> Sample:
         """Patterns that stand for the scan, the same for any chunks; read once, until they are forgotten."""
@@ -163,6 +153,11 @@ class Scan:
     def without_data(self) -> Scan:
         """All but the patterns: what a worker in another process needs."""
         return replace(self, data=None, _sample=None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the navigation, in data order."""
+        return self.positions.shape
 
     @property
     def size(self) -> int:
@@ -331,23 +326,3 @@ def _read_beam_shift(signal, calibration: Calibration) -> np.ndarray:
     shifts = signal.data
     shifts = shifts.compute() if hasattr(shifts, "compute") else shifts
     return beam_shift_to_center(shifts, calibration)
-
-
-def _coordinates(axes, shape):
-    """x, y (n,) and unit of the scan from the navigation axes (x first)."""
-    steps, units = [], []
-    for axis in axes:
-        step = abs(float(axis.scale)) if axis.is_uniform else 1.0
-        units.append(_scan_unit(axis.units) if step and axis.is_uniform else "px")
-        steps.append(step or 1.0)
-    if not shape:
-        return np.zeros(1), None, "px"
-    if len(shape) == 1:
-        return np.arange(shape[0]) * steps[0], None, units[0]
-    row, column = np.indices(shape).reshape(2, -1)
-    return column * steps[0], row * steps[1], units[0]
-
-
-def _scan_unit(units) -> str:
-    text = "" if units is None else str(units)
-    return "px" if text in ("", "<undefined>", "None") else text

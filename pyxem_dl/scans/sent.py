@@ -43,13 +43,13 @@ class SentStep:
         return type(self).__name__, self.digest, self.device, self.batch_size
 
     def without_bytes(self) -> SentStep:
-        """The same for processes that have been given the bytes."""
+        """Make the same for processes that have been given the bytes."""
         small = object.__new__(SentStep)
         small.__dict__ = self.__dict__ | {"bytes": None}
         return small
 
     def load(self) -> Step:
-        """The step, ready for this process' device."""
+        """Get the step, ready for this process' device."""
         with _ready:
             step = _STEPS.get(self.digest)
             if step is None:

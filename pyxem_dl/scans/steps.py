@@ -52,14 +52,6 @@ class Rows(NamedTuple):
         ends = np.cumsum(self.lengths)
         return [self.values[end - n : end] for n, end in zip(self.lengths.tolist(), ends.tolist())]
 
-    def __getitem__(self, index) -> Rows | np.ndarray:
-        """Rows of some patterns, given by an array; an int is the field of the tuple."""
-        if isinstance(index, (int, slice)):
-            return super().__getitem__(index)
-        tables = self.tables()
-        chosen = [tables[i] for i in np.arange(len(tables))[index]]
-        return Rows.of(chosen) if chosen else Rows(self.lengths[:0], self.values[:0])
-
 
 class Part(NamedTuple):
     """Results of one batch.
@@ -95,7 +87,7 @@ class Step(ABC):
     def fields(self) -> dict[str, Field]:
         """What a call gives."""
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device) -> None:  # noqa: B027 (many steps have nothing to prepare)
         """Get ready on a device, once in a process."""
 
     @abstractmethod
@@ -118,6 +110,8 @@ class Collected:
     ----------
     n : int
         Number of positions of the scan.
+    fields : dict of str to Field, optional
+        What there will be; others are added as they come.
 
     Attributes
     ----------
@@ -127,9 +121,11 @@ class Collected:
         The fields; 0 where nothing was done.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, fields: dict[str, Field] | None = None) -> None:
         self.done = np.zeros(n, dtype=bool)
-        self.arrays: dict[str, np.ndarray] = {}
+        self.arrays: dict[str, np.ndarray] = {
+            name: np.zeros((n, *field.shape), field.dtype) for name, field in (fields or {}).items() if not field.ragged
+        }
         self._tables: dict[str, np.ndarray] = {}
 
     @property

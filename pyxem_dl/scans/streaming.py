@@ -163,7 +163,7 @@ def _blocks_ahead(data, blocks: Blocks, wanted, missing: NotRead, look) -> Itera
 
 
 def _result(i: int, future, blocks: Blocks, wanted, missing: NotRead):
-    """What was read of a block, if it could be."""
+    """Give what was read of a block, if it could be."""
     try:
         found = future.result()
     except MemoryError:
@@ -201,7 +201,7 @@ def cut(blocks: Iterator[tuple[np.ndarray, np.ndarray]], size: Callable[[], int]
 # ---------------------------------------------------------------- what computes
 @contextmanager
 def runner_for(step: Step, device: torch.device, batch_size: int | None):
-    """The runner for a device, for the time of a run."""
+    """Make the runner for a device, for the time of a run."""
     if device.type == "cuda":
         from pyxem_dl.scans.on_cuda import CudaRunner
 

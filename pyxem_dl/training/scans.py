@@ -12,7 +12,6 @@ from torch.utils.data import IterableDataset
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.frames import MIRROR_QUATERNION
-from pyxem_dl.partial_results import fingerprint
 from pyxem_dl.results.labels import (
     Labels,
     balance_weights,

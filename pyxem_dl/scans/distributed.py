@@ -24,6 +24,8 @@ from pyxem_dl.scans.streaming import NotRead
 
 # Tasks for each thread of the workers: one that is computed and one that waits, so that none is idle
 _IN_FLIGHT = 2
+# Blocks for each thread of the workers, at least
+_SHARES = 6
 # How often a block is tried whose reading fails
 _RETRIES = 2
 
@@ -43,6 +45,11 @@ def describe(client) -> str:
     """Workers of a client in words."""
     threads = client.nthreads()
     return f"dask cluster of {len(threads)} workers with {sum(threads.values())} threads"
+
+
+def n_blocks(client) -> int:
+    """Into how many blocks to cut a scan at least, so that all workers end at about the same time."""
+    return max(16, _SHARES * sum(client.nthreads().values()))
 
 
 def stream_on(

@@ -37,6 +37,8 @@ STORE = ".zarr"
 _CHECKSUM, _CHECKSUM_FIELD = "checksum", Field((), "uint64")
 # Room that a store needs beside its arrays: a file takes at least a block of the file system
 _SMALLEST_FILE = 4096
+# A scan is cut into so many blocks at least, so that what an interrupted run was doing is a small part
+_FEWEST_BLOCKS = 16
 # Rows of a pattern for which there must be room, at least
 _ROWS = 10
 
@@ -216,7 +218,11 @@ class Job:
     def blocks(self) -> Blocks:
         """How the scan is read and kept."""
         if self._blocks is None:
-            self._blocks = plan_blocks(self.scan.data if self.data is None else self.data, self.step.keep_every)
+            data = self.scan.data if self.data is None else self.data
+            client = distributed.current_client()
+            shares = _FEWEST_BLOCKS if client is None else distributed.n_blocks(client)
+            most = min(self.step.keep_every, max(self.step.micro_batch, -(-self.scan.size // shares)))
+            self._blocks = plan_blocks(data, most)
         return self._blocks
 
     def announce(self) -> None:

@@ -1,6 +1,5 @@
 # The one list of public names: lazy_loader reads it, and so do editors and type checkers.
 from . import (
-    benchmark as benchmark,
     bragg_vectors as bragg_vectors,
     checks as checks,
     crystals as crystals,

@@ -60,7 +60,7 @@ def test_help_is_quick_and_names_the_commands():
 
 
 @pytest.mark.parametrize("command", [
-    "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "benchmark",
+    "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "evaluate",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
@@ -312,7 +312,7 @@ def test_train_bragg_makes_a_detector(run, tmp_path, monkeypatch):
         (["vectors", "SCAN", "--model", "no-such-model", "--output", "v.hspy"], "no model or folder"),
         (["train-bragg", "nowhere.cif", "--output", "m"], "There is no structure file nowhere.cif"),
         (["demo", "--model", "no-such-model"], "no model or folder"),
-        (["benchmark", "--data", "nowhere"], "There is no folder nowhere"),
+        (["benchmark", "--data", "nowhere"], "`pyxem-dl benchmark` is gone"),
     ],
 )  # fmt: skip
 def test_user_errors_are_messages(run, scan, arguments, message):
@@ -324,14 +324,14 @@ def test_user_errors_are_messages(run, scan, arguments, message):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "a.cif"], ["predict"], ["benchmark", "--only", "nonsense"], ["benchmark", "--model", "gold=x"]],
+    [["train", "a.cif"], ["predict"], ["evaluate"]],
 )
 def test_wrong_usage_ends_with_2(run, arguments):
     assert run(*arguments).exit_code == 2
 
 
 def test_debug_shows_where(run):
-    result = run("--debug", "benchmark", "--data", "nowhere")
+    result = run("--debug", "predict", "nowhere.zspy", "--model", "x", "--output", "a.h5")
     assert isinstance(result.exception, FileNotFoundError)
 
 

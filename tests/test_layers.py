@@ -23,7 +23,6 @@ LAYERS = (
     ("maps", "labels", "spots"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),
-    ("benchmark",),
     ("signals", "gui", "demo"),
     ("commands",),
     ("__main__",),
@@ -35,9 +34,7 @@ ROOM_OF = {"_autoload": "signals"}
 #: Distributions whose modules have other names
 DISTRIBUTION_OF = {
     "PIL": "pillow",
-    "py4DSTEM": "py4dstem",
     "diffpy": "diffpy-structure",
-    "mp_api": "mp-api",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
 }

@@ -5,6 +5,7 @@ from . import (
     crystals as crystals,
     data as data,
     disk_metrics as disk_metrics,
+    evaluation as evaluation,
     frames as frames,
     label_files as label_files,
     labels as labels,
@@ -33,6 +34,7 @@ from .bragg_vectors import (
     to_py4dstem as to_py4dstem,
 )
 from .crystals import load_phases as load_phases
+from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .labels import read_labels as read_labels
 from .models import (

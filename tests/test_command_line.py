@@ -218,6 +218,47 @@ def test_masks_of_files_leave_out_what_they_say(run, fake_model, scan):
     assert not np.allclose(whole, masked)
 
 
+def test_evaluate(run, crystals, tmp_path):
+    from pyxem_dl.map_files import save_map
+    from pyxem_dl.template_matching import match_templates
+
+    scan, structure, rotations = crystals
+    xmap = match_templates(options.load_scan(scan, None), structure, resolution=6, show_progressbar=False)
+    save_map(tmp_path / "found.h5", xmap)
+    xmap._rotations.data = rotations.reshape(xmap._rotations.shape + (4,))
+    save_map(tmp_path / "truth.h5", xmap)
+    done = run("evaluate", scan, "--map", "found.h5", "--phases", structure, "--truth", "truth.h5", "--output",
+               "a.json", "--no-progress", "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["rows"]
+    assert list(rows) == ["found.h5", "templates"] and rows["templates"]["n"] == 6
+    assert "modulo 180°" in done.output and "Saved to a.json" in done.output
+    right = run("evaluate", scan, "--map", "truth.h5", "--truth", "truth.h5")
+    assert "| 100.0 ± 0.0 %" in right.output
+    turned = run("evaluate", scan, "--map", "truth.h5", "--truth", "truth.h5", "--frame", "{turn: 20}")
+    assert turned.exit_code == 0 and "| 100.0 ± 0.0 %" not in turned.output
+    peaks = run("evaluate", scan, "--map", "truth.h5", "--output", "a.md")
+    assert peaks.exit_code == 0 and "by chance" in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        ((), 1, "There is nothing to evaluate"),
+        (("--map", "nowhere.h5"), 1, "There is no file 'nowhere.h5'"),
+        (("--truth", "nowhere.h5", "--model", "al-200kv"), 1, "There is no file 'nowhere.h5'"),
+        (("--phases", "nowhere.cif"), 1, "There is no structure file nowhere.cif"),
+        (("--model", "no-such-model"), 1, "no model or folder"),
+        (("--model", "al-200kv", "--output", "a.txt"), 1, "An evaluation can be saved as .json or .md"),
+        (("--model", "al-200kv", "--frame", "[1]"), 2, "must be like '{turn: 90}'"),
+        (("--model", "al-200kv", "--frame", "{turned: 90}"), 2, "must be like '{turn: 90}'"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(run, scan, arguments, code, message):
+    result = run("evaluate", scan, *arguments)
+    assert result.exit_code == code and message in result.stderr.replace("\n", " ").replace("│", "")
+
+
 @pytest.fixture
 def disk_scan(tmp_path, rng):
     """Files with a scan of 2 x 3 positions with disks, and with their probe in vacuum."""

@@ -22,7 +22,7 @@ LAYERS = (
     ("models", "streaming", "partial_results", "label_files", "map_files", "scans"),
     ("maps", "labels", "spots"),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
-    ("plot", "study"),
+    ("plot", "study", "evaluation"),
     ("signals", "gui", "demo"),
     ("commands",),
     ("__main__",),

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from pyxem_dl.commands.app import command
+from pyxem_dl.commands.options import (
+    BeamEnergy,
+    Center,
+    Device,
+    NavigationMask,
+    Progress,
+    Scale,
+    ScanFile,
+    SignalMask,
+    check_structures,
+    load_scan,
+    read_center,
+    read_frame,
+    read_mask,
+)
 
 
 @command("models")
@@ -17,6 +35,57 @@ def show_models() -> None:
         typer.echo(catalogue.table(models))
     else:
         typer.echo("This installation has no bundled models. Train one: pyxem-dl train --help")
+
+
+@command()
+def evaluate(
+    scan: ScanFile,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Crystal map of the scan that is known to be right: .h5, .ang or .ctf. Without it, detected "
+                     "peaks are counted that the orientations explain."),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Bundled model or model folder; repeat to compare several.")
+    ] = None,
+    phases: Annotated[
+        list[Path] | None, typer.Option(help="CIF file of a phase, for template matching; repeat for several phases.")
+    ] = None,
+    map: Annotated[
+        list[Path] | None, typer.Option(help="Crystal map that is there already; repeat to compare several.")
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(help="Convention of the truth, as '{turn: 90, flipped: true, inverse: true, crystal_x: a*}'."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Save the numbers (.json) or the table (.md).")] = None,
+    beam_energy: BeamEnergy = None,
+    scale: Scale = None,
+    center: Center = None,
+    navigation_mask: NavigationMask = None,
+    signal_mask: SignalMask = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    progress: Progress = True,
+) -> None:
+    """Measure how good orientations of a scan are: by models, by template matching, or of a map."""
+    check_structures(phases)
+    convention = read_frame(frame)
+    signal = load_scan(scan, scale)
+    from pyxem_dl.evaluation import check_evaluation_path, evaluate as measure
+    from pyxem_dl.labels import read_labels
+
+    if output is not None:
+        check_evaluation_path(output, overwrite=overwrite)
+    found = measure(
+        signal, model or [], phases=phases or None, maps={path.name: path for path in map or ()},
+        truth=None if truth is None else read_labels(truth, **convention), navigation_mask=read_mask(navigation_mask),
+        signal_mask=read_mask(signal_mask), center=read_center(center), beam_energy=beam_energy, device=device,
+        show_progressbar=progress,
+    )  # fmt: skip
+    typer.echo(f"\n{found}")
+    if output is not None:
+        typer.echo(f"\nSaved to {found.save(output, overwrite=overwrite)}.")
 
 
 @command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

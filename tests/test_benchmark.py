@@ -191,7 +191,7 @@ def test_speed_is_compared_within_one_run():
     assert "| Al | network b | 9 | 900 | 900 |  | ≥ 10 | b |" in text
 
 
-def test_training_is_read_from_the_card():
+def test_training_is_read_from_the_model():
     found = machine.training_of("mgo-300kv")
     log = (PRETRAINED / "mgo-300kv" / "training_log.csv").read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(log))

@@ -1,10 +1,10 @@
 # The one list of public names: lazy_loader reads it, and so do editors and type checkers.
 from . import (
-    benchmark as benchmark,
     bragg_vectors as bragg_vectors,
     checks as checks,
     crystals as crystals,
     data as data,
+    evaluation as evaluation,
     frames as frames,
     metrics as metrics,
     models as models,
@@ -28,6 +28,7 @@ from .bragg_vectors import (
     predict_bragg_vectors as predict_bragg_vectors,
 )
 from .crystals import load_phases as load_phases
+from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .models import (
     BraggModel as BraggModel,

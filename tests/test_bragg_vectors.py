@@ -7,7 +7,6 @@ import torch
 from pyxem.signals import DiffractionVectors, ElectronDiffraction2D, LazyElectronDiffraction2D
 from pyxem.signals.diffraction_vectors import LazyDiffractionVectors
 
-from pyxem_dl.benchmark import disks
 from pyxem_dl.bragg_vectors import COLUMNS, DiskMatcher, match_disks, to_diffraction_vectors, to_py4dstem
 from pyxem_dl.frames import Calibration
 from pyxem_dl.metrics.disks import match_points, score_disks
@@ -323,25 +322,6 @@ def test_pairs_are_as_many_as_can_be():
     i, j = match_points([[0.0, 0], [0, 3]], [[0.0, 2], [0, 5]], 2.5)
     assert sorted(zip(i, j)) == [(0, 0), (1, 1)]
     assert len(match_points(np.empty((0, 2)), [[0.0, 0]], 1)[0]) == 0
-
-
-def test_the_benchmark_knows_its_disks(shared_data):
-    known = disks.bragg_disks(shared_data, "Al", 1e5, n=2)
-    assert known.signal.data.sum((1, 2)) == pytest.approx([1e5] * 2, rel=0.02)
-    tables = np.empty(2, dtype=object)
-    calibration = Calibration.from_signal(known.signal)
-    for i, table in enumerate(known.truth):
-        assert (table[:, 2] > 20).all()
-        relative = table[:, :2] - calibration.center
-        tables[i] = np.column_stack([relative, table[:, 2], np.ones(len(table))])
-        # the electrons are there
-        row, column = np.indices(calibration.shape)
-        for r, c, electrons in table:
-            there = known.signal.data[i][np.hypot(row - r, column - c) < known.radius].sum()
-            assert there == pytest.approx(electrons, abs=8 * np.sqrt(electrons) + 0.1 * electrons)
-    vectors = to_diffraction_vectors(known.signal, tables, calibration)
-    score = disks.score(vectors, known)
-    assert score.f1 == 1 and score.position_error < 1e-6 and score.rank_correlation == pytest.approx(1)
 
 
 def test_a_probe_of_another_scale_is_an_error_that_says_the_factor(scan):

@@ -36,6 +36,8 @@ class BraggModel(Model):
         A name, and a line on what the model is for.
     training : dict
         The training's configuration.
+    provenance : dict
+        How the training went, as that of an :class:`~pyxem_dl.models.OrientationModel`.
     precision : {"auto", "float32", "bfloat16"}
         Of the network's convolutions; the correlation with the probe is always float32.
     """
@@ -47,6 +49,7 @@ class BraggModel(Model):
     name: str = "unnamed"
     description: str = ""
     training: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
     precision: str = "auto"
 
     format = "pyxem_dl disk detector"

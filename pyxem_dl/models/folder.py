@@ -47,7 +47,7 @@ class Model(ABC):
     """A network with all that belongs to it, kept as a folder without pickles.
 
     Each kind of model is a dataclass with ``network_name``, ``network``, ``domain``, ``thresholds``, ``name``,
-    ``description``, ``training`` and ``precision``, and says below what is its own.
+    ``description``, ``training``, ``provenance`` and ``precision``, and says below what is its own.
     """
 
     #: How config.json calls this kind, and reference.safetensors its inputs.
@@ -109,7 +109,8 @@ class Model(ABC):
     def fingerprint(self) -> str:
         """Hash of weights and settings: the same for the same answers."""
         weights = _hash_tensors(self.network.state_dict())
-        text = json.dumps([weights, _config(self)], sort_keys=True)
+        config = {key: value for key, value in _config(self).items() if key != "provenance"}
+        text = json.dumps([weights, config], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check_thresholds(self) -> None:
@@ -239,6 +240,7 @@ def read_model(folder: Path) -> Model:
             config,
             network_name=name,
             training=config.get("training", {}),
+            provenance=config.get("provenance") or {},
             **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
         )
     except (RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -287,7 +289,7 @@ def _config(model: Model) -> dict:
         "domain": model.domain,
         "thresholds": model.thresholds,
         "training": model.training,
-    }
+    } | ({"provenance": model.provenance} if model.provenance else {})
     return json.loads(json.dumps(config | model._own_config()))
 
 

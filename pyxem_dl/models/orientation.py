@@ -50,6 +50,9 @@ class OrientationModel(Model):
         A name, and a line on what the model is for.
     training : dict
         The configuration of the training, with which :func:`pyxem_dl.train` can train the model again.
+    provenance : dict
+        How the training went: ``stages`` with their ``minutes`` and ``patterns``, ``hardware``, ``precision``,
+        ``date``, ``versions``; empty where it is not recorded.
     spread_fit : tuple of float
         Converts the spread of several predictions (degrees) into the expected error: a factor, and a floor (degrees)
         that is added in squares; fitted on held-out patterns.
@@ -67,6 +70,7 @@ class OrientationModel(Model):
     name: str = "unnamed"
     description: str = ""
     training: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
     spread_fit: tuple[float, float] = (1.0, 0.0)
     precision: str = "auto"
 

@@ -14,8 +14,9 @@ import threading
 import time
 import warnings
 import zipfile
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import lightning
@@ -242,6 +243,15 @@ def hardware(root: torch.device) -> str:
     if root.type == "cuda":
         return torch.cuda.get_device_name(root)
     return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def versions(packages) -> dict[str, str]:
+    """Versions of packages, by name; of those that are not installed none."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def place_among_processes() -> tuple[int, int]:

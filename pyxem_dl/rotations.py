@@ -41,7 +41,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def conjugate(q: torch.Tensor) -> torch.Tensor:
     """Inverse of unit quaternions (..., 4)."""
-    return q * q.new_tensor([1, -1, -1, -1])
+    return torch.cat([q[..., :1], -q[..., 1:]], dim=-1)
 
 
 def to_matrix(q: torch.Tensor) -> torch.Tensor:

@@ -243,7 +243,7 @@ def _without_unusable(found, usable: torch.Tensor) -> OrientationCandidates:
     rotations, phase_id, scores, crystal = (x if i == 1 else x.float() for i, x in enumerate(found))
     finite = rotations.isfinite().flatten(1).all(1) & scores.isfinite().all(1) & crystal.isfinite()
     good = usable & finite
-    identity = rotations.new_tensor([1.0, 0, 0, 0])
+    identity = (torch.arange(4, device=rotations.device) == 0).to(rotations)
     return OrientationCandidates(
         rotations=torch.where(good[:, None, None], rotations, identity),
         phase_id=torch.where(good[:, None], phase_id, 0),

@@ -13,7 +13,7 @@ import numpy as np
 import pyxem_dl
 from pyxem_dl import crystals, metrics, plot
 from pyxem_dl.frames import Calibration
-from pyxem_dl.maps import save_map
+from pyxem_dl.results import save_map
 
 
 def main():

@@ -18,8 +18,8 @@ import numpy as np
 
 import pyxem_dl
 from pyxem_dl import plot
-from pyxem_dl.labels import selection_curve
 from pyxem_dl.metrics import disorientation
+from pyxem_dl.results import selection_curve
 
 #: Settings of the tiny training
 TINY = {

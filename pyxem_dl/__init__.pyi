@@ -5,25 +5,22 @@ from . import (
     checks as checks,
     crystals as crystals,
     data as data,
-    disk_metrics as disk_metrics,
     frames as frames,
-    label_files as label_files,
-    labels as labels,
-    maps as maps,
     metrics as metrics,
     models as models,
     networks as networks,
     orientation as orientation,
     partial_results as partial_results,
-    peaks as peaks,
+    patterns as patterns,
     plot as plot,
     preprocessing as preprocessing,
-    probes as probes,
+    results as results,
     rotations as rotations,
     scans as scans,
     simulation as simulation,
     streaming as streaming,
     study as study,
+    symmetry as symmetry,
     template_matching as template_matching,
     training as training,
 )
@@ -31,11 +28,9 @@ from .bragg_vectors import (
     bragg_vectors_to_file as bragg_vectors_to_file,
     match_disks as match_disks,
     predict_bragg_vectors as predict_bragg_vectors,
-    to_py4dstem as to_py4dstem,
 )
 from .crystals import load_phases as load_phases
 from .frames import Calibration as Calibration
-from .labels import read_labels as read_labels
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,
@@ -44,7 +39,8 @@ from .models import (
     load_model as load_model,
 )
 from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
-from .probes import Probe as Probe
+from .patterns import Probe as Probe
+from .results import read_labels as read_labels, to_py4dstem as to_py4dstem
 from .scans import find_bad_pixels as find_bad_pixels
 from .template_matching import match_templates as match_templates
 from .training import finetune as finetune, train as train, train_bragg as train_bragg

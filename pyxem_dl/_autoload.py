@@ -36,6 +36,19 @@ def public_names(package, filename, loader):
         For the package.  It never raises: without `lazy_loader` the stub is read here, and without a stub each name is
         an ImportError that says so.
     """
+    names = _names(package, filename, loader)
+    try:
+        from pyxem_dl import moved
+
+        moved.install()
+        return moved.with_old_modules(package, names[0]), *names[1:]
+    except (Exception, SystemExit):
+        _log_failure("old names of its modules cannot be used")
+        return names
+
+
+def _names(package, filename, loader):
+    """Make what `public_names` returns, of the names of today."""
     try:
         import lazy_loader
 

@@ -79,7 +79,7 @@ def _file_name(method: str) -> str:
 
 def _write_maps(maps: dict, output: Path) -> list[str]:
     """Write every map as orix' HDF5, and the network's as .ang."""
-    from pyxem_dl.maps import save_map
+    from pyxem_dl.results.maps import save_map
 
     files = [save_map(output / f"{_file_name(name)}.h5", xmap, overwrite=True) for name, xmap in maps.items()]
     files.append(save_map(output / "network.ang", maps["network"], overwrite=True))

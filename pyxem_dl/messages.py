@@ -39,4 +39,6 @@ def _user_frame(frame: FrameType) -> FrameType:
         if name == _PACKAGE or name.startswith(f"{_PACKAGE}."):
             found = each.f_back or each
         each = each.f_back
+    while found.f_back is not None and found.f_globals.get("__name__", "").startswith("importlib."):
+        found = found.f_back  # who imports a module of ours stands behind Python's own machinery
     return found

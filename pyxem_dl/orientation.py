@@ -12,8 +12,11 @@ import torch
 
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.files import check_target, claimed
-from pyxem_dl.map_files import copied_map
-from pyxem_dl.maps import (
+from pyxem_dl.messages import warn
+from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
+from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
+from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.results.maps import (
     Scan,
     check_map_path,
     phase_list,
@@ -23,10 +26,7 @@ from pyxem_dl.maps import (
     to_crystal_map,
     write_map,
 )
-from pyxem_dl.messages import warn
-from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
-from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
-from pyxem_dl.spots import predict_spots
+from pyxem_dl.results.spots import predict_spots
 from pyxem_dl.streaming import (
     Collected,
     check_batch_size,
@@ -166,7 +166,8 @@ def predict_orientation_to_file(
     signal, model, n_best, n_samples, batch_size, device, show_progressbar
         As in :func:`predict_orientation`.
     path : str or pathlib.Path
-        Where the crystal map goes: ``.h5`` (everything), ``.ang`` or ``.ctf``; see :func:`pyxem_dl.maps.save_map`.
+        Where the crystal map goes: ``.h5`` (everything), ``.ang`` or ``.ctf``; see
+        :func:`pyxem_dl.results.save_map`.
     overwrite : bool
         Replace a map that is there.
     save_every : float

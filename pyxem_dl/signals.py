@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 
     from pyxem_dl.models import BraggModel, OrientationModel
-    from pyxem_dl.probes import Probe
+    from pyxem_dl.patterns.probes import Probe
 
 
 def predict_orientation(

@@ -15,10 +15,10 @@ import numpy as np
 
 from pyxem_dl.checks import number, read_text, whole_number
 from pyxem_dl.files import claimed, move_aside, replacing
-from pyxem_dl.labels import Labels, hold_out_region, in_lab_frame, read_labels
-from pyxem_dl.map_files import copied_map
 from pyxem_dl.metrics import accuracy
 from pyxem_dl.orientation import predict_orientation
+from pyxem_dl.results.labels import Labels, hold_out_region, in_lab_frame, read_labels
+from pyxem_dl.results.map_files import copied_map
 from pyxem_dl.training import train
 from pyxem_dl.training.configuration import read_yaml
 

@@ -621,7 +621,7 @@ def main(folder):
     import warnings
 
     import pyxem_dl
-    from pyxem_dl import labels, study, training  # noqa: F401 (their memory is not that of the files)
+    from pyxem_dl import study, training  # noqa: F401 (their memory is not that of the files)
 
     pyxem_dl.load_model("al-200kv").verify(bundled())
     paths = {name: make(folder / str(i)) for i, (name, (_, make, _)) in enumerate(MADE.items())}

@@ -1,4 +1,4 @@
-"""A GPU that nobody has: tensors that say that they are on "cuda", hold their numbers in the CPU's memory, and are counted.
+"""A GPU that nobody has: its tensors say that they are on "cuda", and hold their numbers in the CPU's memory.
 
 What runs on it gives the answers of a CPU, so that code which looks at its numbers runs too.  Every operation passes
 through one place, where it is checked as a real device would (all tensors on it, generators too), and where all that

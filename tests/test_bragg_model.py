@@ -77,7 +77,7 @@ def test_predicted_vectors_are_like_matched_ones(model):
     from pyxem.signals import ElectronDiffraction2D
 
     from pyxem_dl.bragg_vectors import predict_bragg_vectors
-    from pyxem_dl.probes import Probe
+    from pyxem_dl.patterns.probes import Probe
 
     signal = ElectronDiffraction2D(patterns(6).numpy().reshape(2, 3, 70, 70))
     for axis in signal.axes_manager.signal_axes:
@@ -112,7 +112,7 @@ def test_the_variance_is_a_column(model):
     from pyxem.signals import ElectronDiffraction2D
 
     from pyxem_dl.bragg_vectors import predict_bragg_vectors
-    from pyxem_dl.probes import Probe
+    from pyxem_dl.patterns.probes import Probe
 
     signal = ElectronDiffraction2D(patterns(2).numpy())
     for axis in signal.axes_manager.signal_axes:
@@ -133,7 +133,7 @@ def test_errors_of_positions_are_in_the_unit_of_the_axes(model, units, factor):
     from pyxem.signals import ElectronDiffraction2D
 
     from pyxem_dl.bragg_vectors import predict_bragg_vectors
-    from pyxem_dl.probes import Probe
+    from pyxem_dl.patterns.probes import Probe
 
     tables = []
     for unit, scale in (("1/Å", 1.0), (units, factor)):
@@ -157,7 +157,7 @@ def test_the_unit_of_the_counts_does_not_matter(model):
     from pyxem.signals import ElectronDiffraction2D
 
     from pyxem_dl.bragg_vectors import predict_bragg_vectors
-    from pyxem_dl.probes import Probe
+    from pyxem_dl.patterns.probes import Probe
 
     tables = []
     for gain in (1.0, 75.0):

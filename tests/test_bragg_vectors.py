@@ -9,9 +9,9 @@ from pyxem.signals.diffraction_vectors import LazyDiffractionVectors
 
 from pyxem_dl.benchmark import disks
 from pyxem_dl.bragg_vectors import COLUMNS, DiskMatcher, match_disks, to_diffraction_vectors, to_py4dstem
-from pyxem_dl.disk_metrics import match_points, score_disks
 from pyxem_dl.frames import Calibration
-from pyxem_dl.probes import Probe
+from pyxem_dl.metrics.disks import match_points, score_disks
+from pyxem_dl.patterns.probes import Probe
 
 SHAPE = (72, 80)
 CENTER = (36.0, 40.0)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pyxem_dl import __main__ as command_line, catalogue, files, models
 from pyxem_dl.commands import options
 from pyxem_dl.frames import Calibration
-from pyxem_dl.maps import make_signal
+from pyxem_dl.scans import make_signal
 
 PICTURES = ("virtual_image", "orientations_network", "orientations_templates_torch", "reliability", "disorientation",
             "patterns")  # fmt: skip

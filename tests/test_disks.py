@@ -10,7 +10,8 @@ from orix.crystal_map import Phase
 from pyxem_dl import crystals
 from pyxem_dl.frames import Calibration
 from pyxem_dl.networks.fcunet import Disks, FCUNet
-from pyxem_dl.networks.placement import PATCH_SIZE, Placement, cut_patches, probe_patch
+from pyxem_dl.networks.placement import Placement
+from pyxem_dl.patterns.patches import PATCH_SIZE, cut_patches, probe_patch
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.simulation.detector import draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator, _significance

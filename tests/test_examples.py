@@ -129,7 +129,7 @@ def users_folder(tmp_path, monkeypatch):
     if not spoken_of <= set(models.list_models()):
         for name in spoken_of:
             make_model(tmp_path / "pretrained" / name)
-        monkeypatch.setattr(models, "PRETRAINED", tmp_path / "pretrained")
+        monkeypatch.setattr(models.loading, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(training.learning, "VALIDATION_PATTERNS", 16)
     monkeypatch.setattr(pyxem_dl, "train", short_training, raising=False)
     real = template_matching.match_templates

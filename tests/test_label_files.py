@@ -8,8 +8,8 @@ import pytest
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
-from pyxem_dl.labels import Labels, in_lab_frame, read_labels
-from pyxem_dl.maps import save_map
+from pyxem_dl.results.labels import Labels, in_lab_frame, read_labels
+from pyxem_dl.results.maps import save_map
 
 ANG_HEADER = """# MaterialName      aluminium
 # Formula           Al

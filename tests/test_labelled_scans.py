@@ -9,9 +9,9 @@ from orix.quaternion import Rotation
 
 from pyxem_dl import data, load_model, metrics, predict_orientation, training
 from pyxem_dl.frames import Calibration, other_frame_quaternion
-from pyxem_dl.labels import Labels, hold_out_region
-from pyxem_dl.maps import make_signal
 from pyxem_dl.preprocessing import CartesianPreprocessing
+from pyxem_dl.results.labels import Labels, hold_out_region
+from pyxem_dl.scans import make_signal
 from pyxem_dl.training import scans
 from pyxem_dl.training.configuration import LabelledConfiguration
 
@@ -187,7 +187,7 @@ def test_simulated_batches_differ_among_processes(monkeypatch):
         )  # fmt: skip
         monkeypatch.setattr(training.learning, "place_among_processes", lambda: (rank, world))
         monkeypatch.setattr(training.learning, "VALIDATION_PATTERNS", 32)
-        _, batches, _ = training._ingredients([data.aluminium()], configuration, torch.device("cpu"))
+        _, batches, _ = training.orientation._ingredients([data.aluminium()], configuration, torch.device("cpu"))
         return next(iter(batches))[1]
 
     alone, first, second = batch(0, 1), batch(0, 2), batch(1, 2)

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, data, finetune, load_model, metrics, predict_orientation, train, training
 from pyxem_dl.frames import Calibration
-from pyxem_dl.maps import make_signal, save_map
 from pyxem_dl.models import OrientationEnsemble
+from pyxem_dl.results.maps import save_map
+from pyxem_dl.scans import make_signal
 from pyxem_dl.training import labelled
 
 QUICK = {"show_progressbar": False, "device": "cpu", "max_steps": 3, "batch_size": 8}

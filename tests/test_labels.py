@@ -7,8 +7,9 @@ from diffpy.structure import Lattice, Structure
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
-from pyxem_dl import labels as lab, metrics, rotations as rot
-from pyxem_dl.maps import save_map
+from pyxem_dl import metrics, rotations as rot
+from pyxem_dl.results import labels as lab
+from pyxem_dl.results.maps import save_map
 
 
 def make_map(shape=(12, 15), seed=0, phase_id=None, phase=None, **prop):

@@ -15,12 +15,14 @@ import pytest
 
 LAYERS = (
     ("messages",),
-    ("frames", "catalogue", "checks", "files"),
+    ("frames", "catalogue", "checks", "files", "moved"),
     ("rotations",),
-    ("crystals", "preprocessing", "metrics", "peaks", "probes", "disk_metrics"),
-    ("simulation", "networks"),
-    ("models", "streaming", "partial_results", "label_files", "map_files", "scans"),
-    ("maps", "labels", "spots"),
+    ("symmetry",),
+    ("crystals", "preprocessing"),
+    ("patterns",),
+    ("metrics", "simulation", "networks"),
+    ("models", "streaming", "partial_results", "scans"),
+    ("results",),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
     ("plot", "study"),
     ("benchmark",),
@@ -126,7 +128,7 @@ def test_the_check_itself_sees_a_violation(module, code):
     "module, code",
     [
         ("networks.polar", "from .blocks import Block\nfrom ..frames import Calibration"),
-        ("networks.polar", "from pyxem_dl import rotations\nimport pyxem_dl.metrics"),
+        ("networks.polar", "from pyxem_dl import rotations\nimport pyxem_dl.patterns"),
         ("__main__", "from pyxem_dl import __version__, training"),
         ("_autoload", "from pyxem_dl.signals import METHODS"),
         ("crystals", "import numpy as np\nfrom orix import crystal_map"),

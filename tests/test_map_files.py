@@ -14,8 +14,8 @@ from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
 from pyxem_dl.files import claimed, replacing
-from pyxem_dl.labels import read_labels
-from pyxem_dl.map_files import _in_ascii, _to_micrometres, check_map_path, save_map
+from pyxem_dl.results.labels import read_labels
+from pyxem_dl.results.map_files import _in_ascii, _to_micrometres, check_map_path, save_map
 
 CUBIC = ("Al", 225, (4.05, 4.05, 4.05, 90, 90, 90))
 TRIGONAL = ("LiNiO2", 166, (2.88, 2.88, 14.19, 90, 90, 120))

@@ -8,10 +8,11 @@ import pytest
 from fake_network import FakeNetwork, make_model
 
 import pyxem_dl
-from pyxem_dl import data, maps, networks, training
+from pyxem_dl import data, networks, training
 from pyxem_dl.frames import Calibration
-from pyxem_dl.labels import read_labels
 from pyxem_dl.messages import warn
+from pyxem_dl.results import maps
+from pyxem_dl.results.labels import read_labels
 from pyxem_dl.scans import make_signal
 
 QUIET = {"device": "cpu", "show_progressbar": False}

@@ -298,7 +298,7 @@ def test_a_folder_that_is_no_sound_model(tmp_path, damage, error, text):
 def test_a_model_that_is_not_there(tmp_path, monkeypatch):
     for name in ("al-200kv", "mgo-300kv"):
         make_model(name=name, description=f"Model {name}.").save(tmp_path / name)
-    monkeypatch.setattr(models, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(models.loading, "PRETRAINED", tmp_path)
     assert list_models() == {"al-200kv": "Model al-200kv.", "mgo-300kv": "Model mgo-300kv."}
     assert load_model("mgo-300kv").name == "mgo-300kv"
     with pytest.raises(ValueError, match="no model or folder 'mgo'. Known models: mgo-300kv, al-200kv"):

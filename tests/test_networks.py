@@ -6,7 +6,7 @@ import pytest
 import torch
 from orix.crystal_map import Phase
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks import build_network
 from pyxem_dl.networks.comparison import PolarView
 
@@ -36,7 +36,7 @@ def assert_turns_with_the_pattern(network, polar, steps):
             network.predict(polar, 1).rotations[:, 0],
             torch.tensor(steps * 2 * math.pi / network.phi_steps),
         )
-        angle = rot.disorientation_angle(
+        angle = symmetry.disorientation_angle(
             network.predict(turned, 1).rotations[:, 0], expected, network.operations[0]
         )
     assert float(torch.rad2deg(angle).max()) < 0.05
@@ -59,7 +59,7 @@ def test_labels_lead_back_to_the_truth(groups):
     assert bool((network.node_phase[index % len(network.nodes)] == phase[:, None]).all())
     back = network.node_rotations(index, residual)
     for i in range(len(groups)):
-        angle = rot.disorientation_angle(back[phase == i], q[phase == i, None], network.operations[i])
+        angle = symmetry.disorientation_angle(back[phase == i], q[phase == i, None], network.operations[i])
         assert float(torch.rad2deg(angle).max()) < 0.01
     # the nearest node is no further than the grid's spacing allows
     assert float(torch.rad2deg(residual.norm(dim=-1).amin(1)).max()) < 6
@@ -76,7 +76,7 @@ def test_labels_are_exact_under_autocast():
 
 def test_modes_gather_symmetric_copies_and_add_their_probability():
     network = small()
-    operations = rot.proper_operations(Phase(point_group="m-3m"))
+    operations = symmetry.proper_operations(Phase(point_group="m-3m"))
     a = rot.random_rotations(1, torch.Generator().manual_seed(4))[0]
     b = rot.multiply(a, rot.exponential(torch.tensor([0.0, 0.5, 0.0])))
     near = rot.multiply(a, rot.exponential(torch.tensor([0.02, 0.0, 0.0])))
@@ -87,7 +87,7 @@ def test_modes_gather_symmetric_copies_and_add_their_probability():
     )
     torch.testing.assert_close(found.scores, torch.tensor([[0.5, 0.4]]))
     middle = rot.multiply(a, rot.exponential(torch.tensor([0.008, 0.0, 0.0])))
-    angles = rot.disorientation_angle(found.rotations[0], torch.stack([middle, b]), operations)
+    angles = symmetry.disorientation_angle(found.rotations[0], torch.stack([middle, b]), operations)
     assert float(torch.rad2deg(angles).max()) < 0.1
 
 

@@ -20,10 +20,10 @@ from pyxem_dl import networks, predict_orientation
 from pyxem_dl.bragg_vectors import bragg_vectors_to_file, match_disks
 from pyxem_dl.files import NotWritten
 from pyxem_dl.frames import Calibration
-from pyxem_dl.maps import make_signal
 from pyxem_dl.orientation import predict_orientation_to_file
 from pyxem_dl.partial_results import PartialResults, fingerprint, source_of
-from pyxem_dl.probes import Probe
+from pyxem_dl.patterns.probes import Probe
+from pyxem_dl.scans import make_signal
 
 QUIET = {"device": "cpu", "show_progressbar": False}
 CALIBRATION = Calibration((0.1, 0.1), (12.0, 12.0), (25, 25), 200.0)

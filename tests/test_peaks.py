@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyxem_dl.peaks import find_maxima
+from pyxem_dl.patterns.peaks import find_maxima
 
 
 def bumps(shape, points, width=2.0):

@@ -11,7 +11,7 @@ from sample_phases import phase as sample_phase
 from pyxem_dl import plot
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, k_to_pixel
-from pyxem_dl.maps import make_signal
+from pyxem_dl.scans import make_signal
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
 SHAPE = (4, 6)
@@ -199,7 +199,7 @@ def test_wrong_arguments():
         (lambda s, m: plot.patterns_with_spots(s.inav[:3], m, [0]), "map has 24 positions .* the scan has 4 × 3"),
         (lambda s, m: plot.spread_positions(m, among=[True]), r"among has the shape \(1,\); the map has 24 points"),
         (lambda s, m: plot.selection_curves([]), "one or a list of them, not an empty list"),
-        (lambda s, m: plot.selection_curves([m]), "labels.selection_curve.*not CrystalMap"),
+        (lambda s, m: plot.selection_curves([m]), "results.selection_curve.*not CrystalMap"),
         (lambda s, m: plot.reliability_diagram([1, 2]), r"\{name: \(expected error, true error\)\}"),
         (lambda s, m: plot.reliability_diagram({"a": ([1.0], [1.0, 2.0])}), r"'a' needs .* not \(1,\) and \(2,\)"),
         (lambda s, m: plot.reliability_diagram({"a": ([1.0], [1.0])}, n_bins=0), "n_bins must be a positive number"),
@@ -360,8 +360,8 @@ def test_maps_of_earlier_versions_can_be_read(tmp_path):
     """They have the property "crystal", and no "score"."""
     from orix import io
 
-    from pyxem_dl.labels import read_labels
-    from pyxem_dl.maps import save_map
+    from pyxem_dl.results.labels import read_labels
+    from pyxem_dl.results.maps import save_map
 
     xmap = make_map((20, 0, 0), n_best=2, not_indexed=[3])
     xmap.prop["crystal"] = np.linspace(0, 1, 24)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyxem_dl.probes import Probe
+from pyxem_dl.patterns.probes import Probe
 
 
 def disk(shape, center, radius, parts=10):

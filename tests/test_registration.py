@@ -68,7 +68,7 @@ def test_importing_pyxem_dl_takes_the_standard_library_and_the_lazy_loader_only(
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "assert new <= {'pyxem_dl', 'lazy_loader', *sys.stdlib_module_names}, new\n"
         "submodules = {name for name in sys.modules if name.startswith('pyxem_dl.')}\n"
-        "assert submodules == {'pyxem_dl._autoload', 'pyxem_dl.signals'}, submodules\n"
+        "assert submodules == {'pyxem_dl._autoload', 'pyxem_dl.moved', 'pyxem_dl.signals'}, submodules\n"
     )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations, build_network
 from pyxem_dl.networks.backbones import PlainNetwork, default_size, make_backbone
 from pyxem_dl.networks.heads import HEADS
@@ -15,16 +15,16 @@ GROUPS = ["-3m", "m-3m"]
 
 
 def make_head(name, **settings):
-    operations = rot.padded_operations(GROUPS)
+    operations = symmetry.padded_operations(GROUPS)
     centers = torch.nn.functional.normalize(
-        torch.stack([rot.zone_axes(rot.reduced_grid(rot.laue_group(g), 5.0)).mean(0) for g in GROUPS]), dim=1
+        torch.stack([rot.zone_axes(symmetry.reduced_grid(symmetry.laue_group(g), 5.0)).mean(0) for g in GROUPS]), dim=1
     )
     return HEADS[name](operations, centers, **({"modulo_180": False, "robust": True} | settings))
 
 
 def equivalent(q, phase_id, seed=0):
     """Symmetrically equivalent rotations, drawn at random."""
-    operations = rot.padded_operations(GROUPS)[phase_id]
+    operations = symmetry.padded_operations(GROUPS)[phase_id]
     which = torch.randint(operations.shape[1], (len(q),), generator=torch.Generator().manual_seed(seed))
     return rot.multiply(operations[torch.arange(len(q)), which], q)
 
@@ -44,7 +44,8 @@ def test_a_head_learns_rotations_whatever_copy_they_are_given_as(name, truth):
         optimizer.zero_grad()
         head.loss(numbers, equivalent(q, phase_id, step), phase_id).sum().backward()
         optimizer.step()
-    angle = rot.disorientation_angle(head.rotations(numbers.detach()), q, rot.padded_operations(GROUPS)[phase_id])
+    operations = symmetry.padded_operations(GROUPS)[phase_id]
+    angle = symmetry.disorientation_angle(head.rotations(numbers.detach()), q, operations)
     assert torch.rad2deg(angle).median() < 1
     assert torch.rad2deg(angle).max() < (20 if name == "euler" else 1)
 
@@ -116,7 +117,7 @@ def test_it_learns_a_rotation_and_to_know_when_it_is_right():
         optimizer.step()
     assert float(parts["rotation"]) < 0.2 * first
     found = network.eval().predict(images)
-    angle = rot.disorientation_angle(found.rotations[:, 0], q, network.operations[0])
+    angle = symmetry.disorientation_angle(found.rotations[:, 0], q, network.operations[0])
     right = torch.rad2deg(angle) < 5
     assert right.float().mean() > 0.7
     assert found.scores[right].mean() > 0.5
@@ -129,7 +130,7 @@ def test_the_score_is_the_probability_of_being_right():
     answers = network.eval().predict(images).rotations[:, 0].detach()
     # labels that agree with one answer in four
     labels = torch.where(torch.rand(400)[:, None] < 0.25, answers, rot.random_rotations(400))
-    near = rot.disorientation_angle(answers, labels, network.operations[0]) < math.radians(5)
+    near = symmetry.disorientation_angle(answers, labels, network.operations[0]) < math.radians(5)
     network.calibrate(images, labels, torch.zeros(400, dtype=torch.long))
     assert float(network.predict(images).scores.mean()) == pytest.approx(float(near.float().mean()), abs=0.02)
 
@@ -160,7 +161,7 @@ def test_answers_drawn_with_dropout_differ_and_have_a_mean():
 
 def test_an_answer_with_another_phase_takes_from_the_score():
     q = rot.random_rotations(1)
-    operations = rot.padded_operations(GROUPS)
+    operations = symmetry.padded_operations(GROUPS)
 
     def answer(phase, score):
         return OrientationCandidates(q[None], torch.tensor([[phase]]), torch.tensor([[score]]), torch.tensor([1.0]))

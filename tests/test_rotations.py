@@ -8,7 +8,7 @@ from orix.quaternion import Orientation, Rotation
 from orix.vector import Vector3d
 from sample_phases import phase
 
-from pyxem_dl import rotations
+from pyxem_dl import rotations, symmetry
 
 
 @pytest.fixture
@@ -78,37 +78,37 @@ def test_rotate_in_plane_adds_to_the_first_euler_angle():
 @pytest.mark.parametrize("group, n", [("m-3m", 24), ("-3m", 6), ("6/mmm", 12), ("2/m", 2), ("-1", 1)])
 def test_operations_are_the_proper_ones_of_the_laue_group(group, n):
     group = Phase(point_group=group).point_group
-    assert rotations.proper_operations(group).shape == (n, 4)
+    assert symmetry.proper_operations(group).shape == (n, 4)
 
 
 def test_operations_of_a_group_without_inversion_are_those_of_its_laue_group():
-    without, laue = (rotations.proper_operations(Phase(point_group=name)) for name in ("-43m", "m-3m"))
+    without, laue = (symmetry.proper_operations(Phase(point_group=name)) for name in ("-43m", "m-3m"))
     torch.testing.assert_close(without, laue)
 
 
 @pytest.mark.parametrize("group", ["m-3m", "-3m"])
 def test_disorientation_is_that_of_orix(group, q, p):
     group = Phase(point_group=group).point_group
-    ours = np.rad2deg(rotations.disorientation_angle(q, p, rotations.proper_operations(group)))
+    ours = np.rad2deg(symmetry.disorientation_angle(q, p, symmetry.proper_operations(group)))
     a, b = (Orientation(x.numpy(), symmetry=group.proper_subgroup) for x in (q, p))
     np.testing.assert_allclose(ours, a.angle_with(b, degrees=True), atol=1e-4)
 
 
 def test_symmetry_acts_from_the_left(q):
-    operations = rotations.proper_operations(phase("LiNiO2")).to(q)
+    operations = symmetry.proper_operations(phase("LiNiO2")).to(q)
     for operation in operations:
         alike = rotations.multiply(operation, q)
-        assert rotations.disorientation_angle(alike, q, operations).max() < 1e-6
+        assert symmetry.disorientation_angle(alike, q, operations).max() < 1e-6
     other_side = rotations.multiply(q, operations[1])
-    assert rotations.disorientation_angle(other_side, q, operations).max() > 0.1
+    assert symmetry.disorientation_angle(other_side, q, operations).max() > 0.1
 
 
 def test_modulo_180_forgives_half_a_turn_about_the_beam(q):
-    operations = rotations.proper_operations(phase("LiNiO2"))
+    operations = symmetry.proper_operations(phase("LiNiO2"))
     turned = rotations.rotate_in_plane(q, torch.full((50,), np.pi, dtype=q.dtype))
-    strict = rotations.disorientation_angle(turned, q, operations)
+    strict = symmetry.disorientation_angle(turned, q, operations)
     assert np.rad2deg(strict.max()) > 60
-    assert rotations.disorientation_angle(turned, q, operations, modulo_180=True).max() < 1e-6
+    assert symmetry.disorientation_angle(turned, q, operations, modulo_180=True).max() < 1e-6
 
 
 def test_small_angles_are_not_lost_in_single_precision():
@@ -120,13 +120,13 @@ def test_small_angles_are_not_lost_in_single_precision():
 @pytest.mark.parametrize("name, order", [("Al", 24), ("LiNiO2", 6), ("ZrO2", 2)])
 def test_grid_of_zone_axes_covers_the_sphere_once(name, order):
     resolution, p = 4.0, phase(name)
-    grid = rotations.reduced_grid(p, resolution)
+    grid = symmetry.reduced_grid(p, resolution)
     euler = Rotation(grid.numpy()).to_euler()
     euler = euler[np.sin(euler[:, 1]) > 1e-3]  # at the poles only the sum of two angles is known
     np.testing.assert_allclose(np.cos(euler[:, 0]), 1, atol=1e-6)
     axes = rotations.zone_axes(grid)
     anywhere = rotations.zone_axes(rotations.random_rotations(2000, torch.Generator().manual_seed(0)))
-    operations = rotations.to_matrix(rotations.proper_operations(p))
+    operations = rotations.to_matrix(symmetry.proper_operations(p))
     alike = torch.einsum("sij,nj->nsi", operations, anywhere)
     distance = torch.rad2deg(torch.acos((alike @ axes.T).amax((1, 2)).clamp(-1, 1)))
     assert distance.max() < resolution / np.sqrt(2) * 1.05
@@ -161,7 +161,7 @@ def test_operations_map_reflections_onto_reflections_of_the_same_strength(name):
     else:
         phase = sample(name)
     found = reflections(phase, 0.9)
-    for operation in rotations.proper_operations(phase):
+    for operation in symmetry.proper_operations(phase):
         moved = found.g @ rotations.to_matrix(operation).T
         distance, partner = torch.cdist(moved, found.g).min(dim=1)
         assert float(distance.max()) < 2e-3
@@ -196,24 +196,24 @@ def test_half_turns_come_back_from_their_matrices():
 @pytest.mark.parametrize("group", ["m-3m", "-3m"])
 def test_the_mean_of_answers_sees_through_the_symmetry(group):
     generator = torch.Generator().manual_seed(3)
-    operations = rotations.proper_operations(rotations.laue_group(group))
+    operations = symmetry.proper_operations(symmetry.laue_group(group))
     truth = rotations.random_rotations(40, generator)
     error = rotations.exponential(0.03 * torch.randn(40, 15, 3, generator=generator))
     samples = rotations.multiply(truth[:, None], error)
     which = torch.randint(len(operations), (40, 15), generator=generator)
-    mean, apart = rotations.consensus(rotations.multiply(operations[which], samples), operations)
-    angle = rotations.disorientation_angle(mean, truth, operations)
+    mean, apart = symmetry.consensus(rotations.multiply(operations[which], samples), operations)
+    angle = symmetry.disorientation_angle(mean, truth, operations)
     assert torch.rad2deg(angle).max() < 3 * 3 * 0.03 * 57 / 15**0.5
     assert torch.rad2deg(apart.square().mean(1).sqrt()).mean() == pytest.approx(57.3 * 0.03 * 3**0.5, rel=0.1)
     # what has no weight does not count
     samples[:, 3] = rotations.random_rotations(40, generator)
     weights = torch.ones(40, 15)
     weights[:, 3] = 0
-    again, _ = rotations.consensus(samples, operations, weights)
-    assert torch.rad2deg(rotations.disorientation_angle(again, truth, operations)).max() < 5
+    again, _ = symmetry.consensus(samples, operations, weights)
+    assert torch.rad2deg(symmetry.disorientation_angle(again, truth, operations)).max() < 5
     # nor does what is far away from most, however sure it is
-    again, apart = rotations.consensus(samples, operations, 1 + 4 * (weights == 0))
-    assert torch.rad2deg(rotations.disorientation_angle(again, truth, operations)).max() < 5
+    again, apart = symmetry.consensus(samples, operations, 1 + 4 * (weights == 0))
+    assert torch.rad2deg(symmetry.disorientation_angle(again, truth, operations)).max() < 5
     np.testing.assert_allclose(
-        apart[:, 3], rotations.disorientation_angle(again, samples[:, 3], operations), atol=1e-5
+        apart[:, 3], symmetry.disorientation_angle(again, samples[:, 3], operations), atol=1e-5
     )

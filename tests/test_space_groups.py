@@ -10,9 +10,9 @@ from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 from scipy.spatial import cKDTree
 
-from pyxem_dl import rotations
+from pyxem_dl import rotations, symmetry
 from pyxem_dl.crystals import fractional_coordinates, load_phases, phase_from_dict, phase_to_dict, reflections
-from pyxem_dl.crystals.symmetry import settings_of_symbol
+from pyxem_dl.crystals.space_groups import settings_of_symbol
 
 TABLE = list(gemmi.spacegroup_table())
 HKL = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, -1], [0, 2, 1], [1, 1, 1], [2, 1, 0], [1, 2, 3],
@@ -99,7 +99,7 @@ def test_laue_group_leaves_the_moduli_alone(chunk, tmp_path):
             continue
         phase, _ = load(tmp_path / "t.cif", cif_of(entry, operations=True))
         found = reflections(phase, 0.2)
-        operations = rotations.proper_operations(phase)
+        operations = symmetry.proper_operations(phase)
         point = {tuple(np.sign(np.linalg.det(op.rot)) * np.array(op.rot).ravel()) for op in entry.operations()}
         assert len(operations) == len(point), entry.xhm()
         g = found.g.double()
@@ -173,7 +173,7 @@ def test_spellings_of_symbols(spelling, hall):
 
 
 def _key(operations):
-    from pyxem_dl.crystals.symmetry import Group
+    from pyxem_dl.crystals.space_groups import Group
 
     rotation = np.array([op.rot for op in operations]) // 24
     return Group(rotation, np.array([op.tran for op in operations]), 1, "").key
@@ -185,9 +185,9 @@ def test_grids_and_colours_have_the_axes_of_the_cell(name, tmp_path):
     from pyxem_dl.plot.maps import _ipf_colors
 
     phase, _ = load(tmp_path / "t.cif", cif_of(gemmi.SpaceGroup(name), operations=True))
-    operations = rotations.proper_operations(phase)
+    operations = symmetry.proper_operations(phase)
     generator = torch.Generator().manual_seed(0)
-    axes = rotations.zone_axes(rotations.reduced_grid(phase, 5.0))
+    axes = rotations.zone_axes(symmetry.reduced_grid(phase, 5.0))
     anywhere = torch.nn.functional.normalize(torch.randn(200, 3, generator=generator), dim=1)
     alike = torch.einsum("oij,nj->noi", rotations.to_matrix(operations), anywhere)
     distance = torch.rad2deg(torch.acos((alike @ axes.T).amax((1, 2)).clamp(-1, 1)))

@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, data, load_model, study
-from pyxem_dl.labels import read_labels
-from pyxem_dl.maps import save_map
+from pyxem_dl.results.labels import read_labels
+from pyxem_dl.results.maps import save_map
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
 

@@ -10,7 +10,7 @@ import torch
 from orix.quaternion import Rotation
 from sample_phases import phase, raw_phase
 
-from pyxem_dl import frames, metrics, rotations
+from pyxem_dl import frames, metrics, rotations, symmetry
 from pyxem_dl.crystals import reflections
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.template_matching import PyxemMatcher, TemplateBank, match_templates, polar_grid
@@ -144,7 +144,7 @@ def test_pyxem_still_gets_mirrored_templates_wrong(trigonal):
 def test_pyxem_still_turns_by_half_a_bin_too_little(trigonal):
     def bias(azimuthal_step):
         found = torch.from_numpy(frames.repair_pyxem_orientation(trigonal.raw, trigonal.factor, azimuthal_step))
-        alike = rotations.multiply(rotations.proper_operations(trigonal.phase).double()[:, None], found)
+        alike = rotations.multiply(symmetry.proper_operations(trigonal.phase).double()[:, None], found)
         relative = rotations.multiply(rotations.conjugate(trigonal.truth.double()), alike)
         tilt, angle = rotations.split_in_plane(relative)
         angle = torch.remainder(torch.rad2deg(angle) + 90, 180) - 90
@@ -246,7 +246,7 @@ def make_signal(patterns, lazy=False):
 
 @pytest.fixture(scope="module")
 def scan():
-    _, q = on_the_grid(rotations.reduced_grid(phase("Al"), 6.0), 6)
+    _, q = on_the_grid(symmetry.reduced_grid(phase("Al"), 6.0), 6)
     patterns = draw("Al", q).numpy().reshape(2, 3, 72, 72)
     patterns[1, 2] = 0
     return patterns, q

@@ -8,6 +8,7 @@ from diffpy.structure import Atom, Lattice, Structure
 from orix.crystal_map import Phase
 
 from pyxem_dl import training
+from pyxem_dl.crystals import load_phases
 from pyxem_dl.models import load_model
 from pyxem_dl.simulation import SimulationSettings
 
@@ -68,8 +69,8 @@ def test_a_model_is_the_recipe_for_another(tmp_path):
 
 
 def test_the_loss_falls():
-    network, batches, _ = training._ingredients(
-        [*training.load_phases(aluminium())],
+    network, batches, _ = training.orientation._ingredients(
+        [*load_phases(aluminium())],
         training.TrainingConfiguration(
             **{k: v for k, v in SMALL.items() if k not in ("show_progressbar", "device")}
         ),
@@ -184,7 +185,7 @@ def test_a_phase_without_reflections_is_refused(tmp_path):
     ("file/model", {}, "cannot be written: .*file is a file, not a folder"),
 ])  # fmt: skip
 def test_a_model_that_could_not_be_saved_is_not_trained(folder, settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(training.orientation, "fit", lambda *_, **__: 1 / 0)
     (tmp_path / "file").write_text("")
     with pytest.raises((ValueError, OSError), match=message):
         training.train(aluminium(), output=tmp_path / folder, max_steps=2, **settings, **SMALL)

@@ -52,7 +52,7 @@ def test_vectors_of_known_orientations_are_indexed_strictly(name):
 def test_vectors_are_matched_as_far_out_as_the_patterns_that_they_are_of(capsys):
     from pyxem_dl.bragg_vectors import to_diffraction_vectors
     from pyxem_dl.frames import Calibration
-    from pyxem_dl.maps import make_signal
+    from pyxem_dl.scans import make_signal
 
     (crystal,) = load_phases(phase("Al"))
     calibration = Calibration((0.03, 0.025), (40.0, 52.1), (90, 100), 200.0)

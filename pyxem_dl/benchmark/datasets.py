@@ -9,8 +9,8 @@ import numpy as np
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
-from pyxem_dl.maps import make_signal
 from pyxem_dl.metrics import find_peaks
+from pyxem_dl.scans import make_signal
 
 #: Doses of the multislice patterns: expected electrons outside the direct beam
 DOSES = (10_000, 1_000)

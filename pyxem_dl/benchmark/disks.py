@@ -10,9 +10,9 @@ import torch
 
 from pyxem_dl.benchmark.datasets import SEED, multislice_file, multislice_phase
 from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
-from pyxem_dl.disk_metrics import DiskScore, score_disks
 from pyxem_dl.frames import Calibration, k_to_pixel
-from pyxem_dl.maps import make_signal
+from pyxem_dl.metrics.disks import DiskScore, score_disks
+from pyxem_dl.scans import make_signal
 
 #: Doses of the patterns: electrons per pattern in all
 ELECTRONS = (1e4, 1e5, 1e6)

@@ -13,11 +13,11 @@ import numpy as np
 
 from pyxem_dl import data as sample_data
 from pyxem_dl.benchmark import datasets, measure
-from pyxem_dl.labels import Labels, hold_out_region, selection_curve
-from pyxem_dl.map_files import copied_map
 from pyxem_dl.metrics import accuracy, disorientation
 from pyxem_dl.models import load_model
 from pyxem_dl.orientation import predict_orientation
+from pyxem_dl.results.labels import Labels, hold_out_region, selection_curve
+from pyxem_dl.results.map_files import copied_map
 from pyxem_dl.simulation import SimulationSettings
 from pyxem_dl.template_matching import match_templates
 from pyxem_dl.training import finetune, train

@@ -12,16 +12,16 @@ import torch
 
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder
 from pyxem_dl.bragg_vectors.matcher import DiskMatcher
-from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.search import Search, check_vectors_path, save_vectors
 from pyxem_dl.bragg_vectors.vectors import COLUMNS, FoundDisks, to_diffraction_vectors
 from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.frames import Calibration
-from pyxem_dl.maps import Scan
 from pyxem_dl.messages import warn
 from pyxem_dl.models import BraggModel, load_model
+from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import counts_per_electron, in_electrons
-from pyxem_dl.probes import Probe
+from pyxem_dl.results.py4dstem import to_py4dstem
+from pyxem_dl.scans import Scan
 from pyxem_dl.streaming import check_batch_size, resolve_device
 
 __all__ = [

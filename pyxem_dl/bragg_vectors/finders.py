@@ -8,8 +8,8 @@ import torch
 
 from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.models import BraggModel
+from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import in_electrons
-from pyxem_dl.probes import Probe
 
 # A direct beam is hidden if so much of it is masked; beside thin crystals it holds so many times what they scatter
 _HIDDEN, _BEAM_SHARE = 0.5, 10.0

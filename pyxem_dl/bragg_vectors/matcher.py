@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import pad
 
 from pyxem_dl.models import computing, filled_up, in_portions, usable_patterns
-from pyxem_dl.networks.placement import in_blocks, places_to_look_at
-from pyxem_dl.peaks import Maxima, find_maxima
-from pyxem_dl.probes import Probe
+from pyxem_dl.patterns.patches import in_blocks, places_to_look_at, squares
+from pyxem_dl.patterns.peaks import Maxima, find_maxima
+from pyxem_dl.patterns.probes import Probe
 
 # Patterns that are searched at once; on a CPU so few that they stay in its cache
 _PORTION = {"cpu": 4, "other": 64}
@@ -199,7 +199,7 @@ class DiskMatcher:
         half = (math.isqrt(self._fit.shape[1]) - 1) // 2
         start = position
         for _ in range(_FIT_STEPS):
-            patches = _patches(compressed, pattern, position, half).flatten(1)
+            patches = squares(compressed, pattern, position, half).flatten(1)
             height, *shift = _products(patches, self._fit).unbind(1)
             step = torch.stack(shift, 1) / height[:, None]
             good = (height > 0) & step.isfinite().all(1)
@@ -216,8 +216,8 @@ class DiskMatcher:
         half = self._apertures.shape[-1] // 2
         seen = self.valid.expand_as(patterns)
         apertures = self._apertures.flatten(1)
-        values = _products(_patches(patterns, pattern, position, half).flatten(1), apertures)
-        covered = _products(_patches(seen, pattern, position, half).flatten(1), apertures)
+        values = _products(squares(patterns, pattern, position, half).flatten(1), apertures)
+        covered = _products(squares(seen, pattern, position, half).flatten(1), apertures)
         means = values[:, 1:] / covered[:, 1:].clamp_min(1e-3)
         means = torch.where(covered[:, 1:] > 0.5 * apertures[1:].sum(1), means, math.nan)
         background = means.nanmedian(1).values.nan_to_num()
@@ -284,17 +284,3 @@ def _aperture_grid(radius: float) -> torch.Tensor:
     angle = torch.atan2(grid[:, None].expand_as(ring), grid[None].expand_as(ring))
     sector = ((angle / (2 * math.pi) + 0.5) * _SECTORS).long().clamp_max(_SECTORS - 1)
     return torch.stack([_soft_disk(radius + 1, half), *(ring * (sector == i) for i in range(_SECTORS))])
-
-
-def _patches(patterns, pattern, position, half: int) -> torch.Tensor:
-    """Squares (p, 2 half + 1, 2 half + 1) about sub-pixel positions (p, 2), bilinear; 0 beyond the border."""
-    margin = half + 2
-    padded = pad(patterns, (margin,) * 4)
-    first = position.floor()
-    share = (position - first)[:, :, None, None]
-    offsets = torch.arange(-half, half + 2, device=patterns.device)
-    rows = (first[:, 0, None].long() + offsets + margin).clamp(0, padded.shape[1] - 1)
-    columns = (first[:, 1, None].long() + offsets + margin).clamp(0, padded.shape[2] - 1)
-    square = padded[pattern[:, None, None], rows[:, :, None], columns[:, None, :]]
-    square = square[:, :-1] * (1 - share[:, 0]) + square[:, 1:] * share[:, 0]
-    return square[:, :, :-1] * (1 - share[:, 1]) + square[:, :, 1:] * share[:, 1]

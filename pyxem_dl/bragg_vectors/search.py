@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyxem_dl.bragg_vectors.py4dstem import to_py4dstem
 from pyxem_dl.bragg_vectors.vectors import FoundDisks, to_diffraction_vectors
 from pyxem_dl.checks import flag
 from pyxem_dl.files import check_hdf5, check_target, claimed, replacing, reserve
-from pyxem_dl.maps import Scan, print_summary, timed
 from pyxem_dl.messages import warn
 from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
+from pyxem_dl.results.maps import print_summary, timed
+from pyxem_dl.results.py4dstem import to_py4dstem
+from pyxem_dl.scans import Scan
 from pyxem_dl.streaming import stream
 
 # Disks of a pattern for which there must be room, at least: found, kept, and written

@@ -109,7 +109,7 @@ def match(
     check_structures(phases)
     signal = load_scan(scan, scale)
     from pyxem_dl.files import claimed
-    from pyxem_dl.maps import check_map_path, write_map
+    from pyxem_dl.results.maps import check_map_path, write_map
     from pyxem_dl.template_matching import match_templates
 
     mask = read_mask(navigation_mask)

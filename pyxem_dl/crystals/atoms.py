@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from pyxem_dl.crystals.symmetry import Group, cell_of_metric, metric_tensor
+from pyxem_dl.crystals.space_groups import Group, cell_of_metric, metric_tensor
 
 #: Images of an atom that are nearer than this (Angstrom) are one atom, on a special position written in few digits.
 SAME_ATOM = 0.3

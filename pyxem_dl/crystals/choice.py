@@ -7,7 +7,7 @@ import numpy as np
 from pyxem_dl.crystals import checks
 from pyxem_dl.crystals.atoms import Atoms, expanded
 from pyxem_dl.crystals.cif import CifStructure, Site
-from pyxem_dl.crystals.symmetry import (
+from pyxem_dl.crystals.space_groups import (
     LATTICE_TOLERANCE,
     Group,
     group_of_hall,

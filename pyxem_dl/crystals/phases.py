@@ -14,7 +14,7 @@ from pyxem_dl.crystals.atoms import MAX_ATOMS, Atoms, expanded, is_complete
 from pyxem_dl.crystals.choice import completed
 from pyxem_dl.crystals.cif import CifStructure, Site, read_cif, shortened
 from pyxem_dl.crystals.elements import elements_of, is_vacancy, known_type, read_formula
-from pyxem_dl.crystals.symmetry import (
+from pyxem_dl.crystals.space_groups import (
     LATTICE_TOLERANCE,
     Group,
     cell_of_metric,
@@ -25,7 +25,7 @@ from pyxem_dl.crystals.symmetry import (
     space_group,
 )
 from pyxem_dl.messages import warn
-from pyxem_dl.rotations import setting
+from pyxem_dl.symmetry import setting
 
 _GENERIC_NAMES = {"x", "i", "global", "structure", "phase", "crystal", "cif", "image0", "image", "unknown", "unnamed"}
 

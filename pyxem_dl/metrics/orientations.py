@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyxem_dl.rotations import disorientation_angle, proper_operations
+from pyxem_dl.symmetry import disorientation_angle, proper_operations
 
 
 def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:

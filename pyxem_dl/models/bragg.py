@@ -10,7 +10,7 @@ from pyxem_dl.messages import warn
 from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
-from pyxem_dl.networks.placement import probe_patch
+from pyxem_dl.patterns.patches import probe_patch
 from pyxem_dl.preprocessing import rescale
 
 # Patterns that go through the network at once

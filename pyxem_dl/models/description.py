@@ -14,7 +14,7 @@ from pyxem_dl.checks import Strict, checked, read_json, read_text
 from pyxem_dl.crystals.atoms import MAX_ATOMS
 from pyxem_dl.networks import ARGUMENTS, check_arguments, outline
 from pyxem_dl.networks.arguments import MOST_PHASES, Energy, LaueGroup, Radius, list_of
-from pyxem_dl.rotations import laue_group
+from pyxem_dl.symmetry import laue_group
 
 # Of a file of tensors, in bytes; and of its header, which names them
 _LARGEST_WEIGHTS, _LARGEST_HEADER = 16 * 2**30, 16 * 2**20

@@ -14,7 +14,8 @@ from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
-from pyxem_dl.rotations import laue_group, misorientation_angle
+from pyxem_dl.rotations import misorientation_angle
+from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
 _PORTION = {"cpu": 64, "other": 256}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from pyxem_dl import rotations as rotations_module
+from pyxem_dl import symmetry
 
 
 class OrientationCandidates(NamedTuple):
@@ -38,7 +38,7 @@ class SampledOrientations(NamedTuple):
 
     @classmethod
     def of(cls, answers: list[OrientationCandidates], operations: torch.Tensor) -> SampledOrientations:
-        """Find what most candidates of several answers say; see :func:`pyxem_dl.rotations.consensus`.
+        """Find what most candidates of several answers say; see :func:`pyxem_dl.symmetry.consensus`.
 
         Parameters
         ----------
@@ -54,11 +54,11 @@ class SampledOrientations(NamedTuple):
         votes = torch.zeros(len(phases), len(operations), device=scores.device)
         phase = votes.scatter_add(1, phases, scores.float() + 1e-6).argmax(1)
         agree = phases == phase[:, None]
-        mean, angle = rotations_module.consensus(
+        mean, angle = symmetry.consensus(
             rotations.float(), operations[phase], (scores.float() + 1e-6) * agree
         )
         # an answer with another orientation or phase says that this one is wrong
-        score = (scores * (agree & (angle < rotations_module.SAME))).sum(1) / len(answers)
+        score = (scores * (agree & (angle < symmetry.SAME))).sum(1) / len(answers)
         first = list(accumulate([0, *(a.scores.shape[1] for a in answers[:-1])]))  # the best of each answer
         squares, count = (
             torch.stack([x[:, i] for i in first], dim=1).sum(1) for x in (angle.square() * agree, agree)

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pyxem_dl.networks.correlation import Correlation, CorrelationLayer
 from pyxem_dl.networks.outline import moved
-from pyxem_dl.networks.placement import Placement, cut_patches, in_blocks, places_to_look_at
+from pyxem_dl.networks.placement import Placement
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
+from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
+from pyxem_dl.patterns.patches import cut_patches, in_blocks, places_to_look_at
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
@@ -237,7 +238,7 @@ class FCUNet(nn.Module):
         radius : float
             Of the disks in px.
         probe : tensor, shape (1, PATCH_SIZE, PATCH_SIZE)
-            From :func:`~pyxem_dl.networks.placement.probe_patch`.
+            From :func:`~pyxem_dl.patterns.patches.probe_patch`.
         n_samples : int
             As in :meth:`predict`.
         least : float

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import nn
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.comparison import CandidateComparison, PolarView
 from pyxem_dl.networks.outline import moved
@@ -70,7 +70,7 @@ class PolarNetwork(nn.Module):
         Laue group of each phase (orix' names).
     settings : list of quaternion, optional
         Rotation from orix' setting of each group to the phase's, see
-        :func:`pyxem_dl.rotations.setting`; by default none.
+        :func:`pyxem_dl.symmetry.setting`; by default none.
     n_k, n_phi : int
         Shape of the polar pattern; `n_phi` is a multiple of `phi_steps`.
     channels : int
@@ -131,10 +131,10 @@ class PolarNetwork(nn.Module):
         self.arguments["comparison"] = arguments
 
     def _make_grid(self, laue_groups: list[str], settings, resolution: float) -> None:
-        groups = [rot.laue_group(name) for name in laue_groups]
+        groups = [symmetry.laue_group(name) for name in laue_groups]
         turns = torch.tensor(settings or [[1.0, 0.0, 0.0, 0.0]] * len(groups))
         grids = [
-            rot.multiply(turn, rot.reduced_grid(group, resolution))
+            rot.multiply(turn, symmetry.reduced_grid(group, resolution))
             for turn, group in zip(turns, groups, strict=True)
         ]
         self.register_buffer("nodes", torch.cat(grids), persistent=False)
@@ -142,7 +142,7 @@ class PolarNetwork(nn.Module):
             torch.arange(len(grids)), torch.tensor([len(grid) for grid in grids])
         )
         self.register_buffer("node_phase", phase, persistent=False)
-        self.register_buffer("operations", rot.padded_operations(laue_groups, settings), persistent=False)
+        self.register_buffer("operations", symmetry.padded_operations(laue_groups, settings), persistent=False)
         n_operations = torch.tensor([len(torch.unique(o, dim=0)) for o in self.operations])
         self.register_buffer("n_operations", n_operations, persistent=False)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks.backbones import default_size, make_backbone
 from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.heads import HEADS
@@ -69,7 +69,7 @@ class RegressionNetwork(nn.Module):
             "backbone_arguments": dict(backbone_arguments or {}), "calibration": list(calibration),
         }  # fmt: skip
         self.backbone = make_backbone(backbone, size, dict(backbone_arguments or {}))
-        self.register_buffer("operations", rot.padded_operations(laue_groups, settings), persistent=False)
+        self.register_buffer("operations", symmetry.padded_operations(laue_groups, settings), persistent=False)
         n_features, n_phases = self.backbone.n_out, len(laue_groups)
         centers = torch.stack([_zone_center(name, turn) for name, turn in zip(
             laue_groups, settings or [None] * n_phases, strict=True)])  # fmt: skip
@@ -120,7 +120,7 @@ class RegressionNetwork(nn.Module):
         numbers, rotations, phase_id = numbers[there], rotations[there], phase_id[there]
         rotation_loss = self.head.loss(numbers, rotations, phase_id).mean()
         with torch.no_grad():
-            angle = rot.disorientation_angle(
+            angle = symmetry.disorientation_angle(
                 self.head.rotations(numbers), rotations, self.operations[phase_id], modulo_180=self.head.modulo_180
             )
         hit = ((angle < math.radians(RIGHT)) & (phases[there, :-1].argmax(1) == phase_id)).float()
@@ -182,7 +182,7 @@ class RegressionNetwork(nn.Module):
             outputs = [self(part) for part in images.split(64)]
         numbers, phases, right = (torch.cat(column) for column in zip(*outputs, strict=True))
         there = phase_id >= 0
-        angle = rot.disorientation_angle(
+        angle = symmetry.disorientation_angle(
             self.head.rotations(numbers[there]), rotations[there], self.operations[phase_id[there]],
             modulo_180=self.head.modulo_180,
         )  # fmt: skip
@@ -213,7 +213,7 @@ def _fit_logistic(logit: torch.Tensor, right: torch.Tensor) -> list[float]:
 
 def _zone_center(laue_group: str, turn) -> torch.Tensor:
     """Middle (3,) of the zone axes that a reduced grid has."""
-    axes = rot.zone_axes(rot.reduced_grid(rot.laue_group(laue_group), 5.0)).mean(0)
+    axes = rot.zone_axes(symmetry.reduced_grid(symmetry.laue_group(laue_group), 5.0)).mean(0)
     if turn is not None:
         axes = rot.to_matrix(torch.tensor(turn)) @ axes
     # for a group whose zone is a whole half of the sphere, any direction in it

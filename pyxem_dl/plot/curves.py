@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from pyxem_dl.labels import SelectionCurve
 from pyxem_dl.metrics import reliability_curve
 from pyxem_dl.plot.checks import check_numbers
+from pyxem_dl.results.labels import SelectionCurve
 
 
 def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: str = ""):
@@ -18,7 +18,7 @@ def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: st
     Parameters
     ----------
     curves : SelectionCurve or list of SelectionCurve
-        From :func:`pyxem_dl.labels.selection_curve`.
+        From :func:`pyxem_dl.results.selection_curve`.
     title : str
         Above all.
 
@@ -30,7 +30,7 @@ def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: st
     wrong = [type(curve).__name__ for curve in curves if not isinstance(curve, SelectionCurve)]
     if wrong or not curves:
         raise TypeError(
-            "Give curves of `pyxem_dl.labels.selection_curve(labels, truth, by)`, one or a list of them, not "
+            "Give curves of `pyxem_dl.results.selection_curve(labels, truth, by)`, one or a list of them, not "
             f"{', '.join(wrong) or 'an empty list'}."
         )
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
-from pyxem_dl.maps import NOT_INDEXED
 from pyxem_dl.metrics import disorientation
 from pyxem_dl.plot.checks import best_of, check_map, check_numbers, check_positions, check_property
-from pyxem_dl.rotations import laue_group, setting
-from pyxem_dl.spots import predict_spots
+from pyxem_dl.results.maps import NOT_INDEXED
+from pyxem_dl.results.spots import predict_spots
+from pyxem_dl.symmetry import laue_group, setting
 
 _DIRECTIONS = {
     "x": ((1, 0, 0), "x, to the right in the pattern"),

@@ -8,11 +8,11 @@ import numpy as np
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, k_to_pixel
-from pyxem_dl.maps import Scan
 from pyxem_dl.models import load_model
 from pyxem_dl.plot.checks import check_map, check_numbers
 from pyxem_dl.plot.maps import relative_intensity
-from pyxem_dl.spots import predict_spots
+from pyxem_dl.results.spots import predict_spots
+from pyxem_dl.scans import Scan
 from pyxem_dl.streaming import progressbar, stream
 
 

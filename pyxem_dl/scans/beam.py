@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pyxem_dl.peaks import find_maxima
-from pyxem_dl.probes import follow_edge
+from pyxem_dl.patterns.peaks import find_maxima
+from pyxem_dl.patterns.probes import follow_edge
 from pyxem_dl.scans.sample import filled
 
 # Candidates for the beam in each pattern, and hypotheses that are compared

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import number, whole_number
-from pyxem_dl.maps import Scan, print_summary, timed, to_crystal_map
+from pyxem_dl.results.maps import print_summary, timed, to_crystal_map
+from pyxem_dl.results.modes import Match
+from pyxem_dl.scans import Scan
 from pyxem_dl.streaming import Collected, check_batch_size, resolve_device, stream
 from pyxem_dl.template_matching.bank import TemplateBank, polar_grid
-from pyxem_dl.template_matching.modes import Match
 from pyxem_dl.template_matching.pyxem_engine import PYXEM_BATCH, PyxemMatcher
 from pyxem_dl.template_matching.vectors import VectorScan, is_vectors
 

@@ -12,8 +12,9 @@ from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
 from pyxem_dl.models import filled_up, usable_patterns
 from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.rotations import laue_group, matmul, reduced_grid, rotate_in_plane, to_matrix
-from pyxem_dl.template_matching.modes import Match, padded_operations, separate_modes
+from pyxem_dl.results.modes import Match, padded_operations, separate_modes
+from pyxem_dl.rotations import matmul, rotate_in_plane, to_matrix
+from pyxem_dl.symmetry import laue_group, reduced_grid
 
 # Patterns that are matched at once, at most
 _PORTION = {"cpu": 32, "other": 256}
@@ -45,7 +46,7 @@ class TemplateBank:
     spectra : tensor of complex, shape (n_phi // 2 + 1, n_k, t)
         Conjugate Fourier transforms over the angle, normalised.
     operations : tensor, shape (phases, m, 4)
-        Symmetry of each phase, from :func:`pyxem_dl.rotations.proper_operations`; filled up
+        Symmetry of each phase, from :func:`pyxem_dl.symmetry.proper_operations`; filled up
         with the identity.
 
     Notes

@@ -14,9 +14,9 @@ from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, repair_pyxem_orientation
 from pyxem_dl.models import usable_patterns
 from pyxem_dl.preprocessing import shift_to_center
-from pyxem_dl.rotations import laue_group, reduced_grid, setting
+from pyxem_dl.results.modes import MODE_DISTANCE, Match, padded_operations, separate_modes
+from pyxem_dl.symmetry import laue_group, reduced_grid, setting
 from pyxem_dl.template_matching.bank import check_size, polar_grid
-from pyxem_dl.template_matching.modes import MODE_DISTANCE, Match, padded_operations, separate_modes
 
 # Patterns that pyxem gets at once: it prepares grid and templates anew for each batch.
 PYXEM_BATCH = 4096

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from pyxem_dl.frames import Calibration, beam_energy_of, read_beam_energy, vector_to_k
-from pyxem_dl.maps import Scan
+from pyxem_dl.results.modes import Match
+from pyxem_dl.scans import Scan
 from pyxem_dl.template_matching.bank import TemplateBank
-from pyxem_dl.template_matching.modes import Match
 
 # Nearer to the beam than this (Å⁻¹) a vector is the direct beam's.
 _DIRECT_BEAM = 0.05

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
-from pyxem_dl.networks.placement import cut_patches, probe_patch
+from pyxem_dl.patterns.patches import cut_patches, probe_patch
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.configuration import LearningConfiguration, check_names
 from pyxem_dl.training.learning import ClockedTraining

@@ -199,7 +199,7 @@ class LabelledConfiguration(LearningConfiguration):
     size : int, optional
         Pixels along each side of the images that a network other than "polar" takes; by default its own.
     label_frame : dict
-        The labels' convention, where it is another: arguments of :func:`pyxem_dl.labels.in_lab_frame`, as
+        The labels' convention, where it is another: arguments of :func:`pyxem_dl.results.in_lab_frame`, as
         ``{"turn": 90}``.
     min_score, min_reliability : float
         Of the labels that are kept.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import symmetry
 from pyxem_dl.crystals import ReflectionTable, load_phases, reflections
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import SampledOrientations, build_network, default_size
@@ -276,7 +276,8 @@ def free_folder(name: str, phases) -> Path:
 
 def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> OrientationModel:
     groups = {
-        "laue_groups": [rot.laue_group(p).name for p in phases], "settings": [rot.setting(p).tolist() for p in phases],
+        "laue_groups": [symmetry.laue_group(p).name for p in phases],
+        "settings": [symmetry.setting(p).tolist() for p in phases],
     }  # fmt: skip
     if c.network_name == "polar":
         preprocessing = PolarPreprocessing(c.reciprocal_radius)
@@ -418,7 +419,7 @@ def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[f
     found, phase, spread = (torch.cat([getattr(p, field) for p in parts]) for field in (
         "rotations", "phase_id", "spread"
     ))  # fmt: skip
-    error = torch.rad2deg(rot.disorientation_angle(
+    error = torch.rad2deg(symmetry.disorientation_angle(
         found[:, 0], rotations[there], model.network.operations[phase_id[there]], modulo_180=True
     ))  # fmt: skip
     # between two phases there is no disorientation

@@ -11,7 +11,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import symmetry
 from pyxem_dl.networks import N_PROPOSED
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
@@ -305,7 +305,7 @@ def validate(network, polar, rotations, phase_id) -> dict[str, float]:
     operations = network.operations[phase_id[there]]
     result = {}
     for name, modulo in (("strict", False), ("modulo_180", True)):
-        angle = rot.disorientation_angle(
+        angle = symmetry.disorientation_angle(
             found[there], rotations[there], operations, modulo_180=modulo
         )
         angle = torch.where(right_phase, torch.rad2deg(angle), 180.0)

@@ -12,8 +12,8 @@ import torch
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import pixel_to_k
 from pyxem_dl.metrics import fit_distortion
+from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import counts_per_electron
-from pyxem_dl.probes import Probe
 from pyxem_dl.simulation import SimulationSettings
 from pyxem_dl.training.scans import LabelledScan
 

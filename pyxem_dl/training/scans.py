@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.frames import MIRROR_QUATERNION
-from pyxem_dl.labels import (
+from pyxem_dl.partial_results import fingerprint
+from pyxem_dl.results.labels import (
     Labels,
     balance_weights,
     check_labels,
@@ -22,8 +23,7 @@ from pyxem_dl.labels import (
     read_labels,
     read_patterns,
 )
-from pyxem_dl.maps import Scan
-from pyxem_dl.partial_results import fingerprint
+from pyxem_dl.scans import Scan
 from pyxem_dl.training.configuration import LabelledConfiguration
 from pyxem_dl.training.running import place_among_processes
 
@@ -107,10 +107,10 @@ class LabelledScan:
         self.phase_id = index[self.labels.phase_id]
         for i, phase in enumerate(self.labels.phases):
             ours = phases[index[i]]
-            if rot.laue_group(phase).name != rot.laue_group(ours).name:
+            if symmetry.laue_group(phase).name != symmetry.laue_group(ours).name:
                 raise ValueError(
-                    f"The phase {phase.name!r} has the Laue group {rot.laue_group(phase).name} in the labels, but "
-                    f"{rot.laue_group(ours).name} in {ours.name!r}. Make the labels with the phase of the model."
+                    f"The phase {phase.name!r} has the Laue group {symmetry.laue_group(phase).name} in the labels, but "
+                    f"{symmetry.laue_group(ours).name} in {ours.name!r}. Make the labels with the phase of the model."
                 )
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pyxem_dl.messages import warn
-from pyxem_dl.rotations import laue_group
+from pyxem_dl.symmetry import laue_group
 
 SUFFIXES = (".ang", ".ctf", ".h5", ".hdf5")
 # Bytes of a text file, and of what an HDF5 file unpacks to; entries of an HDF5 file

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
-from pyxem_dl.label_files import read_map, without_unknown_rotations
-from pyxem_dl.map_files import copied_map
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
+from pyxem_dl.results.label_files import read_map, without_unknown_rotations
+from pyxem_dl.results.map_files import copied_map
 
 #: Fewer labels than this teach nothing.
 MINIMUM_LABELS = 50
@@ -136,7 +136,7 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
     Notes
     -----
     Positions whose angles are not finite are not indexed, with a warning that says of how many; a file that is damaged
-    is an error that names the line (see :mod:`pyxem_dl.label_files`).
+    is an error that names the line (see :mod:`pyxem_dl.results.label_files`).
 
     It prints what it assumed.  :func:`find_label_frame` tries all the switches on the patterns themselves.
     """
@@ -148,7 +148,7 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
         print(
             f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}, with x along {crystal_x} "
             "of the crystals. If the map is in another convention, say so: inverse=True, turn=90, flipped=True, "
-            "crystal_x='a*'; pyxem_dl.labels.find_label_frame finds out which. On the command line: "
+            "crystal_x='a*'; pyxem_dl.results.find_label_frame finds out which. On the command line: "
             '--set "label_frame={turn: 90}".'
         )
     return in_lab_frame(xmap, inverse=inverse, turn=turn, flipped=flipped, crystal_x=crystal_x)
@@ -280,9 +280,9 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
         raise ValueError(_too_few(labels, int(crystals.sum())))
     q = torch.as_tensor(labels.rotations[crystals], dtype=torch.float32)
     phase = labels.phases[labels.phase_id[crystals][0]]
-    operations = rot.proper_operations(phase)
+    operations = symmetry.proper_operations(phase)
     # all of a large scan at once, times all operations, would fill the memory
-    furthest = max(float(rot.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_PORTION))
+    furthest = max(float(symmetry.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_PORTION))
     if math.degrees(furthest) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
         raise ValueError(
             f"All {len(q)} labels are the same orientation (within {_ONE_ORIENTATION:g}°): a network would learn only "
@@ -405,8 +405,8 @@ def balance_weights(labels: Labels, chosen: np.ndarray, exponent: float) -> np.n
     start = 0
     for i, phase in enumerate(labels.phases):
         here = np.flatnonzero(labels.phase_id[chosen] == i)
-        nodes = rot.zone_axes(rot.reduced_grid(phase, _BALANCE_RESOLUTION))
-        operations = rot.proper_operations(phase)
+        nodes = rot.zone_axes(symmetry.reduced_grid(phase, _BALANCE_RESOLUTION))
+        operations = symmetry.proper_operations(phase)
         for part in np.array_split(here, max(1, len(here) // _PORTION)):
             q = torch.as_tensor(labels.rotations[chosen[part]], dtype=torch.float32)
             axes = rot.zone_axes(rot.multiply(operations, q[:, None]))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from pyxem_dl.rotations import multiply, proper_operations, rotate_in_plane
+from pyxem_dl.rotations import multiply, rotate_in_plane
+from pyxem_dl.symmetry import proper_operations
 
 # Orientations nearer than this (degrees) are one mode.
 MODE_DISTANCE = 5.0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from pyxem_dl.map_files import check_map_path, save_map, write_map
+from pyxem_dl.results.map_files import check_map_path, save_map, write_map
 from pyxem_dl.scans import Scan, make_signal
 
 __all__ = [

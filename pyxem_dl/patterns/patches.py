@@ -1,0 +1,142 @@
+"""Surroundings of disks, cut out of patterns at sub-pixel positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+from pyxem_dl.preprocessing import rescale
+
+# Samples along the radius of a disk, and how many radii are looked at to each side
+_SAMPLES, _REACH = 10, 1.7
+_HALF = math.ceil(_REACH * _SAMPLES)
+# Samples along each side of the surroundings of a disk
+PATCH_SIZE = 2 * _HALF + 1
+# Disks with a larger radius (px) are made smaller before they are sampled, so that no count is lost between samples
+_LARGEST = 13.0
+
+
+def cut_patches(
+    patterns: torch.Tensor, pattern: torch.Tensor, position: torch.Tensor, radius: float
+) -> torch.Tensor:
+    """Sample the surroundings of disks.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Counts, as the detector has them.
+    pattern : tensor of int, shape (p,)
+        In which each disk is.
+    position : tensor, shape (p, 2)
+        Row and column in px.
+    radius : float
+        Of the disks in px.
+
+    Returns
+    -------
+    tensor, shape (p, PATCH_SIZE, PATCH_SIZE)
+        Counts per sample, ten of which make a radius; 0 beyond the border.
+    """
+    if radius > _LARGEST:
+        factor = _SAMPLES / radius
+        patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
+    step = radius / _SAMPLES
+    margin = math.ceil(_HALF * step) + 2
+    position = position.nan_to_num()  # a device stops at an index that is none
+    padded = functional.pad(patterns, (margin,) * 4)
+    offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step + margin
+    rows, columns = (
+        (position[:, i, None] + offsets).clamp(0, padded.shape[1 + i] - 1.001) for i in (0, 1)
+    )
+    top, left = rows.floor().long(), columns.floor().long()
+    down, right = (rows - top)[:, :, None], (columns - left)[:, None]
+
+    def at(row, column):
+        return padded[pattern[:, None, None], row[:, :, None], column[:, None]]
+
+    upper = at(top, left) * (1 - right) + at(top, left + 1) * right
+    lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
+    return (upper * (1 - down) + lower * down) * step**2
+
+
+def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
+    """Sample a probe (size, size), whose centre is its middle pixel, as the surroundings of disks are."""
+    middle = torch.full((1, 2), float(image.shape[-1] // 2), device=image.device)
+    return cut_patches(image[None], torch.zeros(1, dtype=torch.long, device=image.device), middle, radius)
+
+
+def places_to_look_at(which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of a table that are computed.
+
+    Parameters
+    ----------
+    which : tensor of bool, shape (n, m)
+        What is wanted.
+
+    Returns
+    -------
+    rows, columns : tensor of int, shape (p,)
+        Of what is wanted, on a CPU.  On a device of the whole table: how much is wanted the host would have to wait
+        for.
+    """
+    if which.device.type == "cpu":
+        return which.nonzero(as_tuple=True)
+    place = torch.arange(which.numel(), device=which.device)
+    return torch.div(place, which.shape[1], rounding_mode="floor"), place % which.shape[1]
+
+
+def in_blocks(function, size: int, *columns: torch.Tensor) -> list[torch.Tensor]:
+    """Call a function with blocks of one size, so that what it gives for a row does not depend on how many there are.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a block of each of the columns, returns a tuple of tensors of its length.
+    size : int
+        Of the blocks; the last one is padded with its last row.
+    *columns : tensor, shape (n, ...)
+        With n at least 1.
+    """
+    n, parts = len(columns[0]), []
+    for start in range(0, n, size):
+        block = [column[start : start + size] for column in columns]
+        missing = size - len(block[0])
+        if missing:
+            block = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in block]
+        parts.append(function(*block))
+    return [torch.cat(column)[:n] for column in zip(*parts, strict=True)]
+
+
+def squares(
+    patterns: torch.Tensor, pattern: torch.Tensor, position: torch.Tensor, half: int
+) -> torch.Tensor:
+    """Cut squares about positions out of patterns, pixel by pixel.
+
+    Parameters
+    ----------
+    patterns : tensor, shape (n, rows, columns)
+        Intensities.
+    pattern : tensor of int, shape (p,)
+        In which each position is.
+    position : tensor, shape (p, 2)
+        Row and column in px.
+    half : int
+        The squares reach to so many pixels at each side.
+
+    Returns
+    -------
+    tensor, shape (p, 2 half + 1, 2 half + 1)
+        Bilinear between pixels; 0 beyond the border.
+    """
+    margin = half + 2
+    padded = functional.pad(patterns, (margin,) * 4)
+    first = position.floor()
+    share = (position - first)[:, :, None, None]
+    offsets = torch.arange(-half, half + 2, device=patterns.device)
+    rows = (first[:, 0, None].long() + offsets + margin).clamp(0, padded.shape[1] - 1)
+    columns = (first[:, 1, None].long() + offsets + margin).clamp(0, padded.shape[2] - 1)
+    square = padded[pattern[:, None, None], rows[:, :, None], columns[:, None, :]]
+    square = square[:, :-1] * (1 - share[:, 0]) + square[:, 1:] * share[:, 0]
+    return square[:, :, :-1] * (1 - share[:, 1]) + square[:, :, 1:] * share[:, 1]

@@ -1,0 +1,14 @@
+"""Results: crystal maps and their files, labels, separated orientations, predicted spots, and files for py4DSTEM."""
+
+from pyxem_dl.results.labels import Labels, find_label_frame, in_lab_frame, read_labels, selection_curve
+from pyxem_dl.results.map_files import check_map_path, copied_map, save_map, write_map
+from pyxem_dl.results.maps import to_crystal_map
+from pyxem_dl.results.modes import Match, separate_modes
+from pyxem_dl.results.py4dstem import to_py4dstem
+from pyxem_dl.results.spots import PredictedSpots, predict_spots
+
+__all__ = [
+    "Labels", "Match", "PredictedSpots", "check_map_path", "copied_map", "find_label_frame", "in_lab_frame",
+    "predict_spots", "read_labels", "save_map", "selection_curve", "separate_modes", "to_crystal_map", "to_py4dstem",
+    "write_map",
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Old names work for one release more, give the very same things, and warn at the user's own line."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import pyxem_dl
+from pyxem_dl import moved
+
+
+@pytest.fixture
+def forgotten():
+    """Forget that old names were imported, before and after."""
+
+    def forget():
+        for old in moved.MODULES:
+            sys.modules.pop(old, None)
+            vars(pyxem_dl).pop(old.partition(".")[2], None)
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.parametrize("old", moved.MODULES)
+def test_an_old_module_is_the_new_one(old, forgotten):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {moved.MODULES[old]}") as caught:
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(moved.MODULES[old])
+    assert module.__name__ == module.__spec__.name == moved.MODULES[old]
+    assert len(caught) == 1
+
+
+def test_an_old_module_is_an_attribute_of_the_package(forgotten):
+    with pytest.warns(DeprecationWarning, match="pyxem_dl.maps is now"):
+        assert pyxem_dl.maps.save_map is pyxem_dl.results.save_map
+    with pytest.raises(AttributeError, match="nowhere"):
+        pyxem_dl.nowhere  # noqa: B018
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in moved.NAMES.items() for n in names])
+def test_an_old_name_is_the_new_one(module, name):
+    new = moved.NAMES[module][name]
+    with pytest.warns(DeprecationWarning, match=f"{module}.{name} is now {new}.{name}") as caught:
+        value = getattr(importlib.import_module(module), name)
+    assert value is getattr(importlib.import_module(new), name)
+    assert caught[0].filename == __file__
+
+
+def test_a_name_that_never_was():
+    with pytest.raises(AttributeError, match="'pyxem_dl.rotations' has no attribute 'turn'"):
+        pyxem_dl.rotations.turn  # noqa: B018
+
+
+def test_the_warning_is_at_the_line_that_imports(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import numpy\n\nfrom pyxem_dl.labels import read_labels\n")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert f"{script}:3: DeprecationWarning: pyxem_dl.labels is now pyxem_dl.results.labels" in run.stderr
+
+
+def test_installing_twice_adds_one_finder():
+    moved.install()
+    assert sum(isinstance(finder, moved._Finder) for finder in sys.meta_path) == 1
+
+
+def test_no_module_of_the_package_uses_an_old_name():
+    code = "import pkgutil, importlib, pyxem_dl\n" + (
+        "for m in pkgutil.walk_packages(pyxem_dl.__path__, 'pyxem_dl.'):\n"
+        "    m.name.endswith('__main__') or importlib.import_module(m.name)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error:pyxem_dl:DeprecationWarning", "-c", code], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

@@ -13,7 +13,7 @@ from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
 from pyxem_dl.models import filled_up, usable_patterns
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.results.modes import Match, padded_operations, separate_modes
-from pyxem_dl.rotations import matmul, rotate_in_plane, to_matrix
+from pyxem_dl.rotations import full_float32, matmul, rotate_in_plane, to_matrix
 from pyxem_dl.symmetry import laue_group, reduced_grid
 
 # Patterns that are matched at once, at most
@@ -262,7 +262,8 @@ class TemplateBank:
         spectrum = spectrum.permute(2, 0, 1).contiguous()
         found = []
         for templates in self.spectra.split(self._chunks()[1], dim=2):
-            product = torch.bmm(spectrum, templates).permute(1, 2, 0).contiguous()
+            with full_float32():
+                product = torch.bmm(spectrum, templates).permute(1, 2, 0).contiguous()
             found.append(_best_angle(torch.fft.irfft(product, n=n_phi, norm="forward")))
         return tuple(torch.cat(f, dim=1) for f in zip(*found, strict=True))
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from pyxem_dl.checks import whole_number
+from pyxem_dl.rotations import full_float32
 
 # More patterns than any device holds at once
 _LARGEST_BATCH = 2**24
@@ -187,8 +188,7 @@ def computing(device: torch.device, precision: str = "float32"):
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        if device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        stack.enter_context(full_float32())
         if precision == "bfloat16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         yield

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.files import check_target, replacing
-from pyxem_dl.results.labels import Labels, read_labels
-from pyxem_dl.results.map_files import copied_map
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import Accuracy, disorientation, explained_peaks, find_peaks
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
 from pyxem_dl.orientation import predict_orientation
-from pyxem_dl.scans import Scan
-from pyxem_dl.streaming import stream
+from pyxem_dl.results.labels import Labels, read_labels
+from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.scans import Collected, Computing, Field, Rows, Scan, Step, stream
 from pyxem_dl.template_matching import match_templates
 
 # Peaks are looked for in so many patterns, spread over the scan: more hardly change the shares
@@ -348,23 +346,33 @@ def _with_symmetry(method: str, phase, other):
     return phase if phase.point_group is not None else other
 
 
+class _PeakStep(Step):
+    """Finds the peaks of each pattern, and its direct beam."""
+
+    fields = {"peaks": Field((2,), "float64", ragged=True), "center": Field((2,), "float64")}
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan.without_data()
+        self.mask = None if scan.signal_mask is None else scan.signal_mask.numpy()
+
+    def __call__(self, patterns, indices):
+        beams = self.scan.batch_centers(patterns, indices)
+        centers = np.tile(np.asarray(self.scan.calibration.center, dtype=float), (len(indices), 1))
+        centers = centers if beams is None else beams.cpu().numpy().astype(float)
+        peaks = find_peaks(patterns.cpu().numpy(), centers, signal_mask=self.mask)
+        return {"peaks": Rows.of([np.asarray(each, dtype=float) for each in peaks]), "center": centers}
+
+
 def _find_peaks(scan: Scan, chosen, device, show_progressbar) -> tuple[list, np.ndarray]:
     """Peaks of some patterns, and the direct beams (n, 2) of all (where these were looked for)."""
+    found = Collected(scan.size)
+    wanted = np.isin(np.arange(scan.size), chosen)
+    computing = Computing(device, show_progressbar=show_progressbar)
+    for part in stream(scan.data, _PeakStep(scan), computing, wanted=wanted):
+        found.add(part)
     centers = np.tile(np.asarray(scan.calibration.center, dtype=float), (scan.size, 1))
-    mask = None if scan.signal_mask is None else scan.signal_mask.numpy()
-    found = {}
-
-    def find(patterns, indices):
-        beams = scan.batch_centers(patterns, indices)
-        if beams is not None:
-            centers[indices] = beams.cpu().numpy()
-        found.update(zip(indices, find_peaks(patterns.cpu().numpy(), centers[indices], signal_mask=mask), strict=True))
-        return {"done": torch.ones(len(indices))}
-
-    skipped = ~np.isin(np.arange(scan.size), chosen)
-    for _ in stream(scan.data, find, device=device, navigation_mask=skipped, show_progressbar=show_progressbar):
-        pass
-    return [found[i] for i in chosen], centers
+    centers[wanted] = found.arrays["center"][wanted]
+    return list(found.tables("peaks", (2,))[chosen]), centers
 
 
 def _explained(found, indexed) -> dict:

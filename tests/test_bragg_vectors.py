@@ -379,8 +379,9 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
 
 
 def test_other_settings_begin_anew(scan, tmp_path, capsys):
-    from pyxem_dl.bragg_vectors import FoundDisks, bragg_vectors_to_file
     from pyxem_dl.partial_results import PartialResults
+
+    from pyxem_dl.bragg_vectors import FoundDisks, bragg_vectors_to_file
 
     path = tmp_path / "v.hspy"
     PartialResults(path, "another").save(FoundDisks(6))

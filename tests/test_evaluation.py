@@ -13,8 +13,8 @@ from pyxem_dl import evaluation
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.results.map_files import save_map
-from pyxem_dl.scans import make_signal
 from pyxem_dl.results.spots import predict_spots
+from pyxem_dl.scans import make_signal
 
 CALIBRATION = Calibration((0.03, 0.03), (36.0, 36.0), (72, 72), 200.0)
 SHAPE = (4, 5)

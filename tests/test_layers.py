@@ -16,8 +16,8 @@ import pytest
 LAYERS = (
     ("messages",),
     ("frames", "catalogue", "checks", "files", "moved", "progress"),
-    ("devices", "rotations"),
-    ("symmetry",),
+    ("rotations",),
+    ("devices", "symmetry"),
     ("crystals", "preprocessing"),
     ("patterns",),
     ("metrics", "simulation", "networks"),

@@ -8,8 +8,8 @@ import torch
 
 from pyxem_dl.devices import computing, filled_up, in_portions
 from pyxem_dl.messages import warn
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.models.folder import Model
+from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.patterns.patches import probe_patch
 from pyxem_dl.preprocessing import rescale

@@ -11,8 +11,8 @@ from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.devices import computing, filled_up, in_portions
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.models.folder import Model
+from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.rotations import misorientation_angle
@@ -254,7 +254,7 @@ def _without_unusable(found, usable: torch.Tensor) -> OrientationCandidates:
     rotations, phase_id, scores, crystal = (x if i == 1 else x.float() for i, x in enumerate(found))
     finite = rotations.isfinite().flatten(1).all(1) & scores.isfinite().all(1) & crystal.isfinite()
     good = usable & finite
-    identity = rotations.new_tensor([1.0, 0, 0, 0])
+    identity = (torch.arange(4, device=rotations.device) == 0).to(rotations)
     return OrientationCandidates(
         rotations=torch.where(good[:, None, None], rotations, identity),
         phase_id=torch.where(good[:, None], phase_id, 0),

@@ -27,15 +27,15 @@ def usable_patterns(
     patterns = patterns.float()
     # NaN stays; minus infinity is no small number, but nothing at all
     patterns = torch.where(patterns == -torch.inf, torch.nan, patterns.clamp_min(0))
-    seen = patterns.flatten(1)
+    lowest = highest = patterns
     if signal_mask is not None:
         mask = signal_mask.to(patterns.device)
+        # what is masked is neither the lowest nor the highest; a mask over all leaves +inf and -inf
+        lowest, highest = (torch.where(mask, limit, patterns) for limit in (torch.inf, -torch.inf))
         patterns = torch.where(mask, 0.0, patterns)
-        seen = seen[:, ~mask.flatten()]
-    if not seen.shape[1]:
-        return torch.zeros_like(patterns), seen.new_zeros(len(seen), dtype=torch.bool)
-    low, high = seen.amin(1), seen.amax(1)  # NaN where there is one
+    low, high = lowest.flatten(1).amin(1), highest.flatten(1).amax(1)  # NaN where there is one
     usable = low.isfinite() & high.isfinite() & (high > low)
-    if usable.all():
+    # nobody waits for a device to look; on a CPU a look costs less than another copy of the patterns
+    if usable.device.type == "cpu" and bool(usable.all()):
         return patterns, usable
     return torch.where(usable[:, None, None], patterns, 0.0), usable

@@ -169,7 +169,13 @@ def to_tensor(patterns: np.ndarray) -> torch.Tensor:
 
 def to_host(results: dict) -> dict[str, np.ndarray | Rows]:
     """Tensors to arrays."""
-    return {name: _rows(value) if isinstance(value, Padded) else _array(value) for name, value in results.items()}
+    return {name: _to_host(value) for name, value in results.items()}
+
+
+def _to_host(value) -> np.ndarray | Rows:
+    if isinstance(value, Padded):
+        return _rows(value)
+    return value if isinstance(value, Rows) else _array(value)
 
 
 def _array(tensor) -> np.ndarray:

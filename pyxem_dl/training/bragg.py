@@ -123,7 +123,7 @@ class DiskBatches(IterableDataset):
 
     def reseed(self, seed: int) -> None:
         """Go on with other patterns."""
-        self.simulator.generator.manual_seed(seed)
+        self.simulator.reseed(seed)
 
     def __iter__(self) -> Iterator:
         while True:
@@ -156,9 +156,10 @@ class PlacementBatches(DiskBatches):
         return PlacementBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _disks_of(self, p) -> PlacementBatch:
-        limit = p.places.new_tensor(p.counts.shape[1:]) - 1
+        rows, columns = p.counts.shape[1:]
         there = (p.electrons > 0) & (p.significance > _VISIBLE) & (p.excitation_error.abs() < _EXCITED)
-        pattern, which = (there & ((p.places >= 0) & (p.places <= limit)).all(-1)).nonzero(as_tuple=True)
+        there &= (p.places >= 0).all(-1) & (p.places[..., 0] <= rows - 1) & (p.places[..., 1] <= columns - 1)
+        pattern, which = there.nonzero(as_tuple=True)
         draw = self.simulator
         far = draw._happens(_FAR_SHARE, len(pattern))[:, None]
         off = torch.where(far, _FAR_OFF, _OFF) * draw._normal(len(pattern), 2)

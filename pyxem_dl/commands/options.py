@@ -68,6 +68,17 @@ def read_center(text: str | None):
     return row, column
 
 
+def read_frame(text: str | None) -> dict:
+    """Read the convention of a map, as `read_labels` takes it."""
+    from pyxem_dl.checks import read_yaml
+
+    frame, names = {} if text is None else read_yaml(text, "--frame"), ("inverse", "turn", "flipped", "crystal_x")
+    if not isinstance(frame, dict) or set(frame) - set(names):
+        message = f"{text!r} must be like '{{turn: 90}}', with {', '.join(names)}."
+        raise typer.BadParameter(message, param_hint="--frame")
+    return frame
+
+
 def read_mask(path: Path | None):
     """Array of bool in a file; True (or any number but 0) = excluded."""
     if path is None:

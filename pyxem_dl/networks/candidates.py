@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,9 @@ class SampledOrientations(NamedTuple):
         )
         # an answer with another orientation or phase says that this one is wrong
         score = (scores * (agree & (angle < symmetry.SAME))).sum(1) / len(answers)
-        best = torch.tensor([0, *(a.scores.shape[1] for a in answers[:-1])], device=scores.device).cumsum(0)
-        squares, count = (angle.square() * agree)[:, best].sum(1), agree[:, best].sum(1)
+        first = list(accumulate([0, *(a.scores.shape[1] for a in answers[:-1])]))  # the best of each answer
+        squares, count = (
+            torch.stack([x[:, i] for i in first], dim=1).sum(1) for x in (angle.square() * agree, agree)
+        )
         spread = torch.where(count > 0, (squares / count.clamp_min(1)).sqrt(), torch.pi)
         return cls(mean[:, None], phase[:, None], score[:, None], crystal, spread)

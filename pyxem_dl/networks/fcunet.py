@@ -17,7 +17,7 @@ from pyxem_dl.networks.outline import moved
 from pyxem_dl.networks.placement import Placement
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
-from pyxem_dl.patterns.patches import cut_patches, in_blocks
+from pyxem_dl.patterns.patches import cut_patches, in_blocks, places_to_look_at
 from pyxem_dl.patterns.peaks import are_highest
 
 # Of the parts of the loss
@@ -250,7 +250,7 @@ class FCUNet(nn.Module):
         """
         place = torch.stack([disks.row, disks.column], dim=-1)
         which = disks.confidence > least
-        pattern, rank = which.nonzero(as_tuple=True)
+        pattern, rank = places_to_look_at(which)
         error, variance = disks.position_error.clone(), disks.position_variance.clone()
         if self.placement is not None and len(pattern):
             self._sample(n_samples > 0)
@@ -262,11 +262,16 @@ class FCUNet(nn.Module):
             ]
             offset, log_error = (torch.stack(x).float() for x in zip(*samples, strict=True))
             # what is moved to another disk was not understood
-            near = offset.mean(0).norm(dim=1) < 1
+            wanted = which[pattern, rank]
+            near = wanted & (offset.mean(0).norm(dim=1) < 1)
             place[pattern, rank] = torch.where(near[:, None], start + offset.mean(0) * radius, start)
             # of the distance, not of row and column each
-            error[pattern, rank] = math.sqrt(2) * radius * log_error.mean(0).exp()
-            variance[pattern, rank] = radius**2 * offset.var(0, correction=0).sum(1)
+            error[pattern, rank] = torch.where(
+                wanted, math.sqrt(2) * radius * log_error.mean(0).exp(), error[pattern, rank]
+            )
+            variance[pattern, rank] = torch.where(
+                wanted, radius**2 * offset.var(0, correction=0).sum(1), variance[pattern, rank]
+            )
         again = _again(place, which, _SAME_DISK * radius)
         return disks._replace(
             row=place[..., 0], column=place[..., 1], confidence=disks.confidence * ~again,

@@ -112,10 +112,10 @@ class RegressionNetwork(nn.Module):
             -1 where there is no crystal.
         """
         numbers, phases, right = self(images)
-        there = phase_id >= 0
-        classes = torch.where(there, phase_id, phases.shape[1] - 1)
+        classes = torch.where(phase_id >= 0, phase_id, phases.shape[1] - 1)
         phase_loss = nn.functional.cross_entropy(phases, classes)
-        if not there.any():
+        there = (phase_id >= 0).nonzero()[:, 0]  # once: a device has to be waited for
+        if not len(there):
             return phase_loss, {"phase": phase_loss.detach()}
         numbers, rotations, phase_id = numbers[there], rotations[there], phase_id[there]
         rotation_loss = self.head.loss(numbers, rotations, phase_id).mean()

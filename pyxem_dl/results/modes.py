@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from pyxem_dl.rotations import multiply, rotate_in_plane
+from pyxem_dl.rotations import matmul, multiply, rotate_in_plane
 
 # Orientations nearer than this (degrees) are one mode.
 MODE_DISTANCE = 5.0
@@ -71,5 +71,5 @@ def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Ma
 def _near(a, b, operations) -> torch.Tensor:
     """Tell which of the orientations b (n, t, 4) are one mode with a (n, 4)."""
     equivalent = multiply(operations, a[:, None, :])  # (n, m, 4)
-    cosine = torch.bmm(equivalent, b.transpose(1, 2)).abs().amax(1)
+    cosine = matmul(equivalent, b.transpose(1, 2)).abs().amax(1)
     return cosine > math.cos(math.radians(MODE_DISTANCE) / 2)

@@ -21,8 +21,8 @@ from pyxem_dl.patterns.patches import cut_patches, probe_patch
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.configuration import LearningConfiguration, check_names
 from pyxem_dl.training.learning import ClockedTraining
-from pyxem_dl.training.report import bragg_card, join_logs
-from pyxem_dl.training.running import begin, device_and_precision, fit, hardware
+from pyxem_dl.training.report import bragg_card, join_logs, provenance
+from pyxem_dl.training.running import begin, device_and_precision, fit
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Phases
@@ -126,7 +126,7 @@ class DiskBatches(IterableDataset):
 
     def reseed(self, seed: int) -> None:
         """Go on with other patterns."""
-        self.simulator.generator.manual_seed(seed)
+        self.simulator.reseed(seed)
 
     def __iter__(self) -> Iterator:
         while True:
@@ -159,9 +159,10 @@ class PlacementBatches(DiskBatches):
         return PlacementBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _disks_of(self, p) -> PlacementBatch:
-        limit = p.places.new_tensor(p.counts.shape[1:]) - 1
+        rows, columns = p.counts.shape[1:]
         there = (p.electrons > 0) & (p.significance > _VISIBLE) & (p.excitation_error.abs() < _EXCITED)
-        pattern, which = (there & ((p.places >= 0) & (p.places <= limit)).all(-1)).nonzero(as_tuple=True)
+        there &= (p.places >= 0).all(-1) & (p.places[..., 0] <= rows - 1) & (p.places[..., 1] <= columns - 1)
+        pattern, which = there.nonzero(as_tuple=True)
         draw = self.simulator
         far = draw._happens(_FAR_SHARE, len(pattern))[:, None]
         off = torch.where(far, _FAR_OFF, _OFF) * draw._normal(len(pattern), 2)
@@ -424,10 +425,11 @@ def train_bragg(
         name=name,
         description=description or "Bragg disks of any crystal",
         training=json.loads(json.dumps(asdict(configuration))),
+        provenance=provenance(modules.values(), root, precision),
     )
     model.save(
         output, dtype=torch.float16,
-        card=bragg_card(model, modules, phases, _VISIBLE, f"{hardware(root)}, {precision}"),
+        card=bragg_card(model, modules, phases, _VISIBLE),
         training_log=join_logs(work, configuration.stages()),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)

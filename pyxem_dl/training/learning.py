@@ -59,15 +59,15 @@ class SimulatedBatches(IterableDataset):
 
     def reseed(self, seed: int) -> None:
         """Go on with other patterns."""
-        self.simulator.generator.manual_seed(seed)
+        self.simulator.reseed(seed)
 
     def divide(self) -> None:
         """Make this process' share of the batches, and other patterns than its fellows."""
         rank, world = place_among_processes()
         if world > 1:
             self.n_setups = max(1, self._all_setups // world)
-            seed = int(torch.randint(2**31, (), generator=self.simulator.generator, device=self.simulator.device))
-            self.simulator.generator.manual_seed(seed + 7919 * rank)
+            seed = int(torch.randint(2**31, (), generator=self.simulator.host_generator))
+            self.simulator.reseed(seed + 7919 * rank)
 
     def __iter__(self) -> Iterator:
         self.divide()

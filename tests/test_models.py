@@ -55,7 +55,7 @@ def test_batches_of_any_size_give_the_same_answer(patterns):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_answers_are_the_same_bits_whatever_the_batch(precision, masked):
-    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a portion)."""
+    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a micro-batch)."""
     model = load_model("al-200kv")
     model.precision = precision
     generator = torch.Generator().manual_seed(0)

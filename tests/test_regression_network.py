@@ -230,16 +230,16 @@ def test_pretrained_weights_come_from_a_file_or_not_at_all(tmp_path, monkeypatch
         make_backbone("cnn", 128, {}, pretrained=True)
     with pytest.raises(ValueError, match="no file"):
         make_backbone("resnet18", 64, {}, pretrained=str(tmp_path / "none.safetensors"))
-    photographs = timm.create_model("resnet18")
+    imagenet = timm.create_model("resnet18")
     path = tmp_path / "resnet18.safetensors"
-    save_file(photographs.state_dict(), path)
+    save_file(imagenet.state_dict(), path)
     network = make_backbone("resnet18", 64, {}, pretrained=str(path))
-    torch.testing.assert_close(network.layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
+    torch.testing.assert_close(network.layer1[0].conv1.weight, imagenet.layer1[0].conv1.weight)
     # the three colours of the first layer are added up
-    torch.testing.assert_close(network.conv1.weight, photographs.conv1.weight.sum(1, keepdim=True))
+    torch.testing.assert_close(network.conv1.weight, imagenet.conv1.weight.sum(1, keepdim=True))
     # behind weights of timm's, a layer of ours
     network = make_backbone("resnet18", 64, {"global_pool": ""}, pretrained=str(path))
-    torch.testing.assert_close(network[0].layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
+    torch.testing.assert_close(network[0].layer1[0].conv1.weight, imagenet.layer1[0].conv1.weight)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="Pretrained weights of resnet18 could not be loaded from"):
         make_backbone("resnet18", 64, {}, pretrained=str(tmp_path / "bad.safetensors"))

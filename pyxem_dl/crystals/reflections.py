@@ -120,7 +120,7 @@ def _inside(lattice, radius: float, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _intensities(structure, hkl: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """|F|^2 by diffsims, in portions: it makes arrays of reflections x atoms."""
+    """|F|^2 by diffsims, in blocks: it makes arrays of reflections x atoms."""
     from diffsims.utils.sim_utils import get_kinematical_intensities
 
     n = max(1, _MAX_ELEMENTS // max(len(structure), 1))

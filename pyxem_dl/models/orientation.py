@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
-from pyxem_dl.devices import computing, filled_up, in_portions
+from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
@@ -19,7 +19,7 @@ from pyxem_dl.rotations import misorientation_angle
 from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
-_PORTION = {"cpu": 64, "other": 256}
+_MICRO_BATCH = {"cpu": 64, "other": 256}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -124,13 +124,13 @@ class OrientationModel(Model):
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
-        size = _PORTION["cpu" if device.type == "cpu" else "other"]
+        size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
 
-        def predict(portion, portion_centers):
-            return self._predict_portion(portion, calibration, portion_centers, mask, n_best, size, n_samples)
+        def predict(micro_batch, its_centers):
+            return self._predict_micro_batch(micro_batch, calibration, its_centers, mask, n_best, size, n_samples)
 
         self._check_samples(n_samples)
-        columns = in_portions(predict, size, device, patterns, centers)
+        columns = in_micro_batches(predict, size, device, patterns, centers)
         return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
 
     @property
@@ -155,10 +155,10 @@ class OrientationModel(Model):
         factor, floor = self.spread_fit
         return ((factor * torch.rad2deg(spread)).square() + floor**2).sqrt()
 
-    def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
+    def _predict_micro_batch(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
         """Predict at most `size` patterns."""
-        n, centers = len(patterns), filled_up(centers, size)
-        patterns, usable = usable_patterns(filled_up(patterns, size), mask)
+        n, centers = len(patterns), padded(centers, size)
+        patterns, usable = usable_patterns(padded(patterns, size), mask)
         with computing(self.device):
             polar = self.preprocessing(patterns, calibration, centers, mask)
         with computing(self.device, self.precision):

@@ -125,7 +125,7 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     arguments : dict
         Of the network.  For timm's with ``global_pool=""`` a layer follows that sees all places.
     pretrained : bool, str or pathlib.Path
-        Take weights that were learnt on photographs: timm's own, or those of a local file in timm's or safetensors'
+        Take weights that were learnt on ImageNet: timm's own, or those of a local file in timm's or safetensors'
         format.  The weights of the three colours are added up.
 
     Raises
@@ -209,7 +209,7 @@ def _refuse_pickles(path: Path) -> None:
 
 
 def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained) -> None:
-    """Give a network weights that were learnt on photographs, or say that none could be had."""
+    """Give a network weights that were learnt on ImageNet, or say that none could be had."""
     import timm
 
     overlay = None if pretrained is True else {"file": str(pretrained)}

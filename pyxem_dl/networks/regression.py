@@ -81,7 +81,7 @@ class RegressionNetwork(nn.Module):
         self.right = nn.Linear(n_features, 1)
 
     def load_pretrained(self, pretrained) -> None:
-        """Give the backbone weights that were learnt on photographs; see ``make_backbone``."""
+        """Give the backbone weights that were learnt on ImageNet; see ``make_backbone``."""
         a = self.arguments
         self.backbone = make_backbone(a["backbone"], a["size"], a["backbone_arguments"], pretrained)
 

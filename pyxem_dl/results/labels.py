@@ -31,7 +31,7 @@ MINIMUM_LABELS = 50
 # Labels closer together than this (degrees) are one orientation.
 _ONE_ORIENTATION = 1.0
 # Labels that are compared at once
-_PORTION = 4096
+_AT_ONCE = 4096
 # Zone axes this far apart (degrees) are counted apart when orientations are balanced.
 _BALANCE_RESOLUTION = 5.0
 
@@ -286,7 +286,7 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
     phase = labels.phases[labels.phase_id[crystals][0]]
     operations = symmetry.proper_operations(phase)
     # all of a large scan at once, times all operations, would fill the memory
-    furthest = max(float(symmetry.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_PORTION))
+    furthest = max(float(symmetry.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_AT_ONCE))
     if math.degrees(furthest) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
         raise ValueError(
             f"All {len(q)} labels are the same orientation (within {_ONE_ORIENTATION:g}°): a network would learn only "
@@ -411,7 +411,7 @@ def balance_weights(labels: Labels, chosen: np.ndarray, exponent: float) -> np.n
         here = np.flatnonzero(labels.phase_id[chosen] == i)
         nodes = rot.zone_axes(symmetry.reduced_grid(phase, _BALANCE_RESOLUTION))
         operations = symmetry.proper_operations(phase)
-        for part in np.array_split(here, max(1, len(here) // _PORTION)):
+        for part in np.array_split(here, max(1, len(here) // _AT_ONCE)):
             q = torch.as_tensor(labels.rotations[chosen[part]], dtype=torch.float32)
             axes = rot.zone_axes(rot.multiply(operations, q[:, None]))
             bins[part] = start + (axes @ nodes.T).amax(1).argmax(1).numpy()

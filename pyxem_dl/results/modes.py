@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.rotations import matmul, multiply, rotate_in_plane
 
 # Orientations nearer than this (degrees) are one mode.
@@ -24,7 +25,7 @@ class Match(NamedTuple):
         Greater is better; 0 where there is no further mode.
     simulation_indices : tensor of int, shape (n, n_best)
         Of the templates in the bank, -1 where there is no further mode.
-    phase_index : tensor of int, shape (n, n_best)
+    phase_id : tensor of int, shape (n, n_best)
         Which phase they belong to; -1 in the first column where nothing was indexed.
     reliability : tensor, shape (n,)
         Between 0 and 1.
@@ -33,8 +34,9 @@ class Match(NamedTuple):
     rotations: torch.Tensor
     scores: torch.Tensor
     simulation_indices: torch.Tensor
-    phase_index: torch.Tensor
+    phase_id: torch.Tensor
     reliability: torch.Tensor
+    phase_index = renamed_attribute("phase_index", "phase_id")
 
 
 def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Match:
@@ -63,7 +65,7 @@ def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Ma
         rotations=rotation.gather(1, picked[..., None].expand(-1, -1, 4)),
         scores=scores,
         simulation_indices=torch.where(found, index.gather(1, picked), -1),
-        phase_index=phases,
+        phase_id=phases,
         reliability=torch.where(found[:, 0], reliability, 0.0),
     )
 

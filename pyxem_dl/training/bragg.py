@@ -199,13 +199,13 @@ class BraggTraining(ClockedTraining):
         self.network, self._validation = network, validation
 
     @property
-    def learner(self):
+    def trainable(self):
         """The network, or its placement alone."""
         return self.network if self.stage == "detect" else self.network.placement
 
     def training_step(self, batch, _):
         """Return the loss of a batch."""
-        loss, parts = self.network.loss(*batch) if self.stage == "detect" else (self.learner.loss(*batch), {})
+        loss, parts = self.network.loss(*batch) if self.stage == "detect" else (self.trainable.loss(*batch), {})
         self.patterns_seen += self.configuration.batch_size
         self.log("loss", loss, prog_bar=True)
         self.log_dict({f"loss_{name}": value for name, value in parts.items()})
@@ -217,7 +217,7 @@ class BraggTraining(ClockedTraining):
             return validate(self.network, self._validation)
         return validate_placement(self.network.placement, self._validation)
 
-    def shortfall(self, results):
+    def validation_objective(self, results):
         """Return what the F1 score lacks, or the error of the placement in radii."""
         return 1 - results["f1"] if self.stage == "detect" else results["position_error"]
 

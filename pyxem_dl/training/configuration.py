@@ -193,7 +193,7 @@ class LabelledConfiguration(LearningConfiguration):
     network_name : str
         "polar", "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", or any network of timm.
     pretrained : bool or str
-        Begin with weights learnt on photographs: timm's, or those of a local file.
+        Begin with weights learnt on ImageNet: timm's, or those of a local file.
     reciprocal_radius : float, optional
         How far out the model looks, in Å⁻¹; by default as far as all detectors reach.
     size : int, optional

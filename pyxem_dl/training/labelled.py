@@ -65,9 +65,9 @@ class LabelledTraining(OrientationTraining):
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
 
-    def shortfall(self, results):
+    def validation_objective(self, results):
         """Loss on the held-out region, which sees more than the labels that are met; while verifying, their share."""
-        return results.get("validation_loss", super().shortfall(results))
+        return results.get("validation_loss", super().validation_objective(results))
 
     def _validation_loss(self, inputs, rotations, phase_id) -> float:
         training = self.network.training

@@ -27,10 +27,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
-from pyxem_dl.devices import resolve_device
+from pyxem_dl.devices import native_precision, resolve_device
 from pyxem_dl.files import check_target, claimed, move_aside, replacing
 from pyxem_dl.messages import say, warn
-from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.models import CONFIG
 from pyxem_dl.models.description import PhaseEntry, Titles
 from pyxem_dl.training.progress import TrainingProgress
 

@@ -116,7 +116,7 @@ def padded(x: torch.Tensor | None, size: int) -> torch.Tensor | None:
     """Pad a micro-batch to its full size with its last row, for the size must not show in the results; None stays None.
 
     Libraries take other algorithms, and sum in another order, for another number of patterns: in float32 that moves the
-    last digits, and where bfloat16 then rounds them the other way, answers by 10⁻³ to 10⁻².
+    last digits, and where bfloat16 then rounds them the other way, predictions by 10⁻³ to 10⁻².
     """
     if x is None or len(x) in (0, size):
         return x
@@ -184,7 +184,7 @@ def computing(device: torch.device, precision: str = "float32"):
         Where.
     precision : {"float32", "bfloat16"}
         float32 is without TF32: like bfloat16, it rounds so coarsely that another batch size,
-        for which the library takes another algorithm, shows in the answers (10⁻³ to 10⁻²).
+        for which the library takes another algorithm, shows in the predictions (10⁻³ to 10⁻²).
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())

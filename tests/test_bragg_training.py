@@ -12,7 +12,7 @@ from pyxem_dl.training.bragg import (
     BraggTraining,
     DiskBatch,
     DiskBatches,
-    PlacementBatches,
+    LocalisationBatches,
     scores_at,
     train_bragg,
     training_phases,
@@ -57,7 +57,7 @@ def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
 def test_a_detector_is_trained_through_lightning(stage, tmp_path):
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
     simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
-    batches = (DiskBatches if stage == "detect" else PlacementBatches)(simulator, 8)
+    batches = (DiskBatches if stage == "detect" else LocalisationBatches)(simulator, 8)
     configuration = BraggConfiguration(
         max_minutes=60.0, max_steps=6, placement_share=0.5, batch_size=8, simulation=settings
     )

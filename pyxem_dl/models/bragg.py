@@ -92,10 +92,10 @@ class BraggModel(Model):
         max_disks : int
             Largest number of disks per pattern.
         n_samples : int
-            Answers drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
-            is known; 0 answers once, without.
+            Predictions drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
+            is known; 0 predicts once, without.
         least : float
-            What has less confidence is not placed exactly.
+            What has less confidence is not localised exactly.
 
         Returns
         -------
@@ -115,7 +115,7 @@ class BraggModel(Model):
                 seen = torch.where(mask & usable[:, None, None], micro_batch.clamp_min(0), seen)
             found = self._find(seen, probe, radius, size, max_disks, n_samples)
             with computing(device, self.precision):
-                found = self.network.place(seen, found, radius, sampled, n_samples, least)
+                found = self.network.localise(seen, found, radius, sampled, n_samples, least)
             return self._reported(found, usable, mask)
 
         return Disks(*in_micro_batches(predict, size, device, patterns))
@@ -178,11 +178,12 @@ class BraggModel(Model):
         image = 200.0 * disks[0] + 40.0 * disks[1] + 8.0 * disks[2]
         return torch.poisson(image.expand(2, -1, -1), torch.Generator().manual_seed(0))
 
-    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         at = torch.arange(33.0, device=inputs.device) - 16
         probe = (torch.hypot(at[:, None], at[None]) < self.network.radius).float()
         found = self.network.predict(inputs, probe / probe.sum(), 4)
-        return self.network.place(inputs, found, self.network.radius, probe_patch(probe, self.network.radius))._asdict()
+        radius = self.network.radius
+        return self.network.localise(inputs, found, radius, probe_patch(probe, radius))._asdict()
 
     def _differences(self, now: dict, stored: dict) -> str:
         confidence = float((now["confidence"] - stored["confidence"]).abs().max())

@@ -140,7 +140,7 @@ class OrientationModel(Model):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether answers can be drawn with dropout."""
+        """Whether predictions can be drawn with dropout."""
         return hasattr(self.network, "samples") and self.network.dropout.p > 0
 
     def _check_samples(self, n_samples: int) -> None:
@@ -151,7 +151,7 @@ class OrientationModel(Model):
             )
 
     def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
-        """Say what error in degrees to expect of answers whose spread is `spread`, in radians."""
+        """Say what error in degrees to expect of predictions whose spread is `spread`, in radians."""
         factor, floor = self.spread_fit
         return ((factor * torch.rad2deg(spread)).square() + floor**2).sqrt()
 
@@ -164,7 +164,7 @@ class OrientationModel(Model):
         with computing(self.device, self.precision):
             network = self.network
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
-        found = [_without_unusable([column[:n] for column in answer], usable[:n]) for answer in found]
+        found = [_without_unusable([column[:n] for column in prediction], usable[:n]) for prediction in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
 
     def check_domain(self, calibration: Calibration) -> None:
@@ -214,7 +214,7 @@ class OrientationModel(Model):
     def _default_reference(self) -> torch.Tensor:
         return _synthetic_reference(self.preprocessing)
 
-    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.network.predict(inputs, 2)._asdict()
 
     def _differences(self, now: dict, stored: dict) -> str:

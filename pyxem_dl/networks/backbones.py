@@ -73,7 +73,7 @@ class PlainNetwork(nn.Module):
 
 def _all_places(n: int, num_features: int = _N_FEATURES, dropout: float = 0.1) -> tuple[nn.Module, ...]:
     """Make layers that see all places of what a network leaves of an image, n numbers."""
-    # units that are never active again would leave one answer to all patterns
+    # units that are never active again would leave one prediction for all patterns
     return nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, num_features), nn.GELU(), nn.LayerNorm(num_features)
 
 

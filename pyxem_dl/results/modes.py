@@ -1,4 +1,4 @@
-"""The answer of a matcher: separated orientations, the best first."""
+"""What a matcher finds: separated orientations, the best first."""
 
 from __future__ import annotations
 

@@ -32,13 +32,13 @@ _LARGEST_RADIUS = 40.0
 
 VALIDATION_BATCHES = 40
 # A disk is a target if it stands out of the noise of counting it by this factor; below the second nobody could see it.
-# Between the two an answer counts neither way.  With 4 instead of 2.75 it learns to pass over disks of 20 electrons.
+# Between the two a prediction counts neither way.  With 4 instead of 2.75 it learns to pass over disks of 20 electrons.
 _VISIBLE, _INVISIBLE = 2.75, 0.8
 # So far from its Bragg condition (Å⁻¹) a reflection is a target; further than the second it is none, however
-# many electrons make it visible.  Between the two an answer counts neither way.
+# many electrons make it visible.  Between the two a prediction counts neither way.
 _EXCITED, _NOT_EXCITED = 0.05, 0.12
 _SETUP_SIZE = 8
-# How far off (radii) disks are found before they are placed: most a little, some far
+# How far off (radii) disks are found before they are localised: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
 _THRESHOLDS = torch.linspace(0.05, 0.9, 35)
 
@@ -50,7 +50,7 @@ class BraggConfiguration(LearningConfiguration):
     Parameters
     ----------
     placement_share : float
-        Of the time, for the placement of the disks.
+        Of the time, for the sub-pixel localisation of the disks.
     simulation : DiskSettings
         What the patterns look like.
     **further
@@ -75,7 +75,7 @@ class BraggConfiguration(LearningConfiguration):
 
     @property
     def shares(self) -> dict[str, float]:
-        """The U-Net learns to find disks, then the placement learns where exactly they are."""
+        """The U-Net learns to find disks, then the localisation learns where exactly they are."""
         return {"detect": 1 - self.placement_share, "place": self.placement_share}
 
 
@@ -133,7 +133,7 @@ class DiskBatches(IterableDataset):
             yield self.make()
 
 
-class PlacementBatch(NamedTuple):
+class LocalisationBatch(NamedTuple):
     """Surroundings of disks (p, size, size), their probes, and where the centres are: (p, 2), in radii."""
 
     patches: torch.Tensor
@@ -141,7 +141,7 @@ class PlacementBatch(NamedTuple):
     offset: torch.Tensor
 
 
-class PlacementBatches(DiskBatches):
+class LocalisationBatches(DiskBatches):
     """Endless batches of the surroundings of disks, found a little beside where they are.
 
     Parameters
@@ -152,13 +152,13 @@ class PlacementBatches(DiskBatches):
         Patterns whose disks are in a batch.
     """
 
-    def make(self) -> PlacementBatch:
+    def make(self) -> LocalisationBatch:
         """Make one batch of several setups."""
         with torch.no_grad():
             parts = [self._disks_of(self.simulator(_SETUP_SIZE)) for _ in range(self.n_setups)]
-        return PlacementBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return LocalisationBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _disks_of(self, p) -> PlacementBatch:
+    def _disks_of(self, p) -> LocalisationBatch:
         rows, columns = p.counts.shape[1:]
         there = (p.electrons > 0) & (p.significance > _VISIBLE) & (p.excitation_error.abs() < _EXCITED)
         there &= (p.places >= 0).all(-1) & (p.places[..., 0] <= rows - 1) & (p.places[..., 1] <= columns - 1)
@@ -169,7 +169,7 @@ class PlacementBatches(DiskBatches):
         off = off.clamp(-_FURTHEST, _FURTHEST)
         patches = cut_patches(p.counts, pattern, p.places[pattern, which] + off * p.radius, p.radius)
         probe = probe_patch(p.probe, draw.settings.radius)
-        return PlacementBatch(patches, probe.expand(len(pattern), -1, -1), -off)
+        return LocalisationBatch(patches, probe.expand(len(pattern), -1, -1), -off)
 
 
 def _widened(column: torch.Tensor, most: int) -> torch.Tensor:
@@ -188,9 +188,9 @@ class BraggTraining(ClockedTraining):
         Of the training.
     stage : {"detect", "place"}
         What is learnt.
-    batches : DiskBatches or PlacementBatches
+    batches : DiskBatches or LocalisationBatches
         To train on.
-    validation : list of DiskBatch or of PlacementBatch
+    validation : list of DiskBatch or of LocalisationBatch
         Not trained on.
     """
 
@@ -200,7 +200,7 @@ class BraggTraining(ClockedTraining):
 
     @property
     def trainable(self):
-        """The network, or its placement alone."""
+        """The network, or its sub-pixel localisation alone."""
         return self.network if self.stage == "detect" else self.network.placement
 
     def training_step(self, batch, _):
@@ -215,10 +215,10 @@ class BraggTraining(ClockedTraining):
         """Precision, recall and errors on patterns that are not trained on."""
         if self.stage == "detect":
             return validate(self.network, self._validation)
-        return validate_placement(self.network.placement, self._validation)
+        return validate_localisation(self.network.placement, self._validation)
 
     def validation_objective(self, results):
-        """Return what the F1 score lacks, or the error of the placement in radii."""
+        """Return what the F1 score lacks, or the error of the localisation in radii."""
         return 1 - results["f1"] if self.stage == "detect" else results["position_error"]
 
 
@@ -282,19 +282,19 @@ def scores_at(thresholds: list[float], found: list[Disks], batches: list[DiskBat
     return scores
 
 
-def validate_placement(placement, batches: list[PlacementBatch]) -> dict[str, float]:
-    """Measure a placement on simulated disks.
+def validate_localisation(localisation, batches: list[LocalisationBatch]) -> dict[str, float]:
+    """Measure a sub-pixel localisation on simulated disks.
 
     Returns
     -------
     dict of float
         ``position_error``: root mean square in disk radii; ``expected_error``: what it expects.
     """
-    training = placement.training
-    placement.eval()
+    training = localisation.training
+    localisation.eval()
     with torch.inference_mode():
-        found = [placement(b.patches, b.probe) for b in batches]
-    placement.train(training)
+        found = [localisation(b.patches, b.probe) for b in batches]
+    localisation.train(training)
     error = torch.cat([(offset - b.offset).square().sum(1) for (offset, _), b in zip(found, batches, strict=True)])
     expected = torch.cat([2 * (2 * log_error).exp() for _, log_error in found])
     return {"position_error": float(error.mean().sqrt()), "expected_error": float(expected.mean().sqrt())}
@@ -399,7 +399,7 @@ def train_bragg(
 
     def batches(seed: int, stage: str) -> DiskBatches:
         simulator = DiskSimulator(phases, settings=configuration.simulation, seed=seed, device=root)
-        return (DiskBatches if stage == "detect" else PlacementBatches)(simulator, configuration.batch_size)
+        return (DiskBatches if stage == "detect" else LocalisationBatches)(simulator, configuration.batch_size)
 
     network = build_network(
         "fcunet", radius=configuration.simulation.radius, **configuration.network
@@ -411,7 +411,7 @@ def train_bragg(
     modules = {}
     for i, stage in enumerate(configuration.stages()):
         if stage == "place":
-            network.to(root).add_placement()  # Lightning has moved it to the CPU
+            network.to(root).add_localisation()  # Lightning has moved it to the CPU
         fresh = batches(configuration.seed + 1_000_000, stage)
         validation = [fresh.make() for _ in range(VALIDATION_BATCHES)]
         learnt_from = batches(configuration.seed + i, stage)

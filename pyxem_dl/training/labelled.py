@@ -40,7 +40,7 @@ from pyxem_dl.training.scans import (
 if TYPE_CHECKING:
     from pyxem_dl.annotations import LabelledScans
 
-# Answers that are drawn to see how far they spread
+# Predictions that are drawn to see how far they spread
 _SAMPLES = 12
 
 
@@ -268,7 +268,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
 
 
 def _learning_rate(network: str) -> float:
-    """Peak with which a network learns from a few thousand labels; the literature's may end in one answer above it."""
+    """Peak with which a network learns from a few thousand labels; above it all may be predicted alike."""
     return 1e-3 if network == "polar" else 1e-4 if "swin" in network else 2e-4
 
 
@@ -383,7 +383,7 @@ def _announce(name, network, scans, phases, c, batches, root, precision) -> None
 
 
 def _finish(model, modules, scans, validation, output, name, description, root, precision) -> OrientationModel:
-    """Fit what tells how sure the answers are, and write the folder."""
+    """Fit what tells how sure the predictions are, and write the folder."""
     last = modules[-1]
     c = last.configuration
     network = last.network.float().to(root)
@@ -412,7 +412,7 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
 
 
 def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
-    """Factor and floor with which the spread of answers drawn with dropout is as large as the errors."""
+    """Factor and floor with which the spread of predictions drawn with dropout is as large as the errors."""
     there = phase_id >= 0
     if not model.has_dropout or not there.any():
         return 1.0, 0.0

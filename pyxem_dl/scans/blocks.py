@@ -64,7 +64,7 @@ def navigation_shape(data) -> tuple[int, ...]:
 
 
 def plan_blocks(data, most: int = MOST_PATTERNS) -> Blocks:
-    """Choose blocks that follow the chunks of the data.
+    """Choose blocks that follow the chunks of the data; of an array in memory they are views.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def plan_blocks(data, most: int = MOST_PATTERNS) -> Blocks:
         return Blocks(shape, _grown((1,) * len(shape), shape, most))
     nbytes = data.dtype.itemsize * math.prod(data.shape[-2:])
     chunk = tuple(max(c) for c in data.chunks[:-2]) if is_lazy(data) else (1,) * len(shape)
-    most = max(1, min(most, MERGED_BYTES // nbytes))
+    most = max(1, min(most, MERGED_BYTES // nbytes)) if is_lazy(data) else most
     if math.prod(chunk) <= most:
         return Blocks(shape, _grown(chunk, shape, most))
     largest = max(1, LARGEST_BYTES // nbytes)
@@ -152,8 +152,8 @@ def compute_here(*collections):
     return dask.compute(*collections)
 
 
-def read_block(data, blocks: Blocks, i: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices and patterns (n, rows, columns) of what is wanted of a block.
+def read_block(data, blocks: Blocks, i: int, wanted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Read what is wanted of a block, in the pieces that its chunks are: nothing is copied to put them together.
 
     Parameters
     ----------
@@ -164,27 +164,28 @@ def read_block(data, blocks: Blocks, i: int, wanted: np.ndarray) -> tuple[np.nda
     i : int
         Which.
     wanted : array of bool, shape (n,)
-        Of all positions of the scan.
+        Of all positions of the scan; chunks of which none is wanted are not read.
+
+    Returns
+    -------
+    list of tuple
+        Flat indices (n,), and patterns (n, rows, columns) or tables (n,), of each piece.
     """
-    indices, box = blocks.indices(i), blocks.box(i)
-    keep = wanted[indices]
-    if is_lazy(data) and not keep.all():
-        return _read_chunks(data, box, wanted.reshape(blocks.shape))
-    part = data[box]
-    if is_lazy(part):
-        (part,) = compute_here(part)
-    part = np.asarray(part)
-    part = part.reshape(len(indices), *part.shape[len(blocks.shape) :])
-    return (indices, part) if keep.all() else (indices[keep], part[keep])
-
-
-def _read_chunks(data, box, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`read_block`, without the chunks of which nothing is wanted."""
-    pieces = [piece for piece in _pieces(data, box) if wanted[piece].any()]
+    box, wanted = blocks.box(i), wanted.reshape(blocks.shape)
+    pieces = [box]
+    if is_lazy(data):
+        pieces = [piece for piece in _pieces(data, box) if wanted[piece].any()]
+    found = [data[piece] for piece in pieces]
+    if is_lazy(data):
+        found = compute_here(*found)
     flat = np.arange(wanted.size).reshape(wanted.shape)
-    found = compute_here(*(data[piece] for piece in pieces))
-    patterns = [np.asarray(part)[wanted[piece]] for part, piece in zip(found, pieces)]
-    return np.concatenate([flat[piece][wanted[piece]] for piece in pieces]), np.concatenate(patterns)
+    return [_kept(np.asarray(part), flat[piece], wanted[piece]) for part, piece in zip(found, pieces)]
+
+
+def _kept(part: np.ndarray, indices: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not wanted.all():
+        return indices[wanted], part[wanted]
+    return indices.reshape(-1), part.reshape(indices.size, *part.shape[indices.ndim :])
 
 
 def _pieces(data, box) -> Iterator[tuple[slice, ...]]:

@@ -19,7 +19,7 @@ import torch
 from pyxem_dl.devices import default_batch_size, is_out_of_memory, one_core_each
 from pyxem_dl.messages import warn
 from pyxem_dl.preprocessing import check_patterns
-from pyxem_dl.scans.blocks import Blocks, as_scan, navigation_shape, plan_blocks, read_block, wanted_blocks
+from pyxem_dl.scans.blocks import BlockReader, Blocks, as_scan, navigation_shape, plan_blocks, wanted_blocks
 from pyxem_dl.scans.options import Computing
 from pyxem_dl.scans.steps import Part, Step, to_host, to_tensor
 
@@ -144,9 +144,10 @@ def _checked(wanted, shape) -> np.ndarray:
 
 def _blocks_ahead(data, blocks: Blocks, wanted, missing: NotRead, look) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read blocks in one thread, each while the caller works with the one before."""
+    reader = BlockReader(data, blocks, wanted)
 
     def read(i):
-        pieces = read_block(data, blocks, i, wanted)
+        pieces = reader.read(i)
         if look is not None:
             for piece in pieces:
                 look(*piece)

@@ -34,6 +34,7 @@ NAMES = {
         "filled_up": ("pyxem_dl.devices", "padded"),
         "in_portions": ("pyxem_dl.devices", "in_micro_batches"),
         "native_precision": ("pyxem_dl.devices", "native_precision"),
+        "usable_patterns": ("pyxem_dl.preprocessing", "usable_patterns"),
     },
     "pyxem_dl.rotations": {
         name: ("pyxem_dl.symmetry", name)

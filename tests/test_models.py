@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from pyxem_dl import load_model, models, networks
 from pyxem_dl.frames import Calibration
-from pyxem_dl.models import PRETRAINED, list_models, usable_patterns
+from pyxem_dl.models import PRETRAINED, list_models
+from pyxem_dl.preprocessing import usable_patterns
 
 CALIBRATION = Calibration(scale=(0.1, 0.1), center=(10.0, 11.0), shape=(21, 23), beam_energy=200.0)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.models import BraggModel, SentModel
 from pyxem_dl.patterns.correlation import soft_disk
+from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import in_electrons
 

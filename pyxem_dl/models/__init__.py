@@ -6,12 +6,11 @@ from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model
 from pyxem_dl.models.loading import list_models, load_model
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.models.sent import SentModel
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.moved import moved_names
 
 __getattr__ = moved_names(__name__)
 
 __all__ = [
     "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationEnsemble", "OrientationModel", "SentModel",
-    "list_models", "load_model", "usable_patterns",
+    "list_models", "load_model",
 ]  # fmt: skip

@@ -9,10 +9,10 @@ import torch
 from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.patterns.patches import probe_patch
 from pyxem_dl.preprocessing import rescale
+from pyxem_dl.preprocessing.usable import usable_patterns
 
 # Patterns that go through the network at once
 _MICRO_BATCH = {"cpu": 8, "other": 64}

@@ -12,9 +12,9 @@ from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
+from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.rotations import misorientation_angle
 from pyxem_dl.symmetry import laue_group
 

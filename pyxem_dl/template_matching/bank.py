@@ -11,10 +11,9 @@ import torch
 from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
 from pyxem_dl.devices import padded
 from pyxem_dl.frames import Calibration, electron_wavelength
-from pyxem_dl.models import usable_patterns
 from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.patterns.peaks import parabola_shift
-from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.preprocessing import PolarPreprocessing, usable_patterns
 from pyxem_dl.results.modes import Match, separate_modes
 from pyxem_dl.rotations import full_float32, rotate_in_plane
 from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, stack_operations

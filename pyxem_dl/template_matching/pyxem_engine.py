@@ -12,8 +12,7 @@ import torch
 
 from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, repair_pyxem_orientation
-from pyxem_dl.models import usable_patterns
-from pyxem_dl.preprocessing import shift_to_center
+from pyxem_dl.preprocessing import shift_to_center, usable_patterns
 from pyxem_dl.results.modes import MODE_DISTANCE, Match, separate_modes
 from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, setting, stack_operations
 from pyxem_dl.template_matching.bank import check_size, polar_grid

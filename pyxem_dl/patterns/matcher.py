@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import pad
 
 from pyxem_dl.devices import computing, in_micro_batches, padded
-from pyxem_dl.models import usable_patterns
 from pyxem_dl.patterns.correlation import soft_disk
 from pyxem_dl.patterns.patches import in_blocks, places_to_look_at, squares
 from pyxem_dl.patterns.peaks import Maxima, find_maxima
 from pyxem_dl.patterns.probes import Probe
+from pyxem_dl.preprocessing import usable_patterns
 
 # Patterns that are searched at once; on a CPU so few that they stay in its cache
 _MICRO_BATCH = {"cpu": 4, "other": 64}

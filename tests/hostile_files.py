@@ -601,7 +601,6 @@ def read_partial(path):
     import io
 
     import numpy as np
-
     from pyxem_dl.partial_results import PartialResults
     from pyxem_dl.streaming import Collected, Part
 

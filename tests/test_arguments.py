@@ -11,9 +11,9 @@ from orix.crystal_map import Phase
 
 import pyxem_dl
 from pyxem_dl import checks, load_model, networks
+from pyxem_dl.devices import resolve_device
 from pyxem_dl.models import PRETRAINED, OrientationEnsemble, list_models
 from pyxem_dl.models.description import ModelDescription, schema
-from pyxem_dl.streaming import resolve_device
 from pyxem_dl.template_matching import TemplateBank
 from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
 from pyxem_dl.training.running import device_and_precision

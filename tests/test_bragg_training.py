@@ -102,6 +102,7 @@ def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
     assert back.thresholds == made.thresholds and back.training["simulation"]["size"] == 48
     card = (tmp_path / "small" / "README.md").read_text()
     assert "Cu" in card and "F1" in card
+    assert [stage["name"] for stage in back.provenance["stages"]] == ["detect", "place"]
     assert not (tmp_path / "small" / "checkpoint").exists()
     with pytest.raises(FileExistsError, match="already holds a model"):
         train_bragg(output=tmp_path / "small", **arguments)

@@ -15,17 +15,16 @@ import pytest
 
 LAYERS = (
     ("messages",),
-    ("frames", "catalogue", "checks", "files", "moved"),
+    ("frames", "catalogue", "checks", "files", "moved", "progress"),
     ("rotations",),
-    ("symmetry",),
+    ("devices", "symmetry"),
     ("crystals", "preprocessing"),
     ("patterns",),
     ("metrics", "simulation", "networks"),
-    ("models", "streaming", "partial_results", "scans"),
+    ("models", "scans"),
     ("results",),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
-    ("plot", "study"),
-    ("benchmark",),
+    ("plot", "study", "evaluation"),
     ("signals", "gui", "demo"),
     ("commands",),
     ("__main__",),
@@ -37,9 +36,7 @@ ROOM_OF = {"_autoload": "signals"}
 #: Distributions whose modules have other names
 DISTRIBUTION_OF = {
     "PIL": "pillow",
-    "py4DSTEM": "py4dstem",
     "diffpy": "diffpy-structure",
-    "mp_api": "mp-api",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
 }

@@ -6,9 +6,9 @@ import dask.array as da
 import numpy as np
 import pytest
 import torch
+from pyxem_dl.streaming import Collected, resolve_device, stream
 
 from pyxem_dl import streaming
-from pyxem_dl.streaming import Collected, resolve_device, stream
 
 Answer = namedtuple("Answer", "total weighted index")
 SHAPE = (5, 7)  # of the detector

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pyxem_dl.bragg_vectors.matcher import DiskMatcher
-from pyxem_dl.models import BraggModel
+from pyxem_dl.models import BraggModel, SentModel
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import in_electrons
 
@@ -29,6 +29,13 @@ class CorrelationFinder:
 
     matcher: DiskMatcher
     gain: float
+
+    #: Patterns that a core computes at once, and after which results are kept
+    micro_batch, keep_every = DiskMatcher.micro_batch, 1024
+
+    def to(self, device: torch.device) -> None:
+        """Get ready on a device."""
+        self.matcher.to(device)
 
     def __call__(self, patterns: torch.Tensor):
         """Row and column (n, m) in pixels, further columns, and which of them are there."""
@@ -71,6 +78,24 @@ class DetectionFinder:
     n_samples: int
     least: float
     center: tuple[float, float]
+
+    #: Patterns that a core computes at once
+    micro_batch = BraggModel.micro_batch
+
+    @property
+    def keep_every(self) -> int:
+        """Patterns after which results are kept."""
+        return max(self.micro_batch, 1024 // max(1, self.n_samples))
+
+    def __getstate__(self) -> dict:
+        # bundled models go by name and hash, so that no weights travel
+        return self.__dict__ | {"model": SentModel.of(self.model)}
+
+    def to(self, device: torch.device) -> None:
+        """Get ready on a device."""
+        if isinstance(self.model, SentModel):
+            self.model = self.model.load()
+        self.model.to(device)
 
     def __post_init__(self) -> None:
         self._image = self.probe.resampled(self.model.network.radius / self.probe.radius).image

@@ -70,6 +70,9 @@ class DiskMatcher:
         Where the patterns are.
     """
 
+    #: Patterns that a core computes at once
+    micro_batch = _PORTION["cpu"]
+
     def __init__(
         self,
         probe: Probe,
@@ -114,6 +117,14 @@ class DiskMatcher:
         self._norm = (t2 - t**2 / w).clamp_min(1e-6 * float((template**2).sum())).to(self.device)
         self._template, self._window = (kernel.to(self.device) for kernel in kernels[:2])
         self.valid = self.valid.to(self.device)
+
+    def to(self, device: torch.device | str) -> DiskMatcher:
+        """Move everything to a device; returns the matcher itself."""
+        self.device = torch.device(device)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, value.to(self.device))
+        return self
 
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(x, s=self._transform_shape)

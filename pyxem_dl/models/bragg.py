@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from pyxem_dl.devices import computing, filled_up, in_portions
 from pyxem_dl.messages import warn
-from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
+from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.patterns.patches import probe_patch
 from pyxem_dl.preprocessing import rescale
@@ -35,6 +36,8 @@ class BraggModel(Model):
         A name, and a line on what the model is for.
     training : dict
         The training's configuration.
+    provenance : dict
+        How the training went, as that of an :class:`~pyxem_dl.models.OrientationModel`.
     precision : {"auto", "float32", "bfloat16"}
         Of the network's convolutions; the correlation with the probe is always float32.
     """
@@ -46,11 +49,14 @@ class BraggModel(Model):
     name: str = "unnamed"
     description: str = ""
     training: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
     precision: str = "auto"
 
     format = "pyxem_dl disk detector"
     inputs = "patterns"
     threshold_names = ("confidence",)
+    #: Patterns that a core computes at once
+    micro_batch = _PORTION["cpu"]
 
     def __repr__(self) -> str:
         low, high = self.domain.get("disk_radius") or (0, float("inf"))

@@ -34,6 +34,8 @@ class OrientationEnsemble:
     """
 
     has_dropout = False
+    #: What most of them say is one orientation
+    gives_several = False
 
     def __init__(self, models: list[OrientationModel]) -> None:
         if len(models) < 2 or not all(isinstance(model, OrientationModel) for model in models):
@@ -55,6 +57,11 @@ class OrientationEnsemble:
 
     def __repr__(self) -> str:
         return f"OrientationEnsemble of {len(self.models)}: {', '.join(map(repr, self.models))}"
+
+    @property
+    def n_networks(self) -> int:
+        """Of how many networks it consists."""
+        return len(self.models)
 
     @property
     def device(self) -> torch.device:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from pyxem_dl.checks import thresholds
+from pyxem_dl.devices import computing, native_precision
 from pyxem_dl.files import replacing_files
-from pyxem_dl.models.computing import computing, native_precision
 from pyxem_dl.models.description import (
     bounded_size,
     check_description,
@@ -47,13 +47,17 @@ class Model(ABC):
     """A network with all that belongs to it, kept as a folder without pickles.
 
     Each kind of model is a dataclass with ``network_name``, ``network``, ``domain``, ``thresholds``, ``name``,
-    ``description``, ``training`` and ``precision``, and says below what is its own.
+    ``description``, ``training``, ``provenance`` and ``precision``, and says below what is its own.
     """
 
     #: How config.json calls this kind, and reference.safetensors its inputs.
     format: str
     inputs: str
     threshold_names: tuple[str, ...]
+    #: Name of the bundled model that was loaded, None for others
+    bundled_name = None
+    #: Of how many networks it consists
+    n_networks = 1
 
     # ---------------------------------------------------------------- what each kind says
     @abstractmethod
@@ -84,8 +88,8 @@ class Model(ABC):
     # ---------------------------------------------------------------- what all kinds have
     def __post_init__(self) -> None:
         self.network.eval()
-        self._follows_device = self.precision == "auto"
-        if self._follows_device:
+        self.follows_device = self.precision == "auto"
+        if self.follows_device:
             self.precision = native_precision(self.device)
 
     @property
@@ -97,7 +101,7 @@ class Model(ABC):
     def to(self, device):
         """Move the network to a device; returns the model itself."""
         self.network.to(device)
-        if self._follows_device:
+        if self.follows_device:
             self.precision = native_precision(self.device)
         return self
 
@@ -105,7 +109,8 @@ class Model(ABC):
     def fingerprint(self) -> str:
         """Hash of weights and settings: the same for the same answers."""
         weights = _hash_tensors(self.network.state_dict())
-        text = json.dumps([weights, _config(self)], sort_keys=True)
+        config = {key: value for key, value in _config(self).items() if key != "provenance"}
+        text = json.dumps([weights, config], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check_thresholds(self) -> None:
@@ -235,6 +240,7 @@ def read_model(folder: Path) -> Model:
             config,
             network_name=name,
             training=config.get("training", {}),
+            provenance=config.get("provenance") or {},
             **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
         )
     except (RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -283,7 +289,7 @@ def _config(model: Model) -> dict:
         "domain": model.domain,
         "thresholds": model.thresholds,
         "training": model.training,
-    }
+    } | ({"provenance": model.provenance} if model.provenance else {})
     return json.loads(json.dumps(config | model._own_config()))
 
 

@@ -38,7 +38,9 @@ def load_model(model) -> Model | OrientationEnsemble:
         )
     known = _bundled()
     if isinstance(model, str) and model in known:
-        return read_model(known[model])
+        loaded = read_model(known[model])
+        loaded.bundled_name = model
+        return loaded
     if not str(model).strip():
         raise ValueError(f"The name of the model is empty. Known models: {', '.join(known) or 'none'}.")
     folder = Path(model).expanduser()

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.devices import computing, filled_up, in_portions
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
-from pyxem_dl.models.computing import computing, filled_up, in_portions, usable_patterns
 from pyxem_dl.models.folder import Model
+from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.rotations import misorientation_angle
@@ -49,6 +50,9 @@ class OrientationModel(Model):
         A name, and a line on what the model is for.
     training : dict
         The configuration of the training, with which :func:`pyxem_dl.train` can train the model again.
+    provenance : dict
+        How the training went: ``stages`` with their ``minutes`` and ``patterns``, ``hardware``, ``precision``,
+        ``date``, ``versions``; empty where it is not recorded.
     spread_fit : tuple of float
         Converts the spread of several predictions (degrees) into the expected error: a factor, and a floor (degrees)
         that is added in squares; fitted on held-out patterns.
@@ -66,6 +70,7 @@ class OrientationModel(Model):
     name: str = "unnamed"
     description: str = ""
     training: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
     spread_fit: tuple[float, float] = (1.0, 0.0)
     precision: str = "auto"
 
@@ -127,6 +132,11 @@ class OrientationModel(Model):
         self._check_samples(n_samples)
         columns = in_portions(predict, size, device, patterns, centers)
         return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
+
+    @property
+    def gives_several(self) -> bool:
+        """Whether the network proposes several orientations for a pattern."""
+        return self.network_name != "regression"
 
     @property
     def has_dropout(self) -> bool:

@@ -144,6 +144,17 @@ class TemplateBank:
     def __len__(self) -> int:
         return len(self.quaternions)
 
+    @property
+    def micro_batch(self) -> int:
+        """Patterns that are correlated at once."""
+        return self._chunks()[0]
+
+    def to(self, device: torch.device | str) -> TemplateBank:
+        """Move the templates to a device; returns the bank itself."""
+        for name in ("quaternions", "phase_index", "spectra", "operations"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
     def match(
         self,
         patterns: torch.Tensor,

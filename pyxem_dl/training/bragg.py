@@ -19,8 +19,8 @@ from pyxem_dl.patterns.patches import cut_patches, probe_patch
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.configuration import LearningConfiguration, check_names
 from pyxem_dl.training.learning import ClockedTraining
-from pyxem_dl.training.report import bragg_card, join_logs
-from pyxem_dl.training.running import begin, device_and_precision, fit, hardware
+from pyxem_dl.training.report import bragg_card, join_logs, provenance
+from pyxem_dl.training.running import begin, device_and_precision, fit
 
 # Larger disks are binned: nothing else changes.  In px.
 _LARGEST_RADIUS = 40.0
@@ -427,10 +427,11 @@ def train_bragg(
         name=name,
         description=description or "Bragg disks of any crystal",
         training=json.loads(json.dumps(asdict(configuration))),
+        provenance=provenance(modules.values(), root, precision),
     )
     model.save(
         output, dtype=torch.float16,
-        card=bragg_card(model, modules, phases, _VISIBLE, f"{hardware(root)}, {precision}"),
+        card=bragg_card(model, modules, phases, _VISIBLE),
         training_log=join_logs(work, configuration.stages()),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)

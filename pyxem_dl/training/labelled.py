@@ -25,8 +25,8 @@ from pyxem_dl.training.learning import (
     validate,
 )
 from pyxem_dl.training.microscope import Microscope
-from pyxem_dl.training.report import join_logs, labelled_card
-from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
+from pyxem_dl.training.report import join_logs, labelled_card, provenance
+from pyxem_dl.training.running import begin, device_and_precision, fit, is_first, wait_for_all
 from pyxem_dl.training.scans import (
     LabelledBatches,
     LabelledScan,
@@ -396,10 +396,10 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     training = asdict(c) | ({"first_training": asdict(recipe)} if recipe else {})
     model.training = json.loads(json.dumps(training))
     model.network = network.cpu()
-    where = f"{hardware(root)}, {precision}"
+    model.provenance = provenance(modules, root, precision)
     reference = validation["region"][0][:4]
     model.save(
-        output, dtype=torch.float16, card=labelled_card(model, modules, scans, where), reference=reference,
+        output, dtype=torch.float16, card=labelled_card(model, modules, scans), reference=reference,
         training_log=join_logs(output / "checkpoint", c.stages()),
     )  # fmt: skip
     shutil.rmtree(output / "checkpoint", ignore_errors=True)

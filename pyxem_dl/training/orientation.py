@@ -25,13 +25,12 @@ from pyxem_dl.training.learning import (
     add_comparison,
     fit_score_threshold,
 )
-from pyxem_dl.training.report import join_logs, model_card
+from pyxem_dl.training.report import join_logs, model_card, provenance
 from pyxem_dl.training.running import (
     CHECKPOINT,
     begin,
     device_and_precision,
     fit,
-    hardware,
     is_first,
     wait_for_all,
 )
@@ -153,7 +152,7 @@ def train(
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
     if is_first():
-        _finish(modules, phases, output, f"{hardware(root)}, {precision}", name, description)
+        _finish(modules, phases, output, provenance(modules, root, precision), name, description)
     wait_for_all()
     return load_model(output)
 
@@ -217,7 +216,7 @@ def _ingredients(phases, configuration: TrainingConfiguration, root: torch.devic
     return network.to(root), batches(configuration.seed, configuration.batch_size), validation
 
 
-def _finish(modules, phases, output, where: str, name: str, description: str):
+def _finish(modules, phases, output, facts: dict, name: str, description: str):
     """Write the model folder and its card; the checkpoints have done their work."""
     last = modules[-1]
     configuration, batches = last.configuration, last.batches
@@ -243,9 +242,10 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
         or f"{', '.join(p.name for p in phases)} at {configuration.beam_energy:g} kV",
         # as it comes back from config.json
         training=json.loads(json.dumps(asdict(configuration))),
+        provenance=facts,
     )
     model.save(
-        output, dtype=torch.float16, card=model_card(model, modules, where),
+        output, dtype=torch.float16, card=model_card(model, modules),
         training_log=join_logs(output / CHECKPOINT, configuration.stages()),
         reference=last._validation[0][:4],
     )

@@ -8,7 +8,7 @@ import time
 
 from lightning.pytorch.callbacks import Callback
 
-from pyxem_dl.streaming import can_draw
+from pyxem_dl.progress import can_draw
 
 # Seconds between two updates of a bar
 _REFRESH = 0.5

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyxem_dl.benchmark.datasets import SEED, multislice_file, multislice_phase
 from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.metrics.disks import DiskScore, score_disks
 from pyxem_dl.scans import make_signal
+from suite.datasets import SEED, multislice_file, multislice_phase
 
 #: Doses of the patterns: electrons per pattern in all
 ELECTRONS = (1e4, 1e5, 1e6)

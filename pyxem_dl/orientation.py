@@ -11,9 +11,9 @@ import torch
 from pyxem_dl.checks import whole_number
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, SentModel, load_model
 from pyxem_dl.results.assembly import PredictedMap
-from pyxem_dl.results.map_files import check_map_path, write_map
+from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
-from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step, Target
+from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
 
 __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation", "to_orientation_map"]
 
@@ -124,13 +124,12 @@ def predict_orientation(
     Patterns with NaN or infinite pixels, constant, all-zero and saturated ones are not indexed.
     Negative intensities count as 0.
     """
-    target = None if output is None else _target(output, overwrite)
+    target = map_target(output, overwrite)
     job = _job(
         signal, model, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_part, on_message),
     )  # fmt: skip
-    if target is not None and not target.is_store:
-        check_map_path(target.path, overwrite=True, n_positions=job.scan.n_patterns, n_best=job.assemble.n_best)
+    check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
     return job.run(target)
 
 
@@ -170,14 +169,6 @@ def iter_predict_orientation(
         Computing(device, batch_size, show_progressbar, on_message=on_message),
     )  # fmt: skip
     return job.iterate()
-
-
-def _target(output: str | Path, overwrite: bool) -> Target:
-    """Where a map goes; an error before anything is computed."""
-    target = Target(Path(output), write_map, overwrite)
-    if not target.is_store:
-        check_map_path(target.path, overwrite=overwrite)
-    return target
 
 
 def _job(signal, model, n_best, n_samples, reading: Reading, computing: Computing) -> Job:

@@ -68,8 +68,9 @@ def predict_orientation(
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
     output : str or pathlib.Path, optional
-        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or ``.h5``, ``.ang`` or ``.ctf``. A
-        second call with the same arguments continues after an interruption. Default is to keep all in memory.
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.h5``, ``.ang`` or ``.ctf``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
     on_part, on_message : callable, optional
@@ -237,8 +238,9 @@ def match_templates(
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
     output : str or pathlib.Path, optional
-        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or ``.h5``, ``.ang`` or ``.ctf``. A
-        second call with the same arguments continues after an interruption. Default is to keep all in memory.
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.h5``, ``.ang`` or ``.ctf``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
     on_part, on_message : callable, optional
@@ -345,8 +347,9 @@ def match_disks(
     lazy_output : bool, optional
         Return lazy vectors, and compute nothing yet. Default is False.
     output : str or pathlib.Path, optional
-        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or ``.hspy``, ``.zspy``, ``.h5`` or ``.emd``. A
-        second call with the same arguments continues after an interruption. Default is to keep all in memory.
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.hspy``, ``.zspy``, ``.h5`` or ``.emd``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
     on_part, on_message : callable, optional
@@ -454,8 +457,9 @@ def predict_bragg_vectors(
     lazy_output : bool, optional
         Return lazy vectors, and compute nothing yet. Default is False.
     output : str or pathlib.Path, optional
-        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or ``.hspy``, ``.zspy``, ``.h5`` or ``.emd``. A
-        second call with the same arguments continues after an interruption. Default is to keep all in memory.
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.hspy``, ``.zspy``, ``.h5`` or ``.emd``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
     on_part, on_message : callable, optional

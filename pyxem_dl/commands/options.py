@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 
@@ -36,6 +40,47 @@ SignalMask = Annotated[
     Path | None, typer.Option(help="File with detector pixels to leave out (beam stop, dead pixels), 1 = excluded.")
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Number of patterns on the device at once.", min=1)]
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How a scan is read, and what computes: the options that all commands with a scan have."""
+
+    beam_energy: BeamEnergy = None
+    scale: Scale = None
+    center: Center = None
+    navigation_mask: NavigationMask = None
+    signal_mask: SignalMask = None
+    batch_size: BatchSize = None
+    device: Device = "auto"
+    progress: Progress = True
+
+    def settings(self) -> dict:
+        """Give the keywords of the methods."""
+        return {
+            "beam_energy": self.beam_energy, "center": read_center(self.center),
+            "navigation_mask": read_mask(self.navigation_mask), "signal_mask": read_mask(self.signal_mask),
+            "batch_size": self.batch_size, "device": self.device, "show_progressbar": self.progress,
+        }  # fmt: skip
+
+
+def with_scan_options(command: Callable) -> Callable:
+    """Let a command whose last argument is ``options: ScanOptions`` have each of them as an option of its own."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+    shared = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hint)
+        for field, hint in zip(fields(ScanOptions), get_type_hints(ScanOptions, include_extras=True).values())
+    ]
+
+    @functools.wraps(command)
+    def run(**given):
+        options = ScanOptions(**{p.name: given.pop(p.name) for p in shared})
+        return command(**given, options=options)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+    run.__signature__ = inspect.Signature(parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
 
 
 def load_scan(path: Path, scale: float | None):

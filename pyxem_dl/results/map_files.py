@@ -11,6 +11,7 @@ import numpy as np
 from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 from pyxem_dl.messages import warn
+from pyxem_dl.scans import Target
 
 MAP_SUFFIXES = (".h5", ".hdf5", ".ang", ".ctf")
 _TEXT = (".ang", ".ctf")
@@ -108,6 +109,22 @@ def check_map_path(
         )
     needed = (n_positions or 0) * (_TEXT_BYTES if suffix in _TEXT else _BYTES + _CANDIDATE_BYTES * n_best)
     return check_target(path, overwrite=overwrite, needed=needed)
+
+
+def map_target(output: str | Path | None, overwrite: bool) -> Target | None:
+    """Where a verb's map goes; an error for a name that cannot be one, before the scan is looked at."""
+    if output is None:
+        return None
+    target = Target(Path(output), write_map, overwrite)
+    if not target.is_store:
+        check_map_path(target.path, overwrite=overwrite)
+    return target
+
+
+def check_map_target(target: Target | None, n_positions: int, n_best: int) -> None:
+    """Make sure that so many positions and orientations fit into a target."""
+    if target is not None and not target.is_store:
+        check_map_path(target.path, overwrite=True, n_positions=n_positions, n_best=n_best)
 
 
 def write_map(path: Path, xmap, *, crystal_x: str | None = None) -> None:

@@ -1,7 +1,8 @@
 """Results as they come, in a zarr store: one chunk for each block and field, and nothing is ever written twice.
 
 A block is done when the chunk of ``done`` is there, which is written after those of all its fields; each chunk is
-written to a temporary file that then gets its name.  So whatever ends a run, the store holds whole blocks.
+written to a temporary file that then gets its name.  So whatever ends a run, the store holds whole blocks, and, where
+there was time (Ctrl-C, an error), what was done of others.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ class ResultStore:
     def __init__(self, path: Path, contents: Contents, collected: Collected) -> None:
         self.path, self.contents, self.collected = path, contents, collected
         self.fields = dict(contents.fields)
-        self.n_kept = 0
-        self._not_written: dict[int, OSError] = {}
+        self._kept = np.zeros(len(contents.blocks), np.int64)  # positions of each block that are on the disk
+        self._has_warned = False
         self._missing: np.ndarray | None = None  # how many positions of each block are still to be done
 
     # ---------------------------------------------------------------- the folder
@@ -158,6 +159,11 @@ class ResultStore:
         store._read_all()
         return store
 
+    @property
+    def n_kept(self) -> int:
+        """How many positions are on the disk."""
+        return int(self._kept.sum())
+
     def expect(self, wanted: np.ndarray) -> None:
         """Say which positions (n,) will be done in all."""
         blocks = self.contents.blocks
@@ -172,24 +178,31 @@ class ResultStore:
             try:
                 self._write(i)
             except OSError as error:
-                self._note(i, error)
+                self._note(error)
 
-    def _note(self, i: int, error: OSError) -> None:
-        if not self._not_written:
+    def _note(self, error: OSError) -> None:
+        if not self._has_warned:
             warn(
                 f"{self.path} could not be written ({error}): {self.collected.n_done} patterns are done and in memory, "
                 f"{self.n_kept} of them are in the file. Free some space; saving is tried again."
             )
-        self._not_written[i] = error
+        self._has_warned = True
 
     def finish(self) -> OSError | None:
-        """Try again what could not be written; return the error if it still cannot be."""
-        for i in list(self._not_written):
+        """Write what is not written: blocks that an interrupted run began, and those for which there was no room.
+
+        Returns
+        -------
+        OSError or None
+            Why something still cannot be written.
+        """
+        blocks = self.contents.blocks
+        done = np.bincount(blocks.of(np.flatnonzero(self.collected.done)), minlength=len(blocks))
+        for i in np.flatnonzero(done > self._kept).tolist():
             try:
                 self._write(i)
             except OSError as error:
                 return error
-            del self._not_written[i]
         return None
 
     # ---------------------------------------------------------------- chunks
@@ -213,7 +226,7 @@ class ResultStore:
                 values = self.collected.arrays[name][indices].reshape(*shape, *field.shape)
             group[name][box] = values
         group[_DONE][box] = done.reshape(shape)
-        self.n_kept += int(done.sum())
+        self._kept[i] = done.sum()
 
     def _read_all(self) -> None:
         """Put what is done into :attr:`collected`; what cannot be read is not done."""
@@ -227,7 +240,7 @@ class ResultStore:
                 self.collected.add(self._read(group, i))
             except Exception as error:  # whatever the decoder says of bytes that are no chunk
                 damaged.append((i, error))
-        self.n_kept = self.collected.n_done
+        self._kept = np.bincount(blocks.of(np.flatnonzero(self.collected.done)), minlength=len(blocks))
         if damaged:
             n = sum(len(blocks.indices(i)) for i, _ in damaged)
             warn(

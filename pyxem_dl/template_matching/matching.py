@@ -11,8 +11,8 @@ import torch
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.results.assembly import MatchedMap
-from pyxem_dl.results.map_files import check_map_path, write_map
-from pyxem_dl.scans import Computing, Job, Reading, Scan, Target
+from pyxem_dl.results.map_files import check_map_target, map_target
+from pyxem_dl.scans import Computing, Job, Reading, Scan
 from pyxem_dl.template_matching.step import Templates, TemplateStep
 from pyxem_dl.template_matching.vectors import VectorScan, is_vectors
 
@@ -104,10 +104,11 @@ def match_templates(
     """
     n_best = _check_arguments(engine, resolution, max_excitation_error, n_best)
     computing = Computing("cpu" if engine == "pyxem" else device, batch_size, show_progressbar, on_part, on_message)
-    target = _target(output, overwrite, n_best)
+    target = map_target(output, overwrite)
     reading = Reading(navigation_mask, signal_mask, center, beam_energy)
     vectors = VectorScan(signal, reading, engine) if is_vectors(signal) else None
     scan = Scan.from_signal(signal, reading) if vectors is None else vectors.scan
+    check_map_target(target, scan.n_patterns, n_best)
     _ = scan.calibration.wavelength  # its error, before anything is computed
     if reciprocal_radius is None:
         reciprocal_radius = (vectors or scan.calibration).reciprocal_radius
@@ -127,16 +128,6 @@ def match_templates(
         [*settings, n_best, assembly.to_dict()["phases"]], signal, None if vectors is None else vectors.tables,
     )  # fmt: skip
     return job.run(target)
-
-
-def _target(output: str | Path | None, overwrite: bool, n_best: int) -> Target | None:
-    """Where a map goes; an error before anything is computed."""
-    if output is None:
-        return None
-    target = Target(Path(output), write_map, overwrite)
-    if not target.is_store:
-        check_map_path(target.path, overwrite=overwrite, n_best=n_best)
-    return target
 
 
 def _check_arguments(engine: str, resolution: float, max_excitation_error: float, n_best: int) -> int:

@@ -70,7 +70,7 @@ FILES = {
     "blo": ("scan.blo", hyperspy_file(".blo"), {}),
     "tvips": ("scan_000.tvips", hyperspy_file(".tvips", mode=2), {"scan_shape": SHAPE}),
     "NCEM emd": ("scan.emd", hyperspy_file(".emd"), {}),
-    "NCEM emd, chunks that split the detector": ("scan.emd", hyperspy_file(".emd", chunks=(50, 40, 2, 1)), {}),
+    "NCEM emd, chunks that split the detector": ("scan.emd", hyperspy_file(".emd", **SPLIT), {}),
     "mib, big-endian": ("scan.mib", write_mib, {}),
     "mrc": ("scan.mrc", write_mrc, {"navigation_shape": SHAPE[::-1]}),
     "dm4": ("scan.dm4", write_dm4, {}),
@@ -303,3 +303,23 @@ def test_a_filter_that_is_missing_names_the_extra(tmp_path, patterns, monkeypatc
 def test_chunks_are_asked_for_where_the_reader_takes_them(tmp_path):
     kinds = ("mib", "blo", "mrc", "dm4", "hspy")
     assert [loading._takes_chunks(tmp_path / f"a.{kind}") for kind in kinds] == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("kind", ["mib, big-endian", "Arina", "EMPAD", "NCEM emd"])
+def test_the_command_line_reads_them(tmp_path, patterns, expected, kind):
+    from orix import io
+    from typer.testing import CliRunner
+
+    from pyxem_dl.commands import app
+
+    counts, calibration = patterns
+    name, write, _ = FILES[kind]
+    write(tmp_path / name, counts)
+    center = ",".join(map(str, calibration.center))
+    arguments = ["predict", tmp_path / name, "--model", "al-200kv", "--scale", calibration.scale[0], "--center", center,
+                 "--beam-energy", 200, "--output", tmp_path / "map.h5", "--device", "cpu"]  # fmt: skip
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    found = io.load(tmp_path / "map.h5")
+    np.testing.assert_array_equal(found.phase_id, expected.phase_id)
+    np.testing.assert_allclose(found.rotations.angle_with(expected.rotations, degrees=True), 0, atol=0.01)

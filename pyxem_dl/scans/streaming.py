@@ -240,8 +240,11 @@ class OneByOne:
 
     def run(self, blocks) -> Iterator[Part]:
         """Results of blocks (indices, patterns)."""
-        for indices, patterns in cut(blocks, lambda: self.size):
-            yield from self.told(self.compute(indices, patterns))
+        try:
+            for indices, patterns in cut(blocks, lambda: self.size):
+                yield from self.told(self.compute(indices, patterns))
+        finally:
+            self.told([])
 
     def compute(self, indices: np.ndarray, patterns: np.ndarray) -> list[Part]:
         """Results of a batch, in several parts where it does not fit into the memory."""
@@ -313,3 +316,4 @@ class InThreads(OneByOne):
         finally:
             for future in running:
                 future.cancel()
+            self.told([])

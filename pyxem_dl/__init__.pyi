@@ -1,16 +1,15 @@
 # The one list of public names: lazy_loader reads it, and so do editors and type checkers.
 from . import (
-    benchmark as benchmark,
     bragg_vectors as bragg_vectors,
     checks as checks,
     crystals as crystals,
     data as data,
+    evaluation as evaluation,
     frames as frames,
     metrics as metrics,
     models as models,
     networks as networks,
     orientation as orientation,
-    partial_results as partial_results,
     patterns as patterns,
     plot as plot,
     preprocessing as preprocessing,
@@ -18,7 +17,6 @@ from . import (
     rotations as rotations,
     scans as scans,
     simulation as simulation,
-    streaming as streaming,
     study as study,
     symmetry as symmetry,
     template_matching as template_matching,
@@ -30,6 +28,7 @@ from .bragg_vectors import (
     predict_bragg_vectors as predict_bragg_vectors,
 )
 from .crystals import load_phases as load_phases
+from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .models import (
     BraggModel as BraggModel,
@@ -38,10 +37,19 @@ from .models import (
     list_models as list_models,
     load_model as load_model,
 )
-from .orientation import predict_orientation as predict_orientation, to_orientation_map as to_orientation_map
+from .orientation import (
+    iter_predict_orientation as iter_predict_orientation,
+    predict_orientation as predict_orientation,
+    to_orientation_map as to_orientation_map,
+)
 from .patterns import Probe as Probe
-from .results import read_labels as read_labels, to_py4dstem as to_py4dstem
-from .scans import find_bad_pixels as find_bad_pixels
+from .results import (
+    convert_result as convert_result,
+    open_result as open_result,
+    read_labels as read_labels,
+    to_py4dstem as to_py4dstem,
+)
+from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
 from .template_matching import match_templates as match_templates
 from .training import finetune as finetune, train as train, train_bragg as train_bragg
 

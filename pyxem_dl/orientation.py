@@ -1,45 +1,24 @@
-"""Predict orientations: from a signal to a crystal map, and on to pyxem's orientation map."""
+"""Predict orientations: from a signal to a crystal map."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pyxem_dl.checks import number, whole_number
-from pyxem_dl.files import check_target, claimed
-from pyxem_dl.messages import warn
-from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
-from pyxem_dl.partial_results import PartialResults, fingerprint, is_in_memory, pattern_checksum, source_of
-from pyxem_dl.results.map_files import copied_map
-from pyxem_dl.results.maps import (
-    Scan,
-    check_map_path,
-    phase_list,
-    print_summary,
-    reliability,
-    timed,
-    to_crystal_map,
-    write_map,
-)
-from pyxem_dl.results.spots import predict_spots
-from pyxem_dl.streaming import (
-    Collected,
-    check_batch_size,
-    default_batch_size,
-    progressbar,
-    resolve_device,
-    stream,
-)
+from pyxem_dl.checks import whole_number
+from pyxem_dl.models import OrientationEnsemble, OrientationModel, SentModel, load_model
+from pyxem_dl.results.assembly import PredictedMap
+from pyxem_dl.results.map_files import check_map_target, map_target
+from pyxem_dl.results.orientation_map import to_orientation_map
+from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
 
-# More modes than this no distribution has; and so many answers take a thousand times as long as one
+__all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation", "to_orientation_map"]
+
+# More modes than this no distribution has; and so many predictions take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
-# What is kept of a pattern while a scan is predicted, with its double while the file is replaced, and of a candidate
-_KEPT_BYTES, _KEPT_CANDIDATE_BYTES = 40, 56
 
 
 def predict_orientation(
@@ -55,6 +34,10 @@ def predict_orientation(
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
 ):
     """Predict the crystal orientation at every position of a scan with a trained network.
 
@@ -83,12 +66,22 @@ def predict_orientation(
     beam_energy : float, optional
         In kV; by default that in the signal's metadata.
     batch_size : int, optional
-        Patterns on the device at once; by default chosen for the device.  The answers do not
+        Patterns on the device at once; by default chosen for the device.  The predictions do not
         depend on it.
     device : str
         "auto" (CUDA, else MPS, else CPU) or a name of torch.
     show_progressbar : bool, optional
         By default HyperSpy's preference.
+    output : str or pathlib.Path, optional
+        Where the map goes. ``.zarr``: a store to which results are written as they come, and that
+        :func:`pyxem_dl.open_result` reads; ``.h5`` (everything), ``.ang`` or ``.ctf``: a file, and until it is whole a
+        store beside it, ``<output>.partial``. A second call with the same signal, model and settings continues after a
+        run that was interrupted or killed.
+    overwrite : bool
+        Replace a file that is there, or a store of other work.
+    on_part, on_message : callable, optional
+        Called with each :class:`~pyxem_dl.scans.Part` as it comes (returning False stops the work as Ctrl-C does), and
+        with each line that would be printed.
 
     Returns
     -------
@@ -108,378 +101,145 @@ def predict_orientation(
     ------
     ValueError, TypeError, FileNotFoundError
         For a signal, a model, a mask or a device that cannot be used; the message says what to do.
+    FileExistsError, OSError
+        For an `output` that is there and is not of this work, or cannot be written, before anything is computed.
+    BlockingIOError
+        If another process writes the same output.
+    NotWritten
+        If the map could not be written in the end: what is computed is kept, and the error has the map as its
+        ``result``.
 
     Warns
     -----
     UserWarning
         If the detector or the beam energy is not what the model was trained for; if memory runs
         out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
-        what was done, and the rest is not in its data.
+        what was done, and the rest is not in its data (with `output`, it is raised); if a part of the file cannot be
+        read: its positions are not in the data.
 
     Notes
     -----
+    With a client of dask.distributed alive the patterns are read and computed on its workers.
+
     Patterns with NaN or infinite pixels, constant, all-zero and saturated ones are not indexed.
     Negative intensities count as 0.
     """
-    job = _Job.prepare(
-        signal, model, n_best, n_samples, batch_size, device, show_progressbar,
-        navigation_mask=navigation_mask, signal_mask=signal_mask, center=center,
-        beam_energy=beam_energy,
+    target = map_target(output, overwrite)
+    job = _job(
+        signal, model, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
+        Computing(device, batch_size, show_progressbar, on_part, on_message),
     )  # fmt: skip
-    job.announce()
-    found = Collected(job.scan.size)
-    try:
-        with timed(lambda: int(found.done.sum())):
-            for part in job.parts():
-                found.add(part)
-    except KeyboardInterrupt:
-        if not found.done.any():
-            raise
-        warn(
-            f"Interrupted after {found.done.sum()} of {job.scan.n_patterns} patterns: the rest is "
-            "not in the data of this map."
-        )
-    return job.to_map(found)
+    check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
+    return job.run(target)
 
 
-def predict_orientation_to_file(
+def iter_predict_orientation(
     signal,
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
-    path: str | Path,
     *,
     n_best: int = 1,
     n_samples: int = 0,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center=None,
+    beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
-    overwrite: bool = False,
-    save_every: float = 10.0,
-    **reading,
-):
-    """Predict orientations and save them in a file; an interrupted run continues where it stopped.
-
-    What is done is kept in ``<path>.partial``.  A second call with the same signal, model and
-    settings continues from there; one with others says so and starts again.
+    on_message: Callable | None = None,
+) -> Iterator[Partial]:
+    """Predict orientations, and see the map grow.
 
     Parameters
     ----------
-    signal, model, n_best, n_samples, batch_size, device, show_progressbar
+    signal, model, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
         As in :func:`predict_orientation`.
-    path : str or pathlib.Path
-        Where the crystal map goes: ``.h5`` (everything), ``.ang`` or ``.ctf``; see
-        :func:`pyxem_dl.results.save_map`.
-    overwrite : bool
-        Replace a map that is there.
-    save_every : float
-        Seconds between two writings of what is done.
-    **reading
-        ``navigation_mask``, ``signal_mask``, ``center`` and ``beam_energy`` of
-        :func:`predict_orientation`.
+    batch_size, device, show_progressbar, on_message
+        As in :func:`predict_orientation`.
 
-    Returns
-    -------
-    orix.crystal_map.CrystalMap
-        What was saved.
-
-    Raises
+    Yields
     ------
-    ValueError, TypeError, OSError
-        Before anything is computed, for what cannot be predicted or saved there.
-    BlockingIOError
-        If another process writes the same file.
-    NotWritten
-        If the map could not be written in the end: what is computed is kept in ``<path>.partial`` as far as there is
-        room, and the error has the map as its ``result``.
+    pyxem_dl.scans.Partial
+        After each batch, always the same object, that grows: ``partial.done`` (bool, of the navigation's shape),
+        ``partial.n_done`` of ``partial.n``, and ``partial.to_crystal_map()``, in which what is not done is not in the
+        data. Leave the loop, and the work stops.
     """
-    path = check_map_path(path, overwrite=overwrite)
-    job = _Job.prepare(signal, model, n_best, n_samples, batch_size, device, show_progressbar, **reading)
-    data, n = job.scan.data, job.scan.size
-    check_map_path(path, overwrite=overwrite, n_positions=job.scan.n_patterns, n_best=job.n_best)
-    check_target(path, overwrite=overwrite, needed=n * (_KEPT_BYTES + _KEPT_CANDIDATE_BYTES * max(2, job.n_best)))
-    job.announce()
-    with claimed(path):
-        partial = PartialResults(path, job.fingerprint(signal))
-        found = Collected(n)
-        checksum = None if is_in_memory(data) else pattern_checksum
-        with timed(lambda: partial.n_new):
-            partial.gather(
-                found, lambda done: job.parts(done, checksum), job.scan.n_patterns, data=data, save_every=save_every
-            )
-        xmap = job.to_map(found)
-        partial.finish(found, lambda: write_map(path, xmap), xmap)
-    return xmap
+    job = _job(
+        signal, model, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
+        Computing(device, batch_size, show_progressbar, on_message=on_message),
+    )  # fmt: skip
+    return job.iterate()
 
 
-@dataclass
-class _Job:
-    """One prediction, checked and ready to run."""
-
-    scan: Scan
-    model: OrientationModel | OrientationEnsemble
-    n_best: int
-    n_samples: int
-    batch_size: int
-    device: torch.device
-    show_progressbar: bool | None
-
-    @classmethod
-    def prepare(cls, signal, model, n_best, n_samples, batch_size, device, show_progressbar, **reading):
-        """Check everything before anything is computed."""
-        n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
-        n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
-        device = resolve_device(device)
-        batch_size = check_batch_size(batch_size) or default_batch_size(device)
-        model = load_model(model)
-        if not isinstance(model, (OrientationModel, OrientationEnsemble)):
-            raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
-        model.check_thresholds()
-        model = model.to(device)
-        scan = Scan.from_signal(signal, **reading)
-        model.check_domain(scan.calibration)
-        if n_best > 1 and (n_samples or isinstance(model, OrientationEnsemble) or model.network_name == "regression"):
-            raise ValueError(
-                "n_best > 1 needs a single network that proposes several orientations ('polar'), and n_samples=0: here "
-                "each pattern gets one orientation. Use n_best=1."
-            )
-        return cls(scan, model, int(n_best), int(n_samples), batch_size, device, show_progressbar)
-
-    def announce(self) -> None:
-        """Print what will be done."""
-        energy = self.model.domain.get("beam_energy")
-        lines = {
-            "Model": f"{self.model.name} ({self.model.network_name}" + (f", {energy:g} kV)" if energy else ")"),
-            "Phases": ", ".join(phase.name for phase in self.model.phases),
-            "Patterns": self.scan.describe(),
-            "Device": f"{self.device}, batches of {self.batch_size}",
-        }
-        print_summary("Orientation prediction", lines)
-
-    def parts(self, skip: np.ndarray | None = None, checksum=None):
-        """Yield the results in parts."""
-        return stream(
-            self.scan.data,
-            self._predict,
-            device=self.device,
-            batch_size=self.batch_size,
-            navigation_mask=self.scan.navigation_mask,
-            skip=skip,
-            checksum=checksum,
-            show_progressbar=self.show_progressbar,
+def _job(signal, model, n_best, n_samples, reading: Reading, computing: Computing) -> Job:
+    """Check everything before anything is computed."""
+    n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
+    n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
+    model = load_model(model)
+    if not isinstance(model, (OrientationModel, OrientationEnsemble)):
+        raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
+    model.check_thresholds()
+    scan = Scan.from_signal(signal, reading)
+    model.check_domain(scan.calibration)
+    if n_best > 1 and (n_samples or not model.gives_several):
+        raise ValueError(
+            "n_best > 1 needs a single network that proposes several orientations ('polar'), and n_samples=0: here "
+            "each pattern gets one orientation. Use n_best=1."
         )
-
-    def _predict(self, patterns, indices):
-        return self.model.predict_batch(
-            patterns,
-            self.scan.calibration,
-            centers=self.scan.batch_centers(patterns, indices),
-            signal_mask=self.scan.signal_mask,
-            n_best=max(2, self.n_best),  # the reliability needs two
-            n_samples=self.n_samples,
-        )
-
-    def to_map(self, found: Collected):
-        """Crystal map of what was found; what is not done is not in its data."""
-        rotations, phase_id, scores, crystal = (
-            found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
-        )
-        thresholds = self.model.thresholds
-        prop = {}
-        if scores.shape[1] > 1:
-            prop["reliability"] = reliability(scores)
-        if "spread" in found.arrays:
-            prop["spread"] = self.model.calibrated(torch.from_numpy(found.arrays["spread"])).numpy().astype(float)
-        indexed = (crystal > 0) & (crystal >= thresholds.get("crystal", 0.5))
-        indexed &= scores[:, 0] >= thresholds.get("score", 0.0)
-        return to_crystal_map(
-            self.scan,
-            rotations[:, : self.n_best],
-            phase_id[:, : self.n_best],
-            scores[:, : self.n_best],
-            self.model.phases,
-            indexed=indexed,
-            is_in_data=found.done,
-            prop=prop,
-        )
-
-    def fingerprint(self, signal) -> str:
-        """Hash of everything that the answers depend on: data, model and settings."""
-        scan = self.scan
-        settings = [self.model.fingerprint, repr(scan.calibration), self.n_best, self.n_samples]
-        arrays = scan.navigation_mask, scan.signal_mask, scan.centers
-        return fingerprint(scan.data, settings, arrays, None if is_in_memory(scan.data) else source_of(signal))
+    energy = model.domain.get("beam_energy")
+    lines = {
+        "Model": f"{model.name} ({model.network_name}" + (f", {energy:g} kV)" if energy else ")"),
+        "Phases": ", ".join(phase.name for phase in model.phases),
+        "Patterns": scan.describe(),
+    }
+    return Job(
+        "Orientation prediction", lines, scan, OrientationStep(model, scan.without_data(), n_best, n_samples),
+        computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds)),
+        [model.fingerprint, n_best, n_samples], signal,
+    )  # fmt: skip
 
 
-def to_orientation_map(
-    xmap,
-    model: OrientationModel | str | Path | None = None,
-    *,
-    beam_energy: float | None = None,
-    reciprocal_radius: float | None = None,
-    max_excitation_error: float = 0.02,
-    show_progressbar: bool | None = None,
-):
-    """Turn a crystal map into pyxem's ``OrientationMap``, for its markers and IPF plots.
-
-    For the predicted spots over the patterns alone, :func:`pyxem_dl.plot.markers` is simpler and faster.
+class OrientationStep(Step):
+    """Predicts the orientations of a batch.
 
     Parameters
     ----------
-    xmap : orix.crystal_map.CrystalMap
-        From :func:`predict_orientation` or `match_templates`, of 1 or 2 dimensions.
-    model : OrientationModel, str or pathlib.Path, optional
-        From which phases, beam energy and radius are taken; by default the phases are the
-        map's.
-    beam_energy : float, optional
-        In kV; needed without a model.
-    reciprocal_radius : float, optional
-        Of the simulated spots, in Å⁻¹; needed without a model.
-    max_excitation_error : float
-        In Å⁻¹.
-    show_progressbar : bool, optional
-        By default HyperSpy's preference.
-
-    Returns
-    -------
-    pyxem.signals.OrientationMap
-        Of the map's shape: a cropped map stays cropped, and the offsets of the navigation axes say where it was.
-        Where a position is not indexed, or not in the map's data (a mask), the correlation is 0 and the only spot is
-        the direct beam.
-
-    Notes
-    -----
-    Every candidate has a row of its own in the library, with the Euler angles
-    (180°, Phi, phi2), and is turned in the plane by phi1.  pyxem's ``to_crystal_map`` overwrites
-    the row's first angle, and so returns the orientation as it was; its markers turn the row's
-    spots by phi1 + 180°, and so lie where the spots are.  (pyxem 0.21's ``to_crystal_map`` fails
-    for several phases with n_best = 1, and its markers for a single position.)
+    model : OrientationModel or OrientationEnsemble
+        What predicts.
+    scan : Scan
+        Without its patterns.
+    n_best : int
+        Orientations to keep for each pattern.
+    n_samples : int
+        Predictions with dropout.
     """
-    if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
-        raise TypeError(f"to_orientation_map needs an orix CrystalMap, not {type(xmap).__name__}.")
-    if model is not None:
-        model = load_model(model)
-        beam_energy = beam_energy or model.domain.get("beam_energy")
-        reciprocal_radius = reciprocal_radius or model.preprocessing.reciprocal_radius
-    if not beam_energy or not reciprocal_radius:
-        raise ValueError("Give a model, or beam_energy (kV) and reciprocal_radius (Å⁻¹).")
-    for name, value in (("reciprocal_radius", reciprocal_radius), ("max_excitation_error", max_excitation_error)):
-        number(name, value, 0, 20, above=True)
-    number("beam_energy", beam_energy, 1, 5000)
-    phases = {i: phase for i, phase in xmap.phases if i >= 0}
-    if model is not None:
-        phases.update(dict(phase_list(model.phases)))
-    if not phases:
-        raise ValueError("Nothing is indexed in this map, and it has no phase: give a model.")
-    whole = _rectangle(xmap)
-    phase_id, present = _candidates(whole, xmap.is_in_data[whole.is_in_data], phases)
-    rotations = whole.rotations.reshape(*phase_id.shape)
-    data = np.zeros((*phase_id.shape, 4))
-    data[..., 1] = np.where(present, whole.prop["scores"].reshape(phase_id.shape), 0)
-    data[..., 2] = rotations.to_euler(degrees=True)[..., 0]
-    data[..., 3] = 1
-    with progressbar(int(present.sum()), show_progressbar, unit=" orientations") as bar:
-        simulation, data[..., 0] = _library(
-            rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error, bar.update
-        )
-    return _orientation_map(data, whole, simulation)
 
+    def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
+        self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
+        self._several = model.gives_several and not n_samples
+        self.keep_every = max(64, 4096 // max(1, n_samples) // model.n_networks)
 
-def _rectangle(xmap):
-    """Map of the smallest rectangle that holds a map's data, all points of it in the data."""
-    inside = np.ones(xmap.is_in_data.size, dtype=bool)
-    for name in "xy":
-        every = getattr(xmap, f"_{name}")
-        if every is not None and len(every):
-            here = np.asarray(every)[xmap.is_in_data]
-            inside &= (every >= here.min()) & (every <= here.max())
-    whole = copied_map(xmap)
-    whole.is_in_data = inside
-    whole._shape = None  # orix computes it again
-    return whole
+    def __getstate__(self) -> dict:
+        # bundled models go by name and hash, so that no weights travel
+        return self.__dict__ | {"model": SentModel.of(self.model)}
 
+    @property
+    def fields(self):
+        """See :meth:`PredictedMap.fields`; the reliability needs two orientations."""
+        return PredictedMap.fields(max(2, self.n_best) if self._several else 1, not self.model.gives_several)
 
-def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:
-    """Phase of every candidate (n, n_best), and whether it was really found."""
-    best = whole.phase_id
-    n_best = whole.rotations_per_point
-    phase_id = np.repeat(best[:, None], n_best, axis=1)
-    if "candidate_phase_id" in whole.prop:
-        phase_id = np.asarray(whole.prop["candidate_phase_id"]).reshape(-1, n_best).copy()
-    present = np.repeat(((best >= 0) & in_data)[:, None], n_best, axis=1)
-    phase_id[~np.isin(phase_id, list(phases))] = next(iter(phases))
-    return phase_id, present
+    def prepare(self, device: torch.device) -> None:
+        """Get the model onto the device."""
+        if isinstance(self.model, SentModel):
+            self.model = self.model.load()
+        self.model.to(device)
 
-
-def _library(rotations, phase_id, present, phases, beam_energy, radius, max_excitation_error, progress):
-    """Simulate the spots of every candidate, and say which row of them is whose."""
-    from diffsims.generators.simulation_generator import SimulationGenerator
-    from diffsims.simulations import Simulation2D
-    from orix.quaternion import Rotation
-
-    generator = SimulationGenerator(beam_energy)
-    euler = rotations.to_euler(degrees=True)
-    euler[..., 0] = 180  # see the notes of to_orientation_map
-    index = np.zeros(phase_id.shape)
-    kept, library, spots, start = [], [], [], 0
-    for i, phase in phases.items():
-        mine = phase_id == i
-        if not mine.any():
-            continue
-        # A first row that is nobody's: pyxem takes a phase's first row for the phase before
-        # (`to_phase_index`), and treats libraries of a single row in another way
-        rows = Rotation.from_euler(np.pad(euler[mine], [(1, 0), (0, 0)], mode="edge"), degrees=True)
-        found = np.pad(present[mine], (1, 0))
-        index[mine] = start + 1 + np.arange(mine.sum())
-        kept.append(phase)
-        library.append(rows)
-        spots.append(_spots(generator, phase, rows, found, radius, max_excitation_error, progress))
-        start += rows.size
-    if len(kept) == 1:
-        kept, spots, library = kept[0], spots[0], library[0]
-    return Simulation2D(kept, spots, library, generator, radius), index
-
-
-def _spots(generator, phase, rows, found, radius, max_excitation_error, progress) -> list:
-    """Spots of each row, as diffsims makes them; the direct beam alone where nothing was found."""
-    from diffpy.structure import Lattice, Structure
-    from diffsims.crystallography._diffracting_vector import DiffractingVector
-
-    direct = DiffractingVector(phase, xyz=np.zeros((1, 3)), intensity=np.ones(1))
-    spots = [direct] * rows.size
-    if not found.any():
-        return spots
-    # simulated here and not by diffsims, which takes 15 ms for each row
-    predicted = predict_spots(
-        rows.data[found], np.zeros(found.sum(), dtype=int), {0: phase}, generator.accelerating_voltage, radius,
-        max_excitation_error=max_excitation_error,
-    )  # fmt: skip
-    shape_factor = generator.shape_factor_model(
-        predicted.excitation_error, max_excitation_error, **generator.shape_factor_kwargs
-    )
-    columns = zip(
-        np.flatnonzero(found), rows[found].to_matrix(), predicted.split(predicted.xyz),
-        predicted.split(predicted.squared_structure_factor * shape_factor), strict=True,
-    )  # fmt: skip
-    lattice = phase.structure.lattice
-    for i, matrix, xyz, intensity in columns:
-        if len(xyz):
-            # as diffsims has it, the lattice turns with the vectors, so that they keep their Miller indices
-            turned = copy.copy(phase)
-            turned._structure = Structure(lattice=Lattice(*lattice.abcABG(), baserot=lattice.baserot @ matrix))
-            spots[i] = DiffractingVector(turned, xyz=xyz, intensity=intensity)
-        progress(1)
-    return spots
-
-
-def _orientation_map(data, whole, simulation):
-    """Put rows (n, n_best, 4) on the scan's axes."""
-    from pyxem.signals import OrientationMap
-
-    shape = whole.shape
-    signal = OrientationMap(data.reshape(*shape, *data.shape[1:]))
-    signal.simulation = simulation
-    signal.column_names = ["index", "correlation", "rotation", "factor"]
-    signal.units = ["a.u.", "a.u.", "deg", "a.u."]
-    for axis, name in zip(signal.axes_manager.navigation_axes, "xy"):
-        axis.name, axis.units, axis.scale = name, whole.scan_unit, getattr(whole, f"d{name}") or 1
-        axis.offset = float(getattr(whole, name).min())
-    return signal
+    def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Predictions for a batch, the spread in degrees."""
+        found = self.model.predict_batch(
+            patterns, self.scan.calibration, centers=self.scan.batch_centers(patterns, indices),
+            signal_mask=self.scan.signal_mask, n_best=max(2, self.n_best), n_samples=self.n_samples,
+        )._asdict()  # fmt: skip
+        if "spread" in found:
+            found["spread"] = self.model.calibrated(found["spread"])
+        return found

@@ -8,6 +8,9 @@ beam from the right (see :mod:`pyxem_dl.frames`).
 from __future__ import annotations
 
 import math
+import threading
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -32,15 +35,78 @@ def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     )
 
 
+class _FullFloat32:
+    """See :func:`full_float32`; the first thread that comes in forbids, the last that goes allows again."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._allow_again = threading.Lock(), 0, []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._allow_again = _forbid_coarse_products()
+            self._inside += 1
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for allow in self._allow_again:
+                    allow()
+
+
+def _forbid_coarse_products() -> list:
+    """Forbid TF32 and bfloat16 in products of float32; return what allows again what was allowed, in this order."""
+    backends, again = torch.backends, []
+
+    def allowing(owner, name):
+        return partial(setattr, owner, name, getattr(owner, name))
+
+    # torch 2.9 has a switch for all and one for each operation; where they are used it refuses to read the older ones
+    newer = getattr(backends, "fp32_precision", "none") != "none"
+    try:
+        precision, tf32 = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    except RuntimeError:
+        newer = True
+    if newer:
+        for place in (
+            backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv
+        ):
+            again.append(allowing(place, "fp32_precision"))
+            place.fp32_precision = "ieee"
+        return again
+    if precision != "highest":
+        again.append(partial(torch.set_float32_matmul_precision, precision))
+        if hasattr(backends.mkldnn, "matmul"):  # which that changes, too
+            again.append(allowing(backends.mkldnn.matmul, "fp32_precision"))
+        torch.set_float32_matmul_precision("highest")
+    if tf32:
+        again.append(allowing(backends.cudnn, "allow_tf32"))
+        backends.cudnn.allow_tf32 = False
+    return again
+
+
+_full_float32 = _FullFloat32()
+
+
+def full_float32() -> AbstractContextManager:
+    """Compute products of float32 in float32 within a block, whatever `torch.backends` allows.
+
+    TF32 and bfloat16 keep 10 and 7 binary digits: they round away angles below 2 and 5 degrees.
+    """
+    return _full_float32
+
+
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Product in float32 also under autocast: bfloat16 rounds away angles below 5 degrees."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a.float() @ b.float()
+    """Product in float32 at least, also under autocast and where TF32 is allowed, see :func:`full_float32`."""
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    with torch.autocast(a.device.type, enabled=False), full_float32():
+        return a.to(wide) @ b.to(wide)
 
 
 def conjugate(q: torch.Tensor) -> torch.Tensor:
     """Inverse of unit quaternions (..., 4)."""
-    return q * q.new_tensor([1, -1, -1, -1])
+    return torch.cat([q[..., :1], -q[..., 1:]], dim=-1)
 
 
 def to_matrix(q: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyxem_dl.models import BraggModel, OrientationModel
     from pyxem_dl.patterns.probes import Probe
+    from pyxem_dl.scans import Partial
 
 
 def predict_orientation(
@@ -33,6 +34,10 @@ def predict_orientation(
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
 ) -> CrystalMap:
     """Predict the crystal orientation at every position of the scan with a trained network.
 
@@ -62,6 +67,15 @@ def predict_orientation(
         ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
+    output : str or pathlib.Path, optional
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.h5``, ``.ang`` or ``.ctf``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
+    overwrite : bool, optional
+        Replace a file that is there. Default is False.
+    on_part, on_message : callable, optional
+        Called with each part of the results as it comes (to return False stops the work), and with each line that
+        would be printed.
 
     Returns
     -------
@@ -100,6 +114,72 @@ def predict_orientation(
         batch_size=batch_size,
         device=device,
         show_progressbar=show_progressbar,
+        output=output,
+        overwrite=overwrite,
+        on_part=on_part,
+        on_message=on_message,
+    )
+
+
+def iter_predict_orientation(
+    self: Diffraction2D,
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
+    *,
+    n_best: int = 1,
+    n_samples: int = 0,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
+    beam_energy: float | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    on_message: Callable | None = None,
+) -> Iterator[Partial]:
+    """Predict the crystal orientations of the scan, and see the map grow.
+
+    Parameters
+    ----------
+    model, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
+        As in `predict_orientation`.
+    batch_size, device, show_progressbar, on_message
+        As in `predict_orientation`.
+
+    Yields
+    ------
+    pyxem_dl.scans.Partial
+        After each batch, always the same object: ``partial.done`` (bool, of the navigation's shape in data order),
+        ``partial.n_done`` of ``partial.n`` positions, and ``partial.to_crystal_map()``. Leave the loop to stop.
+
+    See Also
+    --------
+    pyxem_dl.orientation.iter_predict_orientation : The same as a function.
+    predict_orientation : The whole map at once.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
+
+    Examples
+    --------
+    >>> for partial in s.iter_predict_orientation("al-200kv"):  # doctest: +SKIP
+    ...     print(partial)
+    """
+    from pyxem_dl import orientation
+
+    return orientation.iter_predict_orientation(
+        self,
+        model,
+        n_best=n_best,
+        n_samples=n_samples,
+        navigation_mask=navigation_mask,
+        signal_mask=signal_mask,
+        center=center,
+        beam_energy=beam_energy,
+        batch_size=batch_size,
+        device=device,
+        show_progressbar=show_progressbar,
+        on_message=on_message,
     )
 
 
@@ -119,6 +199,10 @@ def match_templates(
     batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
 ) -> CrystalMap:
     """Find the crystal orientation at every position of the scan by matching simulated templates.
 
@@ -153,6 +237,15 @@ def match_templates(
         ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
+    output : str or pathlib.Path, optional
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.h5``, ``.ang`` or ``.ctf``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
+    overwrite : bool, optional
+        Replace a file that is there. Default is False.
+    on_part, on_message : callable, optional
+        Called with each part of the results as it comes (to return False stops the work), and with each line that
+        would be printed.
 
     Returns
     -------
@@ -187,6 +280,10 @@ def match_templates(
         batch_size=batch_size,
         device=device,
         show_progressbar=show_progressbar,
+        output=output,
+        overwrite=overwrite,
+        on_part=on_part,
+        on_message=on_message,
     )
 
 
@@ -208,6 +305,10 @@ def match_disks(
     device: str = "auto",
     show_progressbar: bool | None = None,
     lazy_output: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
 ) -> DiffractionVectors:
     """Find the Bragg disks at every position of the scan by correlation with the probe.
 
@@ -245,6 +346,15 @@ def match_disks(
         Default is HyperSpy's preference.
     lazy_output : bool, optional
         Return lazy vectors, and compute nothing yet. Default is False.
+    output : str or pathlib.Path, optional
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.hspy``, ``.zspy``, ``.h5`` or ``.emd``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
+    overwrite : bool, optional
+        Replace a file that is there. Default is False.
+    on_part, on_message : callable, optional
+        Called with each part of the results as it comes (to return False stops the work), and with each line that
+        would be printed.
 
     Returns
     -------
@@ -279,6 +389,10 @@ def match_disks(
         device=device,
         show_progressbar=show_progressbar,
         lazy_output=lazy_output,
+        output=output,
+        overwrite=overwrite,
+        on_part=on_part,
+        on_message=on_message,
     )
 
 
@@ -300,6 +414,10 @@ def predict_bragg_vectors(
     device: str = "auto",
     show_progressbar: bool | None = None,
     lazy_output: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
 ) -> DiffractionVectors:
     """Find the Bragg disks at every position of the scan with a trained network, for any crystal.
 
@@ -338,6 +456,15 @@ def predict_bragg_vectors(
         Default is HyperSpy's preference.
     lazy_output : bool, optional
         Return lazy vectors, and compute nothing yet. Default is False.
+    output : str or pathlib.Path, optional
+        File to write to while the work goes on: a ``.zarr`` store, for :func:`pyxem_dl.open_result`, or
+        ``.hspy``, ``.zspy``, ``.h5`` or ``.emd``. A second call with the same arguments continues after an
+        interruption. Default is to keep all in memory.
+    overwrite : bool, optional
+        Replace a file that is there. Default is False.
+    on_part, on_message : callable, optional
+        Called with each part of the results as it comes (to return False stops the work), and with each line that
+        would be printed.
 
     Returns
     -------
@@ -373,12 +500,17 @@ def predict_bragg_vectors(
         device=device,
         show_progressbar=show_progressbar,
         lazy_output=lazy_output,
+        output=output,
+        overwrite=overwrite,
+        on_part=on_part,
+        on_message=on_message,
     )
 
 
 #: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it
 METHODS = (
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),

@@ -9,12 +9,13 @@ from fake_network import make_phase
 from orix.crystal_map import CrystalMap, PhaseList
 from orix.quaternion import Rotation
 
-from pyxem_dl import benchmark
-from pyxem_dl.benchmark import datasets, machine, measure, report
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.metrics import explained_peaks
 from pyxem_dl.models import PRETRAINED
+
+pytest.importorskip("suite", reason="needs the benchmark, which lies beside the package, in benchmarks/suite")
+from suite import datasets, machine, measure, report, running  # noqa: E402
 
 CALIBRATION = Calibration((1.5 / 64, 1.5 / 64), (64.0, 64.0), (128, 128), 200.0)
 
@@ -160,10 +161,10 @@ def test_speed_takes_fixed_costs_away(monkeypatch):
 def test_results_are_kept_and_replaced(tmp_path):
     accuracy = {"within_5": 0.9, "within_2": 0.8, "median": 1.0}
     row = {"n": 10, "strict": accuracy, "modulo_180": accuracy, "not_indexed": 0.0, "patterns_per_second": 100.0}
-    first = benchmark.Results(tmp_path / "results.json", machine.context("cpu", 2) | {"date": "2026-01-01"})
+    first = running.Results(tmp_path / "results.json", machine.context("cpu", 2) | {"date": "2026-01-01"})
     first.add("kinematical", "kinematical Al", "network a", row)
     first.add("kinematical", "kinematical Al", "templates, torch, 1°", row)
-    second = benchmark.Results(tmp_path / "results.json", machine.context("cpu", 2) | {"date": "2026-01-02"})
+    second = running.Results(tmp_path / "results.json", machine.context("cpu", 2) | {"date": "2026-01-02"})
     second.add("kinematical", "kinematical Al", "network a", row | {"n": 20})
     rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     assert {(r["predictor"], r["run"], r["n"]) for r in rows} == {
@@ -190,7 +191,7 @@ def test_speed_is_compared_within_one_run():
     assert "| Al | network b | 9 | 900 | 900 |  | ≥ 10 | b |" in text
 
 
-def test_training_is_read_from_the_card():
+def test_training_is_read_from_the_model():
     found = machine.training_of("mgo-300kv")
     log = (PRETRAINED / "mgo-300kv" / "training_log.csv").read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(log))
@@ -209,8 +210,8 @@ def test_a_whole_run_with_little_data(tmp_path, monkeypatch, shared_data):
         return datasets.Labelled(whole.name, whole.material, whole.signal.inav[:4], whole.rotations[:4], whole.phase)
 
     monkeypatch.setattr(datasets, "multislice", few)
-    monkeypatch.setattr(benchmark, "match_templates", lambda s, phases, **_: truth_map(np.eye(4), phases))
-    path = benchmark.run(
+    monkeypatch.setattr(running, "match_templates", lambda s, phases, **_: truth_map(np.eye(4), phases))
+    path = running.run(
         shared_data, tmp_path, sections=["multislice"], predictors=["torch"], models={}, device="cpu"
     )
     assert path.read_text(encoding="utf-8").count("| templates, torch, 1° |") == 4
@@ -218,11 +219,34 @@ def test_a_whole_run_with_little_data(tmp_path, monkeypatch, shared_data):
 
 def test_wrong_arguments(tmp_path, shared_data):
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
-        benchmark.run(tmp_path / "nowhere", tmp_path)
+        running.run(tmp_path / "nowhere", tmp_path)
     with pytest.raises(FileNotFoundError, match="Al_1.5mrad.npz is missing"):
-        benchmark.run(tmp_path, tmp_path, sections=["multislice"])
+        running.run(tmp_path, tmp_path, sections=["multislice"])
     with pytest.raises(ValueError, match="Unknown section speeed; known: kinematical"):
-        benchmark.run(tmp_path, tmp_path, sections=["speeed"])
+        running.run(tmp_path, tmp_path, sections=["speeed"])
+
+
+def test_its_command_line(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from suite.__main__ import app
+
+    asked = {}
+
+    def run(data, output, **settings):
+        asked.update(settings)
+        (tmp_path / "results.md").write_text("# Benchmark")
+        return tmp_path / "results.md"
+
+    monkeypatch.setattr("suite.__main__.run", run)
+    done = CliRunner().invoke(app, ["--only", "mgo", "--only", "speed", "--model", "al=a", "--model", "al=b"])
+    assert done.exit_code == 0 and "# Benchmark" in done.output
+    assert asked["sections"] == ["mgo", "speed"] and asked["models"] == {"al": ["a", "b"]}
+    for wrong in (["--only", "nonsense"], ["--model", "gold=x"], ["--model", "al="]):
+        assert CliRunner().invoke(app, wrong).exit_code == 2
+    monkeypatch.undo()
+    done = CliRunner().invoke(app, ["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)])
+    assert done.exit_code == 1 and "There is no folder" in done.stderr
 
 
 def test_calibration_of_scores():
@@ -237,7 +261,6 @@ def test_calibration_of_scores():
 def test_the_distortion_of_the_scan_is_found_where_the_crystal_is_known(monkeypatch):
     from types import SimpleNamespace
 
-    from pyxem_dl.benchmark import datasets
     from pyxem_dl.frames import Calibration, k_to_pixel
 
     true = np.array([[1.05, 0.01], [0.01, 0.98]])

@@ -7,7 +7,6 @@ import torch
 from pyxem.signals import DiffractionVectors, ElectronDiffraction2D, LazyElectronDiffraction2D
 from pyxem.signals.diffraction_vectors import LazyDiffractionVectors
 
-from pyxem_dl.benchmark import disks
 from pyxem_dl.bragg_vectors import COLUMNS, DiskMatcher, match_disks, to_diffraction_vectors, to_py4dstem
 from pyxem_dl.frames import Calibration
 from pyxem_dl.metrics.disks import match_points, score_disks
@@ -325,25 +324,6 @@ def test_pairs_are_as_many_as_can_be():
     assert len(match_points(np.empty((0, 2)), [[0.0, 0]], 1)[0]) == 0
 
 
-def test_the_benchmark_knows_its_disks(shared_data):
-    known = disks.bragg_disks(shared_data, "Al", 1e5, n=2)
-    assert known.signal.data.sum((1, 2)) == pytest.approx([1e5] * 2, rel=0.02)
-    tables = np.empty(2, dtype=object)
-    calibration = Calibration.from_signal(known.signal)
-    for i, table in enumerate(known.truth):
-        assert (table[:, 2] > 20).all()
-        relative = table[:, :2] - calibration.center
-        tables[i] = np.column_stack([relative, table[:, 2], np.ones(len(table))])
-        # the electrons are there
-        row, column = np.indices(calibration.shape)
-        for r, c, electrons in table:
-            there = known.signal.data[i][np.hypot(row - r, column - c) < known.radius].sum()
-            assert there == pytest.approx(electrons, abs=8 * np.sqrt(electrons) + 0.1 * electrons)
-    vectors = to_diffraction_vectors(known.signal, tables, calibration)
-    score = disks.score(vectors, known)
-    assert score.f1 == 1 and score.position_error < 1e-6 and score.rank_correlation == pytest.approx(1)
-
-
 def test_a_probe_of_another_scale_is_an_error_that_says_the_factor(scan):
     vacuum = make_signal(np.stack([100 * disk(CENTER)] * 2))
     match_disks(make_signal(scan), vacuum, **QUIET)
@@ -399,8 +379,9 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
 
 
 def test_other_settings_begin_anew(scan, tmp_path, capsys):
-    from pyxem_dl.bragg_vectors import FoundDisks, bragg_vectors_to_file
     from pyxem_dl.partial_results import PartialResults
+
+    from pyxem_dl.bragg_vectors import FoundDisks, bragg_vectors_to_file
 
     path = tmp_path / "v.hspy"
     PartialResults(path, "another").save(FoundDisks(6))

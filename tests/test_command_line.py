@@ -60,7 +60,7 @@ def test_help_is_quick_and_names_the_commands():
 
 
 @pytest.mark.parametrize("command", [
-    "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "benchmark",
+    "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "evaluate",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
@@ -218,6 +218,47 @@ def test_masks_of_files_leave_out_what_they_say(run, fake_model, scan):
     assert not np.allclose(whole, masked)
 
 
+def test_evaluate(run, crystals, tmp_path):
+    from pyxem_dl.results.map_files import save_map
+    from pyxem_dl.template_matching import match_templates
+
+    scan, structure, rotations = crystals
+    xmap = match_templates(options.load_scan(scan, None), structure, resolution=6, show_progressbar=False)
+    save_map(tmp_path / "found.h5", xmap)
+    xmap._rotations.data = rotations.reshape(xmap._rotations.shape + (4,))
+    save_map(tmp_path / "truth.h5", xmap)
+    done = run("evaluate", scan, "--map", "found.h5", "--phases", structure, "--truth", "truth.h5", "--output",
+               "a.json", "--no-progress", "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["rows"]
+    assert list(rows) == ["found.h5", "templates"] and rows["templates"]["n"] == 6
+    assert "modulo 180°" in done.output and "Saved to a.json" in done.output
+    right = run("evaluate", scan, "--map", "truth.h5", "--truth", "truth.h5")
+    assert "| 100.0 ± 0.0 %" in right.output
+    turned = run("evaluate", scan, "--map", "truth.h5", "--truth", "truth.h5", "--frame", "{turn: 20}")
+    assert turned.exit_code == 0 and "| 100.0 ± 0.0 %" not in turned.output
+    peaks = run("evaluate", scan, "--map", "truth.h5", "--output", "a.md")
+    assert peaks.exit_code == 0 and "by chance" in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        ((), 1, "There is nothing to evaluate"),
+        (("--map", "nowhere.h5"), 1, "There is no file 'nowhere.h5'"),
+        (("--truth", "nowhere.h5", "--model", "al-200kv"), 1, "There is no file 'nowhere.h5'"),
+        (("--phases", "nowhere.cif"), 1, "There is no structure file nowhere.cif"),
+        (("--model", "no-such-model"), 1, "no model or folder"),
+        (("--model", "al-200kv", "--output", "a.txt"), 1, "An evaluation can be saved as .json or .md"),
+        (("--model", "al-200kv", "--frame", "[1]"), 2, "must be like '{turn: 90}'"),
+        (("--model", "al-200kv", "--frame", "{turned: 90}"), 2, "must be like '{turn: 90}'"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(run, scan, arguments, code, message):
+    result = run("evaluate", scan, *arguments)
+    assert result.exit_code == code and message in result.stderr.replace("\n", " ").replace("│", "")
+
+
 @pytest.fixture
 def disk_scan(tmp_path, rng):
     """Files with a scan of 2 x 3 positions with disks, and with their probe in vacuum."""
@@ -312,7 +353,7 @@ def test_train_bragg_makes_a_detector(run, tmp_path, monkeypatch):
         (["vectors", "SCAN", "--model", "no-such-model", "--output", "v.hspy"], "no model or folder"),
         (["train-bragg", "nowhere.cif", "--output", "m"], "There is no structure file nowhere.cif"),
         (["demo", "--model", "no-such-model"], "no model or folder"),
-        (["benchmark", "--data", "nowhere"], "There is no folder nowhere"),
+        (["benchmark", "--data", "nowhere"], "`pyxem-dl benchmark` is gone"),
     ],
 )  # fmt: skip
 def test_user_errors_are_messages(run, scan, arguments, message):
@@ -324,14 +365,14 @@ def test_user_errors_are_messages(run, scan, arguments, message):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "a.cif"], ["predict"], ["benchmark", "--only", "nonsense"], ["benchmark", "--model", "gold=x"]],
+    [["train", "a.cif"], ["predict"], ["evaluate"]],
 )
 def test_wrong_usage_ends_with_2(run, arguments):
     assert run(*arguments).exit_code == 2
 
 
 def test_debug_shows_where(run):
-    result = run("--debug", "benchmark", "--data", "nowhere")
+    result = run("--debug", "predict", "nowhere.zspy", "--model", "x", "--output", "a.h5")
     assert isinstance(result.exception, FileNotFoundError)
 
 

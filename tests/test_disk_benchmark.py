@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from pyxem_dl import data
-from pyxem_dl.benchmark import disk_measure, disk_report
 from pyxem_dl.bragg_vectors import to_diffraction_vectors
 from pyxem_dl.frames import Calibration
+
+pytest.importorskip("suite", reason="needs the benchmark, which lies beside the package, in benchmarks/suite")
+from suite import disk_measure, disk_report, disks  # noqa: E402
 
 A = 5.658
 
@@ -88,3 +90,22 @@ def test_tables_say_what_was_asked_and_reached():
     assert "| network x | 10 | 0.500 | ≥ 0.97 | 0.400 / 0.600 | 0.700 | 0.90 | ≤ 0.5 | 0.990 (≥ 0.98) | a |" in text
     assert "*py4DSTEM 0.14, best threshold for this line*" in text and "*0.94*" in text
     assert "| network x | 3 | 321 | a |" in text and "not measured" in text
+
+
+def test_the_benchmark_knows_its_disks(shared_data):
+    known = disks.bragg_disks(shared_data, "Al", 1e5, n=2)
+    assert known.signal.data.sum((1, 2)) == pytest.approx([1e5] * 2, rel=0.02)
+    tables = np.empty(2, dtype=object)
+    calibration = Calibration.from_signal(known.signal)
+    for i, table in enumerate(known.truth):
+        assert (table[:, 2] > 20).all()
+        relative = table[:, :2] - calibration.center
+        tables[i] = np.column_stack([relative, table[:, 2], np.ones(len(table))])
+        # the electrons are there
+        row, column = np.indices(calibration.shape)
+        for r, c, electrons in table:
+            there = known.signal.data[i][np.hypot(row - r, column - c) < known.radius].sum()
+            assert there == pytest.approx(electrons, abs=8 * np.sqrt(electrons) + 0.1 * electrons)
+    vectors = to_diffraction_vectors(known.signal, tables, calibration)
+    score = disks.score(vectors, known)
+    assert score.f1 == 1 and score.position_error < 1e-6 and score.rank_correlation == pytest.approx(1)

@@ -47,6 +47,7 @@ def test_a_training_on_labels_makes_a_model_folder(polycrystal, tmp_path):
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "held out by region" in card and "single positions" in card
     assert "| train | 0.0 | 24 |" in card
+    assert [(stage["name"], stage["patterns"]) for stage in again.provenance["stages"]] == [("train", 24)]
     with open(tmp_path / "model" / "training_log.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert 0 <= float(last["within_5_strict"]) <= 1 and 0 <= float(last["random_within_5_strict"]) <= 1

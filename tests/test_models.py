@@ -1,3 +1,4 @@
+import csv
 import json
 import warnings
 from dataclasses import replace
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 
 from pyxem_dl import load_model, models, networks
 from pyxem_dl.frames import Calibration
-from pyxem_dl.models import list_models, usable_patterns
+from pyxem_dl.models import PRETRAINED, list_models
+from pyxem_dl.preprocessing import usable_patterns
 
 CALIBRATION = Calibration(scale=(0.1, 0.1), center=(10.0, 11.0), shape=(21, 23), beam_energy=200.0)
 
@@ -54,7 +56,7 @@ def test_batches_of_any_size_give_the_same_answer(patterns):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_answers_are_the_same_bits_whatever_the_batch(precision, masked):
-    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a portion)."""
+    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a micro-batch)."""
     model = load_model("al-200kv")
     model.precision = precision
     generator = torch.Generator().manual_seed(0)
@@ -206,6 +208,49 @@ def test_the_fingerprint_tells_models_apart():
     third.network.score.bias.data += 0.1
     assert model.fingerprint == make_model().fingerprint
     assert len({m.fingerprint for m in (model, other, third)}) == 3
+
+
+FACTS = {
+    "stages": [{"name": "propose", "minutes": 1.5, "patterns": 7}], "hardware": "a computer", "precision": "32-true",
+    "date": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2.9"},
+}  # fmt: skip
+
+
+def test_how_a_training_went_is_kept_and_tells_no_models_apart(tmp_path):
+    model = make_model(provenance=FACTS)
+    assert load_model(model.save(tmp_path / "model")).provenance == FACTS
+    assert load_model(make_model().save(tmp_path / "without")).provenance == {}
+    assert model.fingerprint == make_model().fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"stages": []}, "provenance.stages: .* at least 1 item"),
+        ({"stages": [{"name": "a", "minutes": -1.0, "patterns": 1}]}, "provenance.stages.0.minutes"),
+        ({"hardware": 3}, "provenance.hardware"),
+        ({"date": "yesterday"}, "provenance.date"),
+        ({"versions": {"torch": 2}}, "provenance.versions.torch"),
+    ],
+)
+def test_how_a_training_went_is_checked(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(provenance=FACTS | changes).save(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_bundled_models_say_how_they_were_trained(name):
+    facts = load_model(name).provenance
+    with open(PRETRAINED / name / "training_log.csv", newline="", encoding="utf-8") as file:
+        last = {row["stage"]: row for row in csv.DictReader(file) if row["patterns"]}
+    card = (PRETRAINED / name / "README.md").read_text(encoding="utf-8")
+    assert [stage["name"] for stage in facts["stages"]] == list(last)
+    for stage in facts["stages"]:
+        row = last[stage["name"]]
+        assert stage["patterns"] == float(row["patterns"])
+        assert stage["minutes"] == pytest.approx(float(row["minutes"]), abs=0.01)
+        assert f"| {stage['patterns']:,} |" in card
+    assert f"on {facts['hardware']}, {facts['precision']}:" in card
 
 
 def test_card_log_and_reference_are_kept(tmp_path):

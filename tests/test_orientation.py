@@ -6,11 +6,11 @@ from fake_network import FakeNetwork, make_model, make_phase
 from orix import io
 from orix.crystal_map import CrystalMap
 from orix.quaternion import Rotation
+from pyxem_dl.partial_results import PartialResults
 
 from pyxem_dl import models, networks, predict_orientation, to_orientation_map
 from pyxem_dl.frames import Calibration, beam_shift_to_center
 from pyxem_dl.orientation import predict_orientation_to_file
-from pyxem_dl.partial_results import PartialResults
 from pyxem_dl.results import maps
 from pyxem_dl.scans import Scan
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fake_network import FakeNetwork, make_model
 from orix import io
+from pyxem_dl.partial_results import PartialResults, fingerprint, source_of
 from safetensors.numpy import load_file, save, save_file
 
 from pyxem_dl import networks, predict_orientation
@@ -21,7 +22,6 @@ from pyxem_dl.bragg_vectors import bragg_vectors_to_file, match_disks
 from pyxem_dl.files import NotWritten
 from pyxem_dl.frames import Calibration
 from pyxem_dl.orientation import predict_orientation_to_file
-from pyxem_dl.partial_results import PartialResults, fingerprint, source_of
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.scans import make_signal
 
@@ -338,6 +338,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(kind, scan, tmp_path, mon
 @BOTH
 def test_a_result_that_cannot_be_written_is_kept(kind, scan, tmp_path, monkeypatch):
     import pyxem_dl.bragg_vectors.search
+
     import pyxem_dl.orientation
 
     path = tmp_path / kind.name

@@ -44,6 +44,9 @@ def test_a_training_makes_a_model_folder(tmp_path):
         )
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "| propose | 0 | 96 |" in card
+    facts = again.provenance
+    assert [(stage["name"], stage["patterns"]) for stage in facts["stages"]] == [("propose", 96), ("verify", 32)]
+    assert facts["hardware"] in card and "torch" in facts["versions"] and facts["date"] > "2026"
     assert "| `learning_rate` | 0.0012 |" in card
     with open(tmp_path / "model" / "training_log.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
-from pyxem_dl.models import BraggModel
+from pyxem_dl.models import BraggModel, SentModel
+from pyxem_dl.patterns.correlation import soft_disk
+from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import in_electrons
 
@@ -29,6 +30,13 @@ class CorrelationFinder:
 
     matcher: DiskMatcher
     gain: float
+
+    #: Patterns that a core computes at once, and after which results are kept
+    micro_batch, keep_every = DiskMatcher.micro_batch, 1024
+
+    def to(self, device: torch.device) -> None:
+        """Get ready on a device."""
+        self.matcher.to(device)
 
     def __call__(self, patterns: torch.Tensor):
         """Row and column (n, m) in pixels, further columns, and which of them are there."""
@@ -72,6 +80,24 @@ class DetectionFinder:
     least: float
     center: tuple[float, float]
 
+    #: Patterns that a core computes at once
+    micro_batch = BraggModel.micro_batch
+
+    @property
+    def keep_every(self) -> int:
+        """Patterns after which results are kept."""
+        return max(self.micro_batch, 1024 // max(1, self.n_samples))
+
+    def __getstate__(self) -> dict:
+        # bundled models go by name and hash, so that no weights travel
+        return self.__dict__ | {"model": SentModel.of(self.model)}
+
+    def to(self, device: torch.device) -> None:
+        """Get ready on a device."""
+        if isinstance(self.model, SentModel):
+            self.model = self.model.load()
+        self.model.to(device)
+
     def __post_init__(self) -> None:
         self._image = self.probe.resampled(self.model.network.radius / self.probe.radius).image
         self._hidden = self._hidden_beam()
@@ -82,7 +108,7 @@ class DetectionFinder:
             return None
         row, column = (torch.arange(n, dtype=torch.float32) for n in self.signal_mask.shape)
         away = torch.hypot(row[:, None] - self.center[0], column[None] - self.center[1])
-        disk = (self.probe.radius + 0.5 - away).clamp(0, 1)
+        disk = soft_disk(away, self.probe.radius)
         hidden = disk * self.signal_mask
         if float(hidden.sum()) < _HIDDEN * max(float(disk.sum()), 1e-6):
             return None

@@ -19,9 +19,12 @@ app = typer.Typer(
 _settings = {"debug": False}
 
 
-def command(name: str | None = None) -> Callable:
-    """Make a function a command that ends with a message and an exit code where it would end with a traceback."""
-    return lambda function: app.command(name)(_clear_errors(function))
+def command(name: str | None = None, **settings) -> Callable:
+    """Make a function a command that ends with a message and an exit code where it would end with a traceback.
+
+    `settings` are further ones of typer.
+    """
+    return lambda function: app.command(name, **settings)(_clear_errors(function))
 
 
 def _clear_errors(command):

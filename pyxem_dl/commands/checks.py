@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pyxem_dl.commands.app import command
-from pyxem_dl.commands.options import Device
-
-
-class Section(StrEnum):
-    """Parts of the benchmark."""
-
-    kinematical = "kinematical"
-    multislice = "multislice"
-    mgo = "mgo"
-    speed = "speed"
-    disks = "disks"
-    vectors = "vectors"
-    labelled = "labelled"
-    labelled_mgo = "labelled_mgo"
-    choices = "choices"
-    ensemble = "ensemble"
-    tuning = "tuning"
+from pyxem_dl.commands.options import (
+    ScanFile,
+    ScanOptions,
+    check_structures,
+    load_scan,
+    read_frame,
+    with_scan_options,
+)
 
 
 @command("models")
@@ -41,40 +31,55 @@ def show_models() -> None:
 
 
 @command()
-def benchmark(
-    data: Annotated[Path, typer.Option(help="Folder with the benchmark data.")] = Path("../shared/data"),
-    output: Annotated[Path, typer.Option(help="Folder for results.md and results.json.")] = Path("benchmarks"),
-    only: Annotated[
-        list[Section] | None,
-        typer.Option(help="Run these parts; the others keep their results. By default all that train nothing."),
+@with_scan_options
+def evaluate(
+    scan: ScanFile,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Crystal map of the scan that is known to be right: .h5, .ang or .ctf. Without it, detected "
+                     "peaks are counted that the orientations explain."),
     ] = None,
-    training_minutes: Annotated[float, typer.Option(help="For each network of the parts that train.", min=0)] = 10.0,
     model: Annotated[
-        list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
+        list[str] | None, typer.Option(help="Bundled model or model folder; repeat to compare several.")
     ] = None,
-    predictor: Annotated[
-        list[str] | None, typer.Option(help="Only these of network, torch, pyxem, py4dstem; other rows stay.")
+    phases: Annotated[
+        list[Path] | None, typer.Option(help="CIF file of a phase, for template matching; repeat for several phases.")
     ] = None,
-    device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="Of the CPU.", min=1)] = 2,
+    map: Annotated[
+        list[Path] | None, typer.Option(help="Crystal map that is there already; repeat to compare several.")
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(help="Convention of the truth, as '{turn: 90, flipped: true, inverse: true, crystal_x: a*}'."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Save the numbers (.json) or the table (.md).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    *,
+    options: ScanOptions,
 ) -> None:
-    """Measure models and template matching on data with known answers, and write the table."""
-    from pyxem_dl import benchmark as bench
+    """Measure how good orientations of a scan are: by models, by template matching, or of a map."""
+    check_structures(phases)
+    convention = read_frame(frame)
+    signal = load_scan(scan, options.scale)
+    from pyxem_dl.evaluation import check_evaluation_path, evaluate as measure
+    from pyxem_dl.results.labels import read_labels
 
-    path = bench.run(
-        data, output, sections=[section.value for section in only] if only else bench.SECTIONS,
-        models=_read_models(model or []), predictors=tuple(predictor or bench.PREDICTORS), device=device,
-        threads=threads, training_minutes=training_minutes,
+    if output is not None:
+        check_evaluation_path(output, overwrite=overwrite)
+    found = measure(
+        signal, model or [], phases=phases or None, maps={str(path): path for path in map or ()},
+        truth=None if truth is None else read_labels(truth, **convention), **options.settings(),
     )  # fmt: skip
-    typer.echo(f"\n{path.read_text(encoding='utf-8')}\nWritten to {path} and {path.with_suffix('.json')}.")
+    typer.echo(f"\n{found}")
+    if output is not None:
+        typer.echo(f"\nSaved to {found.save(output, overwrite=overwrite)}.")
 
 
-def _read_models(entries: list[str]) -> dict[str, list[str]]:
-    """Further models by material."""
-    models: dict[str, list[str]] = {}
-    for entry in entries:
-        material, separator, folder = entry.partition("=")
-        if material not in ("al", "linio2", "mgo", "disks") or not separator or not folder:
-            raise typer.BadParameter(f"{entry!r} must be like al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
-        models.setdefault(material, []).append(folder)
-    return models
+@command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def benchmark(context: typer.Context) -> None:
+    """Say what to run instead: the benchmark is no part of the package any more."""
+    raise ValueError(
+        "`pyxem-dl benchmark` is gone. To measure how good orientations of your own scan are: `pyxem-dl evaluate "
+        "--help`. The project's own benchmark lies beside the package: `python -m suite` in the folder benchmarks/ of "
+        "the repository."
+    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 
@@ -38,19 +42,54 @@ SignalMask = Annotated[
 BatchSize = Annotated[int | None, typer.Option(help="Number of patterns on the device at once.", min=1)]
 
 
+@dataclass(frozen=True)
+class ScanOptions:
+    """How a scan is read, and what computes: the options that all commands with a scan have."""
+
+    beam_energy: BeamEnergy = None
+    scale: Scale = None
+    center: Center = None
+    navigation_mask: NavigationMask = None
+    signal_mask: SignalMask = None
+    batch_size: BatchSize = None
+    device: Device = "auto"
+    progress: Progress = True
+
+    def settings(self) -> dict:
+        """Give the keywords of the methods."""
+        return {
+            "beam_energy": self.beam_energy, "center": read_center(self.center),
+            "navigation_mask": read_mask(self.navigation_mask), "signal_mask": read_mask(self.signal_mask),
+            "batch_size": self.batch_size, "device": self.device, "show_progressbar": self.progress,
+        }  # fmt: skip
+
+
+def with_scan_options(command: Callable) -> Callable:
+    """Let a command whose last argument is ``options: ScanOptions`` have each of them as an option of its own."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+    shared = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hint)
+        for field, hint in zip(fields(ScanOptions), get_type_hints(ScanOptions, include_extras=True).values())
+    ]
+
+    @functools.wraps(command)
+    def run(**given):
+        options = ScanOptions(**{p.name: given.pop(p.name) for p in shared})
+        return command(**given, options=options)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+    run.__signature__ = inspect.Signature(parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
 def load_scan(path: Path, scale: float | None):
     """Scan of a file, lazily; `scale` in Å⁻¹ per pixel replaces its calibration."""
-    if not path.exists():
+    if not path.exists():  # before anything heavy is imported
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    import hyperspy.api as hs
+    from pyxem_dl.scans.loading import load_scan as load
 
-    signal = hs.load(path, lazy=True)
-    if isinstance(signal, list):
-        kinds = "; ".join(str(each) for each in signal)
-        raise ValueError(
-            f"{path} holds {len(signal)} signals ({kinds}). Load it in Python with hyperspy.api.load, "
-            "and save the scan alone: signals[0].save('scan.zspy')."
-        )
+    signal = load(path)
     if scale is not None:
         for axis in signal.axes_manager.signal_axes:
             axis.scale, axis.offset, axis.units = scale, 0.0, "1/Å"
@@ -66,6 +105,17 @@ def read_center(text: str | None):
     except ValueError:
         raise typer.BadParameter(f"{text!r} must be 'auto' or 'row,column'.", param_hint="--center") from None
     return row, column
+
+
+def read_frame(text: str | None) -> dict:
+    """Read the convention of a map, as `read_labels` takes it."""
+    from pyxem_dl.checks import read_yaml
+
+    frame, names = {} if text is None else read_yaml(text, "--frame"), ("inverse", "turn", "flipped", "crystal_x")
+    if not isinstance(frame, dict) or set(frame) - set(names):
+        message = f"{text!r} must be like '{{turn: 90}}', with {', '.join(names)}."
+        raise typer.BadParameter(message, param_hint="--frame")
+    return frame
 
 
 def read_mask(path: Path | None):

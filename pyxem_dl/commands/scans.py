@@ -9,21 +9,7 @@ from typing import Annotated
 import typer
 
 from pyxem_dl.commands.app import command
-from pyxem_dl.commands.options import (
-    BatchSize,
-    BeamEnergy,
-    Center,
-    Device,
-    NavigationMask,
-    Progress,
-    Scale,
-    ScanFile,
-    SignalMask,
-    check_structures,
-    load_scan,
-    read_center,
-    read_mask,
-)
+from pyxem_dl.commands.options import Device, ScanFile, ScanOptions, check_structures, load_scan, with_scan_options
 
 
 class Engine(StrEnum):
@@ -33,6 +19,9 @@ class Engine(StrEnum):
     pyxem = "pyxem"
 
 
+OutputMap = Annotated[
+    Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf, or .zarr (as it comes).")
+]
 OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an existing map.")]
 
 
@@ -50,80 +39,58 @@ def demo(
 
 
 @command()
+@with_scan_options
 def predict(
     scan: ScanFile,
     model: Annotated[
         list[str],
         typer.Option(help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble."),
     ],
-    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything), .ang or .ctf.")],
+    output: OutputMap,
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for a map of their spread in degrees.", min=0)
     ] = 0,
-    beam_energy: BeamEnergy = None,
-    scale: Scale = None,
-    center: Center = None,
-    navigation_mask: NavigationMask = None,
-    signal_mask: SignalMask = None,
-    batch_size: BatchSize = None,
-    device: Device = "auto",
     overwrite: OverwriteMap = False,
-    progress: Progress = True,
+    *,
+    options: ScanOptions,
 ) -> None:
     """Predict the orientations of a scan with a network; if interrupted, the same command continues."""
-    signal = load_scan(scan, scale)
-    from pyxem_dl.orientation import predict_orientation_to_file
+    signal = load_scan(scan, options.scale)
+    from pyxem_dl.orientation import predict_orientation
 
-    xmap = predict_orientation_to_file(
-        signal, model[0] if len(model) == 1 else model, output, n_best=n_best, n_samples=samples,
-        beam_energy=beam_energy, center=read_center(center), batch_size=batch_size, device=device,
-        overwrite=overwrite, show_progressbar=progress, navigation_mask=read_mask(navigation_mask),
-        signal_mask=read_mask(signal_mask),
+    xmap = predict_orientation(
+        signal, model[0] if len(model) == 1 else model, n_best=n_best, n_samples=samples, output=output,
+        overwrite=overwrite, **options.settings(),
     )  # fmt: skip
     _say_what_is_saved(xmap, output)
 
 
 @command()
+@with_scan_options
 def match(
     scan: ScanFile,
     phases: Annotated[list[Path], typer.Option(help="CIF file of a phase; repeat the option for several phases.")],
-    output: Annotated[Path, typer.Option(help="Where the crystal map goes: .h5 (everything), .ang or .ctf.")],
+    output: OutputMap,
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     engine: Annotated[Engine, typer.Option(help="Ours, or pyxem's template matching (slower).")] = Engine.torch,
     resolution: Annotated[float, typer.Option(help="Step between the zone axes of the templates in degrees.")] = 1.0,
     reciprocal_radius: Annotated[
         float | None, typer.Option(help="How far out templates reach, in Å⁻¹; by default to the detector's edge.")
     ] = None,
-    beam_energy: BeamEnergy = None,
-    scale: Scale = None,
-    center: Center = None,
-    navigation_mask: NavigationMask = None,
-    signal_mask: SignalMask = None,
-    batch_size: BatchSize = None,
-    device: Device = "auto",
     overwrite: OverwriteMap = False,
-    progress: Progress = True,
+    *,
+    options: ScanOptions,
 ) -> None:
-    """Find the orientations of a scan by template matching: the baseline to check `predict` against."""
+    """Match templates with a scan, to check `predict`; if interrupted, the same command continues."""
     check_structures(phases)
-    signal = load_scan(scan, scale)
-    from pyxem_dl.files import claimed
-    from pyxem_dl.results.maps import check_map_path, write_map
+    signal = load_scan(scan, options.scale)
     from pyxem_dl.template_matching import match_templates
 
-    mask = read_mask(navigation_mask)
-    # before the work
-    n_positions = max(1, signal.axes_manager.navigation_size) if mask is None else int((~mask).sum())
-    check_map_path(output, overwrite=overwrite, n_positions=n_positions, n_best=n_best)
-    with claimed(output):
-        xmap = match_templates(
-            signal, phases, n_best=n_best, engine=engine.value, resolution=resolution,
-            reciprocal_radius=reciprocal_radius, beam_energy=beam_energy, center=read_center(center),
-            navigation_mask=mask, signal_mask=read_mask(signal_mask), batch_size=batch_size, device=device,
-            show_progressbar=progress,
-        )  # fmt: skip
-        write_map(output, xmap)
+    xmap = match_templates(
+        signal, phases, n_best=n_best, engine=engine.value, resolution=resolution,
+        reciprocal_radius=reciprocal_radius, output=output, overwrite=overwrite, **options.settings(),
+    )  # fmt: skip
     _say_what_is_saved(xmap, output)
 
 
@@ -133,10 +100,12 @@ def _say_what_is_saved(xmap, output: Path) -> None:
 
 
 @command()
+@with_scan_options
 def vectors(
     scan: ScanFile,
     output: Annotated[
-        Path, typer.Option(help="Where the vectors go: .hspy or .zspy (HyperSpy), .h5 or .emd (py4DSTEM).")
+        Path,
+        typer.Option(help="Where the vectors go: .hspy, .zspy (HyperSpy), .h5, .emd (py4DSTEM), .zarr (as they come)."),
     ],
     model: Annotated[str, typer.Option(help="Name of a bundled detector, or a model folder.")] = "bragg-disks",
     correlation: Annotated[
@@ -149,26 +118,32 @@ def vectors(
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for columns with their variance.", min=0)
     ] = 0,
-    beam_energy: BeamEnergy = None,
-    scale: Scale = None,
-    center: Center = None,
-    navigation_mask: NavigationMask = None,
-    signal_mask: SignalMask = None,
-    batch_size: BatchSize = None,
-    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    progress: Progress = True,
+    *,
+    options: ScanOptions,
 ) -> None:
     """Find the Bragg disks of a scan; if interrupted, the same command continues."""
-    signal = load_scan(scan, scale)
-    vacuum = None if probe is None else load_scan(probe, scale)
+    signal = load_scan(scan, options.scale)
+    vacuum = None if probe is None else load_scan(probe, options.scale)
     from pyxem_dl.bragg_vectors import bragg_vectors_to_file
 
-    settings = {} if correlation else {"n_samples": samples}
+    settings = options.settings() | {"threshold": threshold} | ({} if correlation else {"n_samples": samples})
     found = bragg_vectors_to_file(
-        signal, output, None if correlation else model, vacuum, threshold=threshold, beam_energy=beam_energy,
-        center=read_center(center), navigation_mask=read_mask(navigation_mask), signal_mask=read_mask(signal_mask),
-        batch_size=batch_size, device=device, overwrite=overwrite, show_progressbar=progress, **settings,
-    )  # fmt: skip
+        signal, output, None if correlation else model, vacuum, overwrite=overwrite, **settings
+    )
     disks = sum(len(table) for table in found.data.ravel())
     typer.echo(f"{disks} disks of {found.data.size} positions are in {output}.")
+
+
+@command()
+def convert(
+    result: Annotated[Path, typer.Argument(help="A store of results, .zarr, or the .partial of an unfinished file.")],
+    output: Annotated[
+        Path, typer.Argument(help="Orientations: .h5, .ang, .ctf; vectors: .hspy, .zspy, .h5, .emd.")
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a stored result into a file of another kind."""
+    from pyxem_dl.results import convert_result
+
+    typer.echo(f"{convert_result(result, output, overwrite=overwrite)} is written.")

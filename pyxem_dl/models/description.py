@@ -177,6 +177,24 @@ class WeightsEntry(Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class StageEntry(Strict):
+    """A stage of a training."""
+
+    name: Annotated[str, Field(max_length=100)]
+    minutes: Annotated[float, Field(ge=0, le=1e9)]
+    patterns: Annotated[int, Field(ge=0, le=10**18)]
+
+
+class ProvenanceEntry(_Open):
+    """How a training went: facts that nothing needs to predict; what was not recorded is missing."""
+
+    stages: list_of(StageEntry, 1, 20)
+    hardware: Annotated[str, Field(max_length=200)]
+    precision: Annotated[str, Field(max_length=40)]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}")] | None = None
+    versions: Annotated[dict[str, str], Field(max_length=100)] = {}
+
+
 class ModelDescription(_Open):
     """All of ``config.json``; ``ModelDescription.model_json_schema()`` describes it for forms and editors."""
 
@@ -191,6 +209,7 @@ class ModelDescription(_Open):
     thresholds: ThresholdsEntry
     weights: WeightsEntry
     training: dict = {}
+    provenance: ProvenanceEntry | None = None
     phases: list_of(PhaseEntry, 1, MOST_PHASES) | None = None
     laue_groups: list_of(LaueGroup, 1, MOST_PHASES) | None = None
     spread_fit: list_of(Annotated[float, Field(ge=0, le=1e4)], 2, 2) = [1.0, 0.0]

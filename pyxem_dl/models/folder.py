@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from pyxem_dl.checks import thresholds
+from pyxem_dl.devices import computing, native_precision
 from pyxem_dl.files import replacing_files
-from pyxem_dl.models.computing import computing, native_precision
 from pyxem_dl.models.description import (
     bounded_size,
     check_description,
@@ -47,13 +47,17 @@ class Model(ABC):
     """A network with all that belongs to it, kept as a folder without pickles.
 
     Each kind of model is a dataclass with ``network_name``, ``network``, ``domain``, ``thresholds``, ``name``,
-    ``description``, ``training`` and ``precision``, and says below what is its own.
+    ``description``, ``training``, ``provenance`` and ``precision``, and says below what is its own.
     """
 
     #: How config.json calls this kind, and reference.safetensors its inputs.
     format: str
     inputs: str
     threshold_names: tuple[str, ...]
+    #: Name of the bundled model that was loaded, None for others
+    bundled_name = None
+    #: Of how many networks it consists
+    n_networks = 1
 
     # ---------------------------------------------------------------- what each kind says
     @abstractmethod
@@ -67,15 +71,15 @@ class Model(ABC):
 
     @abstractmethod
     def _default_reference(self) -> torch.Tensor:
-        """Return inputs whose answers are kept, where none are given."""
+        """Return inputs whose predictions are kept, where none are given."""
 
     @abstractmethod
-    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Answers to the reference's inputs."""
+    def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Predictions for the reference's inputs."""
 
     @abstractmethod
     def _differences(self, now: dict, stored: dict) -> str:
-        """Say in what today's answers differ from the stored ones; empty if they do not."""
+        """Say in what today's predictions differ from the stored ones; empty if they do not."""
 
     @abstractmethod
     def _minimal_card(self) -> str:
@@ -84,8 +88,8 @@ class Model(ABC):
     # ---------------------------------------------------------------- what all kinds have
     def __post_init__(self) -> None:
         self.network.eval()
-        self._follows_device = self.precision == "auto"
-        if self._follows_device:
+        self.follows_device = self.precision == "auto"
+        if self.follows_device:
             self.precision = native_precision(self.device)
 
     @property
@@ -97,15 +101,16 @@ class Model(ABC):
     def to(self, device):
         """Move the network to a device; returns the model itself."""
         self.network.to(device)
-        if self._follows_device:
+        if self.follows_device:
             self.precision = native_precision(self.device)
         return self
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and settings: the same for the same answers."""
+        """Hash of weights and settings: the same for the same predictions."""
         weights = _hash_tensors(self.network.state_dict())
-        text = json.dumps([weights, _config(self)], sort_keys=True)
+        config = {key: value for key, value in _config(self).items() if key != "provenance"}
+        text = json.dumps([weights, config], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check_thresholds(self) -> None:
@@ -150,7 +155,7 @@ class Model(ABC):
         training_log : str or pathlib.Path, optional
             CSV file that is copied to ``training_log.csv``.
         reference : tensor, shape (n, channels, n_k, n_phi), optional
-            Inputs of the network, that are stored with its answers for :meth:`verify`; by
+            Inputs of the network, that are stored with its predictions for :meth:`verify`; by
             default a few synthetic ones.
 
         Returns
@@ -166,10 +171,10 @@ class Model(ABC):
             save_file(_stored_weights(self.network, dtype), new / WEIGHTS)
             config = _config(self) | {"weights": {"file": WEIGHTS, "sha256": _hash_file(new / WEIGHTS)}}
             (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            # The answers of what will be loaded, that is of the rounded weights
+            # The predictions of what will be loaded, that is of the rounded weights
             rounded = read_model(new)
             reference = self._default_reference() if reference is None else reference
-            save_file(_reference_answers(rounded, reference.cpu().float()), new / REFERENCE)
+            save_file(_reference_predictions(rounded, reference.cpu().float()), new / REFERENCE)
             if card is not None or not (folder / CARD).exists():
                 (new / CARD).write_text(card or self._minimal_card(), encoding="utf-8")
             if training_log is not None and Path(training_log).resolve() != (folder / TRAINING_LOG).resolve():
@@ -195,7 +200,7 @@ class Model(ABC):
             (new / CONFIG).write_text(text + "\n", encoding="utf-8")
 
     def verify(self, folder) -> None:
-        """Compare today's answers to the ones stored in a model folder.
+        """Compare today's predictions to the ones stored in a model folder.
 
         Parameters
         ----------
@@ -210,11 +215,11 @@ class Model(ABC):
         path = _existing(Path(folder), REFERENCE)
         self._check_reference(path)
         stored = read_tensors(path)
-        answers = _reference_answers(self, stored[self.inputs].float())
-        wrong = [name for name, x in answers.items() if name not in stored or stored[name].shape != x.shape]
+        predictions = _reference_predictions(self, stored[self.inputs].float())
+        wrong = [name for name, x in predictions.items() if name not in stored or stored[name].shape != x.shape]
         if wrong:
             raise ValueError(f"{path} is damaged or of another model: {', '.join(wrong)} missing or of another shape.")
-        differences = self._differences(answers, stored)
+        differences = self._differences(predictions, stored)
         if differences:
             raise ValueError(f"The model in {folder} no longer reproduces its stored predictions: {differences}.")
 
@@ -253,6 +258,7 @@ def read_model(folder: Path) -> Model:
             config,
             network_name=name,
             training=config.get("training", {}),
+            provenance=config.get("provenance") or {},
             **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
         )
     except (RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -301,13 +307,13 @@ def _config(model: Model) -> dict:
         "domain": model.domain,
         "thresholds": model.thresholds,
         "training": model.training,
-    }
+    } | ({"provenance": model.provenance} if model.provenance else {})
     return json.loads(json.dumps(config | model._own_config()))
 
 
-def _reference_answers(model: Model, inputs: torch.Tensor) -> dict:
+def _reference_predictions(model: Model, inputs: torch.Tensor) -> dict:
     with computing(model.device):
-        tensors = {model.inputs: inputs} | model._answers(inputs.to(model.device))
+        tensors = {model.inputs: inputs} | model._predictions(inputs.to(model.device))
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CONFIG, PRETRAINED, Model, read_config, read_model
+from pyxem_dl.models.orientation import OrientationModel
 
 
-def load_model(model) -> Model | OrientationEnsemble:
+def load_model(
+    model: str | Path | Model | OrientationEnsemble | Sequence[str | Path | OrientationModel],
+) -> Model | OrientationEnsemble:
     """Load a model.
 
     Parameters
@@ -38,7 +42,9 @@ def load_model(model) -> Model | OrientationEnsemble:
         )
     known = _bundled()
     if isinstance(model, str) and model in known:
-        return read_model(known[model])
+        loaded = read_model(known[model])
+        loaded.bundled_name = model
+        return loaded
     if not str(model).strip():
         raise ValueError(f"The name of the model is empty. Known models: {', '.join(known) or 'none'}.")
     folder = Path(model).expanduser()

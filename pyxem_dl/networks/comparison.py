@@ -149,7 +149,7 @@ class CandidateComparison(nn.Module):
         k, phi = torch.hypot(kx, ky), torch.atan2(ky, kx)
         half = self.n_radial // 2
         radial = torch.arange(-half, half + 1, device=closed.device)[:, None] * _PITCH
-        azimuthal = torch.tensor(_AZIMUTHAL, device=closed.device)[None] * _PITCH
+        azimuthal = torch.arange(_AZIMUTHAL[0], _AZIMUTHAL[-1] + 1, device=closed.device)[None] * _PITCH
         k_at = (k[..., None, None] + radial).clamp_min(0)
         phi_at = phi[..., None, None] + azimuthal / k[..., None, None].clamp_min(0.1)
         column = (phi_at * (n_phi / (2 * math.pi))) % n_phi + 1

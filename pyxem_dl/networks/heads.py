@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from torch import nn
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.frames import euler_to_quaternion, quaternion_to_euler
@@ -14,7 +15,7 @@ from pyxem_dl.frames import euler_to_quaternion, quaternion_to_euler
 _ROBUST_FROM = 5.0
 
 
-class RotationHead(ABC):
+class RotationHead(nn.Module, ABC):
     """Representation of rotations by numbers.
 
     Parameters
@@ -32,7 +33,10 @@ class RotationHead(ABC):
     n_numbers: int
 
     def __init__(self, operations, centers, *, modulo_180: bool, robust: bool) -> None:
-        self.operations, self.centers = operations, centers
+        super().__init__()
+        # with the network they go to its device; its folder need not hold them
+        self.register_buffer("operations", operations, persistent=False)
+        self.register_buffer("centers", centers, persistent=False)
         self.modulo_180, self.robust = modulo_180, robust
 
     @abstractmethod
@@ -50,7 +54,7 @@ class RotationHead(ABC):
             rotations = torch.stack([rotations, half_turn], dim=1)
         else:
             rotations = rotations[:, None]
-        operations = self.operations.to(rotations.device)[phase_id]
+        operations = self.operations[phase_id]
         return rot.multiply(operations[:, :, None], rotations[:, None]).flatten(1, 2)
 
 
@@ -97,7 +101,7 @@ class SixNumbers(_MatrixHead):
 
     def matrices(self, numbers: torch.Tensor) -> torch.Tensor:
         """Rotation matrices (n, 3, 3)."""
-        return rot.from_six(numbers + numbers.new_tensor([1.0, 0, 0, 0, 1, 0]))
+        return rot.from_six(numbers + torch.eye(2, 3, device=numbers.device).flatten())
 
 
 class EulerAngles(RotationHead):
@@ -111,7 +115,7 @@ class EulerAngles(RotationHead):
     *arguments
         Those of :class:`RotationHead`.
     clamp : bool
-        Keep the answers between 0 and 1.
+        Keep the predictions between 0 and 1.
     **further
         Those of :class:`RotationHead`.
     """
@@ -129,8 +133,8 @@ class EulerAngles(RotationHead):
 
     def rotations(self, numbers: torch.Tensor) -> torch.Tensor:
         """Quaternions (n, 4)."""
-        angles = self._angles(numbers) * numbers.new_tensor(self._RANGE)
-        return torch.stack(euler_to_quaternion(*angles.unbind(-1)), dim=-1)
+        angles = [x * full for x, full in zip(self._angles(numbers).unbind(-1), self._RANGE, strict=True)]
+        return torch.stack(euler_to_quaternion(*angles), dim=-1)
 
     def loss(self, numbers: torch.Tensor, rotations: torch.Tensor, phase_id: torch.Tensor) -> torch.Tensor:
         """Squared error (n,) of the scaled angles."""
@@ -141,8 +145,8 @@ class EulerAngles(RotationHead):
             closeness = closeness - 10.0 * turned
         best = closeness.argmax(1)[:, None, None].expand(-1, 1, 4)
         angles = quaternion_to_euler(*equivalent.gather(1, best)[:, 0].unbind(-1))
-        target = torch.stack(angles, dim=-1) / numbers.new_tensor(self._RANGE)
-        # not clamped: an answer beyond the range must find back
+        target = torch.stack([x / full for x, full in zip(angles, self._RANGE, strict=True)], dim=-1)
+        # not clamped: a prediction beyond the range must find back
         return (numbers + 0.5 - target).square().sum(1)
 
 

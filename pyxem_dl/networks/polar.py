@@ -179,6 +179,8 @@ class PolarNetwork(nn.Module):
         )
         self.register_buffer("node_phase", phase, persistent=False)
         self.register_buffer("operations", symmetry.padded_operations(laue_groups, settings), persistent=False)
+        n_operations = torch.tensor([len(torch.unique(o, dim=0)) for o in self.operations])
+        self.register_buffer("n_operations", n_operations, persistent=False)
 
     # ---------------------------------------------------------------- forward
     def features(self, polar: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
@@ -246,11 +248,8 @@ class PolarNetwork(nn.Module):
         foreign = self.node_phase[None] != phase[:, None]
         closeness = closeness.masked_fill(foreign[:, None], -2.0).flatten(1)
         # Repeated operations (padding) must not take two of the places
-        n_operations = torch.tensor(
-            [len(torch.unique(o, dim=0)) for o in self.operations], device=phase.device
-        )
         place = torch.arange(self.operations.shape[1], device=phase.device)
-        padding = place[None] >= n_operations[phase][:, None]
+        padding = place[None] >= self.n_operations[phase][:, None]
         closeness = closeness.masked_fill(padding.repeat_interleave(n_nodes, dim=1), -2.0)
         nearest = closeness.topk(n_axes, dim=1).indices
         operation = torch.div(nearest, n_nodes, rounding_mode="floor")

@@ -44,6 +44,7 @@ def cut_patches(
         patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
     step = radius / _SAMPLES
     margin = math.ceil(_HALF * step) + 2
+    position = position.nan_to_num()  # a device stops at an index that is none
     padded = functional.pad(patterns, (margin,) * 4)
     offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step + margin
     rows, columns = (
@@ -64,6 +65,26 @@ def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
     """Sample a probe (size, size), whose centre is its middle pixel, as the surroundings of disks are."""
     middle = torch.full((1, 2), float(image.shape[-1] // 2), device=image.device)
     return cut_patches(image[None], torch.zeros(1, dtype=torch.long, device=image.device), middle, radius)
+
+
+def places_to_look_at(which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of a table that are computed.
+
+    Parameters
+    ----------
+    which : tensor of bool, shape (n, m)
+        What is wanted.
+
+    Returns
+    -------
+    rows, columns : tensor of int, shape (p,)
+        Of what is wanted, on a CPU.  On a device of the whole table: how much is wanted the host would have to wait
+        for.
+    """
+    if which.device.type == "cpu":
+        return which.nonzero(as_tuple=True)
+    place = torch.arange(which.numel(), device=which.device)
+    return torch.div(place, which.shape[1], rounding_mode="floor"), place % which.shape[1]
 
 
 def in_blocks(function, size: int, *columns: torch.Tensor) -> list[torch.Tensor]:

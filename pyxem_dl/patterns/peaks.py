@@ -1,7 +1,8 @@
 """Peaks of many maps at once: local maxima, their separation and their sub-pixel positions.
 
 Everything is batched on the device of the maps; there is no loop over maps, and no map's peaks depend on the others of
-its batch.
+its batch.  A CPU looks at the candidates that there are; a device is not asked how many there are, which would make the
+host wait, and looks at as many as there may be.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch.nn.functional import pad
 
 # Candidates that are looked at for each peak that is kept, before the separation
 _CANDIDATES_PER_PEAK = 4
+# So many rounds separate the peaks on a device; odd, see there
+_ROUNDS = 31
 
 
 class Maxima(NamedTuple):
@@ -42,7 +45,9 @@ class Maxima(NamedTuple):
     def select(self, keep: torch.Tensor) -> Maxima:
         """Drop the peaks where `keep` (n, m) is False: the others move up, the padding stays at the end."""
         keep = keep & self.valid
-        width = max(1, int(keep.sum(1).max())) if len(keep) else 1
+        width = keep.shape[1]
+        if keep.device.type == "cpu":
+            width = max(1, int(keep.sum(1).max())) if len(keep) else 1
         order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
         kept = keep.gather(1, order)
         return Maxima(*(torch.where(kept, x.gather(1, order), 0) for x in self[:3]), kept)
@@ -77,7 +82,7 @@ def find_maxima(
     Returns
     -------
     Maxima
-        Of shape (n, m) with ``1 <= m <= max_peaks``.
+        Of shape (n, m) with ``1 <= m <= max_peaks``; on a CPU m is no larger than has to be.
 
     Raises
     ------
@@ -95,17 +100,33 @@ def find_maxima(
     min_distance = max(1.0, float(min_distance))
     maps = torch.where(maps.isfinite(), maps, -math.inf)
     candidates = _candidates(maps, threshold, min_distance, _CANDIDATES_PER_PEAK * int(max_peaks))
-    peaks = candidates.select(_separated(candidates, min_distance))
+    separated = _separated if maps.device.type == "cpu" else _separated_in_rounds
+    peaks = candidates.select(separated(candidates, min_distance))
     peaks = Maxima(*(x[:, :max_peaks] for x in peaks))
     return _refined(maps, peaks) if subpixel else peaks
 
 
 def _candidates(maps, threshold, min_distance, most: int) -> Maxima:
     """Largest pixels of the squares that lie inside of circles of the radius `min_distance`, the strongest first."""
-    threshold = torch.as_tensor(threshold, dtype=maps.dtype, device=maps.device).reshape(-1, 1, 1)
+    if isinstance(threshold, torch.Tensor):
+        threshold = threshold.to(maps).reshape(-1, 1, 1)
     half = max(1, int(min_distance / math.sqrt(2)))
-    highest = _sliding_maximum(_sliding_maximum(maps, half, 1), half, 2)
-    index, row, column = ((maps == highest) & (maps > threshold)).nonzero(as_tuple=True)
+    there = are_highest(maps, half) & (maps > threshold)
+    return (_listed if maps.device.type == "cpu" else _sorted)(maps, there, most)
+
+
+def _sorted(maps, there, most: int) -> Maxima:
+    """Candidates of all pixels in order; what is equal stays in the order of rows and columns."""
+    values = torch.where(there, maps, -math.inf).flatten(1)
+    values, index = (x[:, :most] for x in values.sort(dim=1, descending=True, stable=True))
+    valid = values > -math.inf
+    row, column = torch.div(index, maps.shape[2], rounding_mode="floor"), index % maps.shape[2]
+    return Maxima(*(torch.where(valid, x, 0).to(maps) for x in (row, column, values)), valid)
+
+
+def _listed(maps, there, most: int) -> Maxima:
+    """Candidates of the few pixels that are maxima: several times faster than :func:`_sorted` on a CPU."""
+    index, row, column = there.nonzero(as_tuple=True)
     value = maps[index, row, column]
     # by map, in each by strength; what is equal stays in the order of rows and columns
     order = value.argsort(descending=True, stable=True)
@@ -122,6 +143,17 @@ def _candidates(maps, threshold, min_distance, most: int) -> Maxima:
 
     valid = padded(torch.ones_like(row, dtype=torch.bool))
     return Maxima(padded(row.to(maps)), padded(column.to(maps)), padded(value), valid)
+
+
+def are_highest(maps: torch.Tensor, half: int) -> torch.Tensor:
+    """Tell which pixels of maps (n, rows, columns) none exceeds that is up to `half` rows and columns away."""
+    return maps == _sliding_maximum(_sliding_maximum(maps, half, 1), half, 2)
+
+
+def parabola_shift(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """How far from a maximum, between -0.5 and 0.5 steps, the parabola through it and its neighbours is highest."""
+    bend = (before - 2 * middle + after).clamp_max(-1e-12)
+    return (0.5 * (before - after) / bend).clamp(-0.5, 0.5)
 
 
 def _sliding_maximum(x: torch.Tensor, half: int, dim: int) -> torch.Tensor:
@@ -146,6 +178,24 @@ def _separated(peaks: Maxima, min_distance: float) -> torch.Tensor:
     return keep
 
 
+def _separated_in_rounds(peaks: Maxima, min_distance: float) -> torch.Tensor:
+    """Tell what :func:`_separated` does, without a step for each peak.
+
+    A peak is kept if no stronger one in its way is.  From all peaks on, each round is right about the peaks that hang
+    on one more other than before: after an even number of rounds too many are kept, after an odd one too few, until
+    nothing changes.  So of a chain of more peaks than rounds, each too near to the one before, the end is dropped.
+    """
+    squared = (peaks.row[:, :, None] - peaks.row[:, None]) ** 2
+    squared += (peaks.column[:, :, None] - peaks.column[:, None]) ** 2
+    rank = torch.arange(peaks.row.shape[1], device=squared.device)
+    # (n, peak, a stronger one that is too near)
+    near = (squared < min_distance**2) & (rank[None] < rank[:, None])
+    keep = peaks.valid
+    for _ in range(_ROUNDS):
+        keep = peaks.valid & ~(near & keep[:, None]).any(2)
+    return keep
+
+
 def _refined(maps, peaks: Maxima) -> Maxima:
     """Move peaks to the tops of the parabolas through the neighbours, where there are two that are lower."""
     around = pad(maps, (1, 1, 1, 1), value=-math.inf)
@@ -156,7 +206,6 @@ def _refined(maps, peaks: Maxima) -> Maxima:
     for step in ((1, 0), (0, 1)):
         before = around[index, row - step[0], column - step[1]]
         after = around[index, row + step[0], column + step[1]]
-        bend = before - 2 * middle + after
-        good = peaks.valid & (bend < 0) & bend.isfinite()
-        shifts.append(torch.where(good, 0.5 * (before - after) / torch.where(good, bend, 1), 0).clamp(-0.5, 0.5))
+        good = peaks.valid & before.isfinite() & after.isfinite()
+        shifts.append(torch.where(good, parabola_shift(before, middle, after), 0))
     return peaks._replace(row=peaks.row + shifts[0], column=peaks.column + shifts[1])

@@ -11,9 +11,9 @@ from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.models import load_model
 from pyxem_dl.plot.checks import check_map, check_numbers
 from pyxem_dl.plot.maps import relative_intensity
+from pyxem_dl.progress import progressbar
 from pyxem_dl.results.spots import predict_spots
-from pyxem_dl.scans import Scan
-from pyxem_dl.streaming import progressbar, stream
+from pyxem_dl.scans import Computing, Field, Scan, Step, stream
 
 
 def markers(
@@ -138,10 +138,25 @@ def _read_signal(signal, model, beam_energy, center) -> tuple[Calibration, np.nd
         calibration, centers = scan.calibration, scan.centers
         if isinstance(centers, str):
             centers = np.zeros((scan.size, 2))
-            for part in stream(scan.data, scan.batch_centers, show_progressbar=False):
-                centers[part.indices] = part.results
+            for part in stream(scan.data, _Centers(scan), Computing(show_progressbar=False)):
+                centers[part.indices] = part.arrays["center"]
     _ = calibration.wavelength  # its error, before anything is computed
     return calibration, centers
+
+
+class _Centers(Step):
+    """Finds the direct beam in each pattern."""
+
+    fields = {"center": Field((2,), "float32")}
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan.without_data()
+
+    def __call__(self, patterns, indices):
+        found = self.scan.batch_centers(patterns, indices)
+        if found is None:
+            found = patterns.new_tensor(self.scan.calibration.center).expand(len(indices), 2)
+        return {"center": found}
 
 
 def _orientations(xmap, candidate: int) -> tuple[np.ndarray, np.ndarray]:

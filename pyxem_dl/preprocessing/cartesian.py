@@ -136,8 +136,8 @@ class CartesianPreprocessing:
             kx, ky = torch.where(chosen, other_x, kx), torch.where(chosen, other_y, ky)
         row, column = k_to_pixel(kx, ky, calibration)
         if centers is not None:
-            offset = centers.to(row) - row.new_tensor(calibration.center)
-            row, column = row + offset[:, 0, None, None], column + offset[:, 1, None, None]
+            down, right = (centers.to(row)[:, i, None, None] - calibration.center[i] for i in (0, 1))
+            row, column = row + down, column + right
         rows, columns = calibration.shape
         row, column = torch.broadcast_tensors(row, column)
         grid = torch.stack([2 * column / (columns - 1) - 1, 2 * row / (rows - 1) - 1], dim=-1)

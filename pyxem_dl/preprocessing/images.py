@@ -90,8 +90,8 @@ def find_direct_beam(
     weight = weight * (distance(peak_row, peak_column) <= search_radius / 2)
     total = weight.sum((1, 2)).clamp_min(1e-20)
     found = torch.stack([(weight * r).sum((1, 2)), (weight * c).sum((1, 2))], -1) / total[:, None]
-    nominal = found.new_tensor(calibration.center)
-    return torch.where((height[:, 0] > 0), found, nominal)
+    nominal = zip(found.unbind(-1), calibration.center, strict=True)
+    return torch.stack([torch.where(height[:, 0, 0] > 0, one, other) for one, other in nominal], dim=-1)
 
 
 def counts_per_electron(patterns: torch.Tensor, signal_mask: torch.Tensor | None = None) -> float:
@@ -232,11 +232,11 @@ def rescale(patterns: torch.Tensor, factor: float) -> torch.Tensor:
 def shift_to_center(patterns, centers, calibration: Calibration) -> torch.Tensor:
     """Move each pattern so that its direct beam lies at the calibration's centre."""
     rows, columns = patterns.shape[1:]
-    offset = centers.to(patterns) - patterns.new_tensor(calibration.center)
+    row, column = (x - middle for x, middle in zip(centers.to(patterns).unbind(-1), calibration.center, strict=True))
     r = torch.arange(rows, device=patterns.device, dtype=patterns.dtype)
     c = torch.arange(columns, device=patterns.device, dtype=patterns.dtype)
-    y = (r[None, :, None] + offset[:, 0, None, None]) * (2 / (rows - 1)) - 1
-    x = (c[None, None, :] + offset[:, 1, None, None]) * (2 / (columns - 1)) - 1
+    y = (r[None, :, None] + row[:, None, None]) * (2 / (rows - 1)) - 1
+    x = (c[None, None, :] + column[:, None, None]) * (2 / (columns - 1)) - 1
     grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)
     shifted = functional.grid_sample(
         patterns[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True

@@ -6,9 +6,10 @@ from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.results.modes import Match, separate_modes
 from pyxem_dl.results.py4dstem import to_py4dstem
 from pyxem_dl.results.spots import PredictedSpots, predict_spots
+from pyxem_dl.results.stored import convert_result, open_result
 
 __all__ = [
-    "Labels", "Match", "PredictedSpots", "check_map_path", "copied_map", "find_label_frame", "in_lab_frame",
-    "predict_spots", "read_labels", "save_map", "selection_curve", "separate_modes", "to_crystal_map", "to_py4dstem",
-    "write_map",
+    "Labels", "Match", "PredictedSpots", "check_map_path", "convert_result", "copied_map", "find_label_frame",
+    "in_lab_frame", "open_result", "predict_spots", "read_labels", "save_map", "selection_curve", "separate_modes",
+    "to_crystal_map", "to_py4dstem", "write_map",
 ]  # fmt: skip

@@ -1,18 +1,15 @@
-"""What all methods that make a crystal map share: the map, its file, and the printed summary."""
+"""Crystal maps, whatever finds the orientations."""
 
 from __future__ import annotations
-
-import time
-from contextlib import contextmanager
 
 import numpy as np
 
 from pyxem_dl.results.map_files import check_map_path, save_map, write_map
-from pyxem_dl.scans import Scan, make_signal
+from pyxem_dl.scans import Positions, Scan, make_signal
 
 __all__ = [
-    "NOT_INDEXED", "Scan", "check_map_path", "make_signal", "phase_list", "print_summary", "reliability", "save_map",
-    "timed", "to_crystal_map", "write_map",
+    "NOT_INDEXED", "Scan", "check_map_path", "make_signal", "phase_list", "reliability", "save_map",
+    "to_crystal_map", "write_map",
 ]  # fmt: skip
 
 #: Colour of points without an orientation, in every picture
@@ -21,7 +18,7 @@ _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:
 
 
 def to_crystal_map(
-    scan: Scan,
+    scan: Scan | Positions,
     rotations: np.ndarray,
     phase_id: np.ndarray,
     scores: np.ndarray,
@@ -35,8 +32,8 @@ def to_crystal_map(
 
     Parameters
     ----------
-    scan : Scan
-        Which gives coordinates and mask.
+    scan : Scan or Positions
+        Which gives the coordinates; without `is_in_data` a scan, which gives the mask, too.
     rotations : array, shape (n, n_best, 4)
         Quaternions lab to crystal, the best first.
     phase_id : array of int, shape (n, n_best)
@@ -76,14 +73,15 @@ def to_crystal_map(
         quaternions, prop["scores"] = quaternions[:, 0], prop["scores"][:, 0]
     elif len(phases) > 1:
         prop["candidate_phase_id"] = np.where(in_data[:, None], phase_id, -1)
+    positions = getattr(scan, "positions", scan)
     xmap = CrystalMap(
         rotations=Rotation(quaternions),
         phase_id=np.where(indexed, phase_id[:, 0], -1),
-        x=scan.x,
-        y=scan.y,
+        x=positions.x,
+        y=positions.y,
         phase_list=phase_list(phases),
         prop=prop,
-        scan_unit=scan.scan_unit,
+        scan_unit=positions.scan_unit,
         is_in_data=in_data.copy(),
     )
     if -1 in xmap.phases.ids:
@@ -121,22 +119,3 @@ def reliability(scores: np.ndarray) -> np.ndarray:
     """
     first, second = scores[:, 0].astype(float), scores[:, 1].astype(float)
     return np.where(first > 0, 1 - second / np.where(first > 0, first, 1), 0.0)
-
-
-def print_summary(title: str, lines: dict) -> None:
-    """Print what will be done, in kikuchipy's manner."""
-    print(f"{title}:")
-    for name, value in lines.items():
-        print(f"  {name}: {value}")
-
-
-@contextmanager
-def timed(count):
-    """Print patterns/s at the end; `count()` gives how many were done."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        n, seconds = count(), time.perf_counter() - start
-        if n:
-            print(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")

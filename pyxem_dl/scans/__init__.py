@@ -1,11 +1,20 @@
-"""Scans: the signal in, and what a sample of its patterns says of the detector and of the direct beam."""
+"""Scans: a signal in; its patterns in blocks and batches to any device or cluster; results as they come."""
 
+from pyxem_dl.scans.arina import load_arina
 from pyxem_dl.scans.bad_pixels import BadPixels, inspect_pixels
 from pyxem_dl.scans.beam import Beam, find_beam
+from pyxem_dl.scans.job import Job, Partial, Target
+from pyxem_dl.scans.loading import load_scan
+from pyxem_dl.scans.options import Computing, Reading
+from pyxem_dl.scans.output import ResultStore
+from pyxem_dl.scans.positions import Positions
 from pyxem_dl.scans.sample import Sample, read_sample
 from pyxem_dl.scans.scan import Scan, find_bad_pixels, make_signal
+from pyxem_dl.scans.steps import Collected, Field, Padded, Part, Rows, Step
+from pyxem_dl.scans.streaming import stream
 
 __all__ = [
-    "BadPixels", "Beam", "Sample", "Scan", "find_bad_pixels", "find_beam", "inspect_pixels", "make_signal",
-    "read_sample",
+    "BadPixels", "Beam", "Collected", "Computing", "Field", "Job", "Padded", "Part", "Partial", "Positions", "Reading",
+    "ResultStore", "Rows", "Sample", "Scan", "Step", "Target", "find_bad_pixels", "find_beam", "inspect_pixels",
+    "load_arina", "load_scan", "make_signal", "read_sample", "stream",
 ]  # fmt: skip

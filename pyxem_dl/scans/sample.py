@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from pyxem_dl.preprocessing import as_float32
+from pyxem_dl.scans.blocks import compute_here
 
 # Patterns of a sample: so many, but no more than fit into so many bytes, and at least so many
 MOST_PATTERNS, _MOST_BYTES, _FEWEST = 64, 256 * 2**20, 12
@@ -82,13 +82,8 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
         found = data[positions]
         _check_range(found)
         return Sample(indices, as_float32(found))
-    import dask
-
     lazy = [data[tuple(int(i) for i in position)] for position in zip(*positions, strict=True)]
-    if dask.base.get_scheduler() is None:  # no client, and nothing set by the user
-        found = dask.compute(*lazy, scheduler="threads", num_workers=max(1, min(8, (os.cpu_count() or 2) // 2)))
-    else:
-        found = dask.compute(*lazy)
+    found = compute_here(*lazy)
     found = [np.asarray(x) for x in found]
     _check_range(found)
     return Sample(indices, np.stack([as_float32(x) for x in found]))

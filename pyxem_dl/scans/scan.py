@@ -12,6 +12,8 @@ from pyxem_dl.frames import Calibration, beam_shift_to_center
 from pyxem_dl.preprocessing import check_patterns
 from pyxem_dl.scans import inspection
 from pyxem_dl.scans.beam import Beam
+from pyxem_dl.scans.options import Reading
+from pyxem_dl.scans.positions import Positions
 from pyxem_dl.scans.sample import Sample, filled, read_sample
 
 
@@ -31,12 +33,8 @@ class Scan:
         True where the detector is excluded.
     centers : None, "auto" or array, shape (n, 2)
         Direct beams (row, column) in pixels, where they are not the calibration's.
-    x, y : array, shape (n,), or None
-        Coordinates of the scan, from 0, in `scan_unit`; None for a dimension that is not there.
-    scan_unit : str
-        Of the navigation axes, "px" where they have none.
-    shape : tuple of int
-        Of the navigation, in data order.
+    positions : Positions
+        Where the patterns lie in the scan.
     beam : Beam, optional
         Where a sample of the patterns has the direct beam.
     """
@@ -46,37 +44,26 @@ class Scan:
     navigation_mask: np.ndarray
     signal_mask: torch.Tensor | None
     centers: object
-    x: np.ndarray | None
-    y: np.ndarray | None
-    scan_unit: str
-    shape: tuple[int, ...] = ()
+    positions: Positions
     beam: Beam | None = None
 
     _sample: Sample | None = None
 
     @classmethod
-    def from_signal(
-        cls, signal, *, navigation_mask=None, signal_mask=None, center=None, beam_energy=None, inspect: bool = True
-    ) -> Scan:
+    def from_signal(cls, signal, reading: Reading | None = None, *, inspect: bool = True, **given) -> Scan:
         """Check a signal and what the user gave with it.
 
         Parameters
         ----------
         signal : hyperspy.signals.Signal2D
             Patterns with 0, 1 or 2 navigation dimensions.
-        navigation_mask : array of bool, optional
-            True where a pattern is excluded, of the navigation's shape in data order (y, x).
-        signal_mask : array of bool, shape (rows, columns), optional
-            True where the detector is excluded.
-        center : optional
-            Position of the direct beam: None for the calibration's; "auto" to find it in each
-            pattern; (row, column) in pixels; an array (..., 2) of those, of the navigation's
-            shape in data order; or pyxem's ``BeamShift``.
-        beam_energy : float, optional
-            In kV; by default that of the metadata.
+        reading : Reading, optional
+            Masks, center and beam energy.
         inspect : bool
             Read a sample of the patterns (:func:`~pyxem_dl.scans.read_sample`), mask the pixels that are wrong in all
             of it, and compare the direct beam in it with where it should be.
+        **given
+            Fields of :class:`~pyxem_dl.scans.options.Reading`, in its place.
 
         Raises
         ------
@@ -92,27 +79,25 @@ class Scan:
         """
         if not hasattr(signal, "axes_manager"):
             raise TypeError(f"Expected a HyperSpy signal, not {type(signal).__name__}.")
-        calibration = Calibration.from_signal(signal, beam_energy)
+        reading = Reading(**given) if reading is None else reading
+        calibration = Calibration.from_signal(signal, reading.beam_energy)
         data = _in_data_order(signal)
         check_patterns(data)
         shape = data.shape[:-2]
-        mask = _checked_navigation_mask(navigation_mask, shape)
-        detector = _checked_mask(signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
+        mask = _checked_navigation_mask(reading.navigation_mask, shape)
+        detector = _checked_mask(reading.signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
         if detector is not None and detector.all():
             raise ValueError("signal_mask excludes all pixels (True = excluded). Did you mean `~signal_mask`?")
-        calibration, centers = _read_center(center, calibration, shape)
-        inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=center is not None)
-        x, y, unit = _coordinates(signal.axes_manager.navigation_axes, shape)
+        calibration, centers = _read_center(reading.center, calibration, shape)
+        given_center = reading.center is not None
+        inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=given_center)
         scan = cls(
             data=data,
             calibration=calibration,
             navigation_mask=mask.reshape(-1),
             signal_mask=None if detector is None else torch.from_numpy(detector.copy()),
             centers=centers,
-            x=x,
-            y=y,
-            scan_unit=unit,
-            shape=shape,
+            positions=Positions.of_axes(signal.axes_manager.navigation_axes, shape),
         )
         if inspect:
             scan._inspect()
@@ -147,8 +132,8 @@ class Scan:
             With the beam energy.
         """
         mask = _checked_navigation_mask(navigation_mask, shape)
-        x, y, unit = _coordinates(axes, shape if len(axes) else ())
-        return cls(None, calibration, mask.reshape(-1), None, None, x, y, unit, tuple(shape))
+        positions = Positions.of_axes(axes, tuple(shape) if len(axes) else ())
+        return cls(None, calibration, mask.reshape(-1), None, None, positions)
 
     def sample(self) -> Sample:
         """Patterns that stand for the scan, the same for any chunks; read once, until they are forgotten."""
@@ -168,6 +153,11 @@ class Scan:
     def without_data(self) -> Scan:
         """All but the patterns: what a worker in another process needs."""
         return replace(self, data=None, _sample=None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the navigation, in data order."""
+        return self.positions.shape
 
     @property
     def size(self) -> int:
@@ -336,23 +326,3 @@ def _read_beam_shift(signal, calibration: Calibration) -> np.ndarray:
     shifts = signal.data
     shifts = shifts.compute() if hasattr(shifts, "compute") else shifts
     return beam_shift_to_center(shifts, calibration)
-
-
-def _coordinates(axes, shape):
-    """x, y (n,) and unit of the scan from the navigation axes (x first)."""
-    steps, units = [], []
-    for axis in axes:
-        step = abs(float(axis.scale)) if axis.is_uniform else 1.0
-        units.append(_scan_unit(axis.units) if step and axis.is_uniform else "px")
-        steps.append(step or 1.0)
-    if not shape:
-        return np.zeros(1), None, "px"
-    if len(shape) == 1:
-        return np.arange(shape[0]) * steps[0], None, units[0]
-    row, column = np.indices(shape).reshape(2, -1)
-    return column * steps[0], row * steps[1], units[0]
-
-
-def _scan_unit(units) -> str:
-    text = "" if units is None else str(units)
-    return "px" if text in ("", "<undefined>", "None") else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,9 +22,9 @@ from pyxem_dl.simulation.random_numbers import RandomNumbers
 _GRID = 9
 # Electrons that are always expected under a disk, so that one is not certain because nothing else is there
 _DARK = 1.0
-# Dynamical patterns are kept on shelves, each of one phase and convergence angle, and used
+# Dynamical patterns are kept in pools, each of one phase and convergence angle, and used
 # several times: turned, in another noise, on another detector.
-_SHELVES, _ON_SHELF, _USES = 8, 32, 6
+_POOLS, _IN_POOL, _USES = 8, 32, 6
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,16 @@ class DiskSimulator(RandomNumbers):
         self.settings = settings or DiskSettings()
         self.phases = [ManyBeam(phase, beam_energy, 1.6, device=device) for phase in phases]
         self.beam_energy = float(beam_energy)
-        self._shelves = [None] * _SHELVES
-
-    def _draw(self, low_high) -> float:
-        return float(self._log_uniform(*low_high))
+        self._pools = [None] * _POOLS
 
     # ---------------------------------------------------------------- one setup
     def __call__(self, n: int = 8) -> DiskPatterns:
         """Simulate the patterns of one setup: one phase, detector and probe."""
         s = self.settings
-        shelf = self._take_shelf(n)
-        setup = self._draw_setup(shelf.disk_radius)
-        chosen = (self._uniform(0, _ON_SHELF, n)).long().clamp_max(_ON_SHELF - 1)
-        beams = BeamIntensities(*(column[chosen] for column in shelf.beams))
+        pool = self._take_pool(n)
+        setup = self._draw_setup(pool.disk_radius)
+        chosen = (self._uniform(0, _IN_POOL, n)).long().clamp_max(_IN_POOL - 1)
+        beams = BeamIntensities(*(column[chosen] for column in pool.beams))
         kx, ky, inside = _turned(beams, self._uniform(0, 2 * math.pi, n), setup)
         electrons = self._log_uniform(*s.electrons, n)
         dose = electrons[:, None] * (beams.present & ~self._happens(s.blank_share, n)[:, None])
@@ -165,43 +163,41 @@ class DiskSimulator(RandomNumbers):
         truth = held * gain * (significance > 0), significance, beams.excitation_error
         return self._rescaled(counts, row, column, truth, setup)
 
-    def _take_shelf(self, n: int) -> _Shelf:
-        """Take a shelf for `n` patterns at random, filled anew where it has been used up."""
-        i = self._choice(range(_SHELVES))
-        if self._shelves[i] is None or self._shelves[i].left <= 0:
+    def _take_pool(self, n: int) -> _Pool:
+        """Take a pool for `n` patterns at random, filled anew where it has been used up."""
+        i = self._choice(range(_POOLS))
+        if self._pools[i] is None or self._pools[i].left <= 0:
             s = self.settings
             phase = self._choice(self.phases)
-            disk_radius = self._draw(s.disk_radius)
-            rotations = random_rotations(_ON_SHELF, self.generator)
-            thickness = self._log_uniform(*s.thickness, _ON_SHELF)
+            disk_radius = self._log_number(*s.disk_radius)
+            rotations = random_rotations(_IN_POOL, self.generator)
+            thickness = self._log_numbers(*s.thickness, _IN_POOL)
             beams = phase(rotations, thickness, disk_radius, _GRID)
             beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
-            self._shelves[i] = _Shelf(disk_radius, beams, _USES * _ON_SHELF)
-        self._shelves[i].left -= n
-        return self._shelves[i]
+            self._pools[i] = _Pool(disk_radius, beams, _USES * _IN_POOL)
+        self._pools[i].left -= n
+        return self._pools[i]
 
     def _draw_setup(self, disk_radius: float) -> _DiskSetup:
         s = self.settings
-        radius = self._draw(s.native_radius)
+        radius = self._log_number(*s.native_radius)
         factor = s.radius / radius
         size = math.ceil((s.size + 1) / factor)
-        center = (size * self._uniform(0.05, 0.95, 2)).tolist()
+        center = (size * self._numbers(0.05, 0.95, 2)).tolist()
         return _DiskSetup(
             calibration=Calibration((disk_radius / radius,) * 2, tuple(center), (size, size), self.beam_energy),
             disk_radius=disk_radius,
             radius=radius,
             factor=factor,
-            blur=float(self._uniform(*s.blur)),
+            blur=self._number(*s.blur),
             shape=self._draw_shape(),
         )
 
     def _draw_shape(self) -> Callable:
         """Intensity of the probe at (u, v) in units of its radius; 1 on average."""
-        s, turn = self.settings, float(self._uniform(0, 2 * math.pi))
-        edge, rings, bow = (float(self._uniform(*r)) for r in ((0.3, 0.9), (1.5, 3.5), (-0.5, 0.5)))
-        clipped, bullseye, aberrated = (
-            bool(self._happens(share)) for share in (s.clipped_share, s.bullseye_share, s.aberrated_share)
-        )
+        s, turn = self.settings, self._number(0, 2 * math.pi)
+        edge, rings, bow = (self._number(*r) for r in ((0.3, 0.9), (1.5, 3.5), (-0.5, 0.5)))
+        clipped, bullseye, aberrated = map(self._is_so, (s.clipped_share, s.bullseye_share, s.aberrated_share))
 
         def shape(u, v):
             along, rho2 = u * math.cos(turn) + v * math.sin(turn), u**2 + v**2
@@ -236,7 +232,7 @@ class DiskSimulator(RandomNumbers):
         halo = halo * (electrons * self._log_uniform(*s.background, n))[:, None, None]
         # grain of any size: noise of few pixels, enlarged
         rows, columns = setup.calibration.shape
-        coarse = max(4, round(rows / float(self._log_uniform(1.0, 3 * setup.radius))))
+        coarse = max(4, round(rows / self._log_number(1.0, 3 * setup.radius)))
         grain = functional.interpolate(
             self._normal(n, 1, coarse, coarse), (rows, columns), mode="bicubic", align_corners=False
         )[:, 0]
@@ -249,7 +245,7 @@ class DiskSimulator(RandomNumbers):
         k = self._uniform(1, 12, n) * setup.disk_radius
         angle = self._uniform(0, 2 * math.pi, n)
         # clearly smaller or larger than a disk, and soft
-        size = float(self._log_uniform(0.15, 0.4) if self._happens(0.5) else self._log_uniform(1.7, 3.0))
+        size = self._log_number(0.15, 0.4) if self._is_so(0.5) else self._log_number(1.7, 3.0)
         return draw_spots(
             (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None], setup.calibration,
             disk_radius=size * setup.disk_radius, blur=0.3 * size * setup.radius + 0.3,
@@ -259,13 +255,13 @@ class DiskSimulator(RandomNumbers):
         """Count electrons with a detector's faults: counts, what is lost, counts per electron."""
         s, n = self.settings, len(expected)
         lost = torch.zeros_like(expected, dtype=torch.bool)
-        stopped = self._happens(s.beam_stop_share, n)
+        stopped = self._numbers(0, 1, n) < s.beam_stop_share
         if stopped.any():
             stop = beam_stop(
-                setup.calibration, setup.disk_radius * float(self._uniform(1.0, 2.5)),
-                setup.disk_radius * float(self._uniform(0.5, 1.5)), float(self._uniform(0, 2 * math.pi)), self.device,
+                setup.calibration, setup.disk_radius * self._number(1.0, 2.5),
+                setup.disk_radius * self._number(0.5, 1.5), self._number(0, 2 * math.pi), self.device,
             )  # fmt: skip
-            lost = stopped[:, None, None] & stop
+            lost = self._sent(stopped)[:, None, None] & stop
         counts = torch.poisson(expected.clamp(0, 1e8), generator=self.generator) * ~lost
         other = self._happens(s.gain_share, n)
         gain = torch.where(other, self._log_uniform(*s.gain, n), 1.0)[:, None]
@@ -275,7 +271,7 @@ class DiskSimulator(RandomNumbers):
         strength = torch.where(other, self._uniform(0, 0.6, n), 0.0)[:, None, None] * gain[..., None]
         spread = torch.where(pulses, (counts / gain[..., None]).sqrt(), 1.0)
         counts = (counts + strength * spread * self._normal(*counts.shape)).clamp_min(0)
-        faulty = self._happens(s.fault_share, n).nonzero()[:, 0]
+        faulty = self._chosen(s.fault_share, n)
         if len(faulty):
             flat = counts.reshape(n, -1)
             pixel = self._uniform(0, flat.shape[1] - 1, len(faulty), 6).long()
@@ -299,7 +295,7 @@ class DiskSimulator(RandomNumbers):
 
 
 @dataclass
-class _Shelf:
+class _Pool:
     """Dynamical patterns of one phase and convergence angle, and for how many more patterns they serve."""
 
     disk_radius: float
@@ -319,12 +315,13 @@ class _DiskSetup:
     shape: Callable
 
 
-def _unit_disk(device) -> tuple[torch.Tensor, torch.Tensor]:
+@lru_cache
+def _unit_disk(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Points (u, v) spread evenly over the unit disk."""
-    u = torch.linspace(-1, 1, 11, device=device)
+    u = torch.linspace(-1, 1, 11)
     v, u = torch.meshgrid(u, u, indexing="ij")
     inside = u**2 + v**2 <= 1
-    return u[inside], v[inside]
+    return u[inside].to(device), v[inside].to(device)
 
 
 def _normalised(shape: Callable, device) -> Callable:

@@ -16,6 +16,8 @@ import torch
 
 from pyxem_dl import crystals
 from pyxem_dl.frames import electron_wavelength, excitation_error_in_disk, interaction_parameter
+from pyxem_dl.rotations import full_float32
+from pyxem_dl.simulation.random_numbers import sent
 
 # Thickness of a slice in Angstrom: a quarter of the shortest beating at the excitation errors
 # that are let in.
@@ -96,7 +98,7 @@ class ManyBeam:
         rotations : tensor, shape (n, 4)
             Lab to crystal.
         thickness : tensor, shape (n,)
-            In Angstrom; rounded to slices of 4 Angstrom.
+            In Angstrom; rounded to slices of 4 Angstrom.  On the CPU: how many slices there are is looked at.
         disk_radius : float
             In Å⁻¹: semi-convergence angle over wavelength.
         n_grid : int
@@ -156,7 +158,7 @@ class ManyBeam:
         in_disk = excitation_error_in_disk(
             error[..., None, None], kx[..., None, None], ky[..., None, None], q[None, :], q[:, None], self.wavelength
         )
-        wave = torch.sin(math.pi * thickness[:, None, None, None] * in_disk)
+        wave = torch.sin(math.pi * sent(thickness, self.device)[:, None, None, None] * in_disk)
         intensity = (coupling[..., None, None] * wave / torch.where(in_disk.abs() < 1e-3, 1e-3, in_disk)) ** 2
         return BeamIntensities(kx, ky, error, intensity, present)
 
@@ -176,8 +178,10 @@ class ManyBeam:
         amplitude = torch.zeros_like(half)
         amplitude[..., 0] = 1
         slices = (thickness / _SLICE).round().long().clamp_min(1)
+        most, slices = int(slices.max()), sent(slices, self.device)
         result = amplitude
-        for i in range(1, int(slices.max()) + 1):
-            amplitude = half * ((half * amplitude) @ scattering.transpose(1, 2))
-            result = torch.where((slices == i)[:, None, None], amplitude, result)
+        with full_float32():
+            for i in range(1, most + 1):
+                amplitude = half * ((half * amplitude) @ scattering.transpose(1, 2))
+                result = torch.where((slices == i)[:, None, None], amplitude, result)
         return result

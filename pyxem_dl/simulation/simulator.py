@@ -11,7 +11,7 @@ import torch
 from pyxem_dl import crystals
 from pyxem_dl.checks import drawn_settings
 from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error_in_disk
-from pyxem_dl.rotations import random_rotations
+from pyxem_dl.rotations import matmul, random_rotations
 from pyxem_dl.simulation.detector import (
     Background,
     beam_stop,
@@ -170,8 +170,8 @@ class PatternSimulator(RandomNumbers):
     def _draw_detector(self) -> Calibration:
         s = self.settings
         pixels = self._choice(s.pixels)
-        scale = 2 * self.reciprocal_radius * float(self._uniform(*s.coverage)) / pixels
-        center = (pixels / 2 + self._uniform(-2, 2, 2)).tolist()
+        scale = 2 * self.reciprocal_radius * self._number(*s.coverage) / pixels
+        center = (pixels / 2 + self._numbers(-2, 2, 2)).tolist()
         return Calibration((scale, scale), tuple(center), (pixels, pixels), self.beam_energy)
 
     # ---------------------------------------------------------------- one setup
@@ -185,12 +185,9 @@ class PatternSimulator(RandomNumbers):
         setup = _Setup(
             calibration=calibration,
             shape_factor=self._choice(s.shape_factors),
-            disk_radius=float(self._log_uniform(*s.disk_radius)),
-            blur=float(self._uniform(0.35, 1.1)),
-            precession_angle=(
-                float(self._uniform(*s.precession_angle))
-                if self._happens(s.precession_share) else 0.0
-            ),
+            disk_radius=self._log_number(*s.disk_radius),
+            blur=self._number(0.35, 1.1),
+            precession_angle=self._number(*s.precession_angle) if self._is_so(s.precession_share) else 0.0,
             distortion=self._draw_distortion(n),
             coma=self._draw_coma(n),
             center_error=s.center_error * self._normal(n, 2) * calibration.scale[0],
@@ -266,7 +263,7 @@ class PatternSimulator(RandomNumbers):
 
     def _overlap(self, crystal: torch.Tensor, setup: _Setup) -> torch.Tensor:
         """Lay a second, weaker crystal over some of the patterns."""
-        chosen = self._happens(self.settings.overlap_share, len(crystal)).nonzero()[:, 0]
+        chosen = self._chosen(self.settings.overlap_share, len(crystal))
         if not len(chosen):
             return crystal
         n = len(chosen)
@@ -317,23 +314,22 @@ class PatternSimulator(RandomNumbers):
         return draw_spots(
             (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None],
             setup.calibration,
-            disk_radius=float(self._log_uniform(0.01, 0.1)), blur=setup.blur,
+            disk_radius=self._log_number(0.01, 0.1), blur=setup.blur,
         )
 
     def _detect(self, expected: torch.Tensor, setup: _Setup):
         """Count electrons, and add the detector's faults."""
         s, n = self.settings, len(expected)
         stop = mask = None
-        if self._happens(s.beam_stop_share):
+        if self._is_so(s.beam_stop_share):
             stop = beam_stop(
-                setup.calibration,
-                float(self._uniform(0.05, 0.2)), float(self._uniform(0.02, 0.12)),
-                float(self._uniform(0, 2 * math.pi)), self.device,
-            )
+                setup.calibration, self._number(0.05, 0.2), self._number(0.02, 0.12), self._number(0, 2 * math.pi),
+                self.device,
+            )  # fmt: skip
             expected = expected * ~stop
-            mask = stop if self._happens(0.5) else None
+            mask = stop if self._is_so(0.5) else None
         patterns = torch.poisson(expected.clamp(0, 1e8), generator=self.generator)
-        faulty = self._happens(s.fault_share, n).nonzero()[:, 0]
+        faulty = self._chosen(s.fault_share, n)
         if len(faulty):
             flat = patterns.reshape(n, -1)
             pixel = self._uniform(0, flat.shape[1] - 1, len(faulty), 6).long()
@@ -345,7 +341,7 @@ class PatternSimulator(RandomNumbers):
                 0.01, 1.0, len(faulty), 1, 1
             )
             patterns[faulty] = torch.minimum(patterns[faulty], top)
-        clean = self._happens(s.threshold_share, n).nonzero()[:, 0]
+        clean = self._chosen(s.threshold_share, n)
         if len(clean):
             # counts below a discriminator's threshold are lost
             level = patterns[clean].mean((1, 2), keepdim=True)
@@ -369,7 +365,7 @@ class _Setup:
 
     def distort(self, kx, ky):
         """Where reflections land on the imperfect detector, in Å⁻¹."""
-        k = torch.stack([kx, ky], -1) @ self.distortion.transpose(1, 2)
+        k = matmul(torch.stack([kx, ky], -1), self.distortion.transpose(1, 2))
         k = k + self.coma[:, None] * (kx**2 + ky**2)[..., None]
         k = k + self.center_error[:, None]
         return k[..., 0], k[..., 1]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
-from pyxem_dl.crystals import load_phases, reflections
-from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
-from pyxem_dl.models import filled_up, usable_patterns
-from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.results.modes import Match, padded_operations, separate_modes
-from pyxem_dl.rotations import rotate_in_plane, to_matrix
-from pyxem_dl.symmetry import laue_group, reduced_grid
+from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
+from pyxem_dl.devices import padded
+from pyxem_dl.frames import Calibration, electron_wavelength
+from pyxem_dl.moved import renamed_attribute
+from pyxem_dl.patterns.peaks import parabola_shift
+from pyxem_dl.preprocessing import PolarPreprocessing, usable_patterns
+from pyxem_dl.results.modes import Match, separate_modes
+from pyxem_dl.rotations import full_float32, rotate_in_plane
+from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, stack_operations
 
 # Patterns that are matched at once, at most
-_PORTION = {"cpu": 32, "other": 256}
+_MICRO_BATCH = {"cpu": 32, "other": 256}
 # Bytes of the correlations that are in memory at once.
 _WORK_BYTES = {"cpu": 2**26, "cuda": 2**30}
-# Templates that are simulated at once.
-_SIMULATED_AT_ONCE = 256
+# Templates and spots that are simulated at once; a spot takes some 3 kB
+_SIMULATED_AT_ONCE, _DRAWN_AT_ONCE = 256, 2**18
 # Bytes of all templates; reflections that are listed; and spots that are drawn at once (0.6 kB each)
 _LARGEST_BANK, _MOST_REFLECTIONS, _MOST_SPOTS = 32 * 2**30, 10**7, 10**7
 
@@ -40,12 +43,12 @@ class TemplateBank:
         Step between zone axes in degrees.
     quaternions : tensor, shape (t, 4)
         Orientations of the templates, with the first Euler angle 0.
-    phase_index : tensor of int, shape (t,)
+    phase_id : tensor of int, shape (t,)
         Which phase a template belongs to.
     spectra : tensor of complex, shape (n_phi // 2 + 1, n_k, t)
         Conjugate Fourier transforms over the angle, normalised.
     operations : tensor, shape (phases, m, 4)
-        Symmetry of each phase, from :func:`pyxem_dl.symmetry.proper_operations`; filled up
+        Symmetry of each phase, from :func:`pyxem_dl.symmetry.proper_operations`; padded
         with the identity.
 
     Notes
@@ -77,9 +80,10 @@ class TemplateBank:
     preprocessing: PolarPreprocessing
     resolution: float
     quaternions: torch.Tensor
-    phase_index: torch.Tensor
+    phase_id: torch.Tensor
     spectra: torch.Tensor
     operations: torch.Tensor
+    phase_index = renamed_attribute("phase_index", "phase_id")
 
     @classmethod
     def from_phases(
@@ -112,7 +116,7 @@ class TemplateBank:
         spot_radius : float, optional
             Standard deviation of the spots in Å⁻¹; by default 0.8 bins of the radius.
         device : str or torch.device
-            Where the bank is kept.
+            Where the templates are simulated and kept.
 
         Raises
         ------
@@ -126,21 +130,33 @@ class TemplateBank:
         simulate = _Simulation(
             preprocessing, electron_wavelength(beam_energy), max_excitation_error, spot_radius
         )
-        grids = [reduced_grid(phase, resolution) for phase in phases]
-        spectra = [simulate(p, q) for p, q in zip(phases, grids, strict=True)]
-        index = [torch.full((len(q),), i) for i, q in enumerate(grids)]
-        return cls(
-            phases,
-            preprocessing,
-            resolution,
-            torch.cat(grids).to(device),
-            torch.cat(index).to(device),
-            torch.cat(spectra, dim=2).to(device),
-            padded_operations(phases).to(device),
+        grids = [reduced_grid(phase, resolution).to(device) for phase in phases]
+        ends = list(accumulate(map(len, grids)))
+        # templates are written to where they stay: a bank may take half of a device's memory
+        spectra = torch.empty(
+            preprocessing.n_phi // 2 + 1, preprocessing.n_k, ends[-1], dtype=torch.complex64, device=device
         )
+        for phase, grid, end in zip(phases, grids, ends, strict=True):
+            simulate(phase, grid, spectra[..., end - len(grid) : end])
+        index = [torch.full((len(q),), i, device=device) for i, q in enumerate(grids)]
+        return cls(
+            phases, preprocessing, resolution, torch.cat(grids), torch.cat(index), spectra,
+            stack_operations([proper_operations(phase) for phase in phases]).to(device),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.quaternions)
+
+    @property
+    def micro_batch(self) -> int:
+        """Patterns that are correlated at once."""
+        return self._chunks()[0]
+
+    def to(self, device: torch.device | str) -> TemplateBank:
+        """Move the templates to a device; returns the bank itself."""
+        for name in ("quaternions", "phase_id", "spectra", "operations"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
 
     def match(
         self,
@@ -168,9 +184,9 @@ class TemplateBank:
         """
         n, size, parts = len(patterns), self._chunks()[0], []
         for start in range(0, n, size):
-            # whole portions: how many patterns there are must not show in the answers
-            part, _ = usable_patterns(filled_up(patterns[start : start + size], size), signal_mask)
-            beams = None if centers is None else filled_up(centers[start : start + size], size)
+            # whole micro-batches: how many patterns there are must not show in the orientations
+            part, _ = usable_patterns(padded(patterns[start : start + size], size), signal_mask)
+            beams = None if centers is None else padded(centers[start : start + size], size)
             polar, valid = self.preprocessing.resample(part, calibration, beams, signal_mask)
             parts.append(self.match_polar(polar, valid, n_best=n_best))
         return Match(*(torch.cat(field)[:n] for field in zip(*parts, strict=True)))
@@ -229,7 +245,7 @@ class TemplateBank:
     def _match_spectra(self, spectrum, n_best: int) -> Match:
         n, size = len(spectrum), self._chunks()[0]
         parts = [
-            self._select(*self._correlate(filled_up(part, size)), n_best) for part in spectrum.split(size)
+            self._select(*self._correlate(padded(part, size)), n_best) for part in spectrum.split(size)
         ]
         return Match(*(torch.cat(field)[:n] for field in zip(*parts, strict=True)))
 
@@ -238,8 +254,8 @@ class TemplateBank:
         each = 8 * self.preprocessing.n_phi
         pairs = _WORK_BYTES.get(self.spectra.device.type, 2**28) // each
         templates = min(len(self), max(256, pairs // 32))
-        most = _PORTION["cpu" if self.spectra.device.type == "cpu" else "other"]
-        # a power of two, as batches are by default: nothing has to be filled up
+        most = _MICRO_BATCH["cpu" if self.spectra.device.type == "cpu" else "other"]
+        # a power of two, as batches are by default: nothing has to be padded
         return min(most, 2 ** (max(1, pairs // templates).bit_length() - 1)), templates
 
     def _spectrum(self, polar, valid) -> torch.Tensor:
@@ -260,7 +276,8 @@ class TemplateBank:
         spectrum = spectrum.permute(2, 0, 1).contiguous()
         found = []
         for templates in self.spectra.split(self._chunks()[1], dim=2):
-            product = torch.bmm(spectrum, templates).permute(1, 2, 0).contiguous()
+            with full_float32():
+                product = torch.bmm(spectrum, templates).permute(1, 2, 0).contiguous()
             found.append(_best_angle(torch.fft.irfft(product, n=n_phi, norm="forward")))
         return tuple(torch.cat(f, dim=1) for f in zip(*found, strict=True))
 
@@ -273,7 +290,7 @@ class TemplateBank:
             torch.cat([score, twin_score], dim=1),
             torch.cat([rotation, twin], dim=1),
             index,
-            self.phase_index[index],
+            self.phase_id[index],
             self.operations,
             n_best,
         )
@@ -348,32 +365,32 @@ class _Simulation:
         self.max_excitation_error = max_excitation_error
         self.spot_radius = _spot_radius(preprocessing) if spot_radius is None else spot_radius
 
-    def __call__(self, phase, quaternions) -> torch.Tensor:
-        """Normalised conjugate spectra (n_phi // 2 + 1, n_k, t)."""
+    def __call__(self, phase, quaternions, spectra) -> None:
+        """Write normalised conjugate spectra (n_phi // 2 + 1, n_k, t)."""
         # Reflections a little outside still reach into the outermost ring
         radius = self.preprocessing.reciprocal_radius + 2 * self.spot_radius
         crystal = reflections(phase, radius)
         reflections(phase, self.preprocessing.reciprocal_radius)  # its error, if there is none
-        parts = [
-            _normalised(self._render(crystal, q), self.preprocessing)
-            for q in quaternions.split(_SIMULATED_AT_ONCE)
-        ]
-        return torch.cat(parts).conj().resolve_conj().permute(2, 1, 0).contiguous()
+        g, strength = (x.to(quaternions.device) for x in (crystal.g, crystal.structure_factor))
+        near = len(g) * min(1.0, 1.5 * self.max_excitation_error / radius)
+        size = max(1, min(_SIMULATED_AT_ONCE, int(_DRAWN_AT_ONCE / max(near, 1))))
+        for part, to in zip(quaternions.split(size), spectra.split(size, dim=2), strict=True):
+            drawn = _normalised(self._render(g, strength, part), self.preprocessing)
+            to.copy_(drawn.conj().permute(2, 1, 0))
 
-    def _spots(self, crystal, quaternions) -> tuple[torch.Tensor, ...]:
+    def _spots(self, g, strength, quaternions) -> tuple[torch.Tensor, ...]:
         """Template, k, phi and intensity of all spots."""
-        g = crystal.g @ to_matrix(quaternions)  # ~R * g
-        error = excitation_error(*g.unbind(-1), self.wavelength)
-        template, h = (error.abs() < self.max_excitation_error).nonzero(as_tuple=True)
+        g, error, near = near_ewald_sphere(g, quaternions, self.wavelength, self.max_excitation_error)
+        template, h = near.nonzero(as_tuple=True)
         width = error[template, h] * (math.pi / self.max_excitation_error)
-        intensity = crystal.structure_factor[h] ** 2 / (1 + width**2)
+        intensity = strength[h] ** 2 / (1 + width**2)
         kx, ky, _ = g[template, h].unbind(-1)
         intensity = intensity**self.preprocessing.gamma
         return template, torch.hypot(kx, ky), torch.atan2(ky, kx), intensity
 
-    def _render(self, crystal, quaternions) -> torch.Tensor:
+    def _render(self, g, strength, quaternions) -> torch.Tensor:
         """Spectra of the templates' spots: (t, n_k, n_phi // 2 + 1)."""
-        template, k, phi, intensity = self._spots(crystal, quaternions)
+        template, k, phi, intensity = self._spots(g, strength, quaternions)
         return draw_spectra(
             len(quaternions), template, k, phi, intensity, self.preprocessing, self.spot_radius
         )
@@ -416,9 +433,9 @@ def draw_spectra(
         ring = nearest + offset
         distance = (ring + 0.5) * step - k
         weight = torch.exp(-0.5 * (distance / spot_radius) ** 2)
-        inside = (ring >= 0) & (ring < p.n_k)
-        index = (owner * p.n_k + ring)[inside]
-        result.index_add_(0, index, spectrum[inside] * weight[inside, None])
+        # a spot off the grid adds nothing: how many there are of them nobody has to know
+        weight = torch.where((ring >= 0) & (ring < p.n_k), weight, 0.0)
+        result.index_add_(0, owner * p.n_k + ring.clamp(0, p.n_k - 1), spectrum * weight[:, None])
     return result.reshape(n, p.n_k, -1)
 
 
@@ -448,8 +465,7 @@ def _best_angle(correlation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
     middle, index = correlation.max(-1)
     before, after = at(index - 1), at(index + 1)
-    shift = 0.5 * (before - after) / (before - 2 * middle + after).clamp_max(-1e-12)
-    shift = shift.clamp(-0.5, 0.5)
+    shift = parabola_shift(before, middle, after)
     value = middle - 0.25 * (before - after) * shift
     twin = at(index + n_phi // 2) if n_phi % 2 == 0 else torch.full_like(value, -1)
     return value, (index + shift) * (2 * math.pi / n_phi), twin

@@ -7,11 +7,13 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pyxem_dl import symmetry
 from pyxem_dl.crystals import ReflectionTable, load_phases, reflections
+from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
@@ -26,8 +28,8 @@ from pyxem_dl.training.learning import (
     validate,
 )
 from pyxem_dl.training.microscope import Microscope
-from pyxem_dl.training.report import join_logs, labelled_card
-from pyxem_dl.training.running import begin, device_and_precision, fit, hardware, is_first, wait_for_all
+from pyxem_dl.training.report import join_logs, labelled_card, provenance
+from pyxem_dl.training.running import begin, device_and_precision, fit, is_first, wait_for_all
 from pyxem_dl.training.scans import (
     LabelledBatches,
     LabelledScan,
@@ -36,7 +38,10 @@ from pyxem_dl.training.scans import (
     validation_batches,
 )
 
-# Answers that are drawn to see how far they spread
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import LabelledScans
+
+# Predictions that are drawn to see how far they spread
 _SAMPLES = 12
 
 
@@ -61,9 +66,9 @@ class LabelledTraining(OrientationTraining):
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
 
-    def shortfall(self, results):
+    def validation_objective(self, results):
         """Loss on the held-out region, which sees more than the labels that are met; while verifying, their share."""
-        return results.get("validation_loss", super().shortfall(results))
+        return results.get("validation_loss", super().validation_objective(results))
 
     def _validation_loss(self, inputs, rotations, phase_id) -> float:
         training = self.network.training
@@ -161,10 +166,10 @@ def train_labelled(
 
 
 def finetune(
-    model,
-    labelled,
+    model: str | Path | OrientationModel,
+    labelled: LabelledScans,
     *,
-    output=None,
+    output: str | Path | None = None,
     simulated_share: float | None = None,
     learning_rate: float = 3e-4,
     max_minutes: float = 10.0,
@@ -264,7 +269,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
 
 
 def _learning_rate(network: str) -> float:
-    """Peak with which a network learns from a few thousand labels; the literature's may end in one answer above it."""
+    """Peak with which a network learns from a few thousand labels; above it all may be predicted alike."""
     return 1e-3 if network == "polar" else 1e-4 if "swin" in network else 2e-4
 
 
@@ -371,7 +376,7 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: Tr
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:
     chosen, all_labels = sum(s.n_chosen for s in scans), sum(s.n_labels for s in scans)
     held_out = sum(len(s.region) for s in scans)
-    print(
+    say(
         f"Training {name}: {network} for {', '.join(p.name for p in phases)} on {len(scans)} labelled scan"
         f"{'s' if len(scans) > 1 else ''}; {chosen} of {all_labels} labels are kept: {batches.n_patterns} to train on, "
         f"{held_out} held out by {c.split}; {c.max_minutes:g} minutes on {root}, precision {precision}"
@@ -379,7 +384,7 @@ def _announce(name, network, scans, phases, c, batches, root, precision) -> None
 
 
 def _finish(model, modules, scans, validation, output, name, description, root, precision) -> OrientationModel:
-    """Fit what tells how sure the answers are, and write the folder."""
+    """Fit what tells how sure the predictions are, and write the folder."""
     last = modules[-1]
     c = last.configuration
     network = last.network.float().to(root)
@@ -398,10 +403,10 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     training = asdict(c) | ({"first_training": asdict(recipe)} if recipe else {})
     model.training = json.loads(json.dumps(training))
     model.network = network.cpu()
-    where = f"{hardware(root)}, {precision}"
+    model.provenance = provenance(modules, root, precision)
     reference = validation["region"][0][:4]
     model.save(
-        output, dtype=torch.float16, card=labelled_card(model, modules, scans, where), reference=reference,
+        output, dtype=torch.float16, card=labelled_card(model, modules, scans), reference=reference,
         training_log=join_logs(output / "checkpoint", c.stages()),
     )  # fmt: skip
     shutil.rmtree(output / "checkpoint", ignore_errors=True)
@@ -409,7 +414,7 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
 
 
 def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
-    """Factor and floor with which the spread of answers drawn with dropout is as large as the errors."""
+    """Factor and floor with which the spread of predictions drawn with dropout is as large as the errors."""
     there = phase_id >= 0
     if not model.has_dropout or not there.any():
         return 1.0, 0.0

@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import read_beam_energy
+from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.models.folder import read_model
 from pyxem_dl.networks import build_network
@@ -27,28 +29,30 @@ from pyxem_dl.training.learning import (
     fit_certainty,
     fit_score_threshold,
 )
-from pyxem_dl.training.report import join_logs, model_card
+from pyxem_dl.training.report import join_logs, model_card, provenance
 from pyxem_dl.training.running import (
     CHECKPOINT,
     begin,
     device_and_precision,
     fit,
-    hardware,
     is_first,
     wait_for_all,
 )
 
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import LabelledScans, Phases
+
 
 def train(
-    phases=None,
+    phases: Phases | None = None,
     *,
-    labelled=None,
-    output=None,
-    network=None,
+    labelled: LabelledScans | None = None,
+    output: str | Path | None = None,
+    network: str | dict | None = None,
     beam_energy: float | None = None,
     reciprocal_radius: float | None = None,
     max_minutes: float | None = None,
-    recipe=None,
+    recipe: str | Path | OrientationModel | None = None,
     resume: bool = True,
     overwrite: bool = False,
     device: str = "auto",
@@ -141,7 +145,7 @@ def train(
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=titles)
     root, precision = device_and_precision(device, devices * nodes)
     network, batches, validation = _ingredients(phases, configuration, root)
-    print(
+    say(
         f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "
         f"to {configuration.reciprocal_radius:g} Å⁻¹; {configuration.max_minutes:g} minutes on "
         f"{root}, precision {precision}"
@@ -155,7 +159,7 @@ def train(
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
     if is_first():
-        _finish(modules, phases, output, f"{hardware(root)}, {precision}", name, description)
+        _finish(modules, phases, output, provenance(modules, root, precision), name, description)
     wait_for_all()
     return load_model(output)
 
@@ -219,7 +223,7 @@ def _ingredients(phases, configuration: TrainingConfiguration, root: torch.devic
     return network.to(root), batches(configuration.seed, configuration.batch_size), validation
 
 
-def _finish(modules, phases, output, where: str, name: str, description: str):
+def _finish(modules, phases, output, facts: dict, name: str, description: str):
     """Write the model folder and its card; the checkpoints have done their work."""
     last = modules[-1]
     configuration, batches = last.configuration, last.batches
@@ -247,9 +251,10 @@ def _finish(modules, phases, output, where: str, name: str, description: str):
         or f"{', '.join(p.name for p in phases)} at {configuration.beam_energy:g} kV",
         # as it comes back from config.json
         training=json.loads(json.dumps(asdict(configuration))),
+        provenance=facts,
     )
     model.save(
-        output, dtype=torch.float16, card=model_card(model, modules, where),
+        output, dtype=torch.float16, card=model_card(model, modules),
         training_log=join_logs(output / CHECKPOINT, configuration.stages()),
         reference=last._validation[0][:4],
     )

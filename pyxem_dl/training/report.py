@@ -4,10 +4,49 @@ from __future__ import annotations
 
 import csv
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pyxem_dl.crystals import phase_to_dict
 from pyxem_dl.training.learning import FALSE_CRYSTALS, VALIDATION_PATTERNS
+from pyxem_dl.training.running import hardware, versions
+
+_PACKAGES = ("pyxem-dl", "torch", "lightning", "timm", "numpy", "diffsims", "orix")
+
+
+def provenance(modules, root, precision: str) -> dict:
+    """Tell how a training went, for ``config.json``.
+
+    Parameters
+    ----------
+    modules : iterable of ClockedTraining
+        Of all stages, done.
+    root : torch.device
+        On which they were trained.
+    precision : str
+        As Lightning has it.
+
+    Returns
+    -------
+    dict
+        As :class:`~pyxem_dl.models.description.ProvenanceEntry` describes it.
+    """
+    return {
+        "stages": [
+            {"name": m.stage, "minutes": round(m.elapsed / 60, 3), "patterns": int(m.patterns_seen)} for m in modules
+        ],
+        "hardware": hardware(root),
+        "precision": precision,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(_PACKAGES),
+    }
+
+
+def _how_it_went(model, digits: int = 0) -> tuple[str, str]:
+    """Where a model was trained, and rows of Markdown with its stages."""
+    facts = model.provenance
+    rows = (f"| {s['name']} | {s['minutes']:.{digits}f} | {s['patterns']:,} |" for s in facts["stages"])
+    return f"{facts['hardware']}, {facts['precision']}", "\n".join(rows)
 
 
 def join_logs(folder: Path, stages) -> Path:
@@ -36,7 +75,7 @@ def _tables(configuration) -> tuple[str, str]:
     )
 
 
-def model_card(model, modules, where: str) -> str:
+def model_card(model, modules) -> str:
     """Model card in Markdown: data, metrics, limits, licence, and how it was made."""
     configuration, r = modules[-1].configuration, modules[-1].results
     phases = "\n".join(
@@ -44,9 +83,7 @@ def model_card(model, modules, where: str) -> str:
         f"{', '.join(f'{x:.4g}' for x in phase_to_dict(p)['lattice'])} (Å, degrees)"
         for p in model.phases
     )
-    stages = "\n".join(
-        f"| {m.stage} | {m.elapsed / 60:.0f} | {m.patterns_seen:,} |" for m in modules
-    )
+    where, stages = _how_it_went(model)
     settings, simulation = _tables(configuration)
     radii = " to ".join(f"{x:g}" for x in configuration.simulation.disk_radius)
     return f"""# {model.name}
@@ -96,7 +133,7 @@ GPL-3.0-or-later.
 """
 
 
-def labelled_card(model, modules, scans, where: str) -> str:
+def labelled_card(model, modules, scans) -> str:
     """Card of an orientation model that was trained on labelled scans, in Markdown."""
     configuration, r = modules[-1].configuration, modules[-1].results
     phases = ", ".join(f"{p.name} ({p.point_group.name})" for p in model.phases)
@@ -105,7 +142,7 @@ def labelled_card(model, modules, scans, where: str) -> str:
         f"{len(scan.train):,} | {len(scan.region):,} |"
         for i, scan in enumerate(scans)
     )
-    stages = "\n".join(f"| {m.stage} | {m.elapsed / 60:.1f} | {m.patterns_seen:,} |" for m in modules)
+    where, stages = _how_it_went(model, digits=1)
     settings = "\n".join(f"| `{key}` | {value} |" for key, value in asdict(configuration).items())
     kinds = {"": f"held out by {configuration.split}"}
     if "random_within_5_strict" in r:
@@ -161,10 +198,10 @@ GPL-3.0-or-later.
 """
 
 
-def bragg_card(model, modules: dict, phases, visible: float, where: str) -> str:
+def bragg_card(model, modules: dict, phases, visible: float) -> str:
     """Card of a disk detector in Markdown."""
     r, configuration = modules["detect"].results, modules["detect"].configuration
-    stages = "\n".join(f"| {m.stage} | {m.elapsed / 60:.0f} | {m.patterns_seen:,} |" for m in modules.values())
+    where, stages = _how_it_went(model)
     placed = ""
     if "place" in modules:
         error = modules["place"].results["position_error"]

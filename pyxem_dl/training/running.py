@@ -14,8 +14,9 @@ import threading
 import time
 import warnings
 import zipfile
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import lightning
@@ -26,11 +27,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
+from pyxem_dl.devices import native_precision, resolve_device
 from pyxem_dl.files import check_target, claimed, move_aside, replacing
-from pyxem_dl.messages import warn
-from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.messages import say, warn
+from pyxem_dl.models import CONFIG
 from pyxem_dl.models.description import PhaseEntry, Titles
-from pyxem_dl.streaming import resolve_device
 from pyxem_dl.training.progress import TrainingProgress
 
 CHECKPOINT = "checkpoint"
@@ -138,7 +139,7 @@ def fit(
     )
     checkpoint = _newest_checkpoint(folder)
     if checkpoint:
-        print(f"{module.stage}: continuing from {checkpoint}")
+        say(f"{module.stage}: continuing from {checkpoint}")
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
@@ -227,7 +228,7 @@ def _newest_checkpoint(folder: Path) -> Path | None:
             error = "it is not a checkpoint"
         except Exception as damage:  # whatever the bytes are
             error = f"{type(damage).__name__}: {damage}".splitlines()[0]
-        print(f"{path} is damaged ({error}). It was renamed to {move_aside(path, 'damaged').name}.")
+        say(f"{path} is damaged ({error}). It was renamed to {move_aside(path, 'damaged').name}.")
     return None
 
 
@@ -242,6 +243,15 @@ def hardware(root: torch.device) -> str:
     if root.type == "cuda":
         return torch.cuda.get_device_name(root)
     return f"{root.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def versions(packages) -> dict[str, str]:
+    """Versions of packages, by name; of those that are not installed none."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def place_among_processes() -> tuple[int, int]:

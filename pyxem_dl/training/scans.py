@@ -12,7 +12,6 @@ from torch.utils.data import IterableDataset
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.frames import MIRROR_QUATERNION
-from pyxem_dl.partial_results import fingerprint
 from pyxem_dl.results.labels import (
     Labels,
     balance_weights,
@@ -24,6 +23,7 @@ from pyxem_dl.results.labels import (
     read_patterns,
 )
 from pyxem_dl.scans import Scan
+from pyxem_dl.scans.fingerprint import fingerprint
 from pyxem_dl.training.configuration import LabelledConfiguration
 from pyxem_dl.training.running import place_among_processes
 

@@ -258,7 +258,7 @@ def mgo_distortion(signal, phase) -> np.ndarray:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: give the folder of the benchmark data, as --data ../shared/data.")
+        raise FileNotFoundError(f"{path} is missing: give the folder of the benchmark data, as --data FOLDER.")
     return path
 
 

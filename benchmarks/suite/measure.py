@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pyxem_dl.benchmark.datasets import AFTERGLOW, CUBES, EMPTY, Labelled, lazy_scan, region
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import accuracy, disorientation, explained_peaks, find_peaks, neighbour_disorientation
 from pyxem_dl.rotations import zone_axes
 from pyxem_dl.template_matching import PyxemMatcher
+from suite.datasets import AFTERGLOW, CUBES, EMPTY, Labelled, lazy_scan, region
 
 #: How far out the MgO templates go, and peaks are counted, in Å⁻¹.
 MGO_RADIUS = 1.6
@@ -48,15 +48,15 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
         }
     not_indexed = round(found["strict"].not_indexed, 4)
     if "score" in xmap.prop and "simulation_indices" not in xmap.prop:
-        # the scores of a network, which are probabilities; of all answers, also those that the thresholds leave out
-        answers = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
-        angle = disorientation(answers, data.rotations, data.phase)
+        # the scores of a network, which are probabilities; of all predictions, also those that the thresholds leave out
+        predictions = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
+        angle = disorientation(predictions, data.rotations, data.phase)
         numbers["calibration"] = calibration_of_scores(xmap.prop["score"], angle < 5)
     return numbers | {"not_indexed": not_indexed, "patterns_per_second": round(len(data.rotations) / seconds, 1)}
 
 
 def calibration_of_scores(scores, right, edges=(0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 1)) -> list[dict]:
-    """Compare what a network says of its answers with how often they are right.
+    """Compare what a network says of its predictions with how often they are right.
 
     Parameters
     ----------
@@ -106,12 +106,12 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None, distortion=None)
     judged : array of bool, shape (n,), optional
         Positions at which methods are compared, whatever they leave out; by default all that this one indexes.
     distortion : array, shape (2, 2), optional
-        From :func:`pyxem_dl.benchmark.datasets.mgo_distortion`: peaks are also counted where they would be without it.
+        From :func:`suite.datasets.mgo_distortion`: peaks are also counted where they would be without it.
 
     Returns
     -------
     numbers : dict
-        Shares and degrees; :func:`pyxem_dl.benchmark.report.markdown` says what each is.
+        Shares and degrees; :func:`suite.report.markdown` says what each is.
     judged : array of bool, shape (n,)
         As given, or what this one indexes.
     """

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from pyxem_dl import data as sample_data
-from pyxem_dl.benchmark import datasets, measure
 from pyxem_dl.metrics import accuracy, disorientation
 from pyxem_dl.models import load_model
 from pyxem_dl.orientation import predict_orientation
@@ -21,6 +20,7 @@ from pyxem_dl.results.map_files import copied_map
 from pyxem_dl.simulation import SimulationSettings
 from pyxem_dl.template_matching import match_templates
 from pyxem_dl.training import finetune, train
+from suite import datasets, measure
 
 #: The literature's networks and ours, each trained for the same time
 NETWORKS = ("cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", "polar")

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pyxem_dl.models import computing, filled_up, in_portions, usable_patterns
-from pyxem_dl.patterns.patches import in_blocks, squares
+from pyxem_dl.devices import computing, in_micro_batches, padded
+from pyxem_dl.patterns.correlation import soft_disk
+from pyxem_dl.patterns.patches import in_blocks, places_to_look_at, squares
 from pyxem_dl.patterns.peaks import Maxima, find_maxima
 from pyxem_dl.patterns.probes import Probe
+from pyxem_dl.preprocessing import usable_patterns
 
 # Patterns that are searched at once; on a CPU so few that they stay in its cache
-_PORTION = {"cpu": 4, "other": 64}
+_MICRO_BATCH = {"cpu": 4, "other": 64}
 # Disks that are multiplied with weights at once
 _BLOCK = 64
 # The kernel reaches to so many radii, and a pixel more
@@ -70,6 +72,9 @@ class DiskMatcher:
         Where the patterns are.
     """
 
+    #: Patterns that a core computes at once
+    micro_batch = _MICRO_BATCH["cpu"]
+
     def __init__(
         self,
         probe: Probe,
@@ -90,10 +95,12 @@ class DiskMatcher:
         self.min_distance = max(2.0, probe.radius) if min_distance is None else min_distance
         self.device = torch.device(device)
         self.valid = torch.ones(shape) if signal_mask is None else (~signal_mask).float().cpu()
+        masked = not bool(self.valid.all())
         self._half = math.ceil(_KERNEL_RADII * probe.radius + 1)
         self._transform_shape = [next_fast_len(n + 2 * self._half, real=True) for n in shape]
         template, window = _template(probe, self._half), _soft_disk(_KERNEL_RADII * probe.radius + 1, self._half)
         self._prepare(template * window, window)
+        self._mask = self.valid == 0 if masked else None
         self._fit = _fit_matrix(probe).to(self.device)
         self._apertures = _aperture_grid(probe.radius).to(self.device)
 
@@ -112,6 +119,14 @@ class DiskMatcher:
         self._norm = (t2 - t**2 / w).clamp_min(1e-6 * float((template**2).sum())).to(self.device)
         self._template, self._window = (kernel.to(self.device) for kernel in kernels[:2])
         self.valid = self.valid.to(self.device)
+
+    def to(self, device: torch.device | str) -> DiskMatcher:
+        """Move everything to a device; returns the matcher itself."""
+        self.device = torch.device(device)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, value.to(self.device))
+        return self
 
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(x, s=self._transform_shape)
@@ -155,21 +170,23 @@ class DiskMatcher:
         intensity : tensor, shape (n, m)
             Of each disk above its background.
         """
-        size = _PORTION["cpu" if self.device.type == "cpu" else "other"]
+        size = _MICRO_BATCH["cpu" if self.device.type == "cpu" else "other"]
 
-        def match(portion):
-            # the size of a portion must not show in the answers
-            return tuple(x[: len(portion)] for x in self._match(filled_up(portion, size)))
+        def match(micro_batch):
+            # the size of a micro-batch must not show in the disks
+            return tuple(x[: len(micro_batch)] for x in self._match(padded(micro_batch, size)))
 
-        row, column, value, valid, intensity = in_portions(match, size, self.device, patterns)
-        width = max(1, int(valid.sum(1).max())) if len(valid) else 1
-        found = Maxima(*(x[:, :width] for x in (row, column, value, valid)))
-        return found, intensity[:, :width]
+        row, column, value, valid, intensity = in_micro_batches(match, size, self.device, patterns)
+        found = Maxima(row, column, value, valid)
+        if self.device.type == "cpu":  # a device is not waited for
+            width = max(1, int(valid.sum(1).max())) if len(valid) else 1
+            found, intensity = Maxima(*(x[:, :width] for x in found)), intensity[:, :width]
+        return found, intensity
 
     def _match(self, patterns: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Find the disks of a portion: fields of ``Maxima`` and intensity, all (n, max_peaks)."""
+        """Find the disks of a micro-batch: fields of ``Maxima`` and intensity, all (n, max_peaks)."""
         with computing(self.device):
-            patterns, usable = usable_patterns(patterns, None if bool(self.valid.all()) else self.valid == 0)
+            patterns, usable = usable_patterns(patterns, self._mask)
             # the fourth root: the inside of a disk counts less, and its outline more
             compressed = patterns.sqrt().sqrt()
             threshold = torch.where(usable, self.threshold, math.inf)
@@ -178,7 +195,7 @@ class DiskMatcher:
             # a maximum on the border may be the flank of a disk that lies beyond
             inside = (found.row > 0.5) & (found.row < self.shape[0] - 1.5)
             found = found.select(inside & (found.column > 0.5) & (found.column < self.shape[1] - 1.5))
-            pattern, rank = found.valid.nonzero(as_tuple=True)
+            pattern, rank = places_to_look_at(found.valid)
             position = torch.stack([found.row, found.column], -1)[pattern, rank]
             if self.subpixel:
                 position = self._fitted(compressed, pattern, position)
@@ -186,7 +203,9 @@ class DiskMatcher:
             intensity = torch.zeros_like(found.value)
             intensity[pattern, rank] = self._intensities(patterns, pattern, position)
             missing = self.max_peaks - found.row.shape[1]
-            return tuple(pad(x, (0, missing)) for x in (*found, intensity))
+            # what was looked at and was no disk stays 0
+            row, column, intensity = (torch.where(found.valid, x, 0) for x in (found.row, found.column, intensity))
+            return tuple(pad(x, (0, missing)) for x in (row, column, found.value, found.valid, intensity))
 
     def _fitted(self, compressed, pattern, position) -> torch.Tensor:
         """Move positions (p, 2) by a linear fit of the disk, of gradients inside, and of the motion of its edge."""
@@ -201,8 +220,8 @@ class DiskMatcher:
         # a fit that ran away was none; beside the border it knows too little
         reach = max(1.0, 0.3 * self.probe.radius)
         near = ((position - start).abs() < reach).all(1)
-        low, high = start.new_tensor([half, half]), start.new_tensor(self.shape) - 1 - half
-        near &= ((start >= low) & (start <= high)).all(1)
+        for at, size in zip(start.unbind(1), self.shape, strict=True):
+            near &= (at >= half) & (at <= size - 1 - half)
         return torch.where(near[:, None], position, start)
 
     def _intensities(self, patterns, pattern, position) -> torch.Tensor:
@@ -222,6 +241,8 @@ def _products(patches: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Sum patches (p, pixels) with weights (m, pixels): (p, m), the same for a disk whatever others there are."""
     if not len(patches):
         return patches.new_zeros(0, len(weights))
+    if patches.device.type != "cpu":  # there are always as many
+        return patches @ weights.T
     return in_blocks(lambda block: (block @ weights.T,), _BLOCK, patches)[0]
 
 
@@ -233,13 +254,9 @@ def _template(probe: Probe, half: int) -> torch.Tensor:
     return image / image.max()
 
 
-def _distances(half: int) -> torch.Tensor:
-    grid = torch.arange(-half, half + 1, dtype=torch.float32)
-    return torch.hypot(grid[:, None], grid[None])
-
-
 def _soft_disk(radius: float, half: int) -> torch.Tensor:
-    return (radius + 0.5 - _distances(half)).clamp(0, 1)
+    grid = torch.arange(-half, half + 1, dtype=torch.float32)
+    return soft_disk(torch.hypot(grid[:, None], grid[None]), radius)
 
 
 def _fit_matrix(probe: Probe) -> torch.Tensor:

@@ -6,12 +6,12 @@ import os
 import platform
 import re
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from pyxem_dl.models import CARD, PRETRAINED, load_model
+from pyxem_dl.models import load_model
+from pyxem_dl.training.running import versions
 
 _PACKAGES = ("pyxem-dl", "torch", "hyperspy", "pyxem", "orix", "diffsims", "numpy", "dask")
 
@@ -51,7 +51,7 @@ def context(device: str, threads: int) -> dict:
         "gpu": gpu,
         "python": platform.python_version(),
         "system": platform.system(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions(_PACKAGES),
     }
 
 
@@ -64,17 +64,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        from pyxem_dl import __version__
-
-        return __version__ if package == "pyxem-dl" else "?"
-
-
 def training_of(model: str) -> dict:
-    """Tell how long a model was trained, and where, from its card.
+    """Tell how long a model was trained, and where, as its ``config.json`` has it.
 
     Parameters
     ----------
@@ -86,14 +77,10 @@ def training_of(model: str) -> dict:
     dict
         ``parameters`` (count), and where they are known ``patterns``, ``minutes`` and ``hardware``.
     """
-    folder = PRETRAINED / model if (PRETRAINED / model).is_dir() else Path(model)
-    found = {"parameters": sum(p.numel() for p in load_model(model).network.parameters())}
-    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    stages = re.findall(r"^\| (?:propose|verify|detect|place) \| (\d+) \| ([\d,]+) \|$", card, re.MULTILINE)
-    if stages:
-        found["minutes"] = sum(int(minutes) for minutes, _ in stages)
-        found["patterns"] = sum(int(patterns.replace(",", "")) for _, patterns in stages)
-    where = re.search(r"each seen once, on (.+?), (\S+):$", card, re.MULTILINE)
-    if where:
-        found |= {"hardware": where[1], "precision": where[2]}
+    model = load_model(model)
+    found = {"parameters": sum(p.numel() for p in model.network.parameters())}
+    if model.provenance:
+        stages = model.provenance["stages"]
+        found |= {key: round(sum(stage[key] for stage in stages)) for key in ("minutes", "patterns")}
+        found |= {key: model.provenance[key] for key in ("hardware", "precision")}
     return found

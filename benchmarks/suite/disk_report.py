@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyxem_dl.benchmark.tables import header, line, percent
+from suite.tables import header, line, percent
 
 #: F1 and position error (px) asked of the network, and reached by py4DSTEM 0.14's correlation at the best of its
 #: thresholds for each material and number of electrons: measured before, with other code

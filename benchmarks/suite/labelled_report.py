@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyxem_dl.benchmark.tables import degrees, header, line, percent
+from suite.tables import degrees, header, line, percent
 
 
 def labelled_table(title: str, explanation: str):

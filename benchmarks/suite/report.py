@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pyxem_dl.benchmark.datasets import EMPTY
-from pyxem_dl.benchmark.disk_report import disk_tables
-from pyxem_dl.benchmark.labelled_report import LABELLED_TABLES
-from pyxem_dl.benchmark.tables import degrees as _degrees, header as _header, line as _line, percent as _percent
+from suite.datasets import EMPTY
+from suite.disk_report import disk_tables
+from suite.labelled_report import LABELLED_TABLES
+from suite.tables import degrees as _degrees, header as _header, line as _line, percent as _percent
 
 _KINEMATICAL = "kinematical Al"
 _AL_4, _AL_3 = ("multislice Al, 10⁴ scattered electrons", "multislice Al, 10³ scattered electrons")
@@ -70,7 +70,7 @@ def markdown(content: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_INTRODUCTION = """Written by `pyxem-dl benchmark`; the numbers are also in `results.json`. Letters name the run
+_INTRODUCTION = """Written by `python -m suite`; the numbers are also in `results.json`. Letters name the run
 (below). Accuracies are given strict and modulo 180° about the beam, which zero-order spots alone cannot tell apart;
 patterns that are not indexed count as wrong, and medians are over those that are indexed. Rows in *italics* are quoted,
 not run."""

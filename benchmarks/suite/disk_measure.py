@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.benchmark import datasets
-from pyxem_dl.benchmark.datasets import CUBES, EMPTY, region
-from pyxem_dl.benchmark.disks import BraggDisks, bragg_disks, score
-from pyxem_dl.benchmark.measure import patterns_per_second
 from pyxem_dl.frames import Calibration
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.scans import make_signal
+from suite import datasets
+from suite.datasets import CUBES, EMPTY, region
+from suite.disks import BraggDisks, bragg_disks, score
+from suite.measure import patterns_per_second
 
 # Positions of the MgO scan that are looked at in each region
 _MGO_POSITIONS = 150

@@ -1,20 +1,4 @@
-"""Predictors x data with known answers: one table.
-
-Parts, each with a fixed seed, on data that no bundled model has seen:
-
-* ``kinematical``: fresh noisy patterns of aluminium, spots from diffsims, drawn with NumPy.
-* ``multislice``: dynamical patterns of Al and LiNiO2 with exact truth, at two doses.
-* ``mgo``: a real scan, with cubes, vacuum and carbon film whose places are known.
-* ``speed``: from a lazy signal to the crystal map.
-* ``disks``: Bragg disks with exact truth, on the real scan, strain of a multilayer, and speed.
-* ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
-* ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a
-  simulated polycrystal and on the real scan that template matching has labelled; their models are thrown away.
-
-A predictor is a function from a signal to a crystal map: to add one, add a line to ``_predictors``; what finds disks is
-a function from a signal and a probe to vectors, see ``_finders``.  Every accuracy
-is given twice, strict and modulo 180 degrees about the beam; patterns that are not indexed count as wrong.
-"""
+"""Run the parts of the benchmark, and keep their rows."""
 
 from __future__ import annotations
 
@@ -23,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from pyxem_dl import data as sample_data
-from pyxem_dl.benchmark import datasets, disk_measure, disks, labelled, measure, report
-from pyxem_dl.benchmark.machine import context, training_of, use_threads
 from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
+from suite import datasets, disk_measure, disks, labelled, measure, report
+from suite.machine import context, training_of, use_threads
 
 SECTIONS = ("kinematical", "multislice", "mgo", "speed", "disks", "vectors")
 #: Parts that train, and take hours: done where they are asked for
@@ -83,7 +67,7 @@ def run(
             raise ValueError(f"Unknown {name} {', '.join(sorted(unknown))}; known: {', '.join(known)}.")
     data, output = Path(data), Path(output)
     if not data.is_dir():
-        raise FileNotFoundError(f"There is no folder {data}: give the benchmark data, as --data ../shared/data.")
+        raise FileNotFoundError(f"There is no folder {data}: give the benchmark data, as --data FOLDER.")
     use_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
     results = Results(output / "results.json", context(device, threads))

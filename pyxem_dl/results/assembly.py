@@ -1,0 +1,127 @@
+"""Crystal maps of what a step found: an assembly knows all that a map needs beside the arrays, and fits into a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyxem_dl.checks import thresholds
+from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.results.maps import reliability, to_crystal_map
+from pyxem_dl.scans import Collected, Field, Positions
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedMap:
+    """Makes the map of a network's predictions.
+
+    Parameters
+    ----------
+    positions : Positions
+        Of the scan.
+    phases : list of orix.crystal_map.Phase
+        In the order of the network's.
+    n_best : int
+        Orientations to keep for each position.
+    thresholds : dict
+        A pattern is not indexed if the probability of a crystal is below ``crystal``, or that of the best orientation
+        below ``score``.
+    """
+
+    positions: Positions
+    phases: list
+    n_best: int
+    thresholds: dict
+
+    kind = "predicted orientations"
+
+    @staticmethod
+    def fields(n_best: int, with_spread: bool) -> dict[str, Field]:
+        """List what a network gives for each pattern: rotations, their scores, and whether there is a crystal."""
+        fields = {
+            "rotations": Field((n_best, 4), "float32"), "phase_id": Field((n_best,), "int64"),
+            "scores": Field((n_best,), "float32"), "crystal": Field((), "float32"),
+        }  # fmt: skip
+        return fields | ({"spread": Field((), "float32")} if with_spread else {})
+
+    def __call__(self, found: Collected):
+        """Crystal map of what was found; what is not done is not in its data."""
+        rotations, phase_id, scores, crystal = (
+            found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
+        )
+        prop = {}
+        if scores.shape[1] > 1:
+            prop["reliability"] = reliability(scores)
+        if "spread" in found.arrays:
+            prop["spread"] = found.arrays["spread"].astype(float)
+        indexed = (crystal > 0) & (crystal >= self.thresholds.get("crystal", 0.5))
+        indexed &= scores[:, 0] >= self.thresholds.get("score", 0.0)
+        kept = slice(self.n_best)
+        return to_crystal_map(
+            self.positions, rotations[:, kept], phase_id[:, kept], scores[:, kept], self.phases,
+            indexed=indexed, is_in_data=found.done, prop=prop,
+        )  # fmt: skip
+
+    def to_dict(self) -> dict:
+        """Plain numbers and texts for a file."""
+        return {
+            "positions": self.positions.to_dict(), "phases": [phase_to_dict(phase) for phase in self.phases],
+            "n_best": self.n_best, "thresholds": {k: float(v) for k, v in self.thresholds.items()},
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, entry: dict) -> PredictedMap:
+        """Read what :meth:`to_dict` gave."""
+        limits = dict(entry["thresholds"])
+        thresholds(limits, "The store", ("crystal", "score"))
+        phases = [phase_from_dict(each) for each in entry["phases"]]
+        return cls(Positions.from_dict(entry["positions"]), phases, int(entry["n_best"]), limits)
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedMap:
+    """Makes the map of what template matching found.
+
+    Parameters
+    ----------
+    positions : Positions
+        Of the scan.
+    phases : list of orix.crystal_map.Phase
+        In the order of the templates'.
+    """
+
+    positions: Positions
+    phases: list
+
+    kind = "matched orientations"
+
+    @staticmethod
+    def fields(n_best: int) -> dict[str, Field]:
+        """List what a matcher gives for each pattern; see :class:`~pyxem_dl.results.modes.Match`."""
+        return {
+            "rotations": Field((n_best, 4), "float32"), "phase_id": Field((n_best,), "int64"),
+            "scores": Field((n_best,), "float32"), "simulation_indices": Field((n_best,), "int64"),
+            "reliability": Field((), "float32"),
+        }  # fmt: skip
+
+    def __call__(self, found: Collected):
+        """Crystal map of what was found; what is not done is not in its data."""
+        arrays = found.arrays
+        indices = arrays["simulation_indices"]
+        return to_crystal_map(
+            self.positions, arrays["rotations"], arrays["phase_id"], arrays["scores"], self.phases,
+            indexed=arrays["phase_id"][:, 0] >= 0, is_in_data=found.done,
+            prop={
+                "reliability": arrays["reliability"].astype(float),
+                "simulation_indices": indices[:, 0] if indices.shape[1] == 1 else indices,
+            },
+        )  # fmt: skip
+
+    def to_dict(self) -> dict:
+        """Plain numbers and texts for a file."""
+        phases = [phase_to_dict(phase) for phase in self.phases]
+        return {"positions": self.positions.to_dict(), "phases": phases}
+
+    @classmethod
+    def from_dict(cls, entry: dict) -> MatchedMap:
+        """Read what :meth:`to_dict` gave."""
+        return cls(Positions.from_dict(entry["positions"]), [phase_from_dict(each) for each in entry["phases"]])

@@ -1,0 +1,78 @@
+"""Results from the stores to which they were written as they came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyxem_dl.messages import warn
+from pyxem_dl.results.assembly import MatchedMap, PredictedMap
+from pyxem_dl.results.map_files import save_map
+from pyxem_dl.results.vector_files import save_vectors
+from pyxem_dl.results.vectors import VectorsAssembly
+from pyxem_dl.scans import ResultStore
+
+_ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, VectorsAssembly)}
+
+
+def open_result(path: str | Path):
+    """Open the result of a call with ``output="....zarr"``.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Of the store; of ``<file>.partial`` for what is done of a file that is not whole.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap or pyxem.signals.DiffractionVectors
+        What the call returned; or as much of it as is done.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    ValueError
+        For what is no store, is damaged, or was written by a later version of pyxem_dl.
+
+    Warns
+    -----
+    UserWarning
+        If the work is not finished, with both numbers; for blocks that are damaged.
+    """
+    path = Path(path)
+    store = ResultStore.open(path)
+    contents = store.contents
+    if contents.kind not in _ASSEMBLIES:
+        raise ValueError(f"{path} holds {contents.kind!r}, which this version of pyxem_dl does not know.")
+    try:
+        assembly = _ASSEMBLIES[contents.kind].from_dict(contents.about)
+        result = assembly(store.collected)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged: its description cannot be used ({error!r}).") from error
+    n, done = contents.n_wanted, store.collected.n_done
+    if done < n:
+        warn(f"{done} of {n} patterns are done in {path}: the rest is not in the data. Repeat the call to finish it.")
+    return result
+
+
+def convert_result(path: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a stored result into a file of another kind.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Of the store.
+    output : str or pathlib.Path
+        ``.h5``, ``.ang`` or ``.ctf`` for orientations; ``.hspy``, ``.zspy``, ``.h5``, ``.hdf5`` or ``.emd`` for
+        vectors.
+    overwrite : bool
+        Replace a file that is there.
+
+    Returns
+    -------
+    pathlib.Path
+        `output`.
+    """
+    result = open_result(path)
+    save = save_map if hasattr(result, "rotations") else save_vectors
+    return save(output, result, overwrite=overwrite)

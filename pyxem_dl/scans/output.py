@@ -1,0 +1,374 @@
+"""Results as they come, in a zarr store: one chunk for each block and field, and nothing is ever written twice.
+
+A block is done when the chunk of ``done`` is there, which is written after those of all its fields; each chunk is
+written to a temporary file that then gets its name.  So whatever ends a run, the store holds whole blocks, and, where
+there was time (Ctrl-C, an error), what was done of others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pyxem_dl.checks import read_json
+from pyxem_dl.messages import warn
+from pyxem_dl.scans.blocks import Blocks
+from pyxem_dl.scans.steps import Collected, Field, Part, Rows
+
+#: Version of the layout; a store with a larger one is not read
+FORMAT = 1
+_ATTRIBUTE = "pyxem_dl"
+_DONE, _DONE_FIELD = "done", Field((), "bool")
+# Positions and bytes of a store that somebody else made: beyond, it is no scan
+_MOST_POSITIONS, _MOST_BYTES_OF_A_PATTERN = 2**33, 2**20
+_MOST_AXES, _MOST_FIELDS, _MOST_ATTRIBUTES = 2, 64, 64 * 2**20
+# Bytes of a pattern's rows, on average over a block
+_MOST_RAGGED = 2**20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a store says of itself.
+
+    Parameters
+    ----------
+    kind : str
+        Which verb's results these are.
+    fingerprint : str
+        Of all that they depend on.
+    blocks : Blocks
+        How the scan is cut.
+    fields : dict of str to Field
+        What there is for each position.
+    about : dict
+        What the result needs beside the arrays; plain numbers and texts.
+    n_wanted : int
+        How many positions are not excluded.
+    """
+
+    kind: str
+    fingerprint: str
+    blocks: Blocks
+    fields: dict[str, Field]
+    about: dict
+    n_wanted: int
+
+    def to_dict(self) -> dict:
+        """For the attributes of the store."""
+        from pyxem_dl import __version__
+
+        return {
+            "format": FORMAT, "package_version": __version__, "kind": self.kind, "fingerprint": self.fingerprint,
+            "shape": list(self.blocks.shape), "block": list(self.blocks.size),
+            "fields": {name: [list(f.shape), f.dtype, f.ragged] for name, f in self.fields.items()},
+            "about": self.about, "n_wanted": self.n_wanted,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, entry: dict, where: Path) -> Contents:
+        """Read what :meth:`to_dict` gave; a ValueError for what it cannot have given."""
+        version = entry.get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise ValueError(
+                f"{where} was written by pyxem_dl {entry.get('package_version')}, in format {version}; this version "
+                f"reads up to {FORMAT}. Update pyxem_dl, or give another name."
+            )
+        try:
+            fields = {str(name): _field(*values) for name, values in entry["fields"].items()}
+            shape, block = (tuple(_whole(n) for n in entry[key]) for key in ("shape", "block"))
+            about, kind = dict(entry["about"]), str(entry["kind"])
+            fingerprint, n_wanted = str(entry["fingerprint"]), _whole(entry["n_wanted"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{where} is damaged: its attributes cannot be read ({error!r}).") from error
+        if not (
+            version == FORMAT and 1 <= len(shape) <= _MOST_AXES and len(block) == len(shape)
+            and np.prod(shape, dtype=float) <= _MOST_POSITIONS and len(fields) <= _MOST_FIELDS
+            and all(b <= n for b, n in zip(block, shape))
+        ):  # fmt: skip
+            raise ValueError(f"{where} is damaged: its attributes describe no scan.")
+        return cls(kind, fingerprint, Blocks(shape, block), fields, about, n_wanted)
+
+
+def _field(shape, dtype, ragged) -> Field:
+    shape = tuple(_whole(n) for n in shape)
+    if np.dtype(dtype).kind not in "biuf" or np.prod(shape, dtype=float) > _MOST_BYTES_OF_A_PATTERN:
+        raise ValueError(f"no field: {shape}, {dtype}")
+    return Field(shape, str(dtype), bool(ragged))
+
+
+def _whole(n) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"{n!r} is no whole number of at least 1")
+    return n
+
+
+class ResultStore:
+    """Results of a scan on the disk.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the store, a folder.
+    contents : Contents
+        What it holds, or will hold.
+    collected : Collected
+        The same in memory; what is written is taken from it.
+    """
+
+    def __init__(self, path: Path, contents: Contents, collected: Collected) -> None:
+        self.path, self.contents, self.collected = path, contents, collected
+        self.fields = dict(contents.fields)
+        self._kept = np.zeros(len(contents.blocks), np.int64)  # positions of each block that are on the disk
+        self._has_warned = False
+        self._missing: np.ndarray | None = None  # how many positions of each block are still to be done
+
+    # ---------------------------------------------------------------- the folder
+    @classmethod
+    def create(cls, path: Path, contents: Contents, collected: Collected) -> ResultStore:
+        """Make an empty store: its description, which is written last, makes it one."""
+        import zarr
+
+        store = cls(path, contents, collected)
+        path.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
+        for name, field in (contents.fields | {_DONE: _DONE_FIELD}).items():
+            _make_array(group, name, field, contents.blocks)
+        group.attrs[_ATTRIBUTE] = contents.to_dict()
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> ResultStore:
+        """Open a store and read what is done.
+
+        Raises
+        ------
+        ValueError
+            For a folder that is none, is damaged, or was written by a later version.
+
+        Warns
+        -----
+        UserWarning
+            For blocks that are damaged: they count as not done.
+        """
+        contents = read_contents(path)
+        store = cls(path, contents, Collected(int(np.prod(contents.blocks.shape)), contents.fields))
+        store._read_all()
+        return store
+
+    @property
+    def n_kept(self) -> int:
+        """How many positions are on the disk."""
+        return int(self._kept.sum())
+
+    def expect(self, wanted: np.ndarray) -> None:
+        """Say which positions (n,) will be done in all."""
+        blocks = self.contents.blocks
+        self._missing = np.zeros(len(blocks), np.int64)
+        np.add.at(self._missing, blocks.of(np.flatnonzero(wanted & ~self.collected.done)), 1)
+
+    def add(self, part: Part) -> None:
+        """Take results that are in :attr:`collected` already; write each block that they complete."""
+        which, counts = np.unique(self.contents.blocks.of(part.indices), return_counts=True)
+        self._missing[which] -= counts
+        for i in which[self._missing[which] == 0].tolist():
+            try:
+                self._write(i)
+            except OSError as error:
+                self._note(error)
+
+    def _note(self, error: OSError) -> None:
+        if not self._has_warned:
+            warn(
+                f"{self.path} could not be written ({error}): {self.collected.n_done} patterns are done and in memory, "
+                f"{self.n_kept} of them are in the file. Free some space; saving is tried again."
+            )
+        self._has_warned = True
+
+    def finish(self) -> OSError | None:
+        """Write what is not written: blocks that an interrupted run began, and those for which there was no room.
+
+        Returns
+        -------
+        OSError or None
+            Why something still cannot be written.
+        """
+        blocks = self.contents.blocks
+        done = np.bincount(blocks.of(np.flatnonzero(self.collected.done)), minlength=len(blocks))
+        for i in np.flatnonzero(done > self._kept).tolist():
+            try:
+                self._write(i)
+            except OSError as error:
+                return error
+        return None
+
+    # ---------------------------------------------------------------- chunks
+    @cached_property
+    def _group(self):
+        import zarr
+
+        return zarr.open_group(zarr.DirectoryStore(str(self.path)), mode="r+")
+
+    def _write(self, i: int) -> None:
+        group, blocks = self._group, self.contents.blocks
+        indices, box = blocks.indices(i), blocks.box(i)
+        shape = tuple(s.stop - s.start for s in box)
+        done = self.collected.done[indices]
+        for name, field in self.fields.items():
+            if field.ragged:
+                values = np.empty(len(indices), dtype=object)
+                values[:] = [_bytes(table, field) for table in self.collected.tables(name, field.shape)[indices]]
+                values = values.reshape(shape)
+            else:
+                values = self.collected.arrays[name][indices].reshape(*shape, *field.shape)
+            group[name][box] = values
+        group[_DONE][box] = done.reshape(shape)
+        self._kept[i] = done.sum()
+
+    def _read_all(self) -> None:
+        """Put what is done into :attr:`collected`; what cannot be read is not done."""
+        damaged = []
+        group, blocks = self._group, self.contents.blocks
+        _check_arrays(self.path, self.contents)
+        for i in range(len(blocks)):
+            if not self._is_there(i):
+                continue
+            try:
+                self.collected.add(self._read(group, i))
+            except Exception as error:  # whatever the decoder says of bytes that are no chunk
+                damaged.append((i, error))
+        self._kept = np.bincount(blocks.of(np.flatnonzero(self.collected.done)), minlength=len(blocks))
+        if damaged:
+            n = sum(len(blocks.indices(i)) for i, _ in damaged)
+            warn(
+                f"{len(damaged)} of {len(blocks)} blocks in {self.path} are damaged "
+                f"({type(damaged[0][1]).__name__}: {damaged[0][1]}): their {n} positions count as not done."
+            )
+
+    def _chunk(self, name: str, field: Field, i: int) -> Path:
+        """File of a block's chunk."""
+        key = ".".join(str(int(p)) for p in np.unravel_index(i, self.contents.blocks.grid))
+        return self.path / name / (key + ("" if field.ragged else ".0" * len(field.shape)))
+
+    def _is_there(self, i: int) -> bool:
+        """Whether a block has all its chunks."""
+        fields = self.fields | {_DONE: _DONE_FIELD}
+        return all(self._chunk(name, field, i).is_file() for name, field in fields.items())
+
+    def _check_size(self, name: str, field: Field, i: int) -> None:
+        """Refuse a chunk that would become larger than it can be, before it is unpacked."""
+        from numcodecs.blosc import cbuffer_sizes
+
+        with open(self._chunk(name, field, i), "rb") as file:
+            nbytes, *_ = cbuffer_sizes(file.read(16))
+        n = math.prod(self.contents.blocks.size)
+        most = n * _MOST_RAGGED if field.ragged else n * math.prod(field.shape) * np.dtype(field.dtype).itemsize + 4
+        if nbytes > most:
+            raise ValueError(f"a chunk of {nbytes} bytes, where at most {most} are possible")
+
+    def _read(self, group, i: int) -> Part:
+        blocks = self.contents.blocks
+        indices, box = blocks.indices(i), blocks.box(i)
+        done = group[_DONE][box].reshape(-1)
+        arrays = {}
+        for name, field in self.fields.items():
+            self._check_size(name, field, i)
+            values = group[name][box]
+            if field.ragged:
+                tables = [_table(each, field) for each in values.reshape(-1)[done]]
+                arrays[name] = Rows.of(tables) if tables else Rows(np.zeros(0, int), np.zeros((0, *field.shape)))
+            else:
+                arrays[name] = values.reshape(len(indices), *field.shape)[done]
+        return Part(indices[done], arrays)
+
+
+def _table(raw, field: Field) -> np.ndarray:
+    if not isinstance(raw, bytes):
+        raise ValueError("no rows")
+    return np.frombuffer(raw, dtype=field.dtype).reshape(-1, *field.shape)
+
+
+def _codecs(field: Field) -> dict:
+    """How an array is written; other ways are not read, for some of zarr's (pickles) run what they read."""
+    import numcodecs
+
+    packed = {"filters": [numcodecs.CRC32()], "compressor": numcodecs.Blosc("zstd", 1)}
+    if field.ragged:
+        return {"dtype": object, "object_codec": numcodecs.VLenBytes(), **packed}
+    return {"dtype": field.dtype, **packed}
+
+
+def _layout(field: Field, blocks: Blocks) -> dict:
+    further = () if field.ragged else field.shape
+    return {"shape": (*blocks.shape, *further), "chunks": (*blocks.size, *further)}
+
+
+def _make_array(group, name: str, field: Field, blocks: Blocks) -> None:
+    fill = {} if field.ragged else {"fill_value": 0}
+    # an object array's chunk of empty tables would be left out otherwise, and look as if it were not done
+    group.create_dataset(name, **_layout(field, blocks), **_codecs(field), **fill, write_empty_chunks=True)
+
+
+def _check_arrays(path: Path, contents: Contents) -> None:
+    """Make sure that arrays are as we make them before any of their bytes is decoded."""
+    for name, field in (contents.fields | {_DONE: _DONE_FIELD}).items():
+        where = path / name / ".zarray"
+        found = _read_json(where) if where.is_file() else {}
+        codecs, layout = _codecs(field), _layout(field, contents.blocks)
+        filters = ([codecs["object_codec"]] if field.ragged else []) + codecs["filters"]
+        expected = {
+            "shape": list(layout["shape"]), "chunks": list(layout["chunks"]),
+            "filters": [each.get_config() for each in filters],
+            "compressor": codecs["compressor"].get_config(), "zarr_format": 2,
+            "dtype": "|O" if field.ragged else np.dtype(field.dtype).str, "order": "C",
+        }  # fmt: skip
+        wrong = [key for key, value in expected.items() if found.get(key) != value]
+        if wrong or found.get("dimension_separator", ".") != ".":
+            raise ValueError(f"{where.parent} is damaged, or no array of pyxem_dl's: {', '.join(wrong)}.")
+
+
+def _read_json(path: Path):
+    if path.stat().st_size > _MOST_ATTRIBUTES:
+        raise ValueError(f"{path} is damaged: it is larger than {_MOST_ATTRIBUTES} bytes.")
+    return read_json(path.read_text(encoding="utf-8", errors="replace"), path)
+
+
+def _bytes(table: np.ndarray, field: Field) -> bytes:
+    return np.ascontiguousarray(table, dtype=field.dtype).tobytes()
+
+
+def read_contents(path: Path) -> Contents:
+    """Read what a store says of itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    ValueError
+        For what is no store of ours, is damaged, or was written by a later version.
+    """
+    path = Path(path)
+    attributes = path / ".zattrs"
+    if not path.exists():
+        raise FileNotFoundError(f"There is no store {str(path)!r}.")
+    if not attributes.is_file():
+        raise ValueError(f"{path} is no store of pyxem_dl's results.")
+    entry = _read_json(attributes)
+    entry = entry.get(_ATTRIBUTE) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path} is no store of pyxem_dl's results.")
+    return Contents.from_dict(entry, path)
+
+
+def is_store(path: Path) -> bool:
+    """Whether there is a store of results, whole or damaged."""
+    try:
+        read_contents(path)
+    except FileNotFoundError:
+        return False
+    except (ValueError, OSError):
+        return (Path(path) / ".zgroup").exists()
+    return True

@@ -311,7 +311,7 @@ COARSE = ("high", "medium", "tf32", "bf16", True)
 PROGRAM = f"""
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from pyxem_dl.models.computing import computing
+from pyxem_dl.devices import computing
 from pyxem_dl.rotations import full_float32, matmul
 
 def read(switch):

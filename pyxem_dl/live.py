@@ -34,6 +34,8 @@ from pyxem_dl.scans.sent import SentStep
 __all__ = ["OrientationUDF", "StepUDF", "follow"]
 
 _DONE = "done"
+# More modes than this no distribution has
+_MOST_CANDIDATES = 100
 
 
 class StepUDF(UDF):
@@ -152,8 +154,8 @@ class OrientationUDF(StepUDF):
     n_best : int
         Number of separated orientations to keep for each position.
     signal_mask : array of bool, shape (rows, columns), optional
-        True where the detector is excluded; :func:`pyxem_dl.find_bad_pixels` finds it in an earlier scan.  With `flip_y`
-        it is that of the turned frames, as HyperSpy shows them, as is the calibration.
+        True where the detector is excluded; :func:`pyxem_dl.find_bad_pixels` finds it in an earlier scan.  With
+        `flip_y` it is that of the turned frames, as HyperSpy shows them, as is the calibration.
     flip_y, device, batch_size
         As in :class:`StepUDF`.
 
@@ -179,7 +181,7 @@ class OrientationUDF(StepUDF):
         device: str = "auto",
         batch_size: int | None = None,
     ) -> None:
-        n_best = whole_number("n_best", n_best, 1, 100)
+        n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
         model = load_model(model)
         if not isinstance(model, (OrientationModel, OrientationEnsemble)):
             raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")

@@ -24,7 +24,7 @@ LAYERS = (
     ("models", "scans"),
     ("results",),
     ("orientation", "bragg_vectors", "template_matching", "training", "data"),
-    ("plot", "study", "evaluation"),
+    ("plot", "study", "live", "evaluation"),
     ("signals", "gui", "demo"),
     ("commands",),
     ("__main__",),

@@ -312,8 +312,7 @@ class _Data:
         usable = known.known & (known.phase_id >= 0)
         region, border = hold_out_region(known.shape, usable, plan["share"], plan["seed"])
         self.region = region & usable
-        self.training_labels = copied_map(self.labels)
-        self.training_labels.is_in_data = self.labels.is_in_data & ~region & ~border
+        self.training_labels = copied_map(self.labels, self.labels.is_in_data & ~region & ~border)
         self.shape = known.shape
         n, n_true = self.labels.is_in_data.size, self.reference.is_in_data.size
         if n != n_true:
@@ -346,9 +345,7 @@ class _Data:
 
     def of_region(self, xmap):
         """Make a map of nothing but the region."""
-        part = copied_map(xmap)
-        part.is_in_data = self.region.copy()
-        return part
+        return copied_map(xmap, self.region)
 
     def predict(self, model, device: str):
         """Predict the region, all of it."""

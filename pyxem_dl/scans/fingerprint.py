@@ -16,7 +16,7 @@ _LOOKED_AT_BYTES, _LOOKED_AT = 64 * 2**20, 32
 
 
 def fingerprint(data, settings, arrays, source=None) -> str:
-    """Hash what answers depend on.
+    """Hash what results depend on.
 
     Parameters
     ----------

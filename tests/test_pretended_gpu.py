@@ -11,11 +11,11 @@ from fake_network import make_phase
 from pretend_device import pretend_device
 
 from pyxem_dl import rotations as rot
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.patterns import Probe, find_maxima
+from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.preprocessing import CartesianPreprocessing, find_direct_beam
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator

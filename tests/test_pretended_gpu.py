@@ -280,11 +280,11 @@ def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device
     simulator(4)
     device.waits.clear()
     device.uploads.clear()
-    n_filled = -sum(shelf is not None for shelf in simulator._shelves)
+    n_filled = -sum(pool is not None for pool in simulator._pools)
     for _ in range(5):
         made = simulator(4)
         assert made.patterns.held.isfinite().all() and made.electrons.held.amax(1).gt(0).all()
-    n_filled += sum(shelf is not None for shelf in simulator._shelves)
+    n_filled += sum(pool is not None for pool in simulator._pools)
     assert not device.uploads
     assert all("linalg_matrix_exp" in place for place in device.waits)
     assert sum(device.waits.values()) <= n_filled

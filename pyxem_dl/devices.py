@@ -138,7 +138,7 @@ def on_one_core():
     """
     with _guard:
         if not _inside["n"]:
-            _inside["threads"] = torch.get_num_threads()
+            _inside["threads"] = _threads_of_torch()
         _inside["n"] += 1
     try:
         torch.set_num_threads(1)
@@ -152,6 +152,12 @@ def on_one_core():
 
 
 _guard, _inside = threading.Lock(), {"n": 0, "threads": 1}
+
+
+def _threads_of_torch() -> int:
+    """Ask torch for the number that was set last: a new thread has it, this one may still have an earlier one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
 
 
 @contextmanager

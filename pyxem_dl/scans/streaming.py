@@ -250,8 +250,11 @@ class OneByOne:
 
     def run(self, pieces) -> Iterator[Part]:
         """Results of pieces (indices, patterns)."""
-        for indices, patterns in cut(pieces, lambda: self.size):
-            yield from self.told(self.compute(indices, joined(patterns)))
+        try:
+            for indices, patterns in cut(pieces, lambda: self.size):
+                yield from self.told(self.compute(indices, joined(patterns)))
+        finally:
+            self.told([])
 
     def compute(self, indices: np.ndarray, patterns: np.ndarray) -> list[Part]:
         """Results of a batch, in several parts where it does not fit into the memory."""
@@ -326,3 +329,4 @@ class InThreads(OneByOne):
         finally:
             for future in running:
                 future.cancel()
+            self.told([])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from fake_network import make_phase
 from pretend_device import pretend_device
+from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 
 from pyxem_dl import rotations as rot
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network

@@ -13,9 +13,9 @@ RENAMED = {"spread": "uncertainty"}
 class MapProperties(CrystalMapProperties):
     """Properties of a crystal map; old names work, and warn.  Copies and parts of the map keep them."""
 
-    def __missing__(self, name: str):
+    def __getitem__(self, name: str):
         new = RENAMED.get(name)
-        if new not in self:
-            raise KeyError(name)
-        warn_of_old_name(f"xmap.prop[{name!r}]", f"xmap.prop[{new!r}]")
-        return dict.__getitem__(self, new)
+        if name not in self and new in self:
+            warn_of_old_name(f"xmap.prop[{name!r}]", f"xmap.prop[{new!r}]")
+            name = new
+        return super().__getitem__(name)

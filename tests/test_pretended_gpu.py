@@ -16,6 +16,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.patterns import Probe, find_maxima
+from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.preprocessing import CartesianPreprocessing, find_direct_beam
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
@@ -103,7 +104,7 @@ def test_a_micro_batch_of_orientations(device, patterns, mask, with_centers):
     expected = model.predict_batch(patterns, CALIBRATION, centers=centers, signal_mask=mask, n_best=2)
     model.to("cuda")
     x, mask, centers = (None if each is None else each.to("cuda") for each in (patterns, mask, centers))
-    found = settled(device, lambda: model._predict_portion(x, CALIBRATION, centers, mask, 2, 8, 0))
+    found = settled(device, lambda: model._predict_micro_batch(x, CALIBRATION, centers, mask, 2, 8, 0))
     for one, other in zip(back(found), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
     assert (found.crystal.held[2:4] == 0).all() and (found.crystal.held[:2] > 0).all()
@@ -124,7 +125,7 @@ def test_a_micro_batch_of_an_image_network(device, patterns, head):
     x, centers = patterns.to("cuda"), centers.to("cuda")
 
     def predict(n_samples):
-        return model._predict_portion(x, CALIBRATION, centers, None, 1, 8, n_samples)
+        return model._predict_micro_batch(x, CALIBRATION, centers, None, 1, 8, n_samples)
 
     predict(0)
     device.waits.clear()
@@ -227,13 +228,13 @@ def test_a_template_bank_made_on_the_device(device, patterns):
     phases = [make_phase(), make_phase("Ti", 2.95, 194, (("Ti", (1 / 3, 2 / 3, 0.25)),))]
     expected = TemplateBank.from_phases(phases, 200, 1.1, 6.0)
     bank = TemplateBank.from_phases(phases, 200, 1.1, 6.0, device="cuda")
-    for name in ("quaternions", "phase_index", "spectra", "operations"):
+    for name in ("quaternions", "phase_id", "spectra", "operations"):
         torch.testing.assert_close(getattr(bank, name).held, getattr(expected, name), atol=1e-6, rtol=1e-5)
     match = expected.match(patterns, CALIBRATION, signal_mask=MASK, n_best=2)
     x, mask = patterns.to("cuda"), MASK.to("cuda")
     found = settled(device, lambda: bank.match(x, CALIBRATION, None, mask, n_best=2))
     torch.testing.assert_close(found.scores.held, match.scores, atol=1e-5, rtol=0)
-    assert torch.equal(found.phase_index.held, match.phase_index)
+    assert torch.equal(found.phase_id.held, match.phase_id)
 
 
 def test_templates_are_simulated_in_chunks_of_bounded_memory(monkeypatch):
@@ -273,7 +274,7 @@ def test_patterns_are_simulated_without_waiting(device):
 
 
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):
-    monkeypatch.setattr(disks, "_ON_SHELF", 4)
+    monkeypatch.setattr(disks, "_IN_POOL", 4)
     monkeypatch.setattr(disks, "_SHELVES", 3)
     settings = DiskSettings(beam_stop_share=0.5, thickness=(10, 30), native_radius=(2, 4), size=48)
     simulator = DiskSimulator([make_phase()], settings=settings, seed=1, device="cuda")
@@ -311,7 +312,7 @@ COARSE = ("high", "medium", "tf32", "bf16", True)
 PROGRAM = f"""
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from pyxem_dl.models.computing import computing
+from pyxem_dl.devices import computing
 from pyxem_dl.rotations import full_float32, matmul
 
 def read(switch):

@@ -19,10 +19,11 @@ from pyxem_dl.progress import progressbar
 from pyxem_dl.scans import distributed
 from pyxem_dl.scans.blocks import Blocks, plan_blocks
 from pyxem_dl.scans.fingerprint import (
+    LOOKED_AT,
     fingerprint,
     is_in_memory,
     pattern_checksums,
-    read_patterns,
+    readable_patterns,
     source_of,
     spread,
 )
@@ -39,8 +40,12 @@ _CHECKSUM, _CHECKSUM_FIELD = "checksum", Field((), "uint64")
 _SMALLEST_FILE = 4096
 # A scan is cut into so many blocks at least, so that what an interrupted run was doing is a small part
 _FEWEST_BLOCKS = 16
+# Patterns that are compared, where the file has another date or size than when they were done: so many times more
+_MORE = 8
 # Rows of a pattern for which there must be room, at least
 _ROWS = 10
+
+_OF_ANOTHER = "belongs to another signal, model or setting, or to another version of pyxem_dl"
 
 logger = logging.getLogger(__name__)
 
@@ -263,10 +268,15 @@ class Job:
         fields = dict(self.step.fields)
         if self.data is None and not is_in_memory(data):
             fields[_CHECKSUM] = _CHECKSUM_FIELD
-        source = None if self.signal is None or is_in_memory(data) else source_of(self.signal)
+        name, source = "", []
+        if self.signal is not None and not is_in_memory(data):
+            name, *source = source_of(self.signal)
         arrays = scan.navigation_mask, scan.signal_mask, scan.centers
-        number = fingerprint(data, [*self.settings, repr(scan.calibration)], arrays, source)
-        return Contents(self.assemble.kind, number, self.blocks, fields, self.assemble.to_dict(), scan.n_patterns)
+        # what is done says itself of which patterns it is, by their checksums
+        settings = [*self.settings, repr(scan.calibration)]
+        number = fingerprint(data, settings, arrays, name, on_disk=_CHECKSUM not in fields)
+        about = self.assemble.to_dict()
+        return Contents(self.assemble.kind, number, self.blocks, fields, about, scan.n_patterns, source)
 
     def _store(self, output: Target) -> ResultStore:
         """Open the store of an earlier run of the same work, or a new one."""
@@ -283,23 +293,24 @@ class Job:
         path = output.store
         try:
             if output.is_store and read_contents(path).fingerprint != contents.fingerprint:
-                self._make_room(output, "belongs to another signal, model or setting", "old")
+                self._make_room(output, _OF_ANOTHER, "old")
                 return None
             store = ResultStore.open(path)
         except (ValueError, OSError) as error:
-            newer = isinstance(error, ValueError) and "Update pyxem_dl" in str(error)
-            self._make_room(output, str(error) if newer else f"is damaged ({error})", "newer" if newer else "damaged")
+            newer = "Update pyxem_dl" in str(error)
+            self._make_room(output, f"cannot be used ({error})", "newer" if newer else "damaged")
             return None
         why = None
         if store.contents.fingerprint != contents.fingerprint:
-            why = "belongs to another signal, model or setting"
+            why = _OF_ANOTHER
         elif store.contents.fields != contents.fields or store.contents.blocks.shape != contents.blocks.shape:
-            why = "is damaged (other positions)"
-        elif not self._same_patterns(store.collected):
+            why = "cannot be used (it holds other positions or fields)"
+        elif not self._same_patterns(store, contents.source):
             why = "belongs to other patterns"
         if why is not None:
-            self._make_room(output, why, "damaged" if "damaged" in why else "old")
+            self._make_room(output, why, "old" if "belongs" in why else "damaged")
             return None
+        store.clear()
         if store.n_kept == self.scan.n_patterns:
             self.computing.say(f"  All {store.n_kept} patterns are done in {path}.")
         elif store.n_kept:
@@ -319,15 +330,16 @@ class Job:
             where = f"It could not be moved aside ({error})"
         self.computing.say(f"  {path} {why}: starting again. {where}.")
 
-    def _same_patterns(self, found: Collected) -> bool:
+    def _same_patterns(self, store: ResultStore, source: list) -> bool:
         """Read a spread of patterns that are done again, and compare their checksums."""
-        kept, positions = found.arrays.get(_CHECKSUM), np.flatnonzero(found.done)
+        kept, positions = store.collected.arrays.get(_CHECKSUM), np.flatnonzero(store.collected.done)
         if kept is None or not len(positions):
             return True
         data = self.scan.data
-        positions = spread(positions, data.dtype.itemsize * int(np.prod(data.shape[-2:])))
-        patterns = np.stack([np.asarray(pattern) for pattern in read_patterns(data, positions)])
-        return bool((pattern_checksums(patterns) == kept[positions]).all())
+        most = LOOKED_AT if source == store.contents.source else _MORE * LOOKED_AT
+        positions = spread(positions, data.dtype.itemsize * int(np.prod(data.shape[-2:])), most)
+        positions, patterns = readable_patterns(data, positions)
+        return bool((pattern_checksums(np.stack(patterns)) == kept[positions]).all())
 
     def _finish(self, store: ResultStore, output: Target, result) -> None:
         """Write the result; where that fails, nothing has to be computed again."""
@@ -345,8 +357,14 @@ class Job:
                 "result is not lost: `error.result` holds it.",
                 result,
             ) from failed
-        if not output.is_store and whole:
+        if whole and not output.is_store:
             shutil.rmtree(store.path, ignore_errors=True)
+        if not whole:
+            again = "" if output.is_store or self._stopped else " with overwrite=True"
+            self.computing.say(
+                f"  {store.n_kept} of {self.scan.n_patterns} patterns are saved in {store.path}: repeat the call"
+                f"{again} to do the rest."
+            )
 
 
 class _Checksums:

@@ -49,7 +49,7 @@ from .results import (
     read_labels as read_labels,
     to_py4dstem as to_py4dstem,
 )
-from .scans import find_bad_pixels as find_bad_pixels
+from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
 from .template_matching import match_templates as match_templates
 from .training import finetune as finetune, train as train, train_bragg as train_bragg
 

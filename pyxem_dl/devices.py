@@ -84,15 +84,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def in_portions(function, size: int, device: torch.device, *columns) -> list[torch.Tensor]:
-    """Call a function with portions of batches, and put its results together.
+def in_micro_batches(function, size: int, device: torch.device, *columns) -> list[torch.Tensor]:
+    """Call a function with micro-batches of batches, and put its results together.
 
     Parameters
     ----------
     function : callable
-        Takes a portion of each of the columns, returns a tuple of tensors.
+        Takes a micro-batch of each of the columns, returns a tuple of tensors.
     size : int
-        Of the portions.
+        Of the micro-batches.
     device : torch.device
         Where they go; on a CPU they are computed side by side.
     *columns : tensor or None
@@ -105,28 +105,28 @@ def in_portions(function, size: int, device: torch.device, *columns) -> list[tor
     ]
     threads = torch.get_num_threads()
     if device.type == "cpu" and threads > 1:
-        # a single portion, too: how an operation is divided among cores shows in the last bit
+        # a single micro-batch, too: how an operation is divided among cores shows in the last bit
         parts = _in_threads(function, threads, first, *others)
     else:
         parts = [function(*each) for each in zip(first, *others, strict=True)]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def filled_up(x: torch.Tensor | None, size: int) -> torch.Tensor | None:
-    """Pad a portion to its full size with its last row, for the size must not show in the answers; None stays None.
+def padded(x: torch.Tensor | None, size: int) -> torch.Tensor | None:
+    """Pad a micro-batch to its full size with its last row, for the size must not show in the results; None stays None.
 
     Libraries take other algorithms, and sum in another order, for another number of patterns: in float32 that moves the
-    last digits, and where bfloat16 then rounds them the other way, answers by 10⁻³ to 10⁻².
+    last digits, and where bfloat16 then rounds them the other way, predictions by 10⁻³ to 10⁻².
     """
     if x is None or len(x) in (0, size):
         return x
     return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
-def _in_threads(function, threads: int, *portions) -> list:
-    """Compute portions side by side, each on one core: faster than all cores on one portion."""
+def _in_threads(function, threads: int, *micro_batches) -> list:
+    """Compute micro-batches side by side, each on one core: faster than all cores on one micro-batch."""
     with one_core_each(threads) as pool:
-        return list(pool.map(function, *portions))
+        return list(pool.map(function, *micro_batches))
 
 
 @contextmanager
@@ -190,7 +190,7 @@ def computing(device: torch.device, precision: str = "float32"):
         Where.
     precision : {"float32", "bfloat16"}
         float32 is without TF32: like bfloat16, it rounds so coarsely that another batch size,
-        for which the library takes another algorithm, shows in the answers (10⁻³ to 10⁻²).
+        for which the library takes another algorithm, shows in the predictions (10⁻³ to 10⁻²).
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())

@@ -99,6 +99,7 @@ def evaluate(
     signal_mask=None,
     center=None,
     beam_energy: float | None = None,
+    batch_size: int | None = None,
     device: str = "auto",
     show_progressbar: bool | None = None,
 ) -> Evaluation:
@@ -118,7 +119,7 @@ def evaluate(
         Orientations that are known, of the whole scan.  What is not indexed in it, and what is not in its data, is not
         compared.  Files are read as :func:`pyxem_dl.read_labels` reads them; use that for maps in another convention.
         Without it peaks of the patterns are detected, and those counted that the orientations explain.
-    navigation_mask, signal_mask, center, beam_energy, device, show_progressbar
+    navigation_mask, signal_mask, center, beam_energy, batch_size, device, show_progressbar
         As in :func:`pyxem_dl.predict_orientation`.
 
     Returns
@@ -156,7 +157,7 @@ def evaluate(
     if signal is None and (known or phases or truth is None):
         raise ValueError("Without a scan only maps can be compared, with a truth: evaluate(xmap, truth=truth).")
     labels = None if truth is None else Labels.from_map(_read_map(truth))
-    settings = {"device": device, "show_progressbar": show_progressbar}
+    settings = {"batch_size": batch_size, "device": device, "show_progressbar": show_progressbar}
     scan = None if signal is None else Scan.from_signal(signal, **reading)
     methods = _Methods(labels, scan)
     for name, xmap in maps.items():

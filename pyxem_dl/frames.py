@@ -13,6 +13,8 @@ them measured against diffsims, orix and pyxem in ``tests/test_frames.py``:
 * **Ewald sphere**: its centre lies at ``(0, 0, +1 / wavelength)``; the excitation error is
   positive for a reflection on the origin's side of the sphere's surface, that is below it
   (``s = z_sphere - z``), as in diffsims.
+* **Merlin's .mib files** hold the last row of a pattern first.  RosettaSciIO (``hs.load``) turns them, LiberTEM does
+  not: what that gives has to be turned before it is a pattern in this sense (``tests/test_formats.py``).
 * **The 180 degree ambiguity**: zero-order reflections alone cannot tell R from
   ``R * Rz(180)``.
 """

@@ -1,7 +1,8 @@
-"""Warnings that point at the user's own line, from however deep inside the package they come."""
+"""What the package says: warnings that point at the user's own line, and lines that are printed and logged."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from types import FrameType
@@ -29,6 +30,18 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     module = frame.f_globals.get("__name__", "<string>")
     registry = frame.f_globals.setdefault("__warningregistry__", {})
     warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry)
+
+
+def say(text: str) -> None:
+    """Print what is being done, and log it (level INFO) as the module that says it.
+
+    Parameters
+    ----------
+    text : str
+        One or more lines.
+    """
+    print(text, flush=True)
+    logging.getLogger(sys._getframe(1).f_globals["__name__"]).info(text)
 
 
 def _user_frame(frame: FrameType) -> FrameType:

@@ -1,7 +1,8 @@
 """Old names of what has moved: they work for one release more, and warn.
 
 A renamed module goes into :data:`MODULES`, names that went from one module to another into :data:`NAMES`; nothing is
-left behind where they were, but for the line ``__getattr__ = moved_names(__name__)`` in a module that has lost names.
+left behind where they were, but for the line ``__getattr__ = moved_names(__name__)`` in a module that has lost names,
+and ``old = renamed_attribute("old", "new")`` in a class of which an attribute has another name.
 HyperSpy imports this module: it must stay light.
 """
 
@@ -26,13 +27,22 @@ MODULES = {
     "pyxem_dl.spots": "pyxem_dl.results.spots",
 }
 
-#: New modules of names, by the module where they were
+#: New modules and names, by the module and the name that they had
 NAMES = {
-    "pyxem_dl.rotations": dict.fromkeys(
-        ("SAME", "consensus", "disorientation_angle", "laue_group", "padded_operations", "proper_operations",
-         "reduced_grid", "setting"),
-        "pyxem_dl.symmetry",
-    ),
+    "pyxem_dl.models": {
+        "computing": ("pyxem_dl.devices", "computing"),
+        "filled_up": ("pyxem_dl.devices", "padded"),
+        "in_portions": ("pyxem_dl.devices", "in_micro_batches"),
+        "native_precision": ("pyxem_dl.devices", "native_precision"),
+        "usable_patterns": ("pyxem_dl.preprocessing", "usable_patterns"),
+    },
+    "pyxem_dl.rotations": {
+        name: ("pyxem_dl.symmetry", name)
+        for name in (
+            "SAME", "consensus", "disorientation_angle", "laue_group", "padded_operations", "proper_operations",
+            "reduced_grid", "setting",
+        )
+    },
 }  # fmt: skip
 
 
@@ -53,10 +63,22 @@ def moved_names(module: str):
     def __getattr__(name):
         if name not in NAMES[module]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"{module}.{name}", f"{NAMES[module][name]}.{name}")
-        return getattr(importlib.import_module(NAMES[module][name]), name)
+        where, new = NAMES[module][name]
+        _warn(f"{module}.{name}", f"{where}.{new}")
+        return getattr(importlib.import_module(where), new)
 
     return __getattr__
+
+
+def renamed_attribute(old: str, new: str) -> property:
+    """Make the property of a class that gives an attribute by its old name, with a DeprecationWarning."""
+
+    def get(instance):
+        owner = type(instance).__name__
+        _warn(f"{owner}.{old}", f"{owner}.{new}")
+        return getattr(instance, new)
+
+    return property(get, doc=f"Old name of `{new}`.")
 
 
 def with_old_modules(package: str, get):

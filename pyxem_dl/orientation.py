@@ -17,7 +17,7 @@ from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
 
 __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation", "to_orientation_map"]
 
-# More modes than this no distribution has; and so many answers take a thousand times as long as one
+# More modes than this no distribution has; and so many predictions take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
 
 
@@ -66,7 +66,7 @@ def predict_orientation(
     beam_energy : float, optional
         In kV; by default that in the signal's metadata.
     batch_size : int, optional
-        Patterns on the device at once; by default chosen for the device.  The answers do not
+        Patterns on the device at once; by default chosen for the device.  The predictions do not
         depend on it.
     device : str
         "auto" (CUDA, else MPS, else CPU) or a name of torch.

@@ -98,9 +98,10 @@ def full_float32() -> AbstractContextManager:
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Product in float32, also under autocast and where TF32 is allowed, see :func:`full_float32`."""
+    """Product in float32 at least, also under autocast and where TF32 is allowed, see :func:`full_float32`."""
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     with torch.autocast(a.device.type, enabled=False), full_float32():
-        return a.float() @ b.float()
+        return a.to(wide) @ b.to(wide)
 
 
 def conjugate(q: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,15 @@ import csv
 import json
 import math
 import multiprocessing
+import os
 import reprlib
 import warnings
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pyxem_dl.checks import number, read_text, whole_number
 from pyxem_dl.files import claimed, move_aside, replacing
@@ -27,6 +30,7 @@ _OBJECTIVES = ("within_5", "within_2", "median")
 # Trials that differ in one of these cannot be compared.
 _COMPARED = ("labelled", "truth", "settings", "search", "objective", "seed", "share")
 _NAME = "study"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LARGEST_SEARCH, _MOST_CHOICES = 64, 256
 
 
@@ -47,7 +51,8 @@ def run_study(path, *, device: str = "auto", echo=print) -> Path:
           among them are relative to the working folder.
         * ``search``: for each setting that is searched a list of choices, or ``{low: , high: , log: true}``, with
           ``step`` for whole numbers (without ``log``); entries of dicts by dots, as ``network_arguments.head``.
-        * ``trials``: how many (default 20); ``processes``: how many at a time (1); ``seed`` (0).
+        * ``trials``: how many (default 20); ``processes``: how many at a time (1), to which the GPUs that there are
+          are dealt out; ``seed`` (0).
         * ``objective``: "within_5" (default), "within_2" or "median": of the disorientation modulo 180 degrees on a
           region of the scan that no trial is trained on; ``share``: of that region (0.2).
     device : str
@@ -84,13 +89,15 @@ def _run(optuna, path, plan: dict, device: str, echo) -> Path:
     echo(f"Study of {', '.join(plan['search'])}: {finished} of {plan['trials']} trials are done, see {output}")
     if left > 0:
         n = min(plan["processes"], left)
-        arguments = [(str(path), device, i) for i in range(n)]
         if n == 1:
-            _work(*arguments[0])
+            _work(str(path), device, 0)
         else:
-            # fresh processes: torch's threads do not survive a fork
-            with multiprocessing.get_context("spawn").Pool(n) as pool:
-                pool.starmap(_work, arguments)
+            with ExitStack() as stack:
+                # fresh processes: torch's threads do not survive a fork
+                pools = [stack.enter_context(_process(gpu)) for gpu in _dealt_gpus(n, device)]
+                work = [pool.apply_async(_work, (str(path), device, i)) for i, pool in enumerate(pools)]
+                for each in work:
+                    each.get()
     return _report(optuna, study, plan)
 
 
@@ -251,6 +258,30 @@ def _n_finished(optuna, study) -> int:
     return len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
 
 
+def _dealt_gpus(n: int, device: str) -> list[str | None]:
+    """Deal the GPUs that there are out to `n` processes, in turn; None where the device is no matter of choice."""
+    n_gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if n_gpus < 2:
+        return [None] * n
+    allowed = os.environ.get(_VISIBLE)
+    names = allowed.split(",")[:n_gpus] if allowed else [str(i) for i in range(n_gpus)]
+    return [names[i % n_gpus].strip() for i in range(n)]
+
+
+def _process(gpu: str | None):
+    """Start a process that sees one GPU, by the name that CUDA has for it, or all: a pool of one."""
+    before = os.environ.get(_VISIBLE)
+    if gpu is not None:
+        os.environ[_VISIBLE] = gpu  # CUDA reads it once, maybe when torch is imported
+    try:
+        return multiprocessing.get_context("spawn").Pool(1)
+    finally:
+        if before is None:
+            os.environ.pop(_VISIBLE, None)
+        else:
+            os.environ[_VISIBLE] = before
+
+
 def _work(path: str, device: str, worker: int) -> None:
     """Run trials until there are as many as asked for."""
     optuna = _optuna()
@@ -281,8 +312,7 @@ class _Data:
         usable = known.known & (known.phase_id >= 0)
         region, border = hold_out_region(known.shape, usable, plan["share"], plan["seed"])
         self.region = region & usable
-        self.training_labels = copied_map(self.labels)
-        self.training_labels.is_in_data = self.labels.is_in_data & ~region & ~border
+        self.training_labels = copied_map(self.labels, self.labels.is_in_data & ~region & ~border)
         self.shape = known.shape
         n, n_true = self.labels.is_in_data.size, self.reference.is_in_data.size
         if n != n_true:
@@ -315,9 +345,7 @@ class _Data:
 
     def of_region(self, xmap):
         """Make a map of nothing but the region."""
-        part = copied_map(xmap)
-        part.is_in_data = self.region.copy()
-        return part
+        return copied_map(xmap, self.region)
 
     def predict(self, model, device: str):
         """Predict the region, all of it."""

@@ -21,7 +21,7 @@ from pyxem_dl.rotations import (
     zone_axes,
 )
 
-#: Orientations nearer than this (radians) are the same, where answers are compared.
+#: Orientations nearer than this (radians) are the same, where predictions are compared.
 SAME = math.radians(10.0)
 
 
@@ -117,6 +117,11 @@ def padded_operations(laue_groups: list[str], settings=None) -> torch.Tensor:
         multiply(multiply(turn, proper_operations(laue_group(name))), conjugate(turn))
         for turn, name in zip(turns, laue_groups, strict=True)
     ]
+    return stack_operations(operations)
+
+
+def stack_operations(operations: list[torch.Tensor]) -> torch.Tensor:
+    """Stack the rotations (n, 4) of several groups: (groups, o, 4), padded by repeating the first, the identity."""
     length = max(map(len, operations))
     return torch.stack([torch.cat([o, o[:1].expand(length - len(o), 4)]) for o in operations])
 
@@ -237,10 +242,10 @@ def disorientation_angle(
 def consensus(
     samples: torch.Tensor, operations: torch.Tensor, weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find what most answers to the same question say.
+    """Find what most predictions for the same crystal say.
 
-    Answers that are far apart have no meaningful mean, as those of two networks of which one is wrong. So the answer
-    with the most others around it leads, and the mean is taken over what is near it.
+    Predictions that are far apart have no meaningful mean, as those of two networks of which one is wrong. So the
+    prediction with the most others around it leads, and the mean is taken over what is near it.
 
     Parameters
     ----------
@@ -254,9 +259,9 @@ def consensus(
     Returns
     -------
     mean : tensor, shape (n, 4)
-        Of the answers within :data:`SAME` of one another, of their symmetric copies that are nearest.
+        Of the predictions within :data:`SAME` of one another, of their symmetric copies that are nearest.
     angle : tensor, shape (n, m)
-        Disorientation of each answer from it, in radians.
+        Disorientation of each prediction from it, in radians.
     """
     operations = operations.to(samples)
     operations = operations if operations.ndim == 3 else operations[None]

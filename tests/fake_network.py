@@ -1,4 +1,4 @@
-"""A small network for tests of what lies around networks: its answers depend on the pattern, and cost nothing."""
+"""A small network for tests of what lies around networks: its predictions depend on the pattern, and cost nothing."""
 
 from functools import lru_cache
 

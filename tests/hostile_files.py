@@ -407,23 +407,23 @@ for _name, _path, _value, _message in [
     MADE[_name] = ("recipe", lambda folder, p=_path, v=_value: edited(folder, p, v), _message)
 
 
-# ---------------------------------------------------------------- weights that were learnt on photographs
+# ---------------------------------------------------------------- weights that were learnt on ImageNet
 @made("pretrained", "is not loaded, because a pickle may run any code")
-def weights_of_photographs_that_are_pickled(folder):
+def weights_of_imagenet_that_are_pickled(folder):
     import pickle
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "photographs.pth").write_bytes(pickle.dumps(Harmful(folder.parent / SENTINEL)))
-    return folder / "photographs.pth"
+    (folder / "imagenet.pth").write_bytes(pickle.dumps(Harmful(folder.parent / SENTINEL)))
+    return folder / "imagenet.pth"
 
 
 @made("pretrained", "is not loaded, because a pickle may run any code")
-def weights_of_photographs_that_torch_saved(folder):
+def weights_of_imagenet_that_torch_saved(folder):
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": Harmful(folder.parent / SENTINEL)}, folder / "photographs.pth")
-    return folder / "photographs.pth"
+    torch.save({"state_dict": Harmful(folder.parent / SENTINEL)}, folder / "imagenet.pth")
+    return folder / "imagenet.pth"
 
 
 # ---------------------------------------------------------------- work that was interrupted

@@ -239,7 +239,7 @@ def test_bundled_recipes_make_the_networks_that_are_bundled(name):
 
 @pytest.mark.parametrize("radius, n_radial", [(1.5, 3), (2.5, 5)])
 def test_trainings_on_simulated_and_labelled_patterns_verify_alike(radius, n_radial):
-    """A spot at the rim is displaced by up to 5 % of the radius: by more than 0.1 1/Å it leaves three sample points."""
+    """A spot at the rim is displaced by up to 5 % of the radius: by more than 0.1 Å⁻¹ it leaves three sample points."""
     from types import SimpleNamespace
 
     from pyxem_dl.training.labelled import _add_comparison

@@ -12,8 +12,8 @@ from pyxem_dl.training.bragg import (
     BraggTraining,
     DiskBatch,
     DiskBatches,
-    PlacementBatches,
-    match,
+    LocalisationBatches,
+    scores_at,
     train_bragg,
     training_phases,
     validate,
@@ -44,20 +44,20 @@ def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
         (50.0, 50.0, 0.7),  # the doubtful one: does not count
         (20.0, 40.0, 0.6),  # nothing there: wrong
     )
-    confidence, hit, error, _, electrons, targets, found_at = match(found, truth, radius=5.0)
-    torch.testing.assert_close(confidence, torch.tensor([0.9, 0.8, 0.6]))
-    assert hit.tolist() == [True, False, False]
-    torch.testing.assert_close(error[0], torch.tensor(0.5))
-    assert float(electrons[0]) == 100
-    assert len(targets) == 2
-    torch.testing.assert_close(found_at, torch.tensor([0.9, -1.0]))
+    scores = scores_at([0.65, 0.5, 0.95], [found], [truth], radius=5.0)
+    sure = scores[0.65]
+    assert (sure.n_true, sure.n_hits, sure.n_false) == (2, 1, 1)
+    assert sure.position_error == pytest.approx(0.5)
+    assert scores[0.5].n_false == 2
+    none = scores[0.95]
+    assert (none.n_hits, none.n_false, none.recall) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("stage", ["detect", "place"])
 def test_a_detector_is_trained_through_lightning(stage, tmp_path):
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
     simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
-    batches = (DiskBatches if stage == "detect" else PlacementBatches)(simulator, 8)
+    batches = (DiskBatches if stage == "detect" else LocalisationBatches)(simulator, 8)
     configuration = BraggConfiguration(
         max_minutes=60.0, max_steps=6, placement_share=0.5, batch_size=8, simulation=settings
     )
@@ -83,7 +83,7 @@ def test_a_perfect_detector_scores_one():
             confidence = torch.where(t.visible, 0.95, 0.0)
             return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, *[confidence] * 4)
 
-    truth = batch([True, True, False], [True, True, False])
+    truth = batch([True, True, True], [True, True, True])
     results = validate(Perfect(), [truth])
     assert results["f1"] == 1 and results["precision"] == 1 and results["position_error"] == 0
     assert results["intensity"] > 0.999

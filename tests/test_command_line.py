@@ -219,8 +219,7 @@ def test_masks_of_files_leave_out_what_they_say(run, fake_model, scan):
 
 
 def test_evaluate(run, crystals, tmp_path):
-    from pyxem_dl.map_files import save_map
-
+    from pyxem_dl.results.map_files import save_map
     from pyxem_dl.template_matching import match_templates
 
     scan, structure, rotations = crystals

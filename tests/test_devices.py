@@ -9,7 +9,7 @@ import torch
 from pyxem_dl.devices import (
     check_batch_size,
     default_batch_size,
-    in_portions,
+    in_micro_batches,
     is_out_of_memory,
     on_one_core,
     one_core_each,
@@ -68,7 +68,7 @@ def test_portions_give_what_the_whole_gives(size):
         assert nothing is None and len(x) <= size and torch.get_num_threads() == 1
         return x.sum(1) + y, x * 2
 
-    total, twice = in_portions(function, size, torch.device("cpu"), x, y, None)
+    total, twice = in_micro_batches(function, size, torch.device("cpu"), x, y, None)
     assert torch.equal(total, x.sum(1) + y) and torch.equal(twice, x * 2)
 
 

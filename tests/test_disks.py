@@ -10,7 +10,7 @@ from orix.crystal_map import Phase
 from pyxem_dl import crystals
 from pyxem_dl.frames import Calibration
 from pyxem_dl.networks.fcunet import Disks, FCUNet
-from pyxem_dl.networks.placement import Placement
+from pyxem_dl.networks.localisation import SubpixelLocalisation
 from pyxem_dl.patterns.patches import PATCH_SIZE, cut_patches, probe_patch
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.simulation.detector import draw_spots
@@ -164,11 +164,11 @@ def test_patches_are_cut_where_they_are_asked_for(radius):
     assert float(far.abs().max()) < 1
 
 
-def test_placement_learns_where_disks_lie():
+def test_localisation_learns_where_disks_lie():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    placement = Placement()
-    optimizer = torch.optim.AdamW(placement.parameters(), 1e-3)
+    localisation = SubpixelLocalisation()
+    optimizer = torch.optim.AdamW(localisation.parameters(), 1e-3)
     # no last step may be a large one: which it is differs between processors
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=200)
     probe = probe_patch(disk_image(torch.tensor([[[48.0, 48.0]]]), torch.ones(1, 1))[0, :-1, :-1], 5.0)
@@ -181,15 +181,15 @@ def test_placement_learns_where_disks_lie():
 
     for _ in range(200):
         patches, offset = draw()
-        loss = placement.loss(patches, probe, offset)
+        loss = localisation.loss(patches, probe, offset)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    placement.eval()
+    localisation.eval()
     patches, offset = draw()
     with torch.no_grad():
-        found, log_error = placement(patches, probe)
+        found, log_error = localisation(patches, probe)
     error = (found - offset).square().sum(1).mean().sqrt()
     assert float(error) < 0.5 * float(offset.square().sum(1).mean().sqrt())
     assert bool(log_error.isfinite().all())
@@ -200,5 +200,5 @@ def test_a_disk_that_is_found_twice_is_reported_once():
     row, confidence = torch.tensor([[20.0, 21.5, 40.0]]), torch.tensor([[0.9, 0.5, 0.8]])
     zero = torch.zeros(1, 3)
     found = Disks(row, 0 * row + 30, zero, confidence, zero + 1, zero, zero)
-    placed = network.place(torch.zeros(1, 64, 64), found, 5.0, torch.ones(1, PATCH_SIZE, PATCH_SIZE))
+    placed = network.localise(torch.zeros(1, 64, 64), found, 5.0, torch.ones(1, PATCH_SIZE, PATCH_SIZE))
     assert placed.confidence.tolist() == [[pytest.approx(0.9), 0.0, pytest.approx(0.8)]]

@@ -127,7 +127,7 @@ def test_patterns_are_simulated_with_the_disks_and_the_dose_of_the_scan(polycrys
     assert absurd.electrons == own.electrons
     assert found._replace(disk_radius=np.array([0.2])).simulation(own, 1.0).disk_radius == own.disk_radius
     assert settings.disk_radius[0] < found.disk_radius.item() < settings.disk_radius[1] < own.disk_radius[1]
-    # of a detector that reaches 1.25 1/Å no more than to 1.25 times what the model looks at, here all
+    # of a detector that reaches 1.25 Å⁻¹ no more than to 1.25 times what the model looks at, here all
     assert settings.pixels == (round(settings.coverage[1] / 1.01 / 1.25 * found.pixels.item()),)
     assert settings.coverage[1] == pytest.approx(1.25 * 1.01, rel=0.02)
     unknown = found._replace(electrons=np.full((1, 2), np.nan), disk_radius=np.array([np.nan])).simulation(own, 1.0)

@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("messages",),
+    ("messages", "annotations"),
     ("frames", "catalogue", "checks", "files", "moved", "progress"),
     ("rotations",),
     ("devices", "symmetry"),
@@ -37,6 +37,7 @@ ROOM_OF = {"_autoload": "signals"}
 DISTRIBUTION_OF = {
     "PIL": "pillow",
     "diffpy": "diffpy-structure",
+    "rsciio": "rosettasciio",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
 }
@@ -153,14 +154,36 @@ def test_only_frames_turns_arrays_upside_down(modules):
     assert turning <= {"frames"}
 
 
-def test_every_import_is_a_declared_requirement(modules, root):
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
-    declared = {re.match(r"[\w.-]+", requirement)[0].lower().replace(".", "-") for requirement in requirements}
-    imported = {
+#: What no module imports: for people who work on the package
+TOOLS = {"docs", "tests", "dev"}
+
+
+def distributions(requirements):
+    return {re.match(r"[\w.-]+", requirement)[0].lower().replace(".", "-") for requirement in requirements}
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def imported(modules):
+    """Distributions that the code imports from."""
+    names = {
         name.partition(".")[0]
         for module, (tree, is_package) in modules.items()
         for _, name in imports_of(tree, module, is_package)
     }
-    foreign = imported - set(sys.stdlib_module_names) - {"pyxem_dl"}
-    assert {DISTRIBUTION_OF.get(name, name.replace("_", "-")).lower() for name in foreign} - declared == set()
+    foreign = names - set(sys.stdlib_module_names) - {"pyxem_dl"}
+    return {DISTRIBUTION_OF.get(name, name.replace("_", "-")).lower() for name in foreign}
+
+
+def test_every_import_is_a_declared_requirement(project, imported):
+    declared = distributions(project["dependencies"] + sum(project["optional-dependencies"].values(), []))
+    assert imported - declared == set()
+
+
+def test_extras_name_only_what_the_code_imports(project, imported):
+    extras = [names for extra, names in project["optional-dependencies"].items() if extra not in TOOLS]
+    assert distributions(sum(extras, [])) - imported == set()

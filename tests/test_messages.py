@@ -13,7 +13,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.results import maps
 from pyxem_dl.results.labels import read_labels
-from pyxem_dl.scans import make_signal
+from pyxem_dl.scans import Computing, make_signal
 
 QUIET = {"device": "cpu", "show_progressbar": False}
 # Too small a radius: the call ends with an error right after the phases were loaded
@@ -131,3 +131,15 @@ def test_calls_through_other_packages_and_in_threads():
         thread.join()
 
     assert {file.rpartition("/")[2] for file, _ in places(in_thread, "from a thread")} == {"threading.py"}
+
+
+def test_what_is_printed_is_logged_by_the_module_that_says_it(capsys, caplog):
+    heard = []
+    with caplog.at_level("INFO", logger="pyxem_dl"):
+        Computing().say("Patterns: 12")
+        Computing(on_message=heard.append).say("Patterns: 13")
+    assert capsys.readouterr().out == "Patterns: 12\n"
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        ("pyxem_dl.scans.options", "Patterns: 12")
+    ]
+    assert heard == ["Patterns: 13"]

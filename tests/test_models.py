@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from pyxem_dl import load_model, models, networks
 from pyxem_dl.frames import Calibration
-from pyxem_dl.models import PRETRAINED, list_models, usable_patterns
+from pyxem_dl.models import PRETRAINED, list_models
+from pyxem_dl.preprocessing import usable_patterns
 
 CALIBRATION = Calibration(scale=(0.1, 0.1), center=(10.0, 11.0), shape=(21, 23), beam_energy=200.0)
 
@@ -55,7 +56,7 @@ def test_batches_of_any_size_give_the_same_answer(patterns):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_answers_are_the_same_bits_whatever_the_batch(precision, masked):
-    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a portion)."""
+    """A real network on patterns with disks: sizes 1, 2, 7, 33 and 70 (more than a micro-batch)."""
     model = load_model("al-200kv")
     model.precision = precision
     generator = torch.Generator().manual_seed(0)

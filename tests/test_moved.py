@@ -42,11 +42,18 @@ def test_an_old_module_is_an_attribute_of_the_package(forgotten):
 
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in moved.NAMES.items() for n in names])
 def test_an_old_name_is_the_new_one(module, name):
-    new = moved.NAMES[module][name]
-    with pytest.warns(DeprecationWarning, match=f"{module}.{name} is now {new}.{name}") as caught:
+    where, new = moved.NAMES[module][name]
+    with pytest.warns(DeprecationWarning, match=f"{module}.{name} is now {where}.{new}") as caught:
         value = getattr(importlib.import_module(module), name)
-    assert value is getattr(importlib.import_module(new), name)
+    assert value is getattr(importlib.import_module(where), new)
     assert caught[0].filename == __file__
+
+
+def test_an_old_attribute_is_the_new_one():
+    match = pyxem_dl.template_matching.Match(*range(5))
+    with pytest.warns(DeprecationWarning, match="Match.phase_index is now Match.phase_id"):
+        assert match.phase_index == match.phase_id == 3
+    assert match._fields[3] == "phase_id"
 
 
 def test_a_name_that_never_was():

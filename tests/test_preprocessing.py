@@ -24,7 +24,7 @@ PREPROCESSING = PolarPreprocessing(RADIUS, n_k=25, n_phi=72)
 
 
 def spots(positions, calibration, sigma=0.03, center=None, background=0.0):
-    """A pattern (1, rows, columns) with Gaussian spots at (k, angle in degrees), sigma in 1/Å."""
+    """A pattern (1, rows, columns) with Gaussian spots at (k, angle in degrees), sigma in Å⁻¹."""
     row = torch.arange(calibration.shape[0]).float()[:, None]
     column = torch.arange(calibration.shape[1]).float()[None]
     pattern = torch.full(calibration.shape, float(background))

@@ -127,10 +127,10 @@ def test_the_score_is_the_probability_of_being_right():
     torch.manual_seed(0)
     network = build_network("regression", laue_groups=["m-3m"], **SMALL)
     images = torch.rand(400, 1, 32, 32)
-    answers = network.eval().predict(images).rotations[:, 0].detach()
-    # labels that agree with one answer in four
-    labels = torch.where(torch.rand(400)[:, None] < 0.25, answers, rot.random_rotations(400))
-    near = symmetry.disorientation_angle(answers, labels, network.operations[0]) < math.radians(5)
+    predictions = network.eval().predict(images).rotations[:, 0].detach()
+    # labels that agree with one prediction in four
+    labels = torch.where(torch.rand(400)[:, None] < 0.25, predictions, rot.random_rotations(400))
+    near = symmetry.disorientation_angle(predictions, labels, network.operations[0]) < math.radians(5)
     network.calibrate(images, labels, torch.zeros(400, dtype=torch.long))
     assert float(network.predict(images).scores.mean()) == pytest.approx(float(near.float().mean()), abs=0.02)
 
@@ -152,10 +152,10 @@ def test_answers_drawn_with_dropout_differ_and_have_a_mean():
     torch.manual_seed(0)
     network = build_network("regression", laue_groups=GROUPS, dropout=0.3, **SMALL).eval()
     images = torch.rand(5, 1, 32, 32)
-    answers = network.samples(images, 6)
-    assert len(answers) == 6
-    assert not torch.equal(answers[0].rotations, answers[1].rotations)
-    found = SampledOrientations.of(answers, network.operations)
+    predictions = network.samples(images, 6)
+    assert len(predictions) == 6
+    assert not torch.equal(predictions[0].rotations, predictions[1].rotations)
+    found = SampledOrientations.of(predictions, network.operations)
     assert found.spread.shape == (5,) and (found.spread > 0).all()
 
 
@@ -163,10 +163,10 @@ def test_an_answer_with_another_phase_takes_from_the_score():
     q = rot.random_rotations(1)
     operations = symmetry.padded_operations(GROUPS)
 
-    def answer(phase, score):
+    def prediction(phase, score):
         return OrientationCandidates(q[None], torch.tensor([[phase]]), torch.tensor([[score]]), torch.tensor([1.0]))
 
-    found = SampledOrientations.of([answer(0, 0.8), answer(0, 0.8), answer(1, 0.9)], operations)
+    found = SampledOrientations.of([prediction(0, 0.8), prediction(0, 0.8), prediction(1, 0.9)], operations)
     assert found.phase_id.item() == 0
     assert found.scores.item() == pytest.approx(1.6 / 3)
     assert found.spread.item() < 1e-3
@@ -230,16 +230,16 @@ def test_pretrained_weights_come_from_a_file_or_not_at_all(tmp_path, monkeypatch
         make_backbone("cnn", 128, {}, pretrained=True)
     with pytest.raises(ValueError, match="no file"):
         make_backbone("resnet18", 64, {}, pretrained=str(tmp_path / "none.safetensors"))
-    photographs = timm.create_model("resnet18")
+    imagenet = timm.create_model("resnet18")
     path = tmp_path / "resnet18.safetensors"
-    save_file(photographs.state_dict(), path)
+    save_file(imagenet.state_dict(), path)
     network = make_backbone("resnet18", 64, {}, pretrained=str(path))
-    torch.testing.assert_close(network.layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
+    torch.testing.assert_close(network.layer1[0].conv1.weight, imagenet.layer1[0].conv1.weight)
     # the three colours of the first layer are added up
-    torch.testing.assert_close(network.conv1.weight, photographs.conv1.weight.sum(1, keepdim=True))
+    torch.testing.assert_close(network.conv1.weight, imagenet.conv1.weight.sum(1, keepdim=True))
     # behind weights of timm's, a layer of ours
     network = make_backbone("resnet18", 64, {"global_pool": ""}, pretrained=str(path))
-    torch.testing.assert_close(network[0].layer1[0].conv1.weight, photographs.layer1[0].conv1.weight)
+    torch.testing.assert_close(network[0].layer1[0].conv1.weight, imagenet.layer1[0].conv1.weight)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="Pretrained weights of resnet18 could not be loaded from"):
         make_backbone("resnet18", 64, {}, pretrained=str(tmp_path / "bad.safetensors"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyxem_dl.scans import Collected, Computing, Field, Padded, Rows, Step, blocks as blocks_module, stream
-from pyxem_dl.scans.blocks import Blocks, plan_blocks, read_block
+from pyxem_dl.scans.blocks import BlockReader, Blocks, plan_blocks
 from pyxem_dl.scans.lazy import lazy_tables
 from pyxem_dl.scans.scan import Scan
 
@@ -324,8 +324,9 @@ def test_a_block_and_its_positions(rng):
     array = patterns(rng, (5, 7))
     planned, wanted = Blocks((5, 7), (2, 3)), rng.random(35) < 0.5
     assert planned.grid == (3, 3) and len(planned) == 9
+    reader = BlockReader(array, planned, wanted)
     for i in range(9):
-        indices, found = read_block(array, planned, i, wanted)
+        ((indices, found),) = reader.read(i)
         assert wanted[indices].all() and (planned.of(indices) == i).all()
         np.testing.assert_array_equal(found, array.reshape(35, *SHAPE)[indices])
 

@@ -1,6 +1,7 @@
 """Studies: from a YAML file to a report, and on after an interruption."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,28 @@ def test_a_truth_that_does_not_fit_is_refused_before_anything_is_trained(write, 
     save_map(folder / "small.h5", data.polycrystal((5, 16), n_grains=2, pixels=32).truth)
     with pytest.raises(ValueError, match="The truth has 80 positions, the labels 224"):
         study.run_study(write("misfit", truth="small.h5"), device="cpu")
+
+
+@pytest.mark.parametrize("device, allowed, names", [
+    ("auto", None, ["0", "1", "2", "0"]),
+    ("cuda", "5, GPU-ab ,7", ["5", "GPU-ab", "7", "5"]),
+    ("cuda:1", None, [None] * 4),
+    ("cpu", "5,6", [None] * 4),
+])  # fmt: skip
+def test_gpus_are_dealt_out_to_the_processes(monkeypatch, device, allowed, names):
+    monkeypatch.setattr(study.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert study._dealt_gpus(4, device) == names
+
+
+def test_a_process_sees_the_gpu_that_it_was_dealt(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with study._process("3") as one, study._process(None) as other:
+        seen = [pool.apply(os.getenv, ("CUDA_VISIBLE_DEVICES",)) for pool in (one, other)]
+    assert seen == ["3", "2,3"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
 def test_a_study_in_two_processes(write, folder):

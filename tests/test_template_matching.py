@@ -88,7 +88,7 @@ def test_torch_finds_templates_and_angles(case):
     # the one exception: zone axes on the sector's border are there twice
     assert (match.simulation_indices[:, 0] == case.index).float().mean() > 0.7
     assert np.mean(case.error(match.rotations[:, 0]) < 0.5) > 0.7  # strict
-    assert (match.phase_index[:, 0] == 0).all()
+    assert (match.phase_id[:, 0] == 0).all()
 
 
 def test_the_other_half_turn_is_among_the_best(case):
@@ -177,16 +177,16 @@ def test_two_phases(small_bank):
     patterns = torch.cat([draw("Al", al), draw("LiNiO2", trigonal_)])
     found = small_bank.match(patterns, CALIBRATION, n_best=2)
     expected = torch.tensor([0] * 10 + [1] * 10)
-    assert (found.phase_index[:, 0] == expected).float().mean() > 0.85
-    of_template = small_bank.phase_index[found.simulation_indices]
-    assert (of_template == found.phase_index).all()
+    assert (found.phase_id[:, 0] == expected).float().mean() > 0.85
+    of_template = small_bank.phase_id[found.simulation_indices]
+    assert (of_template == found.phase_id).all()
 
 
 def test_where_nothing_is_there_nothing_is_indexed(small_bank):
     nothing = torch.stack([torch.zeros(72, 72), torch.full((72, 72), 5.0), torch.full((72, 72), torch.nan)])
     some = torch.cat([nothing, draw("Al", rotations.random_rotations(1))])
     found = small_bank.match(some, CALIBRATION)
-    assert (found.phase_index[:3, 0] == -1).all() and found.phase_index[3, 0] >= 0
+    assert (found.phase_id[:3, 0] == -1).all() and found.phase_id[3, 0] >= 0
     assert (found.scores[:3] == 0).all() and (found.reliability[:3] == 0).all()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
 from pyxem_dl.frames import Calibration, k_to_pixel
-from pyxem_dl.metrics.disks import DiskScore, score_disks
+from pyxem_dl.metrics.disks import HIT_RADII, DiskScore, score_disks
 from pyxem_dl.scans import make_signal
 from suite.datasets import SEED, multislice_file, multislice_phase
 
@@ -21,8 +21,6 @@ ELECTRONS = (1e4, 1e5, 1e6)
 _EXCITATION_ERROR = 0.03
 _RADIUS = 1.5
 _LEAST_ELECTRONS = 20
-# A hit lies within so many radii of the disk
-_TOLERANCE = 0.6
 
 
 @dataclass(frozen=True)
@@ -174,4 +172,4 @@ def score(vectors, disks: BraggDisks, threshold: float | None = None, *, with_fa
     ignored = disks.ignored
     if with_far:
         ignored = [np.concatenate(both) for both in zip(ignored, disks.far, strict=True)]
-    return score_disks(found, disks.truth, ignored, _TOLERANCE * disks.radius)
+    return score_disks(found, disks.truth, ignored, HIT_RADII * disks.radius)

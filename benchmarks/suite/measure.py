@@ -48,15 +48,15 @@ def labelled(predictor: Callable, data: Labelled) -> dict:
         }
     not_indexed = round(found["strict"].not_indexed, 4)
     if "score" in xmap.prop and "simulation_indices" not in xmap.prop:
-        # the scores of a network, which are probabilities; of all answers, also those that the thresholds leave out
-        answers = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
-        angle = disorientation(answers, data.rotations, data.phase)
+        # the scores of a network, which are probabilities; of all predictions, also those that the thresholds leave out
+        predictions = xmap.rotations.data.reshape(xmap.size, -1, 4)[:, 0]
+        angle = disorientation(predictions, data.rotations, data.phase)
         numbers["calibration"] = calibration_of_scores(xmap.prop["score"], angle < 5)
     return numbers | {"not_indexed": not_indexed, "patterns_per_second": round(len(data.rotations) / seconds, 1)}
 
 
 def calibration_of_scores(scores, right, edges=(0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 1)) -> list[dict]:
-    """Compare what a network says of its answers with how often they are right.
+    """Compare what a network says of its predictions with how often they are right.
 
     Parameters
     ----------

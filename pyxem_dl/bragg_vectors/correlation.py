@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.bragg_vectors.searching import Search, check_arguments, target_of
 from pyxem_dl.checks import flag, number
+from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.results.vectors import COLUMNS
 from pyxem_dl.scans import Computing, Reading
 
@@ -49,7 +49,7 @@ def match_disks(
         The probe, or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
     threshold : float, optional
         Smallest confidence, between 0 and 1: the correlation of pattern and probe, the same for any dose. Default is
-        :func:`~pyxem_dl.bragg_vectors.matcher.default_threshold`, which depends on the probe's radius.
+        :func:`~pyxem_dl.patterns.matcher.default_threshold`, which depends on the probe's radius.
     min_distance : float, optional
         Smallest distance between two disks in pixels; by default the radius of the probe, and at least 2.
     max_peaks : int

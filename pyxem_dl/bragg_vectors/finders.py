@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 from pyxem_dl.models import BraggModel, SentModel
+from pyxem_dl.patterns.correlation import soft_disk
+from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import in_electrons
 
@@ -107,7 +108,7 @@ class DetectionFinder:
             return None
         row, column = (torch.arange(n, dtype=torch.float32) for n in self.signal_mask.shape)
         away = torch.hypot(row[:, None] - self.center[0], column[None] - self.center[1])
-        disk = (self.probe.radius + 0.5 - away).clamp(0, 1)
+        disk = soft_disk(away, self.probe.radius)
         hidden = disk * self.signal_mask
         if float(hidden.sum()) < _HIDDEN * max(float(disk.sum()), 1e-6):
             return None

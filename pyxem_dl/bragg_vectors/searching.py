@@ -69,7 +69,7 @@ class Search:
         columns : sequence of str
             Of the vectors.
         settings : list
-            On which the answers depend, beside the scan and the probe.
+            On which the results depend, beside the scan and the probe.
         reciprocal_radius : float, optional
             Disks beyond are left out, in Å⁻¹.
         subtract_center : bool

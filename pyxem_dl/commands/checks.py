@@ -9,19 +9,12 @@ import typer
 
 from pyxem_dl.commands.app import command
 from pyxem_dl.commands.options import (
-    BeamEnergy,
-    Center,
-    Device,
-    NavigationMask,
-    Progress,
-    Scale,
     ScanFile,
-    SignalMask,
+    ScanOptions,
     check_structures,
     load_scan,
-    read_center,
     read_frame,
-    read_mask,
+    with_scan_options,
 )
 
 
@@ -38,6 +31,7 @@ def show_models() -> None:
 
 
 @command()
+@with_scan_options
 def evaluate(
     scan: ScanFile,
     truth: Annotated[
@@ -59,29 +53,22 @@ def evaluate(
         typer.Option(help="Convention of the truth, as '{turn: 90, flipped: true, inverse: true, crystal_x: a*}'."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Save the numbers (.json) or the table (.md).")] = None,
-    beam_energy: BeamEnergy = None,
-    scale: Scale = None,
-    center: Center = None,
-    navigation_mask: NavigationMask = None,
-    signal_mask: SignalMask = None,
-    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    progress: Progress = True,
+    *,
+    options: ScanOptions,
 ) -> None:
     """Measure how good orientations of a scan are: by models, by template matching, or of a map."""
     check_structures(phases)
     convention = read_frame(frame)
-    signal = load_scan(scan, scale)
+    signal = load_scan(scan, options.scale)
     from pyxem_dl.evaluation import check_evaluation_path, evaluate as measure
     from pyxem_dl.results.labels import read_labels
 
     if output is not None:
         check_evaluation_path(output, overwrite=overwrite)
     found = measure(
-        signal, model or [], phases=phases or None, maps={path.name: path for path in map or ()},
-        truth=None if truth is None else read_labels(truth, **convention), navigation_mask=read_mask(navigation_mask),
-        signal_mask=read_mask(signal_mask), center=read_center(center), beam_energy=beam_energy, device=device,
-        show_progressbar=progress,
+        signal, model or [], phases=phases or None, maps={str(path): path for path in map or ()},
+        truth=None if truth is None else read_labels(truth, **convention), **options.settings(),
     )  # fmt: skip
     typer.echo(f"\n{found}")
     if output is not None:

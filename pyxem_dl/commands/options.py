@@ -85,17 +85,11 @@ def with_scan_options(command: Callable) -> Callable:
 
 def load_scan(path: Path, scale: float | None):
     """Scan of a file, lazily; `scale` in Å⁻¹ per pixel replaces its calibration."""
-    if not path.exists():
+    if not path.exists():  # before anything heavy is imported
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    import hyperspy.api as hs
+    from pyxem_dl.scans.loading import load_scan as load
 
-    signal = hs.load(path, lazy=True)
-    if isinstance(signal, list):
-        kinds = "; ".join(str(each) for each in signal)
-        raise ValueError(
-            f"{path} holds {len(signal)} signals ({kinds}). Load it in Python with hyperspy.api.load, "
-            "and save the scan alone: signals[0].save('scan.zspy')."
-        )
+    signal = load(path)
     if scale is not None:
         for axis in signal.axes_manager.signal_axes:
             axis.scale, axis.offset, axis.units = scale, 0.0, "1/Å"

@@ -10,6 +10,7 @@ from pyxem_dl.crystals.reflections import (
     ReflectionTable,
     Spots,
     find_spots,
+    near_ewald_sphere,
     reflections,
     structure_factors,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "find_spots",
     "fractional_coordinates",
     "load_phases",
+    "near_ewald_sphere",
     "phase_from_dict",
     "phase_to_dict",
     "reflections",

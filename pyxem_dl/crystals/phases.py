@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,10 +28,15 @@ from pyxem_dl.crystals.space_groups import (
 from pyxem_dl.messages import warn
 from pyxem_dl.symmetry import setting
 
+if TYPE_CHECKING:
+    from orix.crystal_map import Phase
+
+    from pyxem_dl.annotations import Phases
+
 _GENERIC_NAMES = {"x", "i", "global", "structure", "phase", "crystal", "cif", "image0", "image", "unknown", "unnamed"}
 
 
-def load_phases(phases) -> list:
+def load_phases(phases: Phases) -> list[Phase]:
     """Read and check phases, and complete their unit cells.
 
     CIF files are read by gemmi: listed symmetry operations take precedence over the symbol, and the symbol over the

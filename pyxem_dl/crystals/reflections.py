@@ -120,7 +120,7 @@ def _inside(lattice, radius: float, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _intensities(structure, hkl: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """|F|^2 by diffsims, in portions: it makes arrays of reflections x atoms."""
+    """|F|^2 by diffsims, in blocks: it makes arrays of reflections x atoms."""
     from diffsims.utils.sim_utils import get_kinematical_intensities
 
     n = max(1, _MAX_ELEMENTS // max(len(structure), 1))
@@ -212,6 +212,37 @@ class ReflectionTable(NamedTuple):
         return cls(*(torch.stack(column).to(device) for column in columns))
 
 
+def near_ewald_sphere(
+    g: torch.Tensor, rotations: torch.Tensor, wavelength: float, max_excitation_error: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Turn reciprocal vectors of crystals into the lab frame, and tell which are near the Ewald sphere.
+
+    Parameters
+    ----------
+    g : tensor, shape (m, 3) or (n, m, 3)
+        Reciprocal vectors in the crystals' Cartesian frames, in Å⁻¹.
+    rotations : tensor, shape (n, 4)
+        Orientations, lab to crystal.
+    wavelength : float
+        Of the electrons in Å.
+    max_excitation_error : float
+        In Å⁻¹.
+
+    Returns
+    -------
+    lab : tensor, shape (n, m, 3)
+        Reciprocal vectors in the lab frame, in Å⁻¹; of the precision of `g` and `rotations`.
+    error : tensor, shape (n, m)
+        Excitation errors in Å⁻¹.
+    near : tensor of bool, shape (n, m)
+        Whether their moduli are below `max_excitation_error`.
+    """
+    # g_lab = R^-1 g: row vectors from the left of R's matrix
+    lab = matmul(g, to_matrix(rotations))
+    error = excitation_error(*lab.unbind(-1), wavelength)
+    return lab, error, error.abs() < max_excitation_error
+
+
 def find_spots(
     table: ReflectionTable,
     phase_id: torch.Tensor,
@@ -243,11 +274,9 @@ def find_spots(
     Spots
         Strongest first.
     """
-    g = table.g[phase_id]
-    # g_lab = R^-1 g: row vectors from the left of R's matrix
-    lab = matmul(g, to_matrix(rotations))
-    error = excitation_error(*lab.unbind(-1), electron_wavelength(beam_energy))
-    f = table.structure_factor[phase_id] * (error.abs() < max_excitation_error)
+    wavelength = electron_wavelength(beam_energy)
+    lab, error, near = near_ewald_sphere(table.g[phase_id], rotations, wavelength, max_excitation_error)
+    f = table.structure_factor[phase_id] * near
     promise = f**2 / (1 + (error / _SELECTION_WIDTH) ** 2)
     index = promise.topk(min(n_spots, promise.shape[1]), dim=1).indices
 

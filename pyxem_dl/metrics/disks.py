@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["DiskScore", "match_points", "score_disks"]
+__all__ = ["HIT_RADII", "DiskScore", "match_points", "score_disks"]
+
+#: A detection within so many radii of a disk is that disk
+HIT_RADII = 0.6
 
 
 @dataclass(frozen=True)

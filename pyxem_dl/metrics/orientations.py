@@ -136,7 +136,7 @@ def accuracy(orientations, truth, phase=None) -> dict[str, Accuracy]:
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityCurve:
-    """Errors of groups of answers, from the surest to the least sure.
+    """Errors of groups of predictions, from the surest to the least sure.
 
     Parameters
     ----------

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyxem_dl.frames import Calibration, excitation_error, pixel_to_k
+from pyxem_dl.crystals import near_ewald_sphere
+from pyxem_dl.frames import Calibration, pixel_to_k
 from pyxem_dl.metrics.orientations import quaternions_of
-from pyxem_dl.rotations import to_matrix
+from pyxem_dl.patterns.peaks import are_highest, parabola_shift
 
 # The peaks are turned by these angles (degrees) to see what chance explains: none of them is a
 # symmetry of a zone axis.
@@ -130,17 +131,14 @@ def _middle_and_spread(values) -> tuple[np.ndarray, np.ndarray]:
 
 def _local_maxima(difference, ring_median, noise, threshold, distance) -> np.ndarray:
     """Row, column and height (m, 3) of maxima, refined by parabolas, the highest first."""
-    from scipy.ndimage import maximum_filter
-
-    highest = maximum_filter(difference, 2 * distance + 1)
-    peak = (difference == highest) & (difference > ring_median + threshold * noise)
+    peak = are_highest(torch.from_numpy(difference[None]), distance)[0].numpy()
+    peak &= difference > ring_median + threshold * noise
     peak[[0, -1]] = peak[:, [0, -1]] = False
     row, column = np.nonzero(peak)
     middle = difference[row, column]
 
     def shift(before, after):
-        bend = np.minimum(before - 2 * middle + after, -1e-12)
-        return np.clip(0.5 * (before - after) / bend, -0.5, 0.5)
+        return parabola_shift(*(torch.from_numpy(x) for x in (before, middle, after))).numpy()
 
     rows = row + shift(difference[row - 1, column], difference[row + 1, column])
     columns = column + shift(difference[row, column - 1], difference[row, column + 1])
@@ -353,15 +351,16 @@ def _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error
     if not isinstance(reflections, Mapping):
         reflections = dict(enumerate(reflections))
     g = {key: r.g.double() for key, r in reflections.items()}
-    matrices = to_matrix(torch.as_tensor(quaternions_of(xmap), dtype=torch.float64))
+    rotations = torch.as_tensor(quaternions_of(xmap), dtype=torch.float64)
     for i, found in enumerate(peaks):
         center = None if centers is None else np.asarray(centers).reshape(-1, 2)[xmap.id[i]]
         k = np.stack(pixel_to_k(found[:, 0], found[:, 1], calibration, center), axis=1)
         spots = np.zeros((0, 2))
         if xmap.phase_id[i] >= 0:
-            lab = (g[xmap.phase_id[i]] @ matrices[i]).numpy()
-            error = excitation_error(*lab.T, calibration.wavelength)
-            spots = lab[np.abs(error) < max_excitation_error, :2]
+            (lab,), _, (near,) = near_ewald_sphere(
+                g[xmap.phase_id[i]], rotations[i, None], calibration.wavelength, max_excitation_error
+            )
+            spots = lab[near, :2].numpy()
         yield k, spots
 
 

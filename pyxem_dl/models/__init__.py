@@ -1,15 +1,16 @@
 """Models: a network with all that belongs to it, kept as a folder without pickles."""
 
-from pyxem_dl.devices import computing, filled_up, in_portions, native_precision
 from pyxem_dl.models.bragg import BraggModel
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model
 from pyxem_dl.models.loading import list_models, load_model
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.models.sent import SentModel
-from pyxem_dl.models.usable import usable_patterns
+from pyxem_dl.moved import moved_names
+
+__getattr__ = moved_names(__name__)
 
 __all__ = [
     "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationEnsemble", "OrientationModel", "SentModel",
-    "computing", "filled_up", "in_portions", "list_models", "load_model", "native_precision", "usable_patterns",
+    "list_models", "load_model",
 ]  # fmt: skip

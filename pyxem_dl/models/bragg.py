@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pyxem_dl.devices import computing, filled_up, in_portions
+from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks.fcunet import Disks
 from pyxem_dl.patterns.patches import probe_patch
 from pyxem_dl.preprocessing import rescale
+from pyxem_dl.preprocessing.usable import usable_patterns
 
 # Patterns that go through the network at once
-_PORTION = {"cpu": 8, "other": 64}
+_MICRO_BATCH = {"cpu": 8, "other": 64}
 
 
 @dataclass
@@ -56,7 +56,7 @@ class BraggModel(Model):
     inputs = "patterns"
     threshold_names = ("confidence",)
     #: Patterns that a core computes at once
-    micro_batch = _PORTION["cpu"]
+    micro_batch = _MICRO_BATCH["cpu"]
 
     def __repr__(self) -> str:
         low, high = self.domain.get("disk_radius") or (0, float("inf"))
@@ -92,10 +92,10 @@ class BraggModel(Model):
         max_disks : int
             Largest number of disks per pattern.
         n_samples : int
-            Answers drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
-            is known; 0 answers once, without.
+            Predictions drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
+            is known; 0 predicts once, without.
         least : float
-            What has less confidence is not placed exactly.
+            What has less confidence is not localised exactly.
 
         Returns
         -------
@@ -105,25 +105,25 @@ class BraggModel(Model):
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
-        size = _PORTION["cpu" if device.type == "cpu" else "other"]
+        size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
         probe = probe.to(device)
         sampled = probe_patch(probe, self.network.radius)
 
-        def predict(portion):
-            seen, usable = usable_patterns(portion, mask)
+        def predict(micro_batch):
+            seen, usable = usable_patterns(micro_batch, mask)
             if filled:
-                seen = torch.where(mask & usable[:, None, None], portion.clamp_min(0), seen)
+                seen = torch.where(mask & usable[:, None, None], micro_batch.clamp_min(0), seen)
             found = self._find(seen, probe, radius, size, max_disks, n_samples)
             with computing(device, self.precision):
-                found = self.network.place(seen, found, radius, sampled, n_samples, least)
+                found = self.network.localise(seen, found, radius, sampled, n_samples, least)
             return self._reported(found, usable, mask)
 
-        return Disks(*in_portions(predict, size, device, patterns))
+        return Disks(*in_micro_batches(predict, size, device, patterns))
 
     def _find(self, patterns, probe, radius: float, size: int, max_disks: int, n_samples: int) -> Disks:
         """Find disks with the U-Net; all in px of the patterns."""
         factor = self.network.radius / radius
-        n, patterns = len(patterns), filled_up(patterns, size)
+        n, patterns = len(patterns), padded(patterns, size)
         with computing(self.device):
             rescaled = rescale(patterns, factor)
         with computing(self.device, self.precision):
@@ -178,11 +178,12 @@ class BraggModel(Model):
         image = 200.0 * disks[0] + 40.0 * disks[1] + 8.0 * disks[2]
         return torch.poisson(image.expand(2, -1, -1), torch.Generator().manual_seed(0))
 
-    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         at = torch.arange(33.0, device=inputs.device) - 16
         probe = (torch.hypot(at[:, None], at[None]) < self.network.radius).float()
         found = self.network.predict(inputs, probe / probe.sum(), 4)
-        return self.network.place(inputs, found, self.network.radius, probe_patch(probe, self.network.radius))._asdict()
+        radius = self.network.radius
+        return self.network.localise(inputs, found, radius, probe_patch(probe, radius))._asdict()
 
     def _differences(self, now: dict, stored: dict) -> str:
         confidence = float((now["confidence"] - stored["confidence"]).abs().max())

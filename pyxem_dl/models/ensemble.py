@@ -11,12 +11,12 @@ from pyxem_dl.checks import thresholds
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 
-# Of each model so many answers count, with their probabilities
+# Of each model so many predictions count, with their probabilities
 _CANDIDATES = 3
 
 
 class OrientationEnsemble:
-    """Models of the same phases: what most of them say is the answer, their spread says how sure it is.
+    """Models of the same phases: what most of them say is the prediction, their spread says how sure it is.
 
     Parameters
     ----------
@@ -102,8 +102,8 @@ class OrientationEnsemble:
         SampledOrientations
             What most of them say, with their spread.
         """
-        answers = []
+        predictions = []
         for model in self.models:
             found = model.predict_batch(patterns, calibration, n_samples=n_samples, n_best=_CANDIDATES, **settings)
-            answers.append(OrientationCandidates(*found[:4]))
-        return SampledOrientations.of(answers, self.models[0].network.operations)
+            predictions.append(OrientationCandidates(*found[:4]))
+        return SampledOrientations.of(predictions, self.models[0].network.operations)

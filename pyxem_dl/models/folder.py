@@ -71,15 +71,15 @@ class Model(ABC):
 
     @abstractmethod
     def _default_reference(self) -> torch.Tensor:
-        """Return inputs whose answers are kept, where none are given."""
+        """Return inputs whose predictions are kept, where none are given."""
 
     @abstractmethod
-    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Answers to the reference's inputs."""
+    def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Predictions for the reference's inputs."""
 
     @abstractmethod
     def _differences(self, now: dict, stored: dict) -> str:
-        """Say in what today's answers differ from the stored ones; empty if they do not."""
+        """Say in what today's predictions differ from the stored ones; empty if they do not."""
 
     @abstractmethod
     def _minimal_card(self) -> str:
@@ -107,7 +107,7 @@ class Model(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and settings: the same for the same answers."""
+        """Hash of weights and settings: the same for the same predictions."""
         weights = _hash_tensors(self.network.state_dict())
         config = {key: value for key, value in _config(self).items() if key != "provenance"}
         text = json.dumps([weights, config], sort_keys=True)
@@ -155,7 +155,7 @@ class Model(ABC):
         training_log : str or pathlib.Path, optional
             CSV file that is copied to ``training_log.csv``.
         reference : tensor, shape (n, channels, n_k, n_phi), optional
-            Inputs of the network, that are stored with its answers for :meth:`verify`; by
+            Inputs of the network, that are stored with its predictions for :meth:`verify`; by
             default a few synthetic ones.
 
         Returns
@@ -171,10 +171,10 @@ class Model(ABC):
             save_file(_stored_weights(self.network, dtype), new / WEIGHTS)
             config = _config(self) | {"weights": {"file": WEIGHTS, "sha256": _hash_file(new / WEIGHTS)}}
             (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            # The answers of what will be loaded, that is of the rounded weights
+            # The predictions of what will be loaded, that is of the rounded weights
             rounded = read_model(new)
             reference = self._default_reference() if reference is None else reference
-            save_file(_reference_answers(rounded, reference.cpu().float()), new / REFERENCE)
+            save_file(_reference_predictions(rounded, reference.cpu().float()), new / REFERENCE)
             if card is not None or not (folder / CARD).exists():
                 (new / CARD).write_text(card or self._minimal_card(), encoding="utf-8")
             if training_log is not None and Path(training_log).resolve() != (folder / TRAINING_LOG).resolve():
@@ -182,7 +182,7 @@ class Model(ABC):
         return folder
 
     def verify(self, folder) -> None:
-        """Compare today's answers to the ones stored in a model folder.
+        """Compare today's predictions to the ones stored in a model folder.
 
         Parameters
         ----------
@@ -197,11 +197,11 @@ class Model(ABC):
         path = _existing(Path(folder), REFERENCE)
         self._check_reference(path)
         stored = read_tensors(path)
-        answers = _reference_answers(self, stored[self.inputs].float())
-        wrong = [name for name, x in answers.items() if name not in stored or stored[name].shape != x.shape]
+        predictions = _reference_predictions(self, stored[self.inputs].float())
+        wrong = [name for name, x in predictions.items() if name not in stored or stored[name].shape != x.shape]
         if wrong:
             raise ValueError(f"{path} is damaged or of another model: {', '.join(wrong)} missing or of another shape.")
-        differences = self._differences(answers, stored)
+        differences = self._differences(predictions, stored)
         if differences:
             raise ValueError(f"The model in {folder} no longer reproduces its stored predictions: {differences}.")
 
@@ -293,9 +293,9 @@ def _config(model: Model) -> dict:
     return json.loads(json.dumps(config | model._own_config()))
 
 
-def _reference_answers(model: Model, inputs: torch.Tensor) -> dict:
+def _reference_predictions(model: Model, inputs: torch.Tensor) -> dict:
     with computing(model.device):
-        tensors = {model.inputs: inputs} | model._answers(inputs.to(model.device))
+        tensors = {model.inputs: inputs} | model._predictions(inputs.to(model.device))
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CONFIG, PRETRAINED, Model, read_config, read_model
+from pyxem_dl.models.orientation import OrientationModel
 
 
-def load_model(model) -> Model | OrientationEnsemble:
+def load_model(
+    model: str | Path | Model | OrientationEnsemble | Sequence[str | Path | OrientationModel],
+) -> Model | OrientationEnsemble:
     """Load a model.
 
     Parameters

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
-from pyxem_dl.devices import computing, filled_up, in_portions
+from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
-from pyxem_dl.models.usable import usable_patterns
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
+from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.rotations import misorientation_angle
 from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
-_PORTION = {"cpu": 64, "other": 256}
+_MICRO_BATCH = {"cpu": 64, "other": 256}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -124,13 +124,13 @@ class OrientationModel(Model):
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
-        size = _PORTION["cpu" if device.type == "cpu" else "other"]
+        size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
 
-        def predict(portion, portion_centers):
-            return self._predict_portion(portion, calibration, portion_centers, mask, n_best, size, n_samples)
+        def predict(micro_batch, its_centers):
+            return self._predict_micro_batch(micro_batch, calibration, its_centers, mask, n_best, size, n_samples)
 
         self._check_samples(n_samples)
-        columns = in_portions(predict, size, device, patterns, centers)
+        columns = in_micro_batches(predict, size, device, patterns, centers)
         return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
 
     @property
@@ -140,7 +140,7 @@ class OrientationModel(Model):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether answers can be drawn with dropout."""
+        """Whether predictions can be drawn with dropout."""
         return hasattr(self.network, "samples") and self.network.dropout.p > 0
 
     def _check_samples(self, n_samples: int) -> None:
@@ -151,20 +151,20 @@ class OrientationModel(Model):
             )
 
     def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
-        """Say what error in degrees to expect of answers whose spread is `spread`, in radians."""
+        """Say what error in degrees to expect of predictions whose spread is `spread`, in radians."""
         factor, floor = self.spread_fit
         return ((factor * torch.rad2deg(spread)).square() + floor**2).sqrt()
 
-    def _predict_portion(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
+    def _predict_micro_batch(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
         """Predict at most `size` patterns."""
-        n, centers = len(patterns), filled_up(centers, size)
-        patterns, usable = usable_patterns(filled_up(patterns, size), mask)
+        n, centers = len(patterns), padded(centers, size)
+        patterns, usable = usable_patterns(padded(patterns, size), mask)
         with computing(self.device):
             polar = self.preprocessing(patterns, calibration, centers, mask)
         with computing(self.device, self.precision):
             network = self.network
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
-        found = [_without_unusable([column[:n] for column in answer], usable[:n]) for answer in found]
+        found = [_without_unusable([column[:n] for column in prediction], usable[:n]) for prediction in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
 
     def check_domain(self, calibration: Calibration) -> None:
@@ -214,7 +214,7 @@ class OrientationModel(Model):
     def _default_reference(self) -> torch.Tensor:
         return _synthetic_reference(self.preprocessing)
 
-    def _answers(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.network.predict(inputs, 2)._asdict()
 
     def _differences(self, now: dict, stored: dict) -> str:

@@ -73,7 +73,7 @@ class PlainNetwork(nn.Module):
 
 def _all_places(n: int, num_features: int = _N_FEATURES, dropout: float = 0.1) -> tuple[nn.Module, ...]:
     """Make layers that see all places of what a network leaves of an image, n numbers."""
-    # units that are never active again would leave one answer to all patterns
+    # units that are never active again would leave one prediction for all patterns
     return nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, num_features), nn.GELU(), nn.LayerNorm(num_features)
 
 
@@ -125,7 +125,7 @@ def make_backbone(name: str, size: int, arguments: dict, pretrained=False) -> nn
     arguments : dict
         Of the network.  For timm's with ``global_pool=""`` a layer follows that sees all places.
     pretrained : bool, str or pathlib.Path
-        Take weights that were learnt on photographs: timm's own, or those of a local file in timm's or safetensors'
+        Take weights that were learnt on ImageNet: timm's own, or those of a local file in timm's or safetensors'
         format.  The weights of the three colours are added up.
 
     Raises
@@ -209,7 +209,7 @@ def _refuse_pickles(path: Path) -> None:
 
 
 def _load_pretrained(network: nn.Module, known: str, arguments: dict, pretrained) -> None:
-    """Give a network weights that were learnt on photographs, or say that none could be had."""
+    """Give a network weights that were learnt on ImageNet, or say that none could be had."""
     import timm
 
     overlay = None if pretrained is True else {"file": str(pretrained)}

@@ -1,4 +1,4 @@
-"""What orientation networks answer."""
+"""What orientation networks predict."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class OrientationCandidates(NamedTuple):
 
 
 class SampledOrientations(NamedTuple):
-    """What several answers to the same patterns agree on.
+    """What several predictions for the same patterns agree on.
 
     The fields of :class:`OrientationCandidates` for one candidate, and ``spread (n,)``: root mean square of the
-    disorientations of the best candidate of each answer from it, in radians.
+    disorientations of the best candidate of each prediction from it, in radians.
     """
 
     rotations: torch.Tensor
@@ -37,29 +37,29 @@ class SampledOrientations(NamedTuple):
     spread: torch.Tensor
 
     @classmethod
-    def of(cls, answers: list[OrientationCandidates], operations: torch.Tensor) -> SampledOrientations:
-        """Find what most candidates of several answers say; see :func:`pyxem_dl.symmetry.consensus`.
+    def of(cls, predictions: list[OrientationCandidates], operations: torch.Tensor) -> SampledOrientations:
+        """Find what most candidates of several predictions say; see :func:`pyxem_dl.symmetry.consensus`.
 
         Parameters
         ----------
-        answers : list of OrientationCandidates
+        predictions : list of OrientationCandidates
             To the same patterns.
         operations : tensor, shape (phases, o, 4)
             Proper rotations of the phases' Laue groups.
         """
         rotations, phases, scores = (
-            torch.cat([getattr(a, name) for a in answers], dim=1) for name in ("rotations", "phase_id", "scores")
+            torch.cat([getattr(a, name) for a in predictions], dim=1) for name in ("rotations", "phase_id", "scores")
         )
-        crystal = torch.stack([a.crystal for a in answers], dim=1).mean(1)
+        crystal = torch.stack([a.crystal for a in predictions], dim=1).mean(1)
         votes = torch.zeros(len(phases), len(operations), device=scores.device)
         phase = votes.scatter_add(1, phases, scores.float() + 1e-6).argmax(1)
         agree = phases == phase[:, None]
         mean, angle = symmetry.consensus(
             rotations.float(), operations[phase], (scores.float() + 1e-6) * agree
         )
-        # an answer with another orientation or phase says that this one is wrong
-        score = (scores * (agree & (angle < symmetry.SAME))).sum(1) / len(answers)
-        first = list(accumulate([0, *(a.scores.shape[1] for a in answers[:-1])]))  # the best of each answer
+        # a prediction with another orientation or phase says that this one is wrong
+        score = (scores * (agree & (angle < symmetry.SAME))).sum(1) / len(predictions)
+        first = list(accumulate([0, *(a.scores.shape[1] for a in predictions[:-1])]))  # the best of each prediction
         squares, count = (
             torch.stack([x[:, i] for i in first], dim=1).sum(1) for x in (angle.square() * agree, agree)
         )

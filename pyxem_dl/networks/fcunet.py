@@ -1,7 +1,7 @@
 """The disk detector: correlation of pattern and probe in Fourier space, then a U-Net.
 
 After Munshi et al., npj Comput. Mater. 8, 254 (2022), whose network correlates pattern and
-probe by FFT inside the graph.  Its answer are the disks themselves: where, how strong, how sure.
+probe by FFT inside the graph.  It predicts the disks themselves: where, how strong, how sure.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pyxem_dl.networks.localisation import SubpixelLocalisation
 from pyxem_dl.networks.outline import moved
-from pyxem_dl.networks.placement import Placement
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
 from pyxem_dl.patterns.patches import cut_patches, in_blocks, places_to_look_at
+from pyxem_dl.patterns.peaks import are_highest
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
-# Disks that are placed at once
+# Disks that are localised at once
 _BLOCK = {"cpu": 32, "other": 512}
 
 
@@ -59,7 +60,7 @@ class FCUNet(nn.Module):
     dropout : float
         In the lowest level; with :meth:`predict`'s `n_samples` it stays on (Monte-Carlo dropout).
     placement : bool
-        Whether it has a placement.
+        Whether it has a :class:`~pyxem_dl.networks.localisation.SubpixelLocalisation`.
     """
 
     def __init__(
@@ -78,15 +79,15 @@ class FCUNet(nn.Module):
         nn.init.zeros_(self.heads.bias)
         with torch.no_grad():
             self.heads.bias[0] = -4.0  # few cells hold a disk
-        self.placement = None
+        self.placement = None  # called so in the files of models
         self.to(memory_format=torch.channels_last)
         if placement:
-            self.add_placement()
+            self.add_localisation()
 
-    def add_placement(self) -> None:
-        """Let disks be placed by a network of their own, see :meth:`place`."""
+    def add_localisation(self) -> None:
+        """Let disks be localised by a network of their own, see :meth:`localise`."""
         device = self.heads.weight.device
-        self.placement = moved(Placement(), device).to(memory_format=torch.channels_last)
+        self.placement = moved(SubpixelLocalisation(), device).to(memory_format=torch.channels_last)
         self.arguments["placement"] = True
 
     def correlate(self, patterns: torch.Tensor, probe: torch.Tensor) -> Correlation:
@@ -103,7 +104,7 @@ class FCUNet(nn.Module):
             return self.correlation(_padded(patterns.float()), probe.float())
 
     def forward(self, correlation: Correlation) -> torch.Tensor:
-        """Raw answers of every cell.
+        """Raw predictions of every cell.
 
         Returns
         -------
@@ -129,13 +130,13 @@ class FCUNet(nn.Module):
         electrons : tensor, shape (n, m)
             Counts of the disks.
         visible, counted : tensor of bool, shape (n, m)
-            Disks that can be seen; disks near which answers count at all: between the two are
+            Disks that can be seen; disks near which predictions count at all: between the two are
             those of which nobody could say.
         """
         correlation = self.correlate(patterns, probe)
-        answers = self(correlation)
-        logit = answers[:, 0]
-        cells = self._cells(answers)
+        predictions = self(correlation)
+        logit = predictions[:, 0]
+        cells = self._cells(predictions)
         # (n, disks, cells); far away is where no such disk is
         distance = torch.cdist(positions, cells.flatten(0, 1).expand(len(positions), -1, -1))
         far = 1e3 * self.radius
@@ -153,12 +154,12 @@ class FCUNet(nn.Module):
         focal = torch.where(centre, positive, negative * ~doubtful)
         n_disks = centre.sum().clamp_min(1)
         near = (heat > 0.4).float()
-        error = (answers[:, 1:3].permute(0, 2, 3, 1) - offset).norm(dim=-1)
-        log_error = answers[:, 3].clamp(-4, 2)
+        error = (predictions[:, 1:3].permute(0, 2, 3, 1) - offset).norm(dim=-1)
+        log_error = predictions[:, 3].clamp(-4, 2)
         position = error * torch.exp(-log_error) + log_error
         scale, base = self._intensity_scale(correlation)
         target = electrons.gather(1, nearest).reshape(logit.shape)
-        wrong = base + answers[:, 4] - torch.asinh(target / scale)
+        wrong = base + predictions[:, 4] - torch.asinh(target / scale)
         intensity = functional.smooth_l1_loss(wrong, torch.zeros_like(wrong), reduction="none")
         weight = near / near.sum().clamp_min(1)
         parts = {
@@ -169,11 +170,11 @@ class FCUNet(nn.Module):
         loss = sum(weight * parts[name] for name, weight in _WEIGHTS.items())
         return loss, {name: value.detach() for name, value in parts.items()}
 
-    def _cells(self, answers) -> torch.Tensor:
+    def _cells(self, predictions) -> torch.Tensor:
         """Middles (rows, columns, 2) of the cells in px."""
         rows, columns = (
-            torch.arange(n, device=answers.device) * STRIDE + (STRIDE - 1) / 2
-            for n in answers.shape[-2:]
+            torch.arange(n, device=predictions.device) * STRIDE + (STRIDE - 1) / 2
+            for n in predictions.shape[-2:]
         )
         return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
@@ -193,41 +194,39 @@ class FCUNet(nn.Module):
         max_disks : int
             Largest number of disks per pattern.
         n_samples : int
-            Answers drawn with dropout, whose mean is given and whose variance is known; 0 answers
+            Predictions drawn with dropout, whose mean is given and whose variance is known; 0 predicts
             once, without.
         """
         correlation = self.correlate(patterns, probe)
         self._sample(n_samples > 0)
-        answers = torch.stack([self(correlation) for _ in range(max(1, n_samples))])
+        predictions = torch.stack([self(correlation) for _ in range(max(1, n_samples))])
         scale, base = self._intensity_scale(correlation)
-        probability = torch.sigmoid(answers[:, :, 0])
-        # one answer in the neighbourhood of a disk's radius
-        reach = 2 * round(0.4 * self.radius / STRIDE) + 1
+        probability = torch.sigmoid(predictions[:, :, 0])
+        # one prediction in the neighbourhood of a disk's radius
         mean = probability.mean(0)
-        highest = functional.max_pool2d(mean, reach, 1, reach // 2)
-        candidates = (mean * (mean == highest)).flatten(1)
+        candidates = (mean * are_highest(mean, round(0.4 * self.radius / STRIDE))).flatten(1)
         confidence, index = candidates.topk(min(max_disks, candidates.shape[1]), dim=1)
 
         def at(maps):
             return maps.flatten(-2).gather(-1, index.expand(*maps.shape[:-2], -1))
 
-        cell = self._cells(answers).flatten(0, 1)[index]
-        offsets = at(answers[:, :, 1]), at(answers[:, :, 2])
+        cell = self._cells(predictions).flatten(0, 1)[index]
+        offsets = at(predictions[:, :, 1]), at(predictions[:, :, 2])
         row, column = (cell[..., i] + offset.mean(0) for i, offset in enumerate(offsets))
         inside = (row > -0.5) & (row < patterns.shape[1] - 0.5)
         inside &= (column > -0.5) & (column < patterns.shape[2] - 0.5)
-        correction = at(base) + at(answers[:, :, 4]).mean(0)
+        correction = at(base) + at(predictions[:, :, 4]).mean(0)
         return Disks(
             row, column,
             intensity=(at(scale) * torch.sinh(correction.clamp(-20, 20))).clamp_min(0),
             confidence=confidence * inside,
-            position_error=torch.exp(at(answers[:, :, 3]).mean(0).clamp(-4, 2)),
+            position_error=torch.exp(at(predictions[:, :, 3]).mean(0).clamp(-4, 2)),
             position_variance=sum(offset.var(0, correction=0) for offset in offsets),
             confidence_variance=at(probability).var(0, correction=0),
         )  # fmt: skip
 
-    def place(self, patterns, disks: Disks, radius: float, probe, n_samples: int = 0, least: float = 0.03) -> Disks:
-        """Place disks that were found, at the full resolution of the detector.
+    def localise(self, patterns, disks: Disks, radius: float, probe, n_samples: int = 0, least: float = 0.03) -> Disks:
+        """Localise disks that were found, at the full resolution of the detector.
 
         Parameters
         ----------

@@ -115,7 +115,7 @@ class EulerAngles(RotationHead):
     *arguments
         Those of :class:`RotationHead`.
     clamp : bool
-        Keep the answers between 0 and 1.
+        Keep the predictions between 0 and 1.
     **further
         Those of :class:`RotationHead`.
     """
@@ -146,7 +146,7 @@ class EulerAngles(RotationHead):
         best = closeness.argmax(1)[:, None, None].expand(-1, 1, 4)
         angles = quaternion_to_euler(*equivalent.gather(1, best)[:, 0].unbind(-1))
         target = torch.stack([x / full for x, full in zip(angles, self._RANGE, strict=True)], dim=-1)
-        # not clamped: an answer beyond the range must find back
+        # not clamped: a prediction beyond the range must find back
         return (numbers + 0.5 - target).square().sum(1)
 
 

@@ -32,7 +32,7 @@ class RegressionNetwork(nn.Module):
     head : {"r9", "r6", "euler"}
         How numbers make a rotation.
     clamp : bool
-        With Euler angles: keep the answers in their range.
+        With Euler angles: keep the predictions in their range.
     modulo_180 : bool
         Count orientations that differ by 180 degrees about the beam as the same when learning.
     robust : bool
@@ -81,7 +81,7 @@ class RegressionNetwork(nn.Module):
         self.right = nn.Linear(n_features, 1)
 
     def load_pretrained(self, pretrained) -> None:
-        """Give the backbone weights that were learnt on photographs; see ``make_backbone``."""
+        """Give the backbone weights that were learnt on ImageNet; see ``make_backbone``."""
         a = self.arguments
         self.backbone = make_backbone(a["backbone"], a["size"], a["backbone_arguments"], pretrained)
 
@@ -93,7 +93,7 @@ class RegressionNetwork(nn.Module):
         # bfloat16 knows no tenths of a degree
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            # what the answer is worth is learnt beside it, and does not change it
+            # what the prediction is worth is learnt beside it, and does not change it
             right = self.right(features.detach())[:, 0]
             return self.numbers(features), self.phase(features), right
 
@@ -136,7 +136,7 @@ class RegressionNetwork(nn.Module):
         images : tensor, shape (n, 1, size, size)
             Preprocessed patterns.
         n_best : int
-            There is one answer, whatever is asked for.
+            There is one prediction, whatever is asked for.
 
         Returns
         -------
@@ -146,14 +146,14 @@ class RegressionNetwork(nn.Module):
         return self._candidates(*self(images))
 
     def samples(self, images: torch.Tensor, n_samples: int) -> list[OrientationCandidates]:
-        """Answers to the same patterns, each with other features left out (Monte-Carlo dropout).
+        """Predictions for the same patterns, each with other features left out (Monte-Carlo dropout).
 
         Parameters
         ----------
         images : tensor, shape (n, 1, size, size)
             Preprocessed patterns.
         n_samples : int
-            Number of answers.
+            Number of predictions.
 
         Notes
         -----

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Pixels for one cell of the answer
+# Pixels for one cell of the prediction
 STRIDE = 2
 # The networks halve so often: sizes are padded to a multiple of 2 to this power.
 HALVINGS = 3
@@ -56,7 +56,7 @@ class FourierUNet(nn.Module):
         Of the input.
     widths : tuple of int
         Complex channels at half, quarter and eighth of the frequencies; the first is that of
-        the answer, too.
+        the prediction, too.
     dropout : float
         In the lowest level.
     """

@@ -13,6 +13,11 @@ from torch.nn import functional
 _RING, _WINDOW, _APERTURE = (1.35, 2.0), 1.5, 1.15
 
 
+def soft_disk(distance: torch.Tensor, radius: float) -> torch.Tensor:
+    """Disk with an edge of a pixel, 1 inside: a pixel half of which is inside counts half; distances in px."""
+    return (radius + 0.5 - distance).clamp(0, 1)
+
+
 class Correlation(NamedTuple):
     """What the correlation layer sees; maps (n, rows, columns).
 

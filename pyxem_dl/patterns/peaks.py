@@ -111,8 +111,7 @@ def _candidates(maps, threshold, min_distance, most: int) -> Maxima:
     if isinstance(threshold, torch.Tensor):
         threshold = threshold.to(maps).reshape(-1, 1, 1)
     half = max(1, int(min_distance / math.sqrt(2)))
-    highest = _sliding_maximum(_sliding_maximum(maps, half, 1), half, 2)
-    there = (maps == highest) & (maps > threshold)
+    there = are_highest(maps, half) & (maps > threshold)
     return (_listed if maps.device.type == "cpu" else _sorted)(maps, there, most)
 
 
@@ -144,6 +143,17 @@ def _listed(maps, there, most: int) -> Maxima:
 
     valid = padded(torch.ones_like(row, dtype=torch.bool))
     return Maxima(padded(row.to(maps)), padded(column.to(maps)), padded(value), valid)
+
+
+def are_highest(maps: torch.Tensor, half: int) -> torch.Tensor:
+    """Tell which pixels of maps (n, rows, columns) none exceeds that is up to `half` rows and columns away."""
+    return maps == _sliding_maximum(_sliding_maximum(maps, half, 1), half, 2)
+
+
+def parabola_shift(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """How far from a maximum, between -0.5 and 0.5 steps, the parabola through it and its neighbours is highest."""
+    bend = (before - 2 * middle + after).clamp_max(-1e-12)
+    return (0.5 * (before - after) / bend).clamp(-0.5, 0.5)
 
 
 def _sliding_maximum(x: torch.Tensor, half: int, dim: int) -> torch.Tensor:
@@ -196,7 +206,6 @@ def _refined(maps, peaks: Maxima) -> Maxima:
     for step in ((1, 0), (0, 1)):
         before = around[index, row - step[0], column - step[1]]
         after = around[index, row + step[0], column + step[1]]
-        bend = before - 2 * middle + after
-        good = peaks.valid & (bend < 0) & bend.isfinite()
-        shifts.append(torch.where(good, 0.5 * (before - after) / torch.where(good, bend, 1), 0).clamp(-0.5, 0.5))
+        good = peaks.valid & before.isfinite() & after.isfinite()
+        shifts.append(torch.where(good, parabola_shift(before, middle, after), 0))
     return peaks._replace(row=peaks.row + shifts[0], column=peaks.column + shifts[1])

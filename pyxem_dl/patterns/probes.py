@@ -68,7 +68,7 @@ class Probe:
         return cls(image / image.sum(), float(radius), (float(half), float(half)))
 
     @classmethod
-    def from_image(cls, image) -> Probe:
+    def from_image(cls, image: np.ndarray | torch.Tensor) -> Probe:
         """Measure a probe in a vacuum pattern.
 
         Parameters
@@ -96,7 +96,7 @@ class Probe:
         return cls(cut, edge.radius, (float(edge.row), float(edge.column)), edge.radius_error, edge.center_error)
 
     @classmethod
-    def from_patterns(cls, patterns, center: tuple[float, float] | None = None) -> Probe:
+    def from_patterns(cls, patterns: np.ndarray | torch.Tensor, center: tuple[float, float] | None = None) -> Probe:
         """Estimate the probe from the direct beam of patterns.
 
         Parameters

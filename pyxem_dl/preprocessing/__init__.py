@@ -15,11 +15,12 @@ from pyxem_dl.preprocessing.images import (
     shift_to_center,
 )
 from pyxem_dl.preprocessing.polar import PolarPreprocessing
+from pyxem_dl.preprocessing.usable import usable_patterns
 
 #: By the name in a model's ``config.json``
 PREPROCESSINGS = {"polar": PolarPreprocessing, "cartesian": CartesianPreprocessing}
 
 __all__ = [
     "PREPROCESSINGS", "CartesianPreprocessing", "PolarPreprocessing", "as_float32", "check_patterns",
-    "counts_per_electron", "find_direct_beam", "in_electrons", "rescale", "shift_to_center",
+    "counts_per_electron", "find_direct_beam", "in_electrons", "rescale", "shift_to_center", "usable_patterns",
 ]  # fmt: skip

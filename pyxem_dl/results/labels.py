@@ -10,6 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,17 +18,20 @@ import torch
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.checks import flag, number
 from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
-from pyxem_dl.messages import warn
+from pyxem_dl.messages import say, warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 from pyxem_dl.results.label_files import read_map, without_unknown_rotations
 from pyxem_dl.results.map_files import copied_map
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
 
 #: Fewer labels than this teach nothing.
 MINIMUM_LABELS = 50
 # Labels closer together than this (degrees) are one orientation.
 _ONE_ORIENTATION = 1.0
 # Labels that are compared at once
-_PORTION = 4096
+_AT_ONCE = 4096
 # Zone axes this far apart (degrees) are counted apart when orientations are balanced.
 _BALANCE_RESOLUTION = 5.0
 
@@ -72,9 +76,7 @@ class Labels:
         """
         if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
             raise TypeError(f"Labels are an orix CrystalMap or the path of a file with one, not {type(xmap).__name__}.")
-        whole = copied_map(xmap)
-        whole.is_in_data = np.ones_like(xmap.is_in_data)
-        whole._shape = None  # orix computes it again
+        whole = copied_map(xmap, np.ones_like(xmap.is_in_data))
         without_unknown_rotations(whole, "The labels")
         rotations = whole.rotations.data.reshape(xmap.is_in_data.size, -1, 4)[:, 0]
         phases = {key: phase for key, phase in xmap.phases if key >= 0}
@@ -110,7 +112,10 @@ class Labels:
         return replace(self, phases=[complete(phase) for phase in self.phases])
 
 
-def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False, crystal_x: str = "a"):
+def read_labels(
+    path: str | Path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False,
+    crystal_x: Literal["a", "a*"] = "a",
+) -> CrystalMap:  # fmt: skip
     """Read a crystal map from a file, and convert it to the convention of pyxem_dl.
 
     Parameters
@@ -145,7 +150,7 @@ def read_labels(path, *, inverse: bool = False, turn: float = 0.0, flipped: bool
     if path.suffix.lower() in (".ang", ".ctf"):
         sense = "crystal to lab" if inverse else "lab to crystal"
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
-        print(
+        say(
             f"{path.name}: Euler angles are taken for Bunge's, {sense}, in a frame {frame}, with x along {crystal_x} "
             "of the crystals. If the map is in another convention, say so: inverse=True, turn=90, flipped=True, "
             "crystal_x='a*'; pyxem_dl.results.find_label_frame finds out which. On the command line: "
@@ -215,8 +220,7 @@ def find_label_frame(signal, labels, phases, *, n_patterns: int = 60, reciprocal
     tables = {key: reflections(phase, radius) for key, phase in known.items()}
     indexed = xmap.id[xmap.phase_id >= 0]
     chosen = np.random.default_rng(seed).choice(indexed, min(n_patterns, len(indexed)), replace=False)
-    some = copied_map(xmap)
-    some.is_in_data = np.isin(np.arange(xmap.is_in_data.size), chosen)
+    some = copied_map(xmap, np.isin(np.arange(xmap.is_in_data.size), chosen))
     for key, phase in known.items():
         some.phases[key].structure = phase.structure  # the lattice is not in every file
     turns = [other_crystal_quaternion(phase.structure.lattice) for phase in known.values()]
@@ -282,7 +286,7 @@ def check_labels(labels: Labels, shape: tuple[int, ...], chosen: np.ndarray) -> 
     phase = labels.phases[labels.phase_id[crystals][0]]
     operations = symmetry.proper_operations(phase)
     # all of a large scan at once, times all operations, would fill the memory
-    furthest = max(float(symmetry.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_PORTION))
+    furthest = max(float(symmetry.disorientation_angle(part, q[:1], operations).max()) for part in q.split(_AT_ONCE))
     if math.degrees(furthest) < _ONE_ORIENTATION and len(np.unique(labels.phase_id[crystals])) == 1:
         raise ValueError(
             f"All {len(q)} labels are the same orientation (within {_ONE_ORIENTATION:g}°): a network would learn only "
@@ -407,7 +411,7 @@ def balance_weights(labels: Labels, chosen: np.ndarray, exponent: float) -> np.n
         here = np.flatnonzero(labels.phase_id[chosen] == i)
         nodes = rot.zone_axes(symmetry.reduced_grid(phase, _BALANCE_RESOLUTION))
         operations = symmetry.proper_operations(phase)
-        for part in np.array_split(here, max(1, len(here) // _PORTION)):
+        for part in np.array_split(here, max(1, len(here) // _AT_ONCE)):
             q = torch.as_tensor(labels.rotations[chosen[part]], dtype=torch.float32)
             axes = rot.zone_axes(rot.multiply(operations, q[:, None]))
             bins[part] = start + (axes @ nodes.T).amax(1).argmax(1).numpy()

@@ -28,16 +28,39 @@ _LAUE = {
 _WRITTEN = {".ang": {"scores"}, ".ctf": {"scores", "reliability", "spread"}}
 
 
-def copied_map(xmap):
-    """Copy a crystal map with all that is in it, its mask, too.
+def copied_map(xmap, is_in_data=None):
+    """Copy a crystal map with all that is in it.
 
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        The map.
+    is_in_data : array of bool, shape (n,), optional
+        Which of all positions of its scan are in the copy's data; by default those that are in the map's.
+
+    Notes
+    -----
     orix' own ``deepcopy`` fails where a part of the map was looked at before: parts share one dictionary of properties,
     which remembers the mask of the last.
     """
     import copy
 
     xmap._prop.is_in_data = np.ones(len(xmap._id), dtype=bool)
-    return copy.deepcopy(xmap)
+    copied = copy.deepcopy(xmap)
+    if is_in_data is not None:
+        copied.is_in_data = np.array(is_in_data, dtype=bool)
+        copied._shape = None  # orix computes it again
+    return copied
+
+
+def bounding_box(xmap) -> np.ndarray:
+    """Which of all positions of a map's scan (n,) lie in the smallest rectangle that holds those in its data."""
+    box = np.ones(xmap.is_in_data.size, dtype=bool)
+    for c in (xmap._x, xmap._y):
+        if c is not None and len(c):
+            inside = c[xmap.is_in_data]
+            box &= (c >= inside.min()) & (c <= inside.max())
+    return box
 
 
 def save_map(path, xmap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
@@ -165,7 +188,7 @@ def _lost(xmap, suffix: str, crystal_x: str | None) -> list[str]:
     others = sorted(set(xmap.prop) - _WRITTEN[suffix])
     if others:
         lost.append(f"without {', '.join(others)}")
-    box = _box(xmap)
+    box = bounding_box(xmap)
     left_out = int((box & ~xmap.is_in_data).sum())
     if not box[0]:
         lost.append("coordinates start at 0")
@@ -215,7 +238,7 @@ def _plain_map(xmap):
     from orix.crystal_map import PhaseList
     from orix.quaternion import Rotation
 
-    box, n = _box(xmap), xmap.is_in_data.size
+    box, n = bounding_box(xmap), xmap.is_in_data.size
     phases = {key: phase.deepcopy() for key, phase in xmap.phases if key >= 0}
     for phase in phases.values():
         phase.name = _in_ascii(phase.name)
@@ -246,16 +269,6 @@ def _map_with_phases(phases, **arguments):
         phases.add_not_indexed()
     xmap.phases = phases
     return xmap
-
-
-def _box(xmap) -> np.ndarray:
-    """Which positions (n,) lie in the smallest rectangle that holds those in the data."""
-    box = np.ones(xmap.is_in_data.size, dtype=bool)
-    for c in (xmap._x, xmap._y):
-        if c is not None:
-            inside = c[xmap.is_in_data]
-            box &= (c >= inside.min()) & (c <= inside.max())
-    return box
 
 
 def _in_ascii(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The answer of a matcher: separated orientations, the best first."""
+"""What a matcher finds: separated orientations, the best first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.rotations import matmul, multiply, rotate_in_plane
-from pyxem_dl.symmetry import proper_operations
 
 # Orientations nearer than this (degrees) are one mode.
 MODE_DISTANCE = 5.0
@@ -25,7 +25,7 @@ class Match(NamedTuple):
         Greater is better; 0 where there is no further mode.
     simulation_indices : tensor of int, shape (n, n_best)
         Of the templates in the bank, -1 where there is no further mode.
-    phase_index : tensor of int, shape (n, n_best)
+    phase_id : tensor of int, shape (n, n_best)
         Which phase they belong to; -1 in the first column where nothing was indexed.
     reliability : tensor, shape (n,)
         Between 0 and 1.
@@ -34,8 +34,9 @@ class Match(NamedTuple):
     rotations: torch.Tensor
     scores: torch.Tensor
     simulation_indices: torch.Tensor
-    phase_index: torch.Tensor
+    phase_id: torch.Tensor
     reliability: torch.Tensor
+    phase_index = renamed_attribute("phase_index", "phase_id")
 
 
 def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Match:
@@ -64,7 +65,7 @@ def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Ma
         rotations=rotation.gather(1, picked[..., None].expand(-1, -1, 4)),
         scores=scores,
         simulation_indices=torch.where(found, index.gather(1, picked), -1),
-        phase_index=phases,
+        phase_id=phases,
         reliability=torch.where(found[:, 0], reliability, 0.0),
     )
 
@@ -74,13 +75,3 @@ def _near(a, b, operations) -> torch.Tensor:
     equivalent = multiply(operations, a[:, None, :])  # (n, m, 4)
     cosine = matmul(equivalent, b.transpose(1, 2)).abs().amax(1)
     return cosine > math.cos(math.radians(MODE_DISTANCE) / 2)
-
-
-def padded_operations(phases) -> torch.Tensor:
-    """Symmetry operations of all phases (phases, m, 4), filled up with the identity."""
-    operations = [proper_operations(phase) for phase in phases]
-    padded = torch.zeros(len(phases), max(map(len, operations)), 4)
-    padded[..., 0] = 1
-    for row, each in zip(padded, operations, strict=True):
-        row[: len(each)] = each
-    return padded

@@ -10,7 +10,7 @@ import numpy as np
 from pyxem_dl.checks import number
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.progress import progressbar
-from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.results.map_files import bounding_box, copied_map
 from pyxem_dl.results.maps import phase_list
 from pyxem_dl.results.spots import predict_spots
 
@@ -75,7 +75,7 @@ def to_orientation_map(
         phases.update(dict(phase_list(model.phases)))
     if not phases:
         raise ValueError("Nothing is indexed in this map, and it has no phase: give a model.")
-    whole = _rectangle(xmap)
+    whole = copied_map(xmap, bounding_box(xmap))
     phase_id, present = _candidates(whole, xmap.is_in_data[whole.is_in_data], phases)
     rotations = whole.rotations.reshape(*phase_id.shape)
     data = np.zeros((*phase_id.shape, 4))
@@ -87,20 +87,6 @@ def to_orientation_map(
             rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error, bar.update
         )
     return _orientation_map(data, whole, simulation)
-
-
-def _rectangle(xmap):
-    """Map of the smallest rectangle that holds a map's data, all points of it in the data."""
-    inside = np.ones(xmap.is_in_data.size, dtype=bool)
-    for name in "xy":
-        every = getattr(xmap, f"_{name}")
-        if every is not None and len(every):
-            here = np.asarray(every)[xmap.is_in_data]
-            inside &= (every >= here.min()) & (every <= here.max())
-    whole = copied_map(xmap)
-    whole.is_in_data = inside
-    whole._shape = None  # orix computes it again
-    return whole
 
 
 def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyxem_dl.files import replacing
 
+if TYPE_CHECKING:
+    from pyxem.signals import DiffractionVectors
 
-def to_py4dstem(vectors, path, *, overwrite: bool = False) -> Path:
+
+def to_py4dstem(vectors: DiffractionVectors, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write diffraction vectors as py4DSTEM's ``BraggVectors``, in a file that ``py4DSTEM.read`` reads.
 
     Parameters

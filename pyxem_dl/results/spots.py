@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
-from pyxem_dl.frames import electron_wavelength, excitation_error
-from pyxem_dl.rotations import to_matrix
+from pyxem_dl.crystals import near_ewald_sphere, reflections
+from pyxem_dl.frames import electron_wavelength
 
 # Orientations x reflections that are looked at at once
 _BLOCK = 4_000_000
@@ -100,21 +99,18 @@ def predict_spots(
             continue
         _check_atoms(phase)
         known = reflections(phase, reciprocal_radius)
-        table = ReflectionTable.stack([known], beam_energy)
-        # exact: structure factors are kept with 32 bits, positions need not be
-        g = known.hkl @ phase.structure.lattice.recbase.T
+        # exact: reflections are kept with 32 bits, positions need not be
+        g = torch.from_numpy(known.hkl @ phase.structure.lattice.recbase.T)
+        strength = known.structure_factor.numpy().astype(float) ** 2
         size = max(1, _BLOCK // len(known))
         for some in (mine[i : i + size] for i in range(0, len(mine), size)):
-            q = torch.from_numpy(rotations[some])
-            found = find_spots(
-                table, torch.zeros(len(some), dtype=torch.long), q.float(), beam_energy,
-                n_spots=len(known), max_excitation_error=max_excitation_error,
-            )  # fmt: skip
-            row, column = np.nonzero(found.structure_factor.numpy() > 0)
-            index = found.index.numpy()[row, column]
-            xyz = np.einsum("ni,nij->nj", g[index], to_matrix(q).numpy()[row])
-            strength = found.structure_factor.numpy()[row, column].astype(float) ** 2
-            parts.append((some[row], xyz, known.hkl[index], excitation_error(*xyz.T, wavelength), strength))
+            lab, error, near = near_ewald_sphere(
+                g, torch.from_numpy(rotations[some]), wavelength, max_excitation_error
+            )
+            row, index = np.nonzero(near.numpy())
+            parts.append((
+                some[row], lab.numpy()[row, index], known.hkl[index], error.numpy()[row, index], strength[index],
+            ))  # fmt: skip
             if progress is not None:
                 progress(len(some))
     if not parts:

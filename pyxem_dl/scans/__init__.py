@@ -1,8 +1,11 @@
 """Scans: a signal in; its patterns in blocks and batches to any device or cluster; results as they come."""
 
+from pyxem_dl.scans.arina import load_arina
 from pyxem_dl.scans.bad_pixels import BadPixels, inspect_pixels
 from pyxem_dl.scans.beam import Beam, find_beam
-from pyxem_dl.scans.job import Job, Partial, Target
+from pyxem_dl.scans.job import Job, Partial
+from pyxem_dl.scans.keeping import Target
+from pyxem_dl.scans.loading import load_scan
 from pyxem_dl.scans.options import Computing, Reading
 from pyxem_dl.scans.output import ResultStore
 from pyxem_dl.scans.positions import Positions
@@ -14,5 +17,5 @@ from pyxem_dl.scans.streaming import stream
 __all__ = [
     "BadPixels", "Beam", "Collected", "Computing", "Field", "Job", "Padded", "Part", "Partial", "Positions", "Reading",
     "ResultStore", "Rows", "Sample", "Scan", "Step", "Target", "find_bad_pixels", "find_beam", "inspect_pixels",
-    "make_signal", "read_sample", "stream",
+    "load_arina", "load_scan", "make_signal", "read_sample", "stream",
 ]  # fmt: skip

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pyxem_dl.patterns.peaks import find_maxima
+from pyxem_dl.patterns.correlation import soft_disk
+from pyxem_dl.patterns.peaks import find_maxima, parabola_shift
 from pyxem_dl.patterns.probes import follow_edge
 from pyxem_dl.scans.sample import filled
 
@@ -146,7 +147,7 @@ def find_disk(patterns, start, radius: float, search: float, signal_mask=None) -
     cut = cut.sqrt().sqrt()
     at = torch.arange(-half, half + 1, device=cut.device, dtype=torch.float32)
     distance = torch.hypot(at[:, None], at[None])
-    disk, window = ((r + 0.5 - distance).clamp(0, 1) for r in (radius, 2 * radius + 0.5))
+    disk, window = (soft_disk(distance, r) for r in (radius, 2 * radius + 0.5))
 
     def correlate(images, of):
         # lags beyond the reach come back in at the other side, and are not looked at
@@ -183,10 +184,8 @@ def _parabola(score, n, row, column, axis: int) -> torch.Tensor:
     place = row if axis == 1 else column
     before = score[n, (row - step[0]).clamp_min(0), (column - step[1]).clamp_min(0)]
     after = score[n, (row + step[0]).clamp_max(score.shape[1] - 1), (column + step[1]).clamp_max(score.shape[2] - 1)]
-    middle = score[n, row, column]
-    bend = before - 2 * middle + after
-    good = (place > 0) & (place < last) & (bend < 0) & (before > -1) & (after > -1)
-    return torch.where(good, 0.5 * (before - after) / torch.where(good, bend, -1), 0).clamp(-0.5, 0.5)
+    good = (place > 0) & (place < last) & (before > -1) & (after > -1)
+    return torch.where(good, parabola_shift(before, score[n, row, column], after), 0)
 
 
 def _cut(patterns, middle, half: int, signal_mask) -> tuple[torch.Tensor, torch.Tensor]:
@@ -446,16 +445,16 @@ def _half_width(y) -> float:
 def _contrast(x, valid, radius: float) -> np.ndarray:
     """Mean over a disk less the mean over the ring around it (n, rows, columns), of what is valid."""
     half = math.ceil(2 * radius + 2)
-    at = np.arange(-half, half + 1)
-    distance = np.hypot(at[:, None], at[None])
-    disk = np.clip(radius + 0.5 - distance, 0, 1)
-    ring = np.clip(2 * radius + 1.5 - distance, 0, 1) - np.clip(1.3 * radius + 1.5 - distance, 0, 1)
+    at = torch.arange(-half, half + 1, dtype=torch.float64)
+    distance = torch.hypot(at[:, None], at[None])
+    disk = soft_disk(distance, radius)
+    ring = soft_disk(distance, 2 * radius + 1) - soft_disk(distance, 1.3 * radius + 1)
     shape = [n + 2 * half for n in valid.shape]
     kernels = []
     for kernel in (disk, ring):
-        padded = np.zeros(shape, np.float32)
+        padded = torch.zeros(shape)
         padded[: 2 * half + 1, : 2 * half + 1] = kernel
-        kernels.append(torch.fft.rfft2(torch.from_numpy(np.roll(padded, (-half, -half), (0, 1)))))
+        kernels.append(torch.fft.rfft2(padded.roll((-half, -half), (0, 1))))
     cover = torch.fft.rfft2(torch.from_numpy(valid.astype(np.float32)), s=shape)
     images = torch.fft.rfft2(torch.from_numpy(x), s=shape)
     rows, columns = valid.shape

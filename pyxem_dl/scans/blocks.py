@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ def navigation_shape(data) -> tuple[int, ...]:
 
 
 def plan_blocks(data, most: int = MOST_PATTERNS) -> Blocks:
-    """Choose blocks that follow the chunks of the data.
+    """Choose blocks that follow the chunks of the data; of an array in memory they are views.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def plan_blocks(data, most: int = MOST_PATTERNS) -> Blocks:
         return Blocks(shape, _grown((1,) * len(shape), shape, most))
     nbytes = data.dtype.itemsize * math.prod(data.shape[-2:])
     chunk = tuple(max(c) for c in data.chunks[:-2]) if is_lazy(data) else (1,) * len(shape)
-    most = max(1, min(most, MERGED_BYTES // nbytes))
+    most = max(1, min(most, MERGED_BYTES // nbytes)) if is_lazy(data) else most
     if math.prod(chunk) <= most:
         return Blocks(shape, _grown(chunk, shape, most))
     largest = max(1, LARGEST_BYTES // nbytes)
@@ -140,51 +141,111 @@ def as_scan(data):
 
 
 def compute_here(*collections):
-    """Compute dask collections: where the user says (a client, a scheduler), or with few threads of this process.
+    """Compute dask collections: where the user says (a client, a scheduler), or with few threads of this process."""
+    import dask.local
+    import dask.threaded
 
-    Torch has the cores, and one thread is enough to read.
-    """
+    if users_scheduler() is not None:
+        return dask.compute(*collections)
+    # the functions, not their names, for which dask would import distributed
+    scheduler = dask.threaded.get if _readers() > 1 else dask.local.get_sync
+    return dask.compute(*collections, scheduler=scheduler, num_workers=_readers())
+
+
+def _readers() -> int:
+    """Threads that read: torch has the cores, and one is enough."""
+    return max(1, min(8, (os.cpu_count() or 2) // 2))
+
+
+def users_scheduler():
+    """Scheduler that the user has set, or that of a client of dask.distributed; None without either."""
     import dask
 
-    if dask.base.get_scheduler() is None:
-        workers = max(1, min(8, (os.cpu_count() or 2) // 2))
-        return dask.compute(*collections, scheduler="threads", num_workers=workers)
-    return dask.compute(*collections)
+    # dask would import distributed to look for a client, which takes half a second
+    if "distributed" in sys.modules or dask.config.get("scheduler", None) is not None:
+        return dask.base.get_scheduler()
+    return None
 
 
-def read_block(data, blocks: Blocks, i: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices and patterns (n, rows, columns) of what is wanted of a block.
+class BlockReader:
+    """Reads what is wanted of blocks, in the pieces that their chunks are: nothing is copied to put them together.
 
     Parameters
     ----------
     data : numpy.ndarray or dask.array.Array
         With at least one navigation axis.
     blocks : Blocks
-        Of which block `i` is read.
-    i : int
-        Which.
+        How it is read.
     wanted : array of bool, shape (n,)
-        Of all positions of the scan.
+        Of all positions of the scan; chunks of which none is wanted are not read.
     """
-    indices, box = blocks.indices(i), blocks.box(i)
-    keep = wanted[indices]
-    if is_lazy(data) and not keep.all():
-        return _read_chunks(data, box, wanted.reshape(blocks.shape))
-    part = data[box]
-    if is_lazy(part):
-        (part,) = compute_here(part)
-    part = np.asarray(part)
-    part = part.reshape(len(indices), *part.shape[len(blocks.shape) :])
-    return (indices, part) if keep.all() else (indices[keep], part[keep])
+
+    def __init__(self, data, blocks: Blocks, wanted: np.ndarray) -> None:
+        self.data, self.blocks, self.wanted = data, blocks, wanted.reshape(blocks.shape)
+        self._flat = np.arange(wanted.size).reshape(blocks.shape)
+        self._chunks = _Chunks(data) if is_lazy(data) and users_scheduler() is None else None
+
+    def read(self, i: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Flat indices (n,), and patterns (n, rows, columns) or tables (n,), of each piece of block `i`."""
+        box = self.blocks.box(i)
+        if not is_lazy(self.data):
+            return [self._kept(self.data[box], box)]
+        pieces = [piece for piece in _pieces(self.data, box) if self.wanted[piece].any()]
+        if self._chunks is None:
+            found = compute_here(*(self.data[piece] for piece in pieces))
+        else:
+            found = self._chunks.read(pieces)
+        return [self._kept(np.asarray(part), piece) for part, piece in zip(found, pieces)]
+
+    def _kept(self, part: np.ndarray, piece) -> tuple[np.ndarray, np.ndarray]:
+        indices, wanted = self._flat[piece], self.wanted[piece]
+        if not wanted.all():
+            return indices[wanted], part[wanted]
+        return indices.reshape(-1), part.reshape(indices.size, *part.shape[indices.ndim :])
 
 
-def _read_chunks(data, box, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`read_block`, without the chunks of which nothing is wanted."""
-    pieces = [piece for piece in _pieces(data, box) if wanted[piece].any()]
-    flat = np.arange(wanted.size).reshape(wanted.shape)
-    found = compute_here(*(data[piece] for piece in pieces))
-    patterns = [np.asarray(part)[wanted[piece]] for part, piece in zip(found, pieces)]
-    return np.concatenate([flat[piece][wanted[piece]] for piece in pieces]), np.concatenate(patterns)
+class _Chunks:
+    """Chunks of a dask array, from a graph that is prepared once for all of them.
+
+    For each collection that dask computes it prepares the graph anew, which takes a millisecond, and copies the result.
+    """
+
+    def __init__(self, data) -> None:
+        import dask
+
+        (ready,) = dask.optimize(data)
+        self._data, self._graph, self._keys = data, dict(ready.__dask_graph__()), ready.__dask_keys__()
+        self._starts = [np.cumsum((0, *chunks)) for chunks in data.chunks]
+
+    def read(self, pieces) -> list[np.ndarray]:
+        """Patterns of pieces of the scan, none of which lies in two chunks of the navigation."""
+        keys = [self._key(piece) for piece in pieces]
+        whole = self._compute([key for key in keys if key is not None])
+        others = compute_here(*(self._data[piece] for piece, key in zip(pieces, keys) if key is None))
+        whole, others = iter(whole), iter(others)
+        return [next(others) if key is None else next(whole) for key in keys]
+
+    def _key(self, piece):
+        """Key of the chunk that a piece is; None where it is a part of one, or has several over the detector."""
+        block = [int(np.searchsorted(s, p.start, side="right")) - 1 for s, p in zip(self._starts, piece)]
+        starts = list(zip(self._starts, block, piece))
+        if any(s[i] != p.start or s[i + 1] != p.stop for s, i, p in starts) or self._data.numblocks[-2:] != (1, 1):
+            return None
+        key = self._keys
+        for i in (*block, 0, 0):
+            key = key[i]
+        return key
+
+    def _compute(self, keys: list) -> list[np.ndarray]:
+        import dask.local
+        import dask.threaded
+        from dask.optimization import cull
+
+        if not keys:
+            return []
+        graph, _ = cull(self._graph, keys)
+        n = _readers()
+        return dask.threaded.get(graph, keys, num_workers=n) if n > 1 else dask.local.get_sync(graph, keys)
 
 
 def _pieces(data, box) -> Iterator[tuple[slice, ...]]:

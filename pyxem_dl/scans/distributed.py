@@ -15,7 +15,15 @@ from contextlib import suppress
 
 import numpy as np
 
-from pyxem_dl.scans.blocks import Blocks, as_scan, is_lazy, navigation_shape, plan_blocks, wanted_blocks
+from pyxem_dl.scans.blocks import (
+    Blocks,
+    as_scan,
+    is_lazy,
+    navigation_shape,
+    plan_blocks,
+    users_scheduler,
+    wanted_blocks,
+)
 from pyxem_dl.scans.fingerprint import pattern_checksums
 from pyxem_dl.scans.options import Computing
 from pyxem_dl.scans.sent import SentStep
@@ -32,12 +40,12 @@ _RETRIES = 2
 
 def current_client():
     """Return the client of dask.distributed that dask would compute with; None without one."""
+    scheduler = users_scheduler()
     if "distributed" not in sys.modules:
         return None
-    import dask
     from distributed import Client
 
-    client = getattr(dask.base.get_scheduler(), "__self__", None)
+    client = getattr(scheduler, "__self__", None)
     return client if isinstance(client, Client) and client.status == "running" else None
 
 

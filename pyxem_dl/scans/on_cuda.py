@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.scans.steps import Padded, Part, to_host, to_tensor
-from pyxem_dl.scans.streaming import OneByOne, cut
+from pyxem_dl.scans.streaming import OneByOne, cut, joined
 
 # Batches whose copies are under way, or that are computed, at the same time
 _IN_FLIGHT = 3
@@ -20,7 +20,6 @@ class _Flying(NamedTuple):
     """A batch on the device: its results on their way to the host, and the event after which they are there."""
 
     indices: np.ndarray
-    patterns: np.ndarray
     results: dict
     arrived: torch.cuda.Event
 
@@ -46,54 +45,55 @@ class CudaRunner(OneByOne):
         self._copying = torch.cuda.Stream(device)
         self._ring: deque = deque(maxlen=_IN_FLIGHT)
 
-    def run(self, blocks) -> Iterator[Part]:
-        """Results of blocks (indices, patterns)."""
+    def run(self, pieces) -> Iterator[Part]:
+        """Results of pieces (indices, patterns)."""
         flying: deque[_Flying] = deque()
-        for indices, patterns in cut(blocks, lambda: self.size):
+        for indices, patterns in cut(pieces, lambda: self.size):
             try:
                 flying.append(self._launch(indices, patterns))
             except RuntimeError:  # what is under way is brought home, and this batch is tried again in smaller ones
                 yield from self._land(flying, 0)
-                yield from self.compute(indices, patterns)
+                yield from self.told(self.compute(indices, joined(patterns)))
             yield from self._land(flying, _IN_FLIGHT - 1)
         yield from self._land(flying, 0)
 
-    def _launch(self, indices: np.ndarray, patterns: np.ndarray) -> _Flying:
+    def _launch(self, indices: np.ndarray, patterns: list[np.ndarray]) -> _Flying:
         """Start a batch, and let its results follow; nothing here waits for the device."""
-        batch = to_tensor(patterns)
-        if isinstance(batch, torch.Tensor):
-            batch = self._upload(batch).float()
+        batch = patterns[0] if patterns[0].dtype == object else self._upload(list(map(to_tensor, patterns))).float()
         with torch.inference_mode():
             results = self.step(batch, indices)
             home = {name: _to_pinned(value) for name, value in results.items()}
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(self.device))
-        return _Flying(indices, patterns, home, arrived)
+        return _Flying(indices, home, arrived)
 
-    def _upload(self, batch: torch.Tensor) -> torch.Tensor:
-        pinned, copied = self._buffer(batch)
+    def _upload(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+        """Copy the pieces of a batch through pinned memory, which is the only copy that the host makes."""
+        n = sum(map(len, pieces))
+        pinned, copied = self._buffer(n, pieces[0])
         if copied is not None:
             copied.synchronize()  # the copy that last used this buffer
-        part = pinned[: len(batch)]
-        part.copy_(batch)
+        start = 0
+        for piece in pieces:
+            pinned[start : start + len(piece)].copy_(piece)
+            start += len(piece)
         with torch.cuda.stream(self._copying):
-            there = part.to(self.device, non_blocking=True)
+            there = pinned[:n].to(self.device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record(self._copying)
         self._ring.append((pinned, copied))
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(copied)
-        there.record_stream(computing)
+        _needed_by(computing, there)
         return there
 
-    def _buffer(self, batch: torch.Tensor):
+    def _buffer(self, n: int, like: torch.Tensor):
         """Return the pinned buffer that was used longest ago, or a new one."""
         if len(self._ring) == _IN_FLIGHT:
             pinned, copied = self._ring.popleft()
-            if pinned.dtype == batch.dtype and pinned.shape[1:] == batch.shape[1:] and len(pinned) >= len(batch):
+            if pinned.dtype == like.dtype and pinned.shape[1:] == like.shape[1:] and len(pinned) >= n:
                 return pinned, copied
-        shape = (max(self.size, len(batch)), *batch.shape[1:])
-        return torch.empty(shape, dtype=batch.dtype, pin_memory=True), None
+        return _pinned((max(self.size, n), *like.shape[1:]), like.dtype), None
 
     def _land(self, flying: deque, left: int) -> Iterator[Part]:
         """Give the results of all but the last few batches."""
@@ -108,5 +108,14 @@ def _to_pinned(value):
     if isinstance(value, Padded):
         return Padded(*map(_to_pinned, value))
     value = value.float() if value.dtype == torch.bfloat16 else value
-    there = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-    return there.copy_(value, non_blocking=True)
+    return _pinned(value.shape, value.dtype).copy_(value, non_blocking=True)
+
+
+def _pinned(shape, dtype: torch.dtype) -> torch.Tensor:
+    """Make a tensor in memory that a device copies from and to by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def _needed_by(stream: torch.cuda.Stream, tensor: torch.Tensor) -> None:
+    """Keep the memory of a tensor until a stream has done with it, which did not make it."""
+    tensor.record_stream(stream)

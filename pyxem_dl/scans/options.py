@@ -10,6 +10,7 @@ import torch
 
 from pyxem_dl.checks import flag
 from pyxem_dl.devices import check_batch_size, default_batch_size, resolve_device
+from pyxem_dl.messages import say
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +81,8 @@ class Computing:
         return resolve_device(self.device)
 
     def say(self, line: str) -> None:
-        """Print a line, or hand it to who listens."""
-        (print if self.on_message is None else self.on_message)(line)
+        """Print and log a line, or hand it to who listens."""
+        (say if self.on_message is None else self.on_message)(line)
 
     def describe(self, step) -> str:
         """Device and batches in words."""

@@ -32,6 +32,10 @@ _MOST_RAGGED = 2**20
 _BLOSC_HEAD = 16
 
 
+class NewerFormat(ValueError):
+    """A store that a later version of pyxem_dl wrote."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a store says of itself.
@@ -78,7 +82,7 @@ class Contents:
         """Read what :meth:`to_dict` gave; a ValueError for what it cannot have given."""
         version = entry.get("format")
         if isinstance(version, int) and version > FORMAT:
-            raise ValueError(
+            raise NewerFormat(
                 f"{where} was written by pyxem_dl {entry.get('package_version')}, in format {version}; this version "
                 f"reads up to {FORMAT}. Update pyxem_dl."
             )

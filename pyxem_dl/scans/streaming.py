@@ -19,7 +19,7 @@ import torch
 from pyxem_dl.devices import default_batch_size, is_out_of_memory, one_core_each
 from pyxem_dl.messages import warn
 from pyxem_dl.preprocessing import check_patterns
-from pyxem_dl.scans.blocks import Blocks, as_scan, navigation_shape, plan_blocks, read_block, wanted_blocks
+from pyxem_dl.scans.blocks import BlockReader, Blocks, as_scan, navigation_shape, plan_blocks, wanted_blocks
 from pyxem_dl.scans.options import Computing
 from pyxem_dl.scans.steps import Part, Step, to_host, to_tensor
 
@@ -144,12 +144,14 @@ def _checked(wanted, shape) -> np.ndarray:
 
 def _blocks_ahead(data, blocks: Blocks, wanted, missing: NotRead, look) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read blocks in one thread, each while the caller works with the one before."""
+    reader = BlockReader(data, blocks, wanted)
 
     def read(i):
-        found = read_block(data, blocks, i, wanted)
+        pieces = reader.read(i)
         if look is not None:
-            look(*found)
-        return found
+            for piece in pieces:
+                look(*piece)
+        return pieces
 
     todo = wanted_blocks(blocks, wanted)
     with ThreadPoolExecutor(1, thread_name_prefix="pyxem_dl-reader") as pool:
@@ -165,7 +167,7 @@ def _blocks_ahead(data, blocks: Blocks, wanted, missing: NotRead, look) -> Itera
 def _result(i: int, future, blocks: Blocks, wanted, missing: NotRead):
     """Give what was read of a block, if it could be."""
     try:
-        found = future.result()
+        pieces = future.result()
     except MemoryError:
         raise
     except Exception as error:  # whatever the reader of a file raises: the other blocks may be whole
@@ -173,29 +175,37 @@ def _result(i: int, future, blocks: Blocks, wanted, missing: NotRead):
         missing.add(indices[wanted[indices]], error)
         return
     missing.read()
-    yield found
+    while pieces:
+        yield pieces.pop(0)
 
 
-def cut(blocks: Iterator[tuple[np.ndarray, np.ndarray]], size: Callable[[], int]):
-    """Cut blocks into batches of `size()` patterns across their borders: (indices, patterns)."""
-    rest = None
-    for indices, patterns in blocks:
+def cut(pieces: Iterator[tuple[np.ndarray, np.ndarray]], size: Callable[[], int]):
+    """Cut pieces into batches of `size()` patterns across their borders: (indices, list of patterns)."""
+    held, n = [], 0
+    for indices, patterns in pieces:
         start = 0
-        if rest is not None:
-            start = max(0, size() - len(rest[0]))
-            rest = tuple(np.concatenate([a, b[:start]]) for a, b in zip(rest, (indices, patterns)))
-            if len(rest[0]) < size():
-                continue
-            yield rest
-            rest = None
-        while len(indices) - start >= (n := size()):
-            yield indices[start : start + n], patterns[start : start + n]
-            start += n
+        while n + len(indices) - start >= (wanted := size()):
+            end = start + max(0, wanted - n)
+            held.append((indices[start:end], patterns[start:end]))
+            yield _batch(held)
+            held, n, start = [], 0, end
         if start < len(indices):
-            # a copy, so that the block does not stay in memory while the one after the next is read
-            rest = indices[start:].copy(), patterns[start:].copy()
-    if rest is not None:
-        yield rest
+            rest = patterns[start:]
+            # a copy, so that the piece does not stay in memory while the ones after it are read
+            held.append((indices[start:], rest.copy() if start else rest))
+            n += len(rest)
+    if held:
+        yield _batch(held)
+
+
+def _batch(held: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    held = [pair for pair in held if len(pair[0])]
+    return np.concatenate([indices for indices, _ in held]), [patterns for _, patterns in held]
+
+
+def joined(patterns: list[np.ndarray]) -> np.ndarray:
+    """Patterns of a batch in one array."""
+    return patterns[0] if len(patterns) == 1 else np.concatenate(patterns)
 
 
 # ---------------------------------------------------------------- what computes
@@ -238,11 +248,11 @@ class OneByOne:
         self.step, self.device, self.size = step, device, size
         self._lock, self._notes = threading.Lock(), deque()
 
-    def run(self, blocks) -> Iterator[Part]:
-        """Results of blocks (indices, patterns)."""
+    def run(self, pieces) -> Iterator[Part]:
+        """Results of pieces (indices, patterns)."""
         try:
-            for indices, patterns in cut(blocks, lambda: self.size):
-                yield from self.told(self.compute(indices, patterns))
+            for indices, patterns in cut(pieces, lambda: self.size):
+                yield from self.told(self.compute(indices, joined(patterns)))
         finally:
             self.told([])
 
@@ -261,6 +271,9 @@ class OneByOne:
             # Outside of the except clause: the traceback kept the tensors alive
             self._halve(n)
         return parts
+
+    def _compute_pieces(self, indices: np.ndarray, patterns: list[np.ndarray]) -> list[Part]:
+        return self.compute(indices, joined(patterns))
 
     def told(self, parts: list[Part]) -> list[Part]:
         """Parts, after warning (in the thread of the caller) of what happened on the way."""
@@ -303,12 +316,12 @@ class InThreads(OneByOne):
         super().__init__(step, device, size)
         self._pool, self._window = pool, 2 * threads
 
-    def run(self, blocks) -> Iterator[Part]:
-        """Results of blocks (indices, patterns)."""
+    def run(self, pieces) -> Iterator[Part]:
+        """Results of pieces (indices, patterns)."""
         running: deque = deque()
         try:
-            for indices, patterns in cut(blocks, lambda: self.size):
-                running.append(self._pool.submit(self.compute, indices, patterns))
+            for indices, patterns in cut(pieces, lambda: self.size):
+                running.append(self._pool.submit(self._compute_pieces, indices, patterns))
                 if len(running) >= self._window:
                     yield from self.told(running.popleft().result())
             while running:

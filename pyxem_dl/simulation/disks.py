@@ -22,9 +22,9 @@ from pyxem_dl.simulation.random_numbers import RandomNumbers
 _GRID = 9
 # Electrons that are always expected under a disk, so that one is not certain because nothing else is there
 _DARK = 1.0
-# Dynamical patterns are kept on shelves, each of one phase and convergence angle, and used
+# Dynamical patterns are kept in pools, each of one phase and convergence angle, and used
 # several times: turned, in another noise, on another detector.
-_SHELVES, _ON_SHELF, _USES = 8, 32, 6
+_POOLS, _IN_POOL, _USES = 8, 32, 6
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,16 @@ class DiskSimulator(RandomNumbers):
         self.settings = settings or DiskSettings()
         self.phases = [ManyBeam(phase, beam_energy, 1.6, device=device) for phase in phases]
         self.beam_energy = float(beam_energy)
-        self._shelves = [None] * _SHELVES
+        self._pools = [None] * _POOLS
 
     # ---------------------------------------------------------------- one setup
     def __call__(self, n: int = 8) -> DiskPatterns:
         """Simulate the patterns of one setup: one phase, detector and probe."""
         s = self.settings
-        shelf = self._take_shelf(n)
-        setup = self._draw_setup(shelf.disk_radius)
-        chosen = (self._uniform(0, _ON_SHELF, n)).long().clamp_max(_ON_SHELF - 1)
-        beams = BeamIntensities(*(column[chosen] for column in shelf.beams))
+        pool = self._take_pool(n)
+        setup = self._draw_setup(pool.disk_radius)
+        chosen = (self._uniform(0, _IN_POOL, n)).long().clamp_max(_IN_POOL - 1)
+        beams = BeamIntensities(*(column[chosen] for column in pool.beams))
         kx, ky, inside = _turned(beams, self._uniform(0, 2 * math.pi, n), setup)
         electrons = self._log_uniform(*s.electrons, n)
         dose = electrons[:, None] * (beams.present & ~self._happens(s.blank_share, n)[:, None])
@@ -163,20 +163,20 @@ class DiskSimulator(RandomNumbers):
         truth = held * gain * (significance > 0), significance, beams.excitation_error
         return self._rescaled(counts, row, column, truth, setup)
 
-    def _take_shelf(self, n: int) -> _Shelf:
-        """Take a shelf for `n` patterns at random, filled anew where it has been used up."""
-        i = self._choice(range(_SHELVES))
-        if self._shelves[i] is None or self._shelves[i].left <= 0:
+    def _take_pool(self, n: int) -> _Pool:
+        """Take a pool for `n` patterns at random, filled anew where it has been used up."""
+        i = self._choice(range(_POOLS))
+        if self._pools[i] is None or self._pools[i].left <= 0:
             s = self.settings
             phase = self._choice(self.phases)
             disk_radius = self._log_number(*s.disk_radius)
-            rotations = random_rotations(_ON_SHELF, self.generator)
-            thickness = self._log_numbers(*s.thickness, _ON_SHELF)
+            rotations = random_rotations(_IN_POOL, self.generator)
+            thickness = self._log_numbers(*s.thickness, _IN_POOL)
             beams = phase(rotations, thickness, disk_radius, _GRID)
             beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
-            self._shelves[i] = _Shelf(disk_radius, beams, _USES * _ON_SHELF)
-        self._shelves[i].left -= n
-        return self._shelves[i]
+            self._pools[i] = _Pool(disk_radius, beams, _USES * _IN_POOL)
+        self._pools[i].left -= n
+        return self._pools[i]
 
     def _draw_setup(self, disk_radius: float) -> _DiskSetup:
         s = self.settings
@@ -295,7 +295,7 @@ class DiskSimulator(RandomNumbers):
 
 
 @dataclass
-class _Shelf:
+class _Pool:
     """Dynamical patterns of one phase and convergence angle, and for how many more patterns they serve."""
 
     disk_radius: float

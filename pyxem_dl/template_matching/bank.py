@@ -8,16 +8,18 @@ from itertools import accumulate
 
 import torch
 
-from pyxem_dl.crystals import load_phases, reflections
-from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error
-from pyxem_dl.models import filled_up, usable_patterns
-from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.results.modes import Match, padded_operations, separate_modes
-from pyxem_dl.rotations import full_float32, matmul, rotate_in_plane, to_matrix
-from pyxem_dl.symmetry import laue_group, reduced_grid
+from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
+from pyxem_dl.devices import padded
+from pyxem_dl.frames import Calibration, electron_wavelength
+from pyxem_dl.moved import renamed_attribute
+from pyxem_dl.patterns.peaks import parabola_shift
+from pyxem_dl.preprocessing import PolarPreprocessing, usable_patterns
+from pyxem_dl.results.modes import Match, separate_modes
+from pyxem_dl.rotations import full_float32, rotate_in_plane
+from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, stack_operations
 
 # Patterns that are matched at once, at most
-_PORTION = {"cpu": 32, "other": 256}
+_MICRO_BATCH = {"cpu": 32, "other": 256}
 # Bytes of the correlations that are in memory at once.
 _WORK_BYTES = {"cpu": 2**26, "cuda": 2**30}
 # Templates and spots that are simulated at once; a spot takes some 3 kB
@@ -41,12 +43,12 @@ class TemplateBank:
         Step between zone axes in degrees.
     quaternions : tensor, shape (t, 4)
         Orientations of the templates, with the first Euler angle 0.
-    phase_index : tensor of int, shape (t,)
+    phase_id : tensor of int, shape (t,)
         Which phase a template belongs to.
     spectra : tensor of complex, shape (n_phi // 2 + 1, n_k, t)
         Conjugate Fourier transforms over the angle, normalised.
     operations : tensor, shape (phases, m, 4)
-        Symmetry of each phase, from :func:`pyxem_dl.symmetry.proper_operations`; filled up
+        Symmetry of each phase, from :func:`pyxem_dl.symmetry.proper_operations`; padded
         with the identity.
 
     Notes
@@ -78,9 +80,10 @@ class TemplateBank:
     preprocessing: PolarPreprocessing
     resolution: float
     quaternions: torch.Tensor
-    phase_index: torch.Tensor
+    phase_id: torch.Tensor
     spectra: torch.Tensor
     operations: torch.Tensor
+    phase_index = renamed_attribute("phase_index", "phase_id")
 
     @classmethod
     def from_phases(
@@ -138,7 +141,7 @@ class TemplateBank:
         index = [torch.full((len(q),), i, device=device) for i, q in enumerate(grids)]
         return cls(
             phases, preprocessing, resolution, torch.cat(grids), torch.cat(index), spectra,
-            padded_operations(phases).to(device),
+            stack_operations([proper_operations(phase) for phase in phases]).to(device),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -151,7 +154,7 @@ class TemplateBank:
 
     def to(self, device: torch.device | str) -> TemplateBank:
         """Move the templates to a device; returns the bank itself."""
-        for name in ("quaternions", "phase_index", "spectra", "operations"):
+        for name in ("quaternions", "phase_id", "spectra", "operations"):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
@@ -181,9 +184,9 @@ class TemplateBank:
         """
         n, size, parts = len(patterns), self._chunks()[0], []
         for start in range(0, n, size):
-            # whole portions: how many patterns there are must not show in the answers
-            part, _ = usable_patterns(filled_up(patterns[start : start + size], size), signal_mask)
-            beams = None if centers is None else filled_up(centers[start : start + size], size)
+            # whole micro-batches: how many patterns there are must not show in the orientations
+            part, _ = usable_patterns(padded(patterns[start : start + size], size), signal_mask)
+            beams = None if centers is None else padded(centers[start : start + size], size)
             polar, valid = self.preprocessing.resample(part, calibration, beams, signal_mask)
             parts.append(self.match_polar(polar, valid, n_best=n_best))
         return Match(*(torch.cat(field)[:n] for field in zip(*parts, strict=True)))
@@ -242,7 +245,7 @@ class TemplateBank:
     def _match_spectra(self, spectrum, n_best: int) -> Match:
         n, size = len(spectrum), self._chunks()[0]
         parts = [
-            self._select(*self._correlate(filled_up(part, size)), n_best) for part in spectrum.split(size)
+            self._select(*self._correlate(padded(part, size)), n_best) for part in spectrum.split(size)
         ]
         return Match(*(torch.cat(field)[:n] for field in zip(*parts, strict=True)))
 
@@ -251,8 +254,8 @@ class TemplateBank:
         each = 8 * self.preprocessing.n_phi
         pairs = _WORK_BYTES.get(self.spectra.device.type, 2**28) // each
         templates = min(len(self), max(256, pairs // 32))
-        most = _PORTION["cpu" if self.spectra.device.type == "cpu" else "other"]
-        # a power of two, as batches are by default: nothing has to be filled up
+        most = _MICRO_BATCH["cpu" if self.spectra.device.type == "cpu" else "other"]
+        # a power of two, as batches are by default: nothing has to be padded
         return min(most, 2 ** (max(1, pairs // templates).bit_length() - 1)), templates
 
     def _spectrum(self, polar, valid) -> torch.Tensor:
@@ -287,7 +290,7 @@ class TemplateBank:
             torch.cat([score, twin_score], dim=1),
             torch.cat([rotation, twin], dim=1),
             index,
-            self.phase_index[index],
+            self.phase_id[index],
             self.operations,
             n_best,
         )
@@ -377,9 +380,8 @@ class _Simulation:
 
     def _spots(self, g, strength, quaternions) -> tuple[torch.Tensor, ...]:
         """Template, k, phi and intensity of all spots."""
-        g = matmul(g, to_matrix(quaternions))  # ~R * g
-        error = excitation_error(*g.unbind(-1), self.wavelength)
-        template, h = (error.abs() < self.max_excitation_error).nonzero(as_tuple=True)
+        g, error, near = near_ewald_sphere(g, quaternions, self.wavelength, self.max_excitation_error)
+        template, h = near.nonzero(as_tuple=True)
         width = error[template, h] * (math.pi / self.max_excitation_error)
         intensity = strength[h] ** 2 / (1 + width**2)
         kx, ky, _ = g[template, h].unbind(-1)
@@ -463,8 +465,7 @@ def _best_angle(correlation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
     middle, index = correlation.max(-1)
     before, after = at(index - 1), at(index + 1)
-    shift = 0.5 * (before - after) / (before - 2 * middle + after).clamp_max(-1e-12)
-    shift = shift.clamp(-0.5, 0.5)
+    shift = parabola_shift(before, middle, after)
     value = middle - 0.25 * (before - after) * shift
     twin = at(index + n_phi // 2) if n_phi % 2 == 0 else torch.full_like(value, -1)
     return value, (index + shift) * (2 * math.pi / n_phi), twin

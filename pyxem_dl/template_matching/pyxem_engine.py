@@ -12,10 +12,9 @@ import torch
 
 from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, repair_pyxem_orientation
-from pyxem_dl.models import usable_patterns
-from pyxem_dl.preprocessing import shift_to_center
-from pyxem_dl.results.modes import MODE_DISTANCE, Match, padded_operations, separate_modes
-from pyxem_dl.symmetry import laue_group, reduced_grid, setting
+from pyxem_dl.preprocessing import shift_to_center, usable_patterns
+from pyxem_dl.results.modes import MODE_DISTANCE, Match, separate_modes
+from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, setting, stack_operations
 from pyxem_dl.template_matching.bank import check_size, polar_grid
 
 # Patterns that pyxem gets at once: it prepares grid and templates anew for each batch.
@@ -113,7 +112,8 @@ class PyxemMatcher:
             polar = self._polar(patterns.numpy(), calibration, mask)
             parts = [self._candidates(polar, i, n_best) for i in range(len(self.phases))]
         candidates = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-        return separate_modes(*candidates, padded_operations(self.phases), n_best)
+        operations = stack_operations([proper_operations(phase) for phase in self.phases])
+        return separate_modes(*candidates, operations, n_best)
 
     def _candidates(self, polar, i: int, n_best: int) -> tuple[torch.Tensor, ...]:
         """Score, rotation, template and phase of a phase's best templates."""

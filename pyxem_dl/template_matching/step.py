@@ -104,5 +104,4 @@ class TemplateStep(Step):
         else:
             centers = self.scan.batch_centers(patterns, indices)
             found = self.bank.match(patterns, self.scan.calibration, centers, self._mask, n_best=self.n_best)
-        found = found._asdict()
-        return found | {"phase_id": found.pop("phase_index")} if "phase_index" in found else found
+        return found._asdict()

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset
 
 from pyxem_dl.crystals import load_phases
+from pyxem_dl.messages import say
+from pyxem_dl.metrics.disks import HIT_RADII, score_disks
 from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
 from pyxem_dl.patterns.patches import cut_patches, probe_patch
@@ -22,21 +24,22 @@ from pyxem_dl.training.learning import ClockedTraining
 from pyxem_dl.training.report import bragg_card, join_logs, provenance
 from pyxem_dl.training.running import begin, device_and_precision, fit
 
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Phases
+
 # Larger disks are binned: nothing else changes.  In px.
 _LARGEST_RADIUS = 40.0
 
 VALIDATION_BATCHES = 40
 # A disk is a target if it stands out of the noise of counting it by this factor; below the second nobody could see it.
-# Between the two an answer counts neither way.  With 4 instead of 2.75 it learns to pass over disks of 20 electrons.
+# Between the two a prediction counts neither way.  With 4 instead of 2.75 it learns to pass over disks of 20 electrons.
 _VISIBLE, _INVISIBLE = 2.75, 0.8
 # So far from its Bragg condition (Å⁻¹) a reflection is a target; further than the second it is none, however
-# many electrons make it visible.  Between the two an answer counts neither way.
+# many electrons make it visible.  Between the two a prediction counts neither way.
 _EXCITED, _NOT_EXCITED = 0.05, 0.12
 _SETUP_SIZE = 8
-# How far off (radii) disks are found before they are placed: most a little, some far
+# How far off (radii) disks are found before they are localised: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
-# A detection within this share of the radius of a disk is that disk.
-_HIT = 0.6
 _THRESHOLDS = torch.linspace(0.05, 0.9, 35)
 
 
@@ -47,7 +50,7 @@ class BraggConfiguration(LearningConfiguration):
     Parameters
     ----------
     placement_share : float
-        Of the time, for the placement of the disks.
+        Of the time, for the sub-pixel localisation of the disks.
     simulation : DiskSettings
         What the patterns look like.
     **further
@@ -72,7 +75,7 @@ class BraggConfiguration(LearningConfiguration):
 
     @property
     def shares(self) -> dict[str, float]:
-        """The U-Net learns to find disks, then the placement learns where exactly they are."""
+        """The U-Net learns to find disks, then the localisation learns where exactly they are."""
         return {"detect": 1 - self.placement_share, "place": self.placement_share}
 
 
@@ -130,7 +133,7 @@ class DiskBatches(IterableDataset):
             yield self.make()
 
 
-class PlacementBatch(NamedTuple):
+class LocalisationBatch(NamedTuple):
     """Surroundings of disks (p, size, size), their probes, and where the centres are: (p, 2), in radii."""
 
     patches: torch.Tensor
@@ -138,7 +141,7 @@ class PlacementBatch(NamedTuple):
     offset: torch.Tensor
 
 
-class PlacementBatches(DiskBatches):
+class LocalisationBatches(DiskBatches):
     """Endless batches of the surroundings of disks, found a little beside where they are.
 
     Parameters
@@ -149,13 +152,13 @@ class PlacementBatches(DiskBatches):
         Patterns whose disks are in a batch.
     """
 
-    def make(self) -> PlacementBatch:
+    def make(self) -> LocalisationBatch:
         """Make one batch of several setups."""
         with torch.no_grad():
             parts = [self._disks_of(self.simulator(_SETUP_SIZE)) for _ in range(self.n_setups)]
-        return PlacementBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return LocalisationBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _disks_of(self, p) -> PlacementBatch:
+    def _disks_of(self, p) -> LocalisationBatch:
         rows, columns = p.counts.shape[1:]
         there = (p.electrons > 0) & (p.significance > _VISIBLE) & (p.excitation_error.abs() < _EXCITED)
         there &= (p.places >= 0).all(-1) & (p.places[..., 0] <= rows - 1) & (p.places[..., 1] <= columns - 1)
@@ -166,7 +169,7 @@ class PlacementBatches(DiskBatches):
         off = off.clamp(-_FURTHEST, _FURTHEST)
         patches = cut_patches(p.counts, pattern, p.places[pattern, which] + off * p.radius, p.radius)
         probe = probe_patch(p.probe, draw.settings.radius)
-        return PlacementBatch(patches, probe.expand(len(pattern), -1, -1), -off)
+        return LocalisationBatch(patches, probe.expand(len(pattern), -1, -1), -off)
 
 
 def _widened(column: torch.Tensor, most: int) -> torch.Tensor:
@@ -185,9 +188,9 @@ class BraggTraining(ClockedTraining):
         Of the training.
     stage : {"detect", "place"}
         What is learnt.
-    batches : DiskBatches or PlacementBatches
+    batches : DiskBatches or LocalisationBatches
         To train on.
-    validation : list of DiskBatch or of PlacementBatch
+    validation : list of DiskBatch or of LocalisationBatch
         Not trained on.
     """
 
@@ -196,13 +199,13 @@ class BraggTraining(ClockedTraining):
         self.network, self._validation = network, validation
 
     @property
-    def learner(self):
-        """The network, or its placement alone."""
+    def trainable(self):
+        """The network, or its sub-pixel localisation alone."""
         return self.network if self.stage == "detect" else self.network.placement
 
     def training_step(self, batch, _):
         """Return the loss of a batch."""
-        loss, parts = self.network.loss(*batch) if self.stage == "detect" else (self.learner.loss(*batch), {})
+        loss, parts = self.network.loss(*batch) if self.stage == "detect" else (self.trainable.loss(*batch), {})
         self.patterns_seen += self.configuration.batch_size
         self.log("loss", loss, prog_bar=True)
         self.log_dict({f"loss_{name}": value for name, value in parts.items()})
@@ -212,10 +215,10 @@ class BraggTraining(ClockedTraining):
         """Precision, recall and errors on patterns that are not trained on."""
         if self.stage == "detect":
             return validate(self.network, self._validation)
-        return validate_placement(self.network.placement, self._validation)
+        return validate_localisation(self.network.placement, self._validation)
 
-    def shortfall(self, results):
-        """Return what the F1 score lacks, or the error of the placement in radii."""
+    def validation_objective(self, results):
+        """Return what the F1 score lacks, or the error of the localisation in radii."""
         return 1 - results["f1"] if self.stage == "detect" else results["position_error"]
 
 
@@ -232,74 +235,69 @@ def validate(network, batches: list[DiskBatch]) -> dict[str, float]:
     training = network.training
     network.eval()
     with torch.inference_mode():
-        found = [match(network.predict(b.patterns, b.probe, 96), b, network.radius) for b in batches]
+        found = [network.predict(b.patterns, b.probe, 96) for b in batches]
     network.train(training)
-    confidence, hit, error, intensity, truth, targets, hit_targets = (
-        torch.cat(column) for column in zip(*found, strict=True)
-    )
-    best = {"f1": -1.0}
-    for threshold in _THRESHOLDS.tolist():
-        kept = confidence >= threshold
-        precision = float(hit[kept].float().mean()) if kept.any() else 0.0
-        recall = float((hit_targets >= threshold).float().mean())
-        f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-        if f1 > best["f1"]:
-            best = {"f1": f1, "precision": precision, "recall": recall, "threshold": threshold}
-    good = hit & (confidence >= best["threshold"])
-    rms = float((error[good] ** 2).mean().sqrt()) / network.radius
-    ranks = torch.stack([x[good].argsort().argsort().float() for x in (intensity, truth)])
-    correlation = float(torch.corrcoef(ranks)[0, 1]) if good.sum() > 1 else 0.0
-    return best | {"position_error": rms, "intensity": correlation}
+    scores = scores_at(_THRESHOLDS.tolist(), found, batches, network.radius)
+    threshold, best = max(scores.items(), key=lambda item: item[1].f1)
+    return {
+        "f1": best.f1, "precision": best.precision, "recall": best.recall, "threshold": threshold,
+        "position_error": best.position_error / network.radius, "intensity": best.rank_correlation,
+    }  # fmt: skip
 
 
-def validate_placement(placement, batches: list[PlacementBatch]) -> dict[str, float]:
-    """Measure a placement on simulated disks.
+def scores_at(thresholds: list[float], found: list[Disks], batches: list[DiskBatch], radius: float):
+    """Compare detections with the truth, one to one, for several thresholds of the confidence.
+
+    Parameters
+    ----------
+    thresholds : list of float
+        Least confidences of detections that are counted.
+    found : list of Disks
+        What was found in the patterns of each batch, in px.
+    batches : list of DiskBatch
+        Their visible disks should be found; those that count, but are not visible, count neither way.
+    radius : float
+        Of the disks in px.
+
+    Returns
+    -------
+    dict of float to DiskScore
+    """
+    detections, confidences, truth, doubtful = [], [], [], []
+    for disks, batch in zip(found, batches, strict=True):
+        columns = (
+            torch.stack([disks.row, disks.column, disks.intensity], dim=-1), disks.confidence,
+            torch.cat([batch.positions, batch.electrons[..., None]], dim=-1), batch.visible,
+            batch.positions, batch.counted & ~batch.visible,
+        )  # fmt: skip
+        for where, confidence, disk, visible, position, neither in zip(*(x.cpu().numpy() for x in columns)):
+            detections.append(where)
+            confidences.append(confidence)
+            truth.append(disk[visible])
+            doubtful.append(position[neither])
+    scores = {}
+    for threshold in thresholds:
+        kept = [some[confidence >= threshold] for some, confidence in zip(detections, confidences, strict=True)]
+        scores[threshold] = score_disks(kept, truth, doubtful, HIT_RADII * radius)
+    return scores
+
+
+def validate_localisation(localisation, batches: list[LocalisationBatch]) -> dict[str, float]:
+    """Measure a sub-pixel localisation on simulated disks.
 
     Returns
     -------
     dict of float
         ``position_error``: root mean square in disk radii; ``expected_error``: what it expects.
     """
-    training = placement.training
-    placement.eval()
+    training = localisation.training
+    localisation.eval()
     with torch.inference_mode():
-        found = [placement(b.patches, b.probe) for b in batches]
-    placement.train(training)
+        found = [localisation(b.patches, b.probe) for b in batches]
+    localisation.train(training)
     error = torch.cat([(offset - b.offset).square().sum(1) for (offset, _), b in zip(found, batches, strict=True)])
     expected = torch.cat([2 * (2 * log_error).exp() for _, log_error in found])
     return {"position_error": float(error.mean().sqrt()), "expected_error": float(expected.mean().sqrt())}
-
-
-def match(disks: Disks, batch: DiskBatch, radius: float):
-    """Compare detections with the truth, one to one from the most confident on.
-
-    Returns
-    -------
-    tuple of tensor
-        Of all detections that count ``confidence``, ``hit``, ``error`` (px), ``intensity`` and
-        true counts; number of targets as ones; and for each target the confidence with which it
-        was found, or -1.
-    """
-    place = torch.stack([disks.row, disks.column], dim=-1)
-    distance = torch.cdist(place, batch.positions)
-    reachable = torch.where(batch.counted[:, None], distance, torch.inf)
-    nearest, which = reachable.min(dim=2)
-    near = nearest < _HIT * radius
-    visible = batch.visible.gather(1, which) & near
-    # a second detection of the same disk is no hit: they come in the order of confidence
-    same = (which[:, :, None] == which[:, None]) & near[:, :, None] & near[:, None]
-    first = ~(same & torch.ones_like(same[0]).tril(-1)).any(2)
-    real = disks.confidence > 0
-    hit = visible & first & real
-    counts = real & ~(near & ~visible & first)
-    found_at = torch.full_like(batch.electrons, -1.0)
-    found_at.scatter_reduce_(1, which, torch.where(hit, disks.confidence, -1.0), "amax")
-    truth = batch.electrons.gather(1, which)
-    columns = (disks.confidence, hit, nearest, disks.intensity, truth)
-    return (
-        *(column[counts] for column in columns),
-        torch.ones_like(found_at[batch.visible]), found_at[batch.visible],
-    )  # fmt: skip
 
 
 #: Crystals on which the bundled detector is trained: space group, cell (Angstrom, degrees), atoms.
@@ -338,9 +336,9 @@ def training_phases() -> list:
 
 
 def train_bragg(
-    phases=None,
+    phases: Phases | None = None,
     *,
-    output,
+    output: str | Path,
     max_minutes: float | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -401,19 +399,19 @@ def train_bragg(
 
     def batches(seed: int, stage: str) -> DiskBatches:
         simulator = DiskSimulator(phases, settings=configuration.simulation, seed=seed, device=root)
-        return (DiskBatches if stage == "detect" else PlacementBatches)(simulator, configuration.batch_size)
+        return (DiskBatches if stage == "detect" else LocalisationBatches)(simulator, configuration.batch_size)
 
     network = build_network(
         "fcunet", radius=configuration.simulation.radius, **configuration.network
     ).to(root)
-    print(
+    say(
         f"Training {name}: disks of {', '.join(p.name for p in phases)}; "
         f"{configuration.max_minutes:g} minutes on {root}, precision {precision}"
     )
     modules = {}
     for i, stage in enumerate(configuration.stages()):
         if stage == "place":
-            network.to(root).add_placement()  # Lightning has moved it to the CPU
+            network.to(root).add_localisation()  # Lightning has moved it to the CPU
         fresh = batches(configuration.seed + 1_000_000, stage)
         validation = [fresh.make() for _ in range(VALIDATION_BATCHES)]
         learnt_from = batches(configuration.seed + i, stage)

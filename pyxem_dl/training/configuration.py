@@ -108,7 +108,7 @@ class LearningConfiguration:
     def rate(self, progress: float, step: int) -> float:
         """Learning rate relative to its peak, after a share `progress` of the training."""
         # 200 steps, but of a short training, or of a large network, no more than a fifth: Swin that sets out faster
-        # ends in one answer to all patterns
+        # ends in one prediction for all patterns
         warm_up = min(1.0, max((step + 1) / 200, 5 * progress))
         if self.schedule == "exponential":
             return warm_up * math.exp(math.log(self.decay) * progress)
@@ -193,7 +193,7 @@ class LabelledConfiguration(LearningConfiguration):
     network_name : str
         "polar", "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", or any network of timm.
     pretrained : bool or str
-        Begin with weights learnt on photographs: timm's, or those of a local file.
+        Begin with weights learnt on ImageNet: timm's, or those of a local file.
     reciprocal_radius : float, optional
         How far out the model looks, in Å⁻¹; by default as far as all detectors reach.
     size : int, optional
@@ -223,7 +223,7 @@ class LabelledConfiguration(LearningConfiguration):
         Of the time, for the polar network's verification.
     learning_rate : float, optional
         At its peak; by default 1e-3 for the polar network, 1e-4 for Swin networks, and 2e-4 for the others, which at
-        higher ones may end in one answer to all patterns.
+        higher ones may end in one prediction for all patterns.
     **further
         Those of :class:`LearningConfiguration`; `network` holds arguments of
         :class:`pyxem_dl.networks.RegressionNetwork` or :class:`pyxem_dl.networks.PolarNetwork`.

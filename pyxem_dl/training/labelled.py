@@ -7,11 +7,13 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pyxem_dl import symmetry
 from pyxem_dl.crystals import ReflectionTable, load_phases, reflections
+from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
@@ -35,7 +37,10 @@ from pyxem_dl.training.scans import (
     validation_batches,
 )
 
-# Answers that are drawn to see how far they spread
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import LabelledScans
+
+# Predictions that are drawn to see how far they spread
 _SAMPLES = 12
 
 
@@ -60,9 +65,9 @@ class LabelledTraining(OrientationTraining):
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
 
-    def shortfall(self, results):
+    def validation_objective(self, results):
         """Loss on the held-out region, which sees more than the labels that are met; while verifying, their share."""
-        return results.get("validation_loss", super().shortfall(results))
+        return results.get("validation_loss", super().validation_objective(results))
 
     def _validation_loss(self, inputs, rotations, phase_id) -> float:
         training = self.network.training
@@ -160,10 +165,10 @@ def train_labelled(
 
 
 def finetune(
-    model,
-    labelled,
+    model: str | Path | OrientationModel,
+    labelled: LabelledScans,
     *,
-    output=None,
+    output: str | Path | None = None,
     simulated_share: float | None = None,
     learning_rate: float = 3e-4,
     max_minutes: float = 10.0,
@@ -263,7 +268,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
 
 
 def _learning_rate(network: str) -> float:
-    """Peak with which a network learns from a few thousand labels; the literature's may end in one answer above it."""
+    """Peak with which a network learns from a few thousand labels; above it all may be predicted alike."""
     return 1e-3 if network == "polar" else 1e-4 if "swin" in network else 2e-4
 
 
@@ -370,7 +375,7 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: Tr
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:
     chosen, all_labels = sum(s.n_chosen for s in scans), sum(s.n_labels for s in scans)
     held_out = sum(len(s.region) for s in scans)
-    print(
+    say(
         f"Training {name}: {network} for {', '.join(p.name for p in phases)} on {len(scans)} labelled scan"
         f"{'s' if len(scans) > 1 else ''}; {chosen} of {all_labels} labels are kept: {batches.n_patterns} to train on, "
         f"{held_out} held out by {c.split}; {c.max_minutes:g} minutes on {root}, precision {precision}"
@@ -378,7 +383,7 @@ def _announce(name, network, scans, phases, c, batches, root, precision) -> None
 
 
 def _finish(model, modules, scans, validation, output, name, description, root, precision) -> OrientationModel:
-    """Fit what tells how sure the answers are, and write the folder."""
+    """Fit what tells how sure the predictions are, and write the folder."""
     last = modules[-1]
     c = last.configuration
     network = last.network.float().to(root)
@@ -407,7 +412,7 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
 
 
 def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
-    """Factor and floor with which the spread of answers drawn with dropout is as large as the errors."""
+    """Factor and floor with which the spread of predictions drawn with dropout is as large as the errors."""
     there = phase_id >= 0
     if not model.has_dropout or not there.any():
         return 1.0, 0.0

@@ -107,7 +107,7 @@ def add_comparison(network, table, reciprocal_radius: float, beam_energy: float,
 class ClockedTraining(lightning.LightningModule, ABC):
     """What Lightning runs for every network: learning rate, validation, and the clock.
 
-    Subclasses say what is learnt (``learner``), ``training_step`` and ``validation_results``.
+    Subclasses say what is learnt (``trainable``), ``training_step`` and ``validation_results``.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
 
     @property
     @abstractmethod
-    def learner(self):
+    def trainable(self):
         """The network whose weights are learnt."""
 
     @abstractmethod
@@ -141,7 +141,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         """Return what the log says of the network as it is now."""
 
     @abstractmethod
-    def shortfall(self, results: dict[str, float]) -> float:
+    def validation_objective(self, results: dict[str, float]) -> float:
         """How far validation results are from the best there could be: what ``patience`` watches."""
 
     @property
@@ -153,7 +153,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
         """Return AdamW with a learning rate that follows the clock."""
         c = self.configuration
         optimizer = torch.optim.AdamW(
-            self.learner.parameters(), c.learning_rate, weight_decay=c.weight_decay
+            self.trainable.parameters(), c.learning_rate, weight_decay=c.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: c.rate(self.progress, step)
@@ -168,7 +168,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Start the clock, with dropout and batch normalisation as they are for learning."""
         # Lightning leaves a network as it comes, and that of a model comes ready to predict
-        self.learner.train()
+        self.trainable.train()
         self._tick = time.monotonic()
         self._validated = self.elapsed
 
@@ -191,7 +191,7 @@ class ClockedTraining(lightning.LightningModule, ABC):
                 self.results
                 | {"minutes": self.elapsed / 60, "patterns": float(self.patterns_seen)}
             )
-            stuck = self._is_stuck(self.shortfall(self.results))
+            stuck = self._is_stuck(self.validation_objective(self.results))
             if self.trainer.world_size > 1:
                 # nobody may validate alone, and wait for the others
                 stuck, self._pause = self.trainer.strategy.broadcast((stuck, self._pause))
@@ -200,10 +200,10 @@ class ClockedTraining(lightning.LightningModule, ABC):
         if self.progress >= 1:
             self.trainer.should_stop = True
 
-    def _is_stuck(self, shortfall: float) -> bool:
+    def _is_stuck(self, objective: float) -> bool:
         """Whether the validation has not become better for as long as the configuration's patience."""
-        self._not_better = 0 if shortfall < self._best else self._not_better + 1
-        self._best = min(shortfall, self._best)
+        self._not_better = 0 if objective < self._best else self._not_better + 1
+        self._best = min(objective, self._best)
         return self.configuration.patience is not None and self._not_better >= self.configuration.patience
 
     def on_save_checkpoint(self, checkpoint) -> None:
@@ -244,7 +244,7 @@ class OrientationTraining(ClockedTraining):
         self.network, self._validation = network, validation
 
     @property
-    def learner(self):
+    def trainable(self):
         """The whole network, or its comparison alone."""
         return self.network.comparison if self.stage == "verify" else self.network
 
@@ -274,7 +274,7 @@ class OrientationTraining(ClockedTraining):
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
         return results
 
-    def shortfall(self, results):
+    def validation_objective(self, results):
         """Share of the crystals whose orientation is not found."""
         return 1 - results["within_5_modulo_180"]
 

@@ -11,6 +11,7 @@ import torch
 
 from pyxem_dl.crystals import reflections
 from pyxem_dl.frames import pixel_to_k
+from pyxem_dl.messages import say
 from pyxem_dl.metrics import fit_distortion
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import counts_per_electron
@@ -84,12 +85,12 @@ class Microscope(NamedTuple):
             try:
                 rows.append(_measure(scan, phases, reciprocal_radius))
             except ValueError as error:
-                print(f"The microscope cannot be measured in one of the scans. {error}")
+                say(f"The microscope cannot be measured in one of the scans. {error}")
         if not rows:
-            print("The microscope is assumed to be that of the model's training.")
+            say("The microscope is assumed to be that of the model's training.")
             return None
         found = cls(*map(np.array, zip(*rows, strict=True)))
-        print("\n".join(found._lines()))
+        say("\n".join(found._lines()))
         return found
 
     def _lines(self) -> list[str]:

@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import read_beam_energy
+from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
@@ -35,17 +37,20 @@ from pyxem_dl.training.running import (
     wait_for_all,
 )
 
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import LabelledScans, Phases
+
 
 def train(
-    phases=None,
+    phases: Phases | None = None,
     *,
-    labelled=None,
-    output=None,
-    network=None,
+    labelled: LabelledScans | None = None,
+    output: str | Path | None = None,
+    network: str | dict | None = None,
     beam_energy: float | None = None,
     reciprocal_radius: float | None = None,
     max_minutes: float | None = None,
-    recipe=None,
+    recipe: str | Path | OrientationModel | None = None,
     resume: bool = True,
     overwrite: bool = False,
     device: str = "auto",
@@ -138,7 +143,7 @@ def train(
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=titles)
     root, precision = device_and_precision(device, devices * nodes)
     network, batches, validation = _ingredients(phases, configuration, root)
-    print(
+    say(
         f"Training {name}: {', '.join(p.name for p in phases)}; {configuration.beam_energy:g} kV, "
         f"to {configuration.reciprocal_radius:g} Å⁻¹; {configuration.max_minutes:g} minutes on "
         f"{root}, precision {precision}"

@@ -8,6 +8,7 @@ import time
 
 from lightning.pytorch.callbacks import Callback
 
+from pyxem_dl.messages import say
 from pyxem_dl.progress import can_draw
 
 # Seconds between two updates of a bar
@@ -74,7 +75,7 @@ class TrainingProgress(Callback):
             self._next = time.monotonic() + _REFRESH
             return
         if not self.bar:
-            print(f"{stage_name(module)}: {share:.0%} done, {text}", flush=True)
+            say(f"{stage_name(module)}: {share:.0%} done, {text}")
             length = 60 * module.minutes if math.isfinite(module.minutes) else 0.0
             self._next = time.monotonic() + max(_LINE_SECONDS, _LINE_SHARE * length)
 

@@ -27,10 +27,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pyxem_dl.checks import checked, whole_number
 from pyxem_dl.crystals import phase_to_dict
-from pyxem_dl.devices import resolve_device
+from pyxem_dl.devices import native_precision, resolve_device
 from pyxem_dl.files import check_target, claimed, move_aside, replacing
-from pyxem_dl.messages import warn
-from pyxem_dl.models import CONFIG, native_precision
+from pyxem_dl.messages import say, warn
+from pyxem_dl.models import CONFIG
 from pyxem_dl.models.description import PhaseEntry, Titles
 from pyxem_dl.training.progress import TrainingProgress
 
@@ -139,7 +139,7 @@ def fit(
     )
     checkpoint = _newest_checkpoint(folder)
     if checkpoint:
-        print(f"{module.stage}: continuing from {checkpoint}")
+        say(f"{module.stage}: continuing from {checkpoint}")
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
@@ -228,7 +228,7 @@ def _newest_checkpoint(folder: Path) -> Path | None:
             error = "it is not a checkpoint"
         except Exception as damage:  # whatever the bytes are
             error = f"{type(damage).__name__}: {damage}".splitlines()[0]
-        print(f"{path} is damaged ({error}). It was renamed to {move_aside(path, 'damaged').name}.")
+        say(f"{path} is damaged ({error}). It was renamed to {move_aside(path, 'damaged').name}.")
     return None
 
 

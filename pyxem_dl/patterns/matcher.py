@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pyxem_dl.models import computing, filled_up, in_portions, usable_patterns
+from pyxem_dl.devices import computing, in_micro_batches, padded
+from pyxem_dl.patterns.correlation import soft_disk
 from pyxem_dl.patterns.patches import in_blocks, places_to_look_at, squares
 from pyxem_dl.patterns.peaks import Maxima, find_maxima
 from pyxem_dl.patterns.probes import Probe
+from pyxem_dl.preprocessing import usable_patterns
 
 # Patterns that are searched at once; on a CPU so few that they stay in its cache
-_PORTION = {"cpu": 4, "other": 64}
+_MICRO_BATCH = {"cpu": 4, "other": 64}
 # Disks that are multiplied with weights at once
 _BLOCK = 64
 # The kernel reaches to so many radii, and a pixel more
@@ -71,7 +73,7 @@ class DiskMatcher:
     """
 
     #: Patterns that a core computes at once
-    micro_batch = _PORTION["cpu"]
+    micro_batch = _MICRO_BATCH["cpu"]
 
     def __init__(
         self,
@@ -168,13 +170,13 @@ class DiskMatcher:
         intensity : tensor, shape (n, m)
             Of each disk above its background.
         """
-        size = _PORTION["cpu" if self.device.type == "cpu" else "other"]
+        size = _MICRO_BATCH["cpu" if self.device.type == "cpu" else "other"]
 
-        def match(portion):
-            # the size of a portion must not show in the answers
-            return tuple(x[: len(portion)] for x in self._match(filled_up(portion, size)))
+        def match(micro_batch):
+            # the size of a micro-batch must not show in the disks
+            return tuple(x[: len(micro_batch)] for x in self._match(padded(micro_batch, size)))
 
-        row, column, value, valid, intensity = in_portions(match, size, self.device, patterns)
+        row, column, value, valid, intensity = in_micro_batches(match, size, self.device, patterns)
         found = Maxima(row, column, value, valid)
         if self.device.type == "cpu":  # a device is not waited for
             width = max(1, int(valid.sum(1).max())) if len(valid) else 1
@@ -182,7 +184,7 @@ class DiskMatcher:
         return found, intensity
 
     def _match(self, patterns: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Find the disks of a portion: fields of ``Maxima`` and intensity, all (n, max_peaks)."""
+        """Find the disks of a micro-batch: fields of ``Maxima`` and intensity, all (n, max_peaks)."""
         with computing(self.device):
             patterns, usable = usable_patterns(patterns, self._mask)
             # the fourth root: the inside of a disk counts less, and its outline more
@@ -252,13 +254,9 @@ def _template(probe: Probe, half: int) -> torch.Tensor:
     return image / image.max()
 
 
-def _distances(half: int) -> torch.Tensor:
-    grid = torch.arange(-half, half + 1, dtype=torch.float32)
-    return torch.hypot(grid[:, None], grid[None])
-
-
 def _soft_disk(radius: float, half: int) -> torch.Tensor:
-    return (radius + 0.5 - _distances(half)).clamp(0, 1)
+    grid = torch.arange(-half, half + 1, dtype=torch.float32)
+    return soft_disk(torch.hypot(grid[:, None], grid[None]), radius)
 
 
 def _fit_matrix(probe: Probe) -> torch.Tensor:

@@ -10,10 +10,10 @@ from torch import nn
 from pyxem_dl.patterns.patches import PATCH_SIZE
 
 
-class Placement(nn.Module):
-    """Place disks to a fraction of a pixel, and say how well.
+class SubpixelLocalisation(nn.Module):
+    """Localise disks to a fraction of a pixel, and say how well.
 
-    The U-Net answers cell by cell with the same weights everywhere, and sees patterns that are made coarser.  Here
+    The U-Net predicts cell by cell with the same weights everywhere, and sees patterns that are made coarser.  Here
     each place around the disk has its own weights, and the edge of a disk can be told from the bands inside of it.
 
     Parameters
@@ -21,7 +21,7 @@ class Placement(nn.Module):
     widths : tuple of int
         Channels of the four convolutions and of the layer behind them.
     dropout : float
-        In front of the answer.
+        In front of the last layer.
     """
 
     def __init__(self, widths: tuple[int, ...] = (24, 32, 48, 64, 128), dropout: float = 0.02) -> None:
@@ -37,7 +37,7 @@ class Placement(nn.Module):
         layers += [nn.Flatten(), nn.Linear(channels * left**2, widths[-1]), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.answer = nn.Linear(widths[-1], 3)
+        self.answer = nn.Linear(widths[-1], 3)  # called so in the files of weights
         nn.init.zeros_(self.answer.bias)
 
     def forward(self, patches: torch.Tensor, probe: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,8 +63,8 @@ class Placement(nn.Module):
         features = self.layers(torch.stack(channels, dim=1))
         # bfloat16 knows no hundredths of a pixel
         with torch.autocast(patches.device.type, enabled=False):
-            answer = self.answer(self.dropout(features.float()))
-        return answer[:, :2], answer[:, 2].clamp(-8, 0)
+            prediction = self.answer(self.dropout(features.float()))
+        return prediction[:, :2], prediction[:, 2].clamp(-8, 0)
 
     def loss(self, patches: torch.Tensor, probe: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Negative logarithm of the likelihood of the true offsets (p, 2), in radii."""

@@ -216,7 +216,7 @@ class OrientationStep(Step):
 
     def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
         self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
-        self._several = model.gives_several and not n_samples
+        self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
         self.keep_every = max(64, 4096 // max(1, n_samples) // model.n_networks)
 
     def __getstate__(self) -> dict:

@@ -1,35 +1,25 @@
 """What is computed is kept: whatever happens to the disk, to the process, and to the store of what is done."""
 
 import dataclasses
-import errno
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import textwrap
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 
 import dask.array as da
 import hyperspy.api as hs
 import numpy as np
 import pytest
-import torch
-from fake_network import FakeNetwork, make_model, make_phase
+from fake_network import FakeNetwork, make_model
 from orix import io
-from orix.crystal_map import CrystalMap
-from pyxem.signals import DiffractionVectors
-from typer.testing import CliRunner
 
-from pyxem_dl import convert_result, networks, open_result, predict_orientation
+from pyxem_dl import networks, open_result, predict_orientation
 from pyxem_dl.bragg_vectors import match_disks
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder
 from pyxem_dl.bragg_vectors.step import DiskStep
-from pyxem_dl.files import NotWritten
 from pyxem_dl.frames import Calibration
 from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns.probes import Probe
@@ -37,8 +27,6 @@ from pyxem_dl.scans import Collected, Field, Part, ResultStore, Rows, make_signa
 from pyxem_dl.scans.blocks import Blocks
 from pyxem_dl.scans.fingerprint import fingerprint, pattern_checksums, source_of
 from pyxem_dl.scans.output import FORMAT, Contents
-from pyxem_dl.template_matching import match_templates
-from pyxem_dl.template_matching.step import TemplateStep
 
 QUIET = {"device": "cpu", "show_progressbar": False}
 CALIBRATION = Calibration((0.1, 0.1), (12.0, 12.0), (25, 25), 200.0)

@@ -274,7 +274,7 @@ def test_patterns_are_simulated_without_waiting(device):
 
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):
     monkeypatch.setattr(disks, "_IN_POOL", 4)
-    monkeypatch.setattr(disks, "_SHELVES", 3)
+    monkeypatch.setattr(disks, "_POOLS", 3)
     settings = DiskSettings(beam_stop_share=0.5, thickness=(10, 30), native_radius=(2, 4), size=48)
     simulator = DiskSimulator([make_phase()], settings=settings, seed=1, device="cuda")
     simulator(4)

@@ -30,6 +30,10 @@ _MOST_AXES, _MOST_FIELDS, _MOST_ATTRIBUTES = 2, 64, 64 * 2**20
 _MOST_RAGGED = 2**20
 
 
+class NewerFormat(ValueError):
+    """A store that a later version of pyxem_dl wrote."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a store says of itself.
@@ -73,7 +77,7 @@ class Contents:
         """Read what :meth:`to_dict` gave; a ValueError for what it cannot have given."""
         version = entry.get("format")
         if isinstance(version, int) and version > FORMAT:
-            raise ValueError(
+            raise NewerFormat(
                 f"{where} was written by pyxem_dl {entry.get('package_version')}, in format {version}; this version "
                 f"reads up to {FORMAT}. Update pyxem_dl, or give another name."
             )

@@ -9,7 +9,6 @@ import pytest
 import torch
 from fake_network import make_phase
 from pretend_device import pretend_device
-from pyxem_dl.bragg_vectors.matcher import DiskMatcher
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.frames import Calibration

@@ -477,6 +477,25 @@ def mirror(kx, ky):
     return kx, -ky
 
 
+def upside_down(patterns):
+    """Frames with the last row first: what HyperSpy shows of a file of a Merlin camera, and LiberTEM does not.
+
+    RosettaSciIO turns the frames of ``.mib`` files upside down when it reads them; LiberTEM gives them as the camera
+    writes them, from a file and while it measures.  A calibration, a mask or a model goes with one of the two.
+
+    Parameters
+    ----------
+    patterns : array, shape (..., rows, columns)
+        As the camera writes them, or as HyperSpy shows them.
+
+    Returns
+    -------
+    array
+        The other one; a view.
+    """
+    return patterns[..., ::-1, :]
+
+
 def mirror_angle(angle):
     """Mirror angles in a pattern, counter-clockwise from +kx, as :func:`mirror` does."""
     return -angle

@@ -274,17 +274,17 @@ def test_patterns_are_simulated_without_waiting(device):
 
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):
     monkeypatch.setattr(disks, "_IN_POOL", 4)
-    monkeypatch.setattr(disks, "_SHELVES", 3)
+    monkeypatch.setattr(disks, "_POOLS", 3)
     settings = DiskSettings(beam_stop_share=0.5, thickness=(10, 30), native_radius=(2, 4), size=48)
     simulator = DiskSimulator([make_phase()], settings=settings, seed=1, device="cuda")
     simulator(4)
     device.waits.clear()
     device.uploads.clear()
-    n_filled = -sum(shelf is not None for shelf in simulator._shelves)
+    n_filled = -sum(pool is not None for pool in simulator._pools)
     for _ in range(5):
         made = simulator(4)
         assert made.patterns.held.isfinite().all() and made.electrons.held.amax(1).gt(0).all()
-    n_filled += sum(shelf is not None for shelf in simulator._shelves)
+    n_filled += sum(pool is not None for pool in simulator._pools)
     assert not device.uploads
     assert all("linalg_matrix_exp" in place for place in device.waits)
     assert sum(device.waits.values()) <= n_filled

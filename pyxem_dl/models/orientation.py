@@ -20,7 +20,7 @@ from pyxem_dl.rotations import misorientation_angle
 from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
-_MICRO_BATCH = {"cpu": 64, "other": 256}
+_MICRO_BATCH = {"cpu": 128, "other": 256}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -162,12 +162,17 @@ class OrientationModel(Model):
         n, centers = len(patterns), padded(centers, size)
         patterns, usable = usable_patterns(padded(patterns, size), mask)
         with computing(self.device):
-            polar = self.preprocessing(patterns, calibration, centers, mask)
+            polar = self._inputs(patterns, calibration, centers, mask)
         with computing(self.device, self.precision):
             network = self.network
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
         found = [_without_unusable([column[:n] for column in prediction], usable[:n]) for prediction in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
+
+    @property
+    def _inputs(self):
+        """Make the network's input: the channels apart, where it takes them so."""
+        return self.preprocessing.channels_of if getattr(self.network, "channels_apart", False) else self.preprocessing
 
     def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what the model was trained for.

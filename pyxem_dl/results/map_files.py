@@ -123,7 +123,10 @@ def check_map_path(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MAP_SUFFIXES:
-        raise ValueError(f"A crystal map can be saved as {', '.join(MAP_SUFFIXES)}, not as {path.name!r}.")
+        raise ValueError(
+            f"A crystal map can be saved as {', '.join(MAP_SUFFIXES)}, not as {path.name!r}. (A call with output= also "
+            "takes .zarr.)"
+        )
     if crystal_x not in (None, "a", "a*") or (crystal_x and suffix != ".ctf"):
         raise ValueError(f"crystal_x must be 'a' or 'a*', for .ctf files only; not {crystal_x!r} for {path.name!r}.")
     if n_positions in (0, 1) and suffix in _TEXT:

@@ -3,7 +3,8 @@
 from pyxem_dl.scans.arina import load_arina
 from pyxem_dl.scans.bad_pixels import BadPixels, inspect_pixels
 from pyxem_dl.scans.beam import Beam, find_beam
-from pyxem_dl.scans.job import Job, Partial, Target
+from pyxem_dl.scans.job import Job, Partial
+from pyxem_dl.scans.keeping import Target
 from pyxem_dl.scans.loading import load_scan
 from pyxem_dl.scans.options import Computing, Reading
 from pyxem_dl.scans.output import ResultStore

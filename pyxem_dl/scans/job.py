@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from pyxem_dl.files import PARTIAL, NotWritten, check_target, claimed, move_aside
+from pyxem_dl.files import claimed
 from pyxem_dl.messages import warn
 from pyxem_dl.progress import progressbar
 from pyxem_dl.scans import distributed
 from pyxem_dl.scans.blocks import Blocks, plan_blocks
-from pyxem_dl.scans.fingerprint import (
-    fingerprint,
-    is_in_memory,
-    pattern_checksums,
-    read_patterns,
-    source_of,
-    spread,
-)
+from pyxem_dl.scans.keeping import Keeper, Target, checksums_of
 from pyxem_dl.scans.options import Computing
-from pyxem_dl.scans.output import Contents, ResultStore, read_contents
 from pyxem_dl.scans.scan import Scan
-from pyxem_dl.scans.steps import Collected, Field, Part, Step
+from pyxem_dl.scans.steps import Collected, Part, Step
 from pyxem_dl.scans.streaming import stream
 
-#: Ending of a store that is itself the result
-STORE = ".zarr"
-_CHECKSUM, _CHECKSUM_FIELD = "checksum", Field((), "uint64")
-# Room that a store needs beside its arrays: a file takes at least a block of the file system
-_SMALLEST_FILE = 4096
 # A scan is cut into so many blocks at least, so that what an interrupted run was doing is a small part
 _FEWEST_BLOCKS = 16
-# Rows of a pattern for which there must be room, at least
-_ROWS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -56,35 +38,6 @@ class Assembly(Protocol):
 
     def to_dict(self) -> dict:
         """Plain numbers and texts from which the same assembly can be made again."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A file for a result.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Where.
-    write : callable
-        ``write(path, result)``; called with a path that is claimed.
-    overwrite : bool
-        Replace what is there.
-    """
-
-    path: Path
-    write: Callable
-    overwrite: bool = False
-
-    @property
-    def is_store(self) -> bool:
-        """Whether the store itself is the result."""
-        return self.path.suffix.lower() == STORE
-
-    @property
-    def store(self) -> Path:
-        """Where results are kept while they come."""
-        return self.path if self.is_store else self.path.with_name(self.path.name + PARTIAL)
 
 
 @dataclass
@@ -156,34 +109,30 @@ class Job:
         for _ in self._work(found):
             yield partial
 
-    def _run_into(self, output: Target):
-        scan = self.scan
-        self._check_room(output)
+    def _run_into(self, target: Target):
+        keeper = Keeper(self, target)
         self.announce()
-        with claimed(output.path):
-            store = self._store(output)
-            found = store.collected
+        with claimed(target.path):
+            store = keeper.open()
+            self._blocks = store.contents.blocks  # those of the run that began
             try:
-                for part in self._work(found, store):
+                for part in self._work(store.collected, checksums_of(store)):
                     store.add(part)
             except BaseException:
-                if found.done.any():
+                if store.collected.done.any():
                     store.finish()
-                    self.computing.say(f"  {store.n_kept} of {scan.n_patterns} patterns are saved in {store.path}")
+                    n = self.scan.n_patterns
+                    self.computing.say(f"  {store.n_kept} of {n} patterns are saved in {store.path}")
                 raise
-            self._say_if_stopped(found)
-            result = self.assemble(found)
-            self._finish(store, output, result)
+            self._say_if_stopped(store.collected)
+            result = self.assemble(store.collected)
+            keeper.finish(store, result, write=not self._stopped)
         return result
 
     # ---------------------------------------------------------------- the work
-    def _work(self, found: Collected, store: ResultStore | None = None) -> Iterator[Part]:
+    def _work(self, found: Collected, look=None) -> Iterator[Part]:
         """Add what is not done, part by part, and say how fast it was."""
         wanted = ~self.scan.navigation_mask & ~found.done
-        look = None
-        if store is not None:
-            store.expect(~self.scan.navigation_mask)
-            look = _Checksums(found) if _CHECKSUM in store.fields else None
         computing, n = self.computing, 0
         if not wanted.any():
             return
@@ -206,23 +155,28 @@ class Job:
 
     def _parts(self, wanted: np.ndarray, look=None) -> Iterator[Part]:
         """Parts from the workers of a client, where there is one, or from this process."""
-        data = self.scan.data if self.data is None else self.data
-        client = distributed.current_client()
-        if client is not None and self.data is None:
-            return distributed.stream_on(
-                client, data, self.step, self.computing, wanted=wanted, blocks=self.blocks, look=look
-            )
-        return stream(data, self.step, self.computing, wanted=wanted, blocks=self.blocks, look=look)
+        how = {"wanted": wanted, "blocks": self.blocks, "look": look}
+        if self._client is not None:
+            return distributed.stream_on(self._client, self.patterns, self.step, self.computing, **how)
+        return stream(self.patterns, self.step, self.computing, **how)
+
+    @property
+    def patterns(self):
+        """What the step is called with: patterns, or tables of vectors."""
+        return self.scan.data if self.data is None else self.data
+
+    @property
+    def _client(self):
+        """The client whose workers compute; tables are small, and stay here."""
+        return distributed.current_client() if self.data is None else None
 
     @property
     def blocks(self) -> Blocks:
         """How the scan is read and kept."""
         if self._blocks is None:
-            data = self.scan.data if self.data is None else self.data
-            client = distributed.current_client()
-            shares = _FEWEST_BLOCKS if client is None else distributed.n_blocks(client)
+            shares = _FEWEST_BLOCKS if self._client is None else distributed.n_blocks(self._client)
             most = min(self.step.keep_every, max(self.step.micro_batch, -(-self.scan.size // shares)))
-            self._blocks = plan_blocks(data, most)
+            self._blocks = plan_blocks(self.patterns, most)
         return self._blocks
 
     def announce(self) -> None:
@@ -234,10 +188,7 @@ class Job:
         logger.info("%s: %s", self.title, self.lines)
 
     def _where(self) -> str:
-        client = distributed.current_client()
-        if client is not None and self.data is None:
-            return distributed.describe(client)
-        return self.computing.describe(self.step)
+        return self.computing.describe(self.step) if self._client is None else distributed.describe(self._client)
 
     def _say_if_stopped(self, found: Collected) -> None:
         if self._stopped:
@@ -245,129 +196,6 @@ class Job:
                 f"Interrupted after {found.n_done} of {self.scan.n_patterns} patterns: the rest is not in the data of "
                 "the result."
             )
-
-    # ---------------------------------------------------------------- the store
-    def _check_room(self, output: Target) -> None:
-        arrays = sum(
-            np.prod(f.shape, dtype=float) * np.dtype(f.dtype).itemsize * (_ROWS if f.ragged else 1)
-            for f in self.step.fields.values()
-        )
-        files = len(self.blocks) * (len(self.step.fields) + 1) * _SMALLEST_FILE
-        overwrite = output.overwrite or output.is_store
-        check_target(
-            output.path, overwrite=overwrite, needed=self.scan.n_patterns * arrays + files, folder=output.is_store
-        )
-
-    def _contents(self) -> Contents:
-        scan, data = self.scan, self.scan.data if self.data is None else self.data
-        fields = dict(self.step.fields)
-        if self.data is None and not is_in_memory(data):
-            fields[_CHECKSUM] = _CHECKSUM_FIELD
-        source = None if self.signal is None or is_in_memory(data) else source_of(self.signal)
-        arrays = scan.navigation_mask, scan.signal_mask, scan.centers
-        number = fingerprint(data, [*self.settings, repr(scan.calibration)], arrays, source)
-        return Contents(self.assemble.kind, number, self.blocks, fields, self.assemble.to_dict(), scan.n_patterns)
-
-    def _store(self, output: Target) -> ResultStore:
-        """Open the store of an earlier run of the same work, or a new one."""
-        path, contents = output.store, self._contents()
-        if os.path.lexists(path):
-            store = self._kept(output, contents)
-            if store is not None:
-                self._blocks = store.contents.blocks
-                return store
-        return ResultStore.create(path, contents, Collected(self.scan.size, self.step.fields))
-
-    def _kept(self, output: Target, contents: Contents) -> ResultStore | None:
-        """Return what an earlier run left, if it is of use; else make room, or say that it is in the way."""
-        path = output.store
-        try:
-            if output.is_store and read_contents(path).fingerprint != contents.fingerprint:
-                self._make_room(output, "belongs to another signal, model or setting", "old")
-                return None
-            store = ResultStore.open(path)
-        except (ValueError, OSError) as error:
-            newer = isinstance(error, ValueError) and "Update pyxem_dl" in str(error)
-            self._make_room(output, str(error) if newer else f"is damaged ({error})", "newer" if newer else "damaged")
-            return None
-        why = None
-        if store.contents.fingerprint != contents.fingerprint:
-            why = "belongs to another signal, model or setting"
-        elif store.contents.fields != contents.fields or store.contents.blocks.shape != contents.blocks.shape:
-            why = "is damaged (other positions)"
-        elif not self._same_patterns(store.collected):
-            why = "belongs to other patterns"
-        if why is not None:
-            self._make_room(output, why, "damaged" if "damaged" in why else "old")
-            return None
-        if store.n_kept == self.scan.n_patterns:
-            self.computing.say(f"  All {store.n_kept} patterns are done in {path}.")
-        elif store.n_kept:
-            self.computing.say(f"  Continuing after {store.n_kept} patterns from {path}.")
-        return store
-
-    def _make_room(self, output: Target, why: str, ending: str) -> None:
-        """Move away what is in the place of the store."""
-        path = output.store
-        if output.is_store and not output.overwrite:
-            raise FileExistsError(
-                f"{path} {why}. Give another name, or overwrite=True to start again: what is there is then renamed."
-            )
-        try:
-            where = f"It was renamed to {move_aside(path, ending).name}"
-        except OSError as error:
-            where = f"It could not be moved aside ({error})"
-        self.computing.say(f"  {path} {why}: starting again. {where}.")
-
-    def _same_patterns(self, found: Collected) -> bool:
-        """Read a spread of patterns that are done again, and compare their checksums."""
-        kept, positions = found.arrays.get(_CHECKSUM), np.flatnonzero(found.done)
-        if kept is None or not len(positions):
-            return True
-        data = self.scan.data
-        positions = spread(positions, data.dtype.itemsize * int(np.prod(data.shape[-2:])))
-        patterns = np.stack([np.asarray(pattern) for pattern in read_patterns(data, positions)])
-        return bool((pattern_checksums(patterns) == kept[positions]).all())
-
-    def _finish(self, store: ResultStore, output: Target, result) -> None:
-        """Write the result; where that fails, nothing has to be computed again."""
-        error, found = store.finish(), store.collected
-        whole = found.n_done == self.scan.n_patterns
-        try:
-            if error is not None:
-                raise error
-            if not output.is_store and not self._stopped:
-                output.write(output.path, result)
-        except Exception as failed:  # of whatever library: hours of computing must not be lost
-            raise NotWritten(
-                f"{output.path} could not be written: {failed}. {store.n_kept} of {found.n_done} patterns are "
-                f"saved in {store.path}. Free some space and repeat the call: it continues from there. In Python the "
-                "result is not lost: `error.result` holds it.",
-                result,
-            ) from failed
-        if not output.is_store and whole:
-            shutil.rmtree(store.path, ignore_errors=True)
-
-
-class _Checksums:
-    """Notes the checksums of what is read, as one of the fields.
-
-    Parameters
-    ----------
-    found : Collected
-        Where they go.
-    """
-
-    def __init__(self, found: Collected) -> None:
-        self._sums = found.arrays.setdefault(_CHECKSUM, np.zeros(len(found.done), np.uint64))
-
-    def __call__(self, indices: np.ndarray, patterns: np.ndarray) -> None:
-        """Look at patterns that were read here."""
-        self.take(indices, pattern_checksums(patterns))
-
-    def take(self, indices: np.ndarray, sums: np.ndarray) -> None:
-        """Take the checksums of patterns that were read elsewhere."""
-        self._sums[indices] = sums
 
 
 class Partial:

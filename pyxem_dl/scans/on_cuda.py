@@ -84,7 +84,7 @@ class CudaRunner(OneByOne):
         self._ring.append((pinned, copied))
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(copied)
-        there.record_stream(computing)
+        _needed_by(computing, there)
         return there
 
     def _buffer(self, n: int, like: torch.Tensor):
@@ -93,7 +93,7 @@ class CudaRunner(OneByOne):
             pinned, copied = self._ring.popleft()
             if pinned.dtype == like.dtype and pinned.shape[1:] == like.shape[1:] and len(pinned) >= n:
                 return pinned, copied
-        return torch.empty((max(self.size, n), *like.shape[1:]), dtype=like.dtype, pin_memory=True), None
+        return _pinned((max(self.size, n), *like.shape[1:]), like.dtype), None
 
     def _land(self, flying: deque, left: int) -> Iterator[Part]:
         """Give the results of all but the last few batches."""
@@ -108,5 +108,14 @@ def _to_pinned(value):
     if isinstance(value, Padded):
         return Padded(*map(_to_pinned, value))
     value = value.float() if value.dtype == torch.bfloat16 else value
-    there = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-    return there.copy_(value, non_blocking=True)
+    return _pinned(value.shape, value.dtype).copy_(value, non_blocking=True)
+
+
+def _pinned(shape, dtype: torch.dtype) -> torch.Tensor:
+    """Make a tensor in memory that a device copies from and to by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def _needed_by(stream: torch.cuda.Stream, tensor: torch.Tensor) -> None:
+    """Keep the memory of a tensor until a stream has done with it, which did not make it."""
+    tensor.record_stream(stream)

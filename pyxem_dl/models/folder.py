@@ -195,7 +195,7 @@ class Model(ABC):
         self.check(folder / CONFIG)
         weights, stored = read_config(folder)["weights"], read_tensors(_existing(folder, REFERENCE))
         with replacing_files(folder, last=CONFIG) as new:
-            save_file(_reference_answers(self, stored[self.inputs].float()), new / REFERENCE)
+            save_file(_reference_predictions(self, stored[self.inputs].float()), new / REFERENCE)
             text = json.dumps(_config(self) | {"weights": weights}, indent=2, ensure_ascii=False)
             (new / CONFIG).write_text(text + "\n", encoding="utf-8")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from pyxem_dl.results.map_files import copied_map
 from pyxem_dl.results.stored import open_result
 from pyxem_dl.scans import Collected, Computing, Field, Rows, Scan, Step, stream
 from pyxem_dl.template_matching import match_templates
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.annotations import Center, Map, Maps, Patterns, Phases
 
 # Peaks are looked for in so many patterns, spread over the scan: more hardly change the shares
 _MOST_PATTERNS = 2000
@@ -68,7 +74,7 @@ class Evaluation:
         lines.insert(1, f"|{'|'.join('-' * (w + 2) for w in widths)}|")
         return "\n".join(lines) + f"\n\n{_TRUTH_NOTES if self.with_truth else _PEAK_NOTES}"
 
-    def save(self, path, *, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the numbers (``.json``) or the table (``.md``).
 
         Parameters
@@ -97,15 +103,15 @@ def check_evaluation_path(path, *, overwrite: bool = False) -> Path:
 
 
 def evaluate(
-    signal,
-    models=(),
+    signal: Patterns | CrystalMap,
+    models: str | Path | OrientationModel | OrientationEnsemble | Sequence = (),
     *,
-    phases=None,
-    maps=None,
-    truth=None,
-    navigation_mask=None,
-    signal_mask=None,
-    center=None,
+    phases: Phases | None = None,
+    maps: Maps | None = None,
+    truth: Map | None = None,
+    navigation_mask: np.ndarray | None = None,
+    signal_mask: np.ndarray | None = None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",

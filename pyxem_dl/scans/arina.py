@@ -14,10 +14,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyxem_dl.messages import warn
+
+if TYPE_CHECKING:
+    from pyxem.signals import Diffraction2D
 
 # A block of frames that is read at once, in bytes
 _BLOCK = 32 * 2**20
@@ -27,7 +31,9 @@ _LEAST_EV, _MOST_EV = 20e3, 3e6
 _ENERGIES = ("entry/instrument/beam/incident_energy", f"{_SPECIFIC}/incident_energy")
 
 
-def load_arina(path, navigation_shape: tuple[int, int] | None = None, *, lazy: bool = True):
+def load_arina(
+    path: str | Path, navigation_shape: tuple[int, int] | None = None, *, lazy: bool = True
+) -> Diffraction2D:
     """Load a scan of an ARINA detector.
 
     Parameters

@@ -16,10 +16,11 @@ from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.patterns import Probe, find_maxima
 from pyxem_dl.patterns.matcher import DiskMatcher
-from pyxem_dl.preprocessing import CartesianPreprocessing, find_direct_beam
+from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing, find_direct_beam
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.template_matching.bank import TemplateBank
+from pyxem_dl.training.learning import SimulatedBatches
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
 MASK = torch.zeros(96, 96, dtype=torch.bool)
@@ -270,6 +271,25 @@ def test_patterns_are_simulated_without_waiting(device):
         made = simulator(8)
         assert made.patterns.held.isfinite().all() and made.patterns.held.amax((1, 2)).gt(0).all()
     assert not device.waits and not device.uploads
+
+
+def test_setups_share_the_calls_of_one(device):
+    settings = SimulationSettings(coma=(0.0, 0.02), setup_size=4, pixels=(48,), precession_share=0.3)
+    simulator = PatternSimulator([make_phase()], 200, 1.1, settings, seed=1, device="cuda")
+    assert simulator.most_setups() >= 8
+    batches = SimulatedBatches(simulator, PolarPreprocessing(1.0, n_k=12, n_phi=24), 32)
+    calls = {}
+    for n in (1, 8):
+        device.uploads.clear()
+        device.n_calls = 0
+        for _ in range(3):
+            made = simulator.several(n)
+        calls[n] = device.n_calls
+        assert not device.waits and not device.uploads
+    assert calls[8] < 2.5 * calls[1]
+    assert len(made) == 8 and all(each.patterns.held.isfinite().all() for each in made)
+    polar, rotations, phase_id = batches.make()
+    assert polar.shape == (32, 2, 12, 24) and len(rotations) == len(phase_id) == 32
 
 
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):

@@ -5,21 +5,28 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from fake_network import make_phase
 from pretend_device import pretend_device
 
 from pyxem_dl import rotations as rot
+from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder
+from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
+from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns import Probe, find_maxima
 from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing, find_direct_beam
+from pyxem_dl.scans import Padded, Positions, Rows, Scan
+from pyxem_dl.scans.steps import to_host
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.template_matching.bank import TemplateBank
+from pyxem_dl.template_matching.step import Templates, TemplateStep
 from pyxem_dl.training.learning import SimulatedBatches
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
@@ -260,6 +267,45 @@ def test_spots_are_matched_without_waiting(device):
     owner = torch.tensor([0, 0, 0, 1, 1]).to("cuda")
     k, phi, intensity = (torch.rand(5).to("cuda") for _ in range(3))
     assert len(settled(device, lambda: bank.match_spots(2, owner, k, phi, intensity)).scores) == 2
+
+
+# ---------------------------------------------------------------- steps of the verbs
+def make_step(verb):
+    """A step as the verb makes it, for a scan with a masked direct beam and a mask."""
+    mask = MASK.clone()
+    mask[44:53, 43:52] = True
+    scan = Scan(None, CALIBRATION, np.zeros(8, dtype=bool), mask, None, Positions((8,), (1.0,), "px"))
+    if verb == "orientation":
+        model = load_model("al-200kv")
+        model.precision = "float32"
+        return OrientationStep(model, scan)
+    if verb == "template matching":
+        return TemplateStep(Templates("torch", [make_phase()], 200, 1.0, 8.0, 0.08), scan, 2)
+    if verb == "correlation":
+        find = CorrelationFinder(DiskMatcher(Probe.ideal(5.0), (96, 96), signal_mask=mask, threshold=0.25), 2.5)
+        return DiskStep(scan, find, 1.0, True, 4)
+    model = load_model("bragg-disks")
+    model.precision = "float32"
+    find = DetectionFinder(model, Probe.ideal(5.0), mask, 2.5, 0.025, 32, 0, 0.3, CALIBRATION.center)
+    return DiskStep(scan, find, 1.0, True, 5)
+
+
+@pytest.mark.parametrize("verb", ["orientation", "template matching", "correlation", "detection"])
+def test_a_step_sends_its_constants_once(device, patterns, verb):
+    indices, step = np.arange(8), make_step(verb)
+    expected = to_host(step(patterns, indices))
+    step.prepare(torch.device("cuda"))
+    x = patterns.to("cuda")
+    found = settled(device, lambda: step(x, indices))
+    for name, values in expected.items():
+        if isinstance(values, Rows):
+            held = to_host({name: Padded(*back(found[name]))})[name]
+            # one disk may be at the threshold
+            assert np.abs(held.lengths - values.lengths).max() <= 1 and values.lengths.sum() > 20
+            for one, other in zip(held.tables(), values.tables(), strict=True):
+                np.testing.assert_allclose(one[:12], other[:12], atol=0.05, rtol=1e-2)
+        elif name in ("scores", "reliability", "crystal"):
+            np.testing.assert_allclose(found[name].held.numpy(), values, atol=0.02)
 
 
 # ---------------------------------------------------------------- simulators

@@ -106,7 +106,7 @@ def test_the_pretended_device_refuses_what_a_device_refuses(device):
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
 def test_a_micro_batch_of_orientations(device, patterns, mask, with_centers):
     model = load_model("al-200kv")
-    model.precision = "float32"
+    model.precision, model.follows_device = "float32", False
     centers = torch.rand(8, 2) + 47 if with_centers else None
     expected = model.predict_batch(patterns, CALIBRATION, centers=centers, signal_mask=mask, n_best=2)
     model.to("cuda")
@@ -178,7 +178,7 @@ def test_losses_of_the_polar_network_wait_for_nothing(device):
 # ---------------------------------------------------------------- disks and peaks
 def test_a_micro_batch_of_the_disk_detector(device, patterns):
     model = load_model("bragg-disks")
-    model.precision = "float32"
+    model.precision, model.follows_device = "float32", False
     probe = Probe.ideal(5.0).image
     probe = probe / probe.sum()
     expected = model.predict_batch(patterns, probe, 5.0, signal_mask=MASK)
@@ -277,7 +277,7 @@ def make_step(verb):
     scan = Scan(None, CALIBRATION, np.zeros(8, dtype=bool), mask, None, Positions((8,), (1.0,), "px"))
     if verb == "orientation":
         model = load_model("al-200kv")
-        model.precision = "float32"
+        model.precision, model.follows_device = "float32", False
         return OrientationStep(model, scan)
     if verb == "template matching":
         return TemplateStep(Templates("torch", [make_phase()], 200, 1.0, 8.0, 0.08), scan, 2)
@@ -285,7 +285,7 @@ def make_step(verb):
         find = CorrelationFinder(DiskMatcher(Probe.ideal(5.0), (96, 96), signal_mask=mask, threshold=0.25), 2.5)
         return DiskStep(scan, find, 1.0, True, 4)
     model = load_model("bragg-disks")
-    model.precision = "float32"
+    model.precision, model.follows_device = "float32", False
     find = DetectionFinder(model, Probe.ideal(5.0), mask, 2.5, 0.025, 32, 0, 0.3, CALIBRATION.center)
     return DiskStep(scan, find, 1.0, True, 5)
 
@@ -300,10 +300,14 @@ def test_a_step_sends_its_constants_once(device, patterns, verb):
     for name, values in expected.items():
         if isinstance(values, Rows):
             held = to_host({name: Padded(*back(found[name]))})[name]
-            # one disk may be at the threshold
+            # one disk may be at the threshold, and two that are as sure may change places
             assert np.abs(held.lengths - values.lengths).max() <= 1 and values.lengths.sum() > 20
             for one, other in zip(held.tables(), values.tables(), strict=True):
-                np.testing.assert_allclose(one[:12], other[:12], atol=0.05, rtol=1e-2)
+                away = np.hypot(*(one[:, None, :2] - other[None, :, :2]).transpose(2, 0, 1))
+                nearest = away.argmin(0) if len(other) else []
+                close = away.min(0, initial=np.inf) < 0.05
+                assert close.sum() >= len(other) - 1
+                np.testing.assert_allclose(one[nearest][close], other[close], atol=0.05, rtol=0.02)
         elif name in ("scores", "reliability", "crystal"):
             np.testing.assert_allclose(found[name].held.numpy(), values, atol=0.02)
 

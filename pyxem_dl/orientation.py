@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -239,6 +240,8 @@ class OrientationStep(Step):
         if isinstance(self.model, SentModel):
             self.model = self.model.load()
         self.model.to(device)
+        if self.scan.signal_mask is not None:
+            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Predictions for a batch, the uncertainty in degrees."""

@@ -16,13 +16,8 @@ from pyxem_dl.scans.blocks import as_scan, compute_here, is_lazy
 _LOOKED_AT_BYTES, LOOKED_AT = 64 * 2**20, 32
 
 
-<<<<<<< HEAD
 def fingerprint(data, settings, arrays, source=None, *, on_disk: bool = True) -> str:
-    """Hash what answers depend on.
-=======
-def fingerprint(data, settings, arrays, source=None) -> str:
     """Hash what results depend on.
->>>>>>> main
 
     Parameters
     ----------

@@ -22,12 +22,13 @@ PICTURES = {
     "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
     "04_train_your_own": ["training_patterns", "training_log"],
     "05_strain_map": ["strain_maps", "patterns"],
-    "06_labelled_scan": ["labels", "network", "difference", "spread", "selection", "reliability"],
+    "06_labelled_scan": ["labels", "network", "difference", "uncertainty", "selection", "reliability"],
     "07_fine_tuning": ["before", "labels", "after", "difference"],
+    "08_live": ["map_0", "map_1", "map_2"],
 }
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md",
-         "docs/crystals.md", "docs/labelled_training.md"]  # fmt: skip
+         "docs/crystals.md", "docs/labelled_training.md", "docs/live.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 
@@ -50,6 +51,10 @@ def test_jobs_for_clusters_are_scripts(root):
 def test_an_example_runs_and_draws(example, root, tmp_path):
     if example == "02_orientation_map" and "mgo-300kv" not in models.list_models():
         pytest.skip("needs the bundled model mgo-300kv, which is not here")
+    if example == "08_live":
+        pytest.importorskip("libertem_live", reason="needs the extra live")
+        if "linio2-200kv" not in models.list_models():
+            pytest.skip("needs the bundled model linio2-200kv, which is not here")
     run_example(root, tmp_path, example)
     for name in PICTURES[example]:
         assert_something_is_drawn(tmp_path / example / f"{name}.png")

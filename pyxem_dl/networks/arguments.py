@@ -48,8 +48,8 @@ class _OfPhases(Strict):
         return self
 
 
-class ComparisonArguments(Strict):
-    """Of :class:`~pyxem_dl.networks.comparison.CandidateComparison`, without the number of phases."""
+class VerifierArguments(Strict):
+    """Of :class:`~pyxem_dl.networks.verifier.CandidateVerifier`, without the number of phases."""
 
     n_reflections: Annotated[int, Field(ge=1, le=200_000)]
     reciprocal_radius: Radius
@@ -57,6 +57,7 @@ class ComparisonArguments(Strict):
     n_spots: Annotated[int, Field(ge=1, le=1024)] = 48
     width: Annotated[int, Field(ge=1, le=1024)] = 64
     n_radial: Annotated[int, Field(ge=1, le=31)] = 3
+    certain: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _is_odd(self):
@@ -77,7 +78,7 @@ class PolarArguments(_OfPhases):
     depth: Annotated[int, Field(ge=0, le=64)] = 4
     kernel: Annotated[int, Field(ge=1, le=1440)] = 37
     expansion: Annotated[int, Field(ge=1, le=16)] = 2
-    comparison: ComparisonArguments | None = None
+    comparison: VerifierArguments | None = None
 
     @model_validator(mode="after")
     def _bounded_grid(self):

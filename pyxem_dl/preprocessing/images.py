@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from pyxem_dl.frames import Calibration
+from pyxem_dl.preprocessing.elementary import square_root
 
 # Levels of intensity at which the noise of a detector is looked at
 _GAIN_BINS = 12
@@ -275,7 +276,11 @@ def normalised(images: torch.Tensor, weight: torch.Tensor, gamma: float, clip: f
     clip : float
         Largest value of the result.
     """
-    x = images.clamp_min(0).pow(gamma)
+    x = _power(images.clamp_min(0), gamma)
     over = tuple(range(1, x.ndim))
-    mean_square = (x**2 * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
+    mean_square = (x.square() * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
     return (x / mean_square.sqrt().clamp_min(1e-20)).clamp_max_(clip)
+
+
+def _power(x: torch.Tensor, gamma: float) -> torch.Tensor:
+    return square_root(x) if gamma == 0.5 else x.pow(gamma)

@@ -197,14 +197,14 @@ def test_reliability_is_one_minus_the_ratio_of_the_scores():
 def test_it_says_what_it_does(scan, capsys):
     mask = np.zeros((4, 5), dtype=bool)
     mask[0] = True
-    predict_orientation(make_signal(scan), make_model(2), navigation_mask=mask, batch_size=6, **QUIET)
+    predict_orientation(make_signal(scan), make_model(2), navigation_mask=mask, **QUIET)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == [
         "Orientation prediction:",
         "  Model: fake-200kv (fake, 200 kV)",
         "  Phases: MgO, Ti",
         "  Patterns: 15 of 21 x 23 px, 0.1 Å⁻¹ per px (5 more are excluded)",
-        "  Device: cpu, batches of 6",
+        "  Device: cpu, 2 threads",
     ]
     assert len(lines) == 6 and lines[5].startswith("  Speed: ") and lines[5].endswith(" s)")
 

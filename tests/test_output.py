@@ -1046,3 +1046,58 @@ def test_commands_into_a_store(scan, tmp_path):
         done = CliRunner().invoke(app, [*command, "--device", "cpu", "--no-progress"])
         assert done.exit_code == 0 and said in done.output, done.output
     assert open_result(tmp_path / "found.zarr").data.shape == (4, 5)
+
+
+# ------------------------------------------------------------------ chunks that cannot be read
+class Damaged:
+    """A file of which a chunk cannot be read, until it is mended."""
+
+    def __init__(self, scan):
+        self.scan, self.mended = scan, False
+
+    def __call__(self, x, block_info=None):
+        if not self.mended and block_info[0]["chunk-location"][:2] == (1, 1):
+            raise RuntimeError("error during blosc decompression: -1")
+        return x
+
+    @property
+    def data(self):
+        return lazy(self.scan).map_blocks(self, dtype=self.scan.dtype, meta=self.scan[:0])
+
+
+@BOTH
+@PLACES
+def test_a_chunk_that_cannot_be_read_is_done_when_it_can(kind, as_store, scan, tmp_path, monkeypatch, capsys):
+    file, (path, kept) = Damaged(scan), place(kind, tmp_path, as_store)
+    again = "" if as_store else " with overwrite=True"
+    for said in ("", "Continuing after 16 patterns"):  # also where all that is left cannot be read
+        with pytest.warns(UserWarning, match=r"4 patterns in 1 blocks could not be read .*12-13, 17-18; Runt"):
+            found = kind.run(file.data, path, overwrite=not as_store)
+        out = capsys.readouterr().out
+        assert said in out and f"16 of 20 patterns are saved in {kept}: repeat the call{again} to do the rest" in out
+        if kind is Maps:
+            assert found.is_in_data.sum() == read(path).is_in_data.sum() == 16
+        else:
+            assert sum(len(table) > 0 for table in found.data.ravel()) == 16
+    file.mended, seen = True, counted(kind, monkeypatch)
+    found = kind.run(file.data, path, overwrite=not as_store)
+    assert sorted(seen) == [12, 13, 17, 18] and not list(tmp_path.glob("*.partial"))
+    kind.same(found, path, scan)
+
+
+def test_a_sample_leaves_out_what_cannot_be_read(scan):
+    from pyxem_dl.scans import read_sample
+
+    sample = read_sample(Damaged(scan).data, np.zeros(20, bool))
+    np.testing.assert_array_equal(sample.indices, np.delete(np.arange(20), [12, 13, 17, 18]))
+    np.testing.assert_array_equal(sample.patterns, scan.reshape(20, 25, 25)[sample.indices])
+
+
+def test_the_error_of_a_store_of_another_run_is_said_once(scan, tmp_path):
+    Maps.run(scan, tmp_path / "x.zarr")
+    with pytest.raises(FileExistsError) as error:
+        Maps.run(scan, tmp_path / "x.zarr", n_best=2)
+    assert str(error.value) == (
+        f"{tmp_path / 'x.zarr'} belongs to another signal, model or setting, or to another version of pyxem_dl. Give "
+        "another name, or overwrite=True to start again: what is there is then renamed."
+    )

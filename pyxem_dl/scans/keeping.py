@@ -116,16 +116,15 @@ class Keeper:
         """Return what an earlier run left, if it is of use; else make room, or say that it is in the way."""
         path = self.target.store
         try:
-            if self.target.is_store and read_contents(path).fingerprint != contents.fingerprint:
-                return self._make_room(_OTHER_WORK, "old")
-            store = ResultStore.open(path)
+            is_other = read_contents(path).fingerprint != contents.fingerprint
+            store = None if is_other else ResultStore.open(path)
         except NewerFormat as error:
             return self._make_room(f"cannot be used ({error})", "newer")
         except (ValueError, OSError) as error:
             return self._make_room(f"cannot be used ({error})", "damaged")
-        kept = store.contents
-        if kept.fingerprint != contents.fingerprint:
+        if is_other:
             return self._make_room(_OTHER_WORK, "old")
+        kept = store.contents
         if kept.fields != contents.fields or kept.blocks.shape != contents.blocks.shape:
             return self._make_room("cannot be used (it holds other positions or fields)", "damaged")
         if not self._same_patterns(store, contents.source):

@@ -8,6 +8,7 @@ there was time (Ctrl-C, an error), what was done of others.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,8 @@ _MOST_AXES, _MOST_FIELDS, _MOST_ATTRIBUTES = 2, 64, 64 * 2**20
 _MOST_RAGGED = 2**20
 # Bytes with which Blosc begins: four flags, then the sizes of what is packed, of its blocks, and of what it became
 _BLOSC_HEAD = 16
+# Names of chunks
+_CHUNK = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})*")
 
 
 class NewerFormat(ValueError):
@@ -172,7 +175,11 @@ class ResultStore:
             For blocks that are damaged: they count as not done.
         """
         contents = read_contents(path)
-        store = cls(path, contents, Collected(int(np.prod(contents.blocks.shape)), contents.fields))
+        n = int(np.prod(contents.blocks.shape))
+        try:
+            store = cls(path, contents, Collected(n, contents.fields))
+        except (MemoryError, ValueError) as error:
+            raise ValueError(f"{path} has {n} positions, it says: the memory does not suffice ({error}).") from error
         store._read_all()
         return store
 
@@ -258,9 +265,7 @@ class ResultStore:
         """Put what is done into :attr:`collected`; what cannot be read is not done."""
         damaged = []
         blocks, _ = self.contents.blocks, self._arrays
-        for i in range(len(blocks)):
-            if not self._is_there(i):
-                continue
+        for i in self._there():
             try:
                 self.collected.add(self._read(i))
             except Exception as error:  # whatever the decoder says of bytes that are no chunk
@@ -278,10 +283,15 @@ class ResultStore:
         key = ".".join(str(int(p)) for p in np.unravel_index(i, self.contents.blocks.grid))
         return self.path / name / (key + ("" if field.ragged else ".0" * len(field.shape)))
 
-    def _is_there(self, i: int) -> bool:
-        """Whether a block has all its chunks."""
-        fields = self.fields | {_DONE: _DONE_FIELD}
-        return all(self._chunk(name, field, i).is_file() for name, field in fields.items())
+    def _there(self) -> list[int]:
+        """Blocks that have all their chunks."""
+        grid, found = self.contents.blocks.grid, []
+        for path in (self.path / _DONE).iterdir():
+            place = [int(p) for p in path.name.split(".")] if _CHUNK.fullmatch(path.name) else ()
+            if len(place) == len(grid) and all(p < n for p, n in zip(place, grid)):
+                found.append(int(np.ravel_multi_index(place, grid)))
+        fields = (self.fields | {_DONE: _DONE_FIELD}).items()
+        return [i for i in sorted(found) if all(self._chunk(name, field, i).is_file() for name, field in fields)]
 
     def _check_size(self, name: str, field: Field, i: int) -> None:
         """Refuse a chunk that would become larger than it can be, before it is unpacked."""

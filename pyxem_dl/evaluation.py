@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 # Peaks are looked for in so many patterns, spread over the scan: more hardly change the shares
 _MOST_PATTERNS = 2000
+# Reflections so far from the Ewald sphere (Å⁻¹) are seen in thin crystals; as template matching has it
+_EXCITATION_ERROR = 0.08
+# Peaks up to so far from the beam are explained by a spot so near: scales of real scans are off by a few percent (Å⁻¹)
+_FARTHEST, _TOLERANCE = 1.5, 0.05
+# Standard deviation (px) of the spots that are looked for: with it the truth explains most peaks of multislice patterns
+# with disks of 2.5 px, and our network most of those of the MgO scan
+_SPOT_RADIUS = 2.0
 _SUFFIXES = (".json", ".md")
 
 
@@ -148,7 +155,9 @@ def evaluate(
     -----
     The standard deviation of a counted share p is that of a binomial distribution, √(p(1 − p)/n).  Peaks of one pattern
     are explained together or not at all: for them it is that of a ratio of sums over patterns.  Whether peaks are
-    explained says nothing of the 180 degree ambiguity.
+    explained says little of the 180 degree ambiguity.  A peak, up to 1.5 Å⁻¹ from the beam, is explained by a
+    reflection within 0.05 Å⁻¹ of it that lies no farther than 0.08 Å⁻¹ from the Ewald sphere; large disks, whose
+    structure makes peaks of its own, are explained less.
     """
     reading = {
         "navigation_mask": navigation_mask, "signal_mask": signal_mask, "center": center, "beam_energy": beam_energy,
@@ -284,15 +293,18 @@ class _Methods:
         peaks, centers = _find_peaks(self.scan, chosen, device, show_progressbar)
         mask = np.isin(np.arange(self.scan.size), chosen)
         structures = {phase.name: phase for phase in self.phases if len(phase.structure)}
+        radius = min(_FARTHEST, self.scan.calibration.reciprocal_radius)
         rows = {}
         for name, xmap in self.maps.items():
             some = copied_map(xmap)
             some.is_in_data = mask
-            radius = self.scan.calibration.reciprocal_radius
             tables = {
                 key: reflections(structures.get(phase.name, phase), radius) for key, phase in xmap.phases if key >= 0
             }
-            found = explained_peaks(some, signal, tables, self.scan.calibration, peaks=peaks, centers=centers)
+            found = explained_peaks(
+                some, signal, tables, self.scan.calibration, peaks=peaks, centers=centers,
+                max_excitation_error=_EXCITATION_ERROR, tolerance=_TOLERANCE, reciprocal_radius=radius,
+            )  # fmt: skip
             rows[name] = _explained(found, xmap.phase_id[np.isin(xmap.id, here)] >= 0) | self._speed(name)
         return rows
 
@@ -367,7 +379,7 @@ class _PeakStep(Step):
         beams = self.scan.batch_centers(patterns, indices)
         centers = np.tile(np.asarray(self.scan.calibration.center, dtype=float), (len(indices), 1))
         centers = centers if beams is None else beams.cpu().numpy().astype(float)
-        peaks = find_peaks(patterns.cpu().numpy(), centers, signal_mask=self.mask)
+        peaks = find_peaks(patterns.cpu().numpy(), centers, signal_mask=self.mask, spot_radius=_SPOT_RADIUS)
         return {"peaks": Rows.of([np.asarray(each, dtype=float) for each in peaks]), "center": centers}
 
 

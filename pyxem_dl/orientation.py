@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,7 +223,7 @@ class OrientationStep(Step):
 
     def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
         self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
-        self._several = model.gives_several and not n_samples
+        self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
         # what several predictions agree on is known with its uncertainty
         self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
         self.keep_every = max(64, 4096 // max(1, n_samples) // model.n_networks)
@@ -241,6 +242,8 @@ class OrientationStep(Step):
         if isinstance(self.model, SentModel):
             self.model = self.model.load()
         self.model.to(device)
+        if self.scan.signal_mask is not None:
+            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Predictions for a batch, the uncertainty in degrees."""

@@ -65,6 +65,11 @@ class OrientationEnsemble:
         return len(self.models)
 
     @property
+    def micro_batch(self) -> int:
+        """Patterns that a core computes at once."""
+        return self.models[0].micro_batch
+
+    @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.models[0].device

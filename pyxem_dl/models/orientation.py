@@ -79,6 +79,8 @@ class OrientationModel(Model):
     format = "pyxem_dl orientation model"
     inputs = "polar"
     threshold_names = ("crystal", "score")
+    #: Patterns that a core computes at once
+    micro_batch = _MICRO_BATCH["cpu"]
 
     def __repr__(self) -> str:
         energy = self.domain.get("beam_energy")

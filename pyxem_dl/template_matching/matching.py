@@ -122,7 +122,8 @@ def match_templates(
     phases = load_phases(phases)
     settings = [engine, scan.calibration.beam_energy, reciprocal_radius, resolution, max_excitation_error]
     templates = Templates(engine, phases, *settings[1:])
-    step = TemplateStep(templates, scan.without_data(), n_best, None if vectors is None else vectors.spots)
+    spots = None if vectors is None else vectors.spots
+    step = TemplateStep(templates, scan.without_data(), n_best, spots, computing.torch_device)
     lines = {
         "Phases": ", ".join(phase.name for phase in phases),
         "Templates": f"{len(step.bank)}, {resolution:g} degrees apart, up to {reciprocal_radius:.4g} Å⁻¹",

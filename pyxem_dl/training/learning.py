@@ -56,11 +56,17 @@ class SimulatedBatches(IterableDataset):
         """Make one batch: polar (n, 2, n_k, n_phi), rotations (n, 4), phase_id (n,)."""
         parts = []
         with torch.no_grad():
-            for _ in range(self.n_setups):
-                s = self.simulator()
+            for s in self._setups():
                 polar = self.preprocessing(s.patterns, s.calibration, signal_mask=s.signal_mask)
                 parts.append((polar, s.rotations, s.phase_id))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def _setups(self) -> Iterator:
+        """Patterns of all setups of a batch; on a device those of many are made together."""
+        simulator = self.simulator
+        at_once = 1 if simulator.device.type == "cpu" else simulator.most_setups()
+        for start in range(0, self.n_setups, at_once):
+            yield from simulator.several(min(at_once, self.n_setups - start))
 
     def reseed(self, seed: int) -> None:
         """Go on with other patterns."""

@@ -19,6 +19,7 @@ from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.results.labels import Labels, read_labels
 from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.results.stored import open_result
 from pyxem_dl.scans import Collected, Computing, Field, Rows, Scan, Step, stream
 from pyxem_dl.template_matching import match_templates
 
@@ -114,7 +115,7 @@ def evaluate(
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         Measure template matching with these crystals, too.
     maps : CrystalMap, path of a file with one, or dict of str to these, optional
-        Results that are there already, of any program: ``.h5``, ``.ang`` or ``.ctf``.
+        Results that are there already: of any program ``.h5``, ``.ang`` or ``.ctf`` files, and ``.zarr`` stores.
     truth : CrystalMap or path of a file with one, optional
         Orientations that are known, of the whole scan.  What is not indexed in it, and what is not in its data, is not
         compared.  Files are read as :func:`pyxem_dl.read_labels` reads them; use that for maps in another convention.
@@ -183,7 +184,7 @@ def _named_maps(maps) -> dict:
 def _read_map(source):
     """Crystal map of a file, or one that is there."""
     if isinstance(source, (str, Path)):
-        return read_labels(source)
+        source = open_result(source) if Path(source).is_dir() else read_labels(source)
     if not hasattr(source, "phase_id"):
         raise TypeError(f"A map must be an orix CrystalMap or the path of a file, not {type(source).__name__}.")
     return source

@@ -54,8 +54,8 @@ def predict_orientation(
         Number of separated orientations to keep per position, the best first.
     n_samples : int
         Number of predictions with dropout (Monte-Carlo dropout).  The map then has the mean of the largest group of
-        predictions that lie within 10 degrees of each other, and their spread.  For models with dropout; an ensemble
-        has a spread without it.
+        predictions that lie within 10 degrees of each other, and their uncertainty.  For models with dropout; an
+        ensemble has an uncertainty without it.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -95,8 +95,8 @@ def predict_orientation(
         * ``scores``, shape as the rotations: probability of each separated mode, the first is ``score``.
         * ``reliability`` (n,): 1 - second score / first score; where the network gives a second.
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
-        * ``spread`` (n,): with `n_samples` or several models, the distance of their predictions from the map's (root
-          mean square, degrees), scaled to the size of the errors if the model knows how.
+        * ``uncertainty`` (n,): with `n_samples` or several models, the distance of their predictions from the map's
+          (root mean square, degrees), scaled to the size of the errors if the model knows how.
 
     Raises
     ------
@@ -217,7 +217,7 @@ class OrientationStep(Step):
 
     def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
         self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
-        self._several = model.gives_several and not n_samples
+        self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
         self.keep_every = max(64, 4096 // max(1, n_samples) // model.n_networks)
 
     def __getstate__(self) -> dict:
@@ -238,11 +238,11 @@ class OrientationStep(Step):
             self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Predictions for a batch, the spread in degrees."""
+        """Predictions for a batch, the uncertainty in degrees."""
         found = self.model.predict_batch(
             patterns, self.scan.calibration, centers=self.scan.batch_centers(patterns, indices),
             signal_mask=self.scan.signal_mask, n_best=max(2, self.n_best), n_samples=self.n_samples,
         )._asdict()  # fmt: skip
-        if "spread" in found:
-            found["spread"] = self.model.calibrated(found["spread"])
+        if "uncertainty" in found:
+            found["uncertainty"] = self.model.calibrated(found["uncertainty"])
         return found

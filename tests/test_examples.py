@@ -22,7 +22,7 @@ PICTURES = {
     "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
     "04_train_your_own": ["training_patterns", "training_log"],
     "05_strain_map": ["strain_maps", "patterns"],
-    "06_labelled_scan": ["labels", "network", "difference", "spread", "selection", "reliability"],
+    "06_labelled_scan": ["labels", "network", "difference", "uncertainty", "selection", "reliability"],
     "07_fine_tuning": ["before", "labels", "after", "difference"],
     "08_live": ["map_0", "map_1", "map_2"],
 }

@@ -3,11 +3,14 @@
 import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from orix.crystal_map import Phase
 
 import pyxem_dl
-from pyxem_dl import moved
+from pyxem_dl import moved, results
 
 
 @pytest.fixture
@@ -54,6 +57,22 @@ def test_an_old_attribute_is_the_new_one():
     with pytest.warns(DeprecationWarning, match="Match.phase_index is now Match.phase_id"):
         assert match.phase_index == match.phase_id == 3
     assert match._fields[3] == "phase_id"
+
+
+def test_an_old_property_of_a_map_is_the_new_one():
+    positions = SimpleNamespace(x=np.arange(4.0), y=None, scan_unit="nm", navigation_mask=np.zeros(4, bool))
+    phases = [Phase("a", point_group="m-3m")]
+    xmap = results.to_crystal_map(
+        positions, np.tile([1.0, 0, 0, 0], (4, 1, 1)), np.zeros((4, 1), int), np.ones((4, 1)), phases,
+        prop={"uncertainty": np.arange(4.0)},
+    )  # fmt: skip
+    for some in (xmap[1:], results.copied_map(xmap)[1:]):
+        with pytest.warns(DeprecationWarning, match="prop..spread.. is now xmap.prop..uncertainty..") as caught:
+            assert some.prop["spread"].tolist() == [1, 2, 3]
+        assert caught[0].filename == __file__
+        with pytest.raises(KeyError, match="nothing"):
+            some.prop["nothing"]
+    assert "spread" not in xmap.prop and set(xmap.prop) == {"score", "scores", "uncertainty"}
 
 
 def test_a_name_that_never_was():

@@ -237,10 +237,10 @@ def near_ewald_sphere(
     near : tensor of bool, shape (n, m)
         Whether their moduli are below `max_excitation_error`.
     """
-    # g_lab = R^-1 g: row vectors from the left of R's matrix
-    lab = matmul(g, to_matrix(rotations))
-    error = excitation_error(*lab.unbind(-1), wavelength)
-    return lab, error, error.abs() < max_excitation_error
+    # g_lab = R^-1 g, in memory one component after the other
+    lab = matmul(to_matrix(rotations).mT, g.mT)
+    error = excitation_error(*lab.unbind(-2), wavelength)
+    return lab.mT, error, error.abs() < max_excitation_error
 
 
 def find_spots(
@@ -274,20 +274,24 @@ def find_spots(
     Spots
         Strongest first.
     """
+    def of_phase(column):
+        # what all crystals share is not copied for each of them
+        return column[0] if len(column) == 1 else column[phase_id]
+
     wavelength = electron_wavelength(beam_energy)
-    lab, error, near = near_ewald_sphere(table.g[phase_id], rotations, wavelength, max_excitation_error)
-    f = table.structure_factor[phase_id] * near
+    lab, error, near = near_ewald_sphere(of_phase(table.g), rotations, wavelength, max_excitation_error)
+    f = of_phase(table.structure_factor) * near
     promise = f**2 / (1 + (error / _SELECTION_WIDTH) ** 2)
     index = promise.topk(min(n_spots, promise.shape[1]), dim=1).indices
 
     def chosen(tensor):
-        return tensor.gather(1, index)
+        return tensor.expand_as(f).gather(1, index)
 
     return Spots(
         chosen(lab[..., 0]),
         chosen(lab[..., 1]),
         chosen(error),
         chosen(f),
-        chosen(table.extinction_distance[phase_id]),
+        chosen(of_phase(table.extinction_distance)),
         index,
     )

@@ -16,7 +16,7 @@ _CANDIDATES = 3
 
 
 class OrientationEnsemble:
-    """Models of the same phases: what most of them say is the prediction, their spread says how sure it is.
+    """Models of the same phases: what most of them say is the prediction, how far they lie apart its uncertainty.
 
     Parameters
     ----------
@@ -64,6 +64,11 @@ class OrientationEnsemble:
         return len(self.models)
 
     @property
+    def micro_batch(self) -> int:
+        """Patterns that a core computes at once."""
+        return self.models[0].micro_batch
+
+    @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.models[0].device
@@ -90,9 +95,9 @@ class OrientationEnsemble:
         for model in self.models:
             model.check_domain(calibration)
 
-    def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
+    def calibrated(self, uncertainty: torch.Tensor) -> torch.Tensor:
         """Spread in degrees, as it is: no patterns were kept back to fit it to."""
-        return torch.rad2deg(spread)
+        return torch.rad2deg(uncertainty)
 
     def predict_batch(self, patterns, calibration, *, n_samples: int = 0, n_best: int = 1, **settings):
         """Ask all models; see :meth:`OrientationModel.predict_batch`.
@@ -100,7 +105,7 @@ class OrientationEnsemble:
         Returns
         -------
         SampledOrientations
-            What most of them say, with their spread.
+            What most of them say, with its uncertainty.
         """
         predictions = []
         for model in self.models:

@@ -181,6 +181,24 @@ class Model(ABC):
                 shutil.copyfile(training_log, new / TRAINING_LOG)
         return folder
 
+    def save_settings(self, folder) -> None:
+        """Write ``config.json`` anew into a folder of this model, and the answers that belong to it; the weights stay.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            Where the model was loaded from.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        self.check(folder / CONFIG)
+        weights, stored = read_config(folder)["weights"], read_tensors(_existing(folder, REFERENCE))
+        with replacing_files(folder, last=CONFIG) as new:
+            save_file(_reference_predictions(self, stored[self.inputs].float()), new / REFERENCE)
+            text = json.dumps(_config(self) | {"weights": weights}, indent=2, ensure_ascii=False)
+            (new / CONFIG).write_text(text + "\n", encoding="utf-8")
+
     def verify(self, folder) -> None:
         """Compare today's predictions to the ones stored in a model folder.
 

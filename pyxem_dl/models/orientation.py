@@ -12,6 +12,7 @@ from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
+from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.preprocessing.usable import usable_patterns
@@ -19,7 +20,7 @@ from pyxem_dl.rotations import misorientation_angle
 from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
-_MICRO_BATCH = {"cpu": 64, "other": 256}
+_MICRO_BATCH = {"cpu": 128, "other": 256}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -53,7 +54,7 @@ class OrientationModel(Model):
     provenance : dict
         How the training went: ``stages`` with their ``minutes`` and ``patterns``, ``hardware``, ``precision``,
         ``date``, ``versions``; empty where it is not recorded.
-    spread_fit : tuple of float
+    uncertainty_fit : tuple of float
         Converts the spread of several predictions (degrees) into the expected error: a factor, and a floor (degrees)
         that is added in squares; fitted on held-out patterns.
     precision : {"auto", "float32", "bfloat16"}
@@ -71,12 +72,15 @@ class OrientationModel(Model):
     description: str = ""
     training: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
-    spread_fit: tuple[float, float] = (1.0, 0.0)
+    uncertainty_fit: tuple[float, float] = (1.0, 0.0)
     precision: str = "auto"
 
+    spread_fit = renamed_attribute("spread_fit", "uncertainty_fit")
     format = "pyxem_dl orientation model"
     inputs = "polar"
     threshold_names = ("crystal", "score")
+    #: Patterns that a core computes at once
+    micro_batch = _MICRO_BATCH["cpu"]
 
     def __repr__(self) -> str:
         energy = self.domain.get("beam_energy")
@@ -113,7 +117,7 @@ class OrientationModel(Model):
         n_best : int
             Number of separated orientations.
         n_samples : int
-            Number of predictions with dropout (Monte-Carlo dropout), of which mean and spread are returned; 0: one
+            Number of predictions with dropout (Monte-Carlo dropout), of which mean and uncertainty are returned; 0: one
             prediction without dropout.
 
         Returns
@@ -150,22 +154,27 @@ class OrientationModel(Model):
                 "several models trained with different seeds: predict_orientation([model_1, model_2, ...])."
             )
 
-    def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
-        """Say what error in degrees to expect of predictions whose spread is `spread`, in radians."""
-        factor, floor = self.spread_fit
-        return ((factor * torch.rad2deg(spread)).square() + floor**2).sqrt()
+    def calibrated(self, uncertainty: torch.Tensor) -> torch.Tensor:
+        """Say what error in degrees to expect of predictions that lie so far apart (radians)."""
+        factor, floor = self.uncertainty_fit
+        return ((factor * torch.rad2deg(uncertainty)).square() + floor**2).sqrt()
 
     def _predict_micro_batch(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
         """Predict at most `size` patterns."""
         n, centers = len(patterns), padded(centers, size)
         patterns, usable = usable_patterns(padded(patterns, size), mask)
         with computing(self.device):
-            polar = self.preprocessing(patterns, calibration, centers, mask)
+            polar = self._inputs(patterns, calibration, centers, mask)
         with computing(self.device, self.precision):
             network = self.network
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
         found = [_without_unusable([column[:n] for column in prediction], usable[:n]) for prediction in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
+
+    @property
+    def _inputs(self):
+        """Make the network's input: the channels apart, where it takes them so."""
+        return self.preprocessing.channels_of if getattr(self.network, "channels_apart", False) else self.preprocessing
 
     def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what the model was trained for.
@@ -196,7 +205,7 @@ class OrientationModel(Model):
                 "name": next(name for name, kind in PREPROCESSINGS.items() if isinstance(self.preprocessing, kind)),
                 "arguments": self.preprocessing.to_dict(),
             },
-            "spread_fit": list(self.spread_fit),
+            "spread_fit": list(self.uncertainty_fit),
             "phases": [phase_to_dict(phase) for phase in self.phases],
             "laue_groups": [laue_group(phase).name for phase in self.phases],
         }
@@ -206,7 +215,7 @@ class OrientationModel(Model):
         return cls(
             network=network,
             preprocessing=PREPROCESSINGS[config["preprocessing"]["name"]](**config["preprocessing"]["arguments"]),
-            spread_fit=tuple(config.get("spread_fit", (1.0, 0.0))),
+            uncertainty_fit=tuple(config.get("spread_fit", (1.0, 0.0))),
             phases=[phase_from_dict(entry) for entry in config["phases"]],
             **common,
         )

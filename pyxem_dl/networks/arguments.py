@@ -57,6 +57,7 @@ class ComparisonArguments(Strict):
     n_spots: Annotated[int, Field(ge=1, le=1024)] = 48
     width: Annotated[int, Field(ge=1, le=1024)] = 64
     n_radial: Annotated[int, Field(ge=1, le=31)] = 3
+    certain: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _is_odd(self):

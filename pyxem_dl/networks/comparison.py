@@ -10,6 +10,7 @@ matching with a learned comparison, for a few candidates instead of thousands.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class PolarView(NamedTuple):
     """What all looks at the same polar patterns (n, n_k, n_phi) share.
 
     ``intensity (n, n_k, n_phi + 2)`` with one column beyond each end, which closes the circle;
-    ``valid (n, n_k, n_phi)``; ``ring (n, n_k)`` averages; ``log_excess (n,)`` of what stands out
+    ``valid (n or 1, n_k, n_phi)``; ``ring (n, n_k)`` averages; ``log_excess (n,)`` of what stands out
     of the rings in all.
     """
 
@@ -40,14 +41,24 @@ class PolarView(NamedTuple):
     log_excess: torch.Tensor
 
     @classmethod
-    def of(cls, polar: torch.Tensor) -> PolarView:
-        """Look at preprocessed patterns (n, 2, n_k, n_phi)."""
-        intensity, valid = polar.unbind(1)
+    def of(cls, polar: torch.Tensor | Sequence[torch.Tensor]) -> PolarView:
+        """Look at preprocessed patterns (n, 2, n_k, n_phi), or their two channels."""
+        intensity, valid = channels_of(polar)
         ring = intensity.mean(2)
-        radius = torch.arange(polar.shape[2], device=polar.device) + 0.5
+        radius = torch.arange(intensity.shape[1], device=intensity.device) + 0.5
         excess = (intensity - ring[..., None]).clamp_min(0).sum(2) * radius
         closed = torch.cat([intensity[..., -1:], intensity, intensity[..., :1]], dim=-1)
         return cls(closed, valid, ring, excess[:, 4:].sum(1).clamp_min(1e-3).log())
+
+    def at(self, rows: torch.Tensor) -> PolarView:
+        """Look at some of the patterns."""
+        valid = self.valid if len(self.valid) == 1 else self.valid[rows]
+        return PolarView(self.intensity[rows], valid, self.ring[rows], self.log_excess[rows])
+
+
+def channels_of(polar: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Channels of polar patterns (n, channels, n_k, n_phi); those that come apart as they are."""
+    return polar.unbind(1) if isinstance(polar, torch.Tensor) else polar
 
 
 class _Bins:
@@ -62,7 +73,7 @@ class _Bins:
 
     def read(self, polar: torch.Tensor) -> torch.Tensor:
         """Values of polar patterns (n, n_k, n_phi) at the points."""
-        return polar.flatten(1).gather(1, self.flat).reshape(self.shape)
+        return polar.flatten(1).expand(len(self.flat), -1).gather(1, self.flat).reshape(self.shape)
 
     def read_ring(self, ring: torch.Tensor) -> torch.Tensor:
         """Values of ring averages (n, n_k) at the points."""
@@ -87,6 +98,8 @@ class CandidateComparison(nn.Module):
     n_radial : int
         Sample points along the radius around each spot, 0.03 Å⁻¹ apart: more of them
         find it on a detector that is more distorted.  Odd.
+    certain : float
+        Proposals that are more probable are looked at alone, and once; 1: none.
     """
 
     def __init__(
@@ -98,13 +111,16 @@ class CandidateComparison(nn.Module):
         n_spots: int = 48,
         width: int = 64,
         n_radial: int = 3,
+        certain: float = 1.0,
     ) -> None:
         super().__init__()
         self.reciprocal_radius, self.beam_energy = reciprocal_radius, beam_energy
-        self.n_spots, self.n_radial = n_spots, n_radial
+        self.n_spots, self.n_radial, self.certain = n_spots, n_radial, certain
         self.register_buffer("g", torch.zeros(n_phases, n_reflections, 3))
         self.register_buffer("structure_factor", torch.zeros(n_phases, n_reflections))
         self.register_buffer("extinction_distance", torch.ones(n_phases, n_reflections))
+        unit = torch.eye(4)
+        self.register_buffer("hamilton", rot.multiply(unit[:, None], unit).flatten(0, 1), persistent=False)
         n_samples = n_radial * len(_AZIMUTHAL)
         self.spot = nn.Sequential(
             nn.Linear(n_samples + 8, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
@@ -184,15 +200,12 @@ class CandidateComparison(nn.Module):
         strongest = factor.amax(2, keepdim=True).clamp_min(1e-6)
         relative = factor / strongest
         closeness = 1 / (1 + (error / _ERROR) ** 2)
-        known = torch.stack(
-            [
-                k, error / _ERROR, error.abs() / _ERROR, closeness,
-                relative.clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
-                relative**2 * closeness, bins.read(view.valid),
-            ],
-            dim=-1,
+        known = (
+            k, error / _ERROR, error.abs() / _ERROR, closeness,
+            relative.clamp_min(1e-3).log(), 200 / distance.clamp_min(1.0),
+            relative**2 * closeness, bins.read(view.valid),
         )
-        h = self.spot(torch.cat([samples, known], dim=-1)) * there[..., None]
+        h = self.spot(torch.cat([samples, *(x[..., None] for x in known)], dim=-1)) * there[..., None]
         pooled = torch.cat([h.mean(2), h.amax(2)], dim=-1)
         # how much of what stands out of the rings the reflections explain
         above = (samples[..., samples.shape[-1] // 2] - bins.read_ring(view.ring)).clamp_min(0)
@@ -219,7 +232,9 @@ class CandidateComparison(nn.Module):
             Improved candidates.
         """
         score, correction = self(view, rotations, phase_id, log_probability)
-        return score, rot.multiply(rotations, rot.exponential(correction))
+        # the product of few quaternions takes as long as the number of its operations: one of matrices instead
+        pairs = rotations[..., :, None] * rot.exponential(correction)[..., None, :]
+        return score, rot.matmul(pairs.flatten(-2), self.hamilton)
 
     def loss(self, polar, candidates, rotations, phase_id, operations, rounds: int = 2):
         """Cross-entropy against the candidates near the truth, plus what is left to correct.

@@ -8,13 +8,14 @@ by one step: the network is equivariant to in-plane rotation by construction.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks.candidates import OrientationCandidates
-from pyxem_dl.networks.comparison import CandidateComparison, PolarView
+from pyxem_dl.networks.comparison import CandidateComparison, PolarView, channels_of
 from pyxem_dl.networks.outline import moved
 
 # Residuals and soft labels live on this scale (radians): about the distance between nodes.
@@ -25,21 +26,47 @@ _TOP_NODES = 20
 # Proposals that the comparison looks at, and how many of them twice.  The right one is hardly
 # ever further down.
 N_PROPOSED, _N_VERIFIED = 4, 2
+# Patterns that are verified at once on a CPU, where not all are
+_TOGETHER = 16
+# Probabilities (float32) that a core's cache holds
+_CACHED = 2**18
 
 
 class _Ring(nn.Conv1d):
     """Convolution over a ring of angles (n, angles, channels), the channels last."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve all channels."""
+        return self._convolve(x, self.weight, self.bias)
+
+    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Close the ring, and convolve in the memory format in which this is fastest."""
         around = self.kernel_size[0] - self.stride[0]
         before = around // 2
         x = torch.cat([x[:, x.shape[1] - before :], x, x[:, : around - before]], dim=1)
-        weight = self.weight[:, :, None].contiguous(memory_format=torch.channels_last)
-        y = nn.functional.conv2d(
-            x.transpose(1, 2)[:, :, None], weight, self.bias, (1, *self.stride), groups=self.groups
-        )
+        weight = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        y = nn.functional.conv2d(x.transpose(1, 2)[:, :, None], weight, bias, (1, *self.stride), groups=self.groups)
         return y[:, :, 0].transpose(1, 2)
+
+
+class _Stem(_Ring):
+    """The first convolution: of channels that come apart, for what all patterns share is convolved once."""
+
+    def forward(self, channels: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Convolve polar patterns, a tensor (n or 1, n_k, n_phi) for each channel."""
+        y, bias = None, self.bias
+        weights = self.weight.chunk(len(channels), dim=1)
+        for channel, weight in zip(channels, weights, strict=True):
+            x = _as_computed(channel).transpose(1, 2)
+            part = self._convolve(x, weight, bias)
+            y, bias = part if y is None else y + part, None
+        return y
+
+
+def _as_computed(x: torch.Tensor) -> torch.Tensor:
+    """In the type that matrix products take here, so that what is moved through the memory before is small."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class _Block(nn.Module):
@@ -86,6 +113,9 @@ class PolarNetwork(nn.Module):
         verifies the proposals, other than the number of phases.
     """
 
+    #: Channels may come apart, see :meth:`predict`
+    channels_apart = True
+
     def __init__(
         self,
         laue_groups: list[str],
@@ -112,7 +142,7 @@ class PolarNetwork(nn.Module):
         self.phi_steps, self.n_phases = phi_steps, len(laue_groups)
         self._make_grid(laue_groups, settings, resolution)
         stride = n_phi // phi_steps
-        self.stem = _Ring(channels * n_k, width, 2 * stride + stride % 2, stride=stride)
+        self.stem = _Stem(channels * n_k, width, 2 * stride + stride % 2, stride=stride)
         self.blocks = nn.ModuleList(_Block(width, kernel, expansion) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, len(self.nodes))
@@ -129,6 +159,12 @@ class PolarNetwork(nn.Module):
         """Add a network that verifies the proposals; see its class for the arguments."""
         self.comparison = moved(CandidateComparison(self.n_phases, **arguments), self.nodes.device)
         self.arguments["comparison"] = arguments
+
+    def take_for_certain(self, threshold: float) -> None:
+        """Look at proposals that are more probable alone, and once: part of the network's arguments from now on."""
+        self.comparison.certain = threshold
+        others = {name: value for name, value in self.arguments["comparison"].items() if name != "certain"}
+        self.arguments["comparison"] = others | ({"certain": threshold} if threshold < 1 else {})
 
     def _make_grid(self, laue_groups: list[str], settings, resolution: float) -> None:
         groups = [symmetry.laue_group(name) for name in laue_groups]
@@ -147,17 +183,20 @@ class PolarNetwork(nn.Module):
         self.register_buffer("n_operations", n_operations, persistent=False)
 
     # ---------------------------------------------------------------- forward
-    def features(self, polar: torch.Tensor) -> torch.Tensor:
-        """Features (n, phi_steps, width) of polar patterns (n, channels, n_k, n_phi)."""
-        x = self.stem(polar.flatten(1, 2).transpose(1, 2))
+    def features(self, polar: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features (n, phi_steps, width) of polar patterns, see :meth:`predict`."""
+        x = self.stem(channels_of(polar))
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (n, phi_steps * n_nodes + 1); the last is "no crystal here"."""
-        pooled = torch.cat([features.mean(1), features.amax(1)], dim=-1)
-        return torch.cat([self.score(features).flatten(1), self.empty(pooled)], dim=1)
+        return torch.cat([self.score(features).flatten(1), self._empty(features)], dim=1)
+
+    def _empty(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (n, 1) of "no crystal here"."""
+        return self.empty(torch.cat([features.mean(1), features.amax(1)], dim=-1))
 
     def forward(self, polar: torch.Tensor) -> torch.Tensor:
         """Logits of polar patterns."""
@@ -166,8 +205,8 @@ class PolarNetwork(nn.Module):
     def residuals(self, features: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Rotation vectors (n, m, 3) at the flat nodes `index` (n, m), in radians."""
         step = torch.div(index, len(self.nodes), rounding_mode="floor")
-        h = self.residual_features(features)
-        h = h.gather(1, step[..., None].expand(-1, -1, h.shape[-1]))
+        row = step + torch.arange(len(features), device=step.device)[:, None] * self.phi_steps
+        h = self.residual_features(features.flatten(0, 1)[row])
         h = nn.functional.gelu(h + self.residual_node(index % len(self.nodes)))
         return _NODE_SCALE * self.residual(h).float()
 
@@ -247,38 +286,81 @@ class PolarNetwork(nn.Module):
         return cross_entropy + refinement, parts
 
     # ---------------------------------------------------------------- prediction
-    def propose(self, polar: torch.Tensor, n_best: int = 2) -> OrientationCandidates:
+    def propose(self, polar: torch.Tensor | Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
         """Separated modes of the distribution; see :class:`OrientationCandidates`."""
         features = self.features(polar)
-        probability = self.logits(features).float().softmax(dim=1)
-        crystal = 1 - probability[:, -1]
-        p, index = probability[:, :-1].topk(min(_TOP_NODES, probability.shape[1] - 1), dim=1)
+        p, index, crystal = self._best_nodes(features)
         rotations = self.node_rotations(index, self.residuals(features, index))
         phase_id = self.node_phase[index % len(self.nodes)]
         return self.separate_modes(rotations, phase_id, p, crystal, n_best)
 
-    def predict(self, polar: torch.Tensor, n_best: int = 2) -> OrientationCandidates:
+    def _best_nodes(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Probabilities (n, m) and flat indices (n, m) of the best nodes, and the probability (n,) of a crystal."""
+        n_axes, at_once = len(self.nodes), len(features)
+        if features.device.type == "cpu":
+            # as many patterns as leave their probabilities in a core's cache; a power of two divides portions
+            at_once = max(1, 2 ** ((_CACHED // (self.phi_steps * n_axes)).bit_length() - 1))
+        weight, bias = _as_computed(self.score.weight), _as_computed(self.score.bias)
+        parts = []
+        for part, empty in zip(features.split(at_once), self._empty(features).split(at_once), strict=True):
+            logits = nn.functional.linear(part, weight, bias).flatten(1)
+            probability = torch.cat([logits, empty], dim=1).softmax(1, dtype=torch.float32)
+            pairs = probability[:, :-1].unflatten(1, (self.phi_steps, n_axes))
+            # the best m pairs of angle and zone axis are among those of the m zone axes that are best at some angle
+            axis = pairs.amax(1).topk(min(_TOP_NODES, n_axes), dim=1).indices
+            parts.append((pairs.gather(2, axis[:, None].expand(-1, self.phi_steps, -1)), axis, probability[:, -1]))
+        pairs, axis, empty = (torch.cat(column) for column in zip(*parts, strict=True))
+        p, place = pairs.flatten(1).topk(min(_TOP_NODES, pairs[0].numel()), dim=1)
+        step = torch.div(place, axis.shape[1], rounding_mode="floor")
+        return p, step * n_axes + axis.gather(1, place - step * axis.shape[1]), 1 - empty
+
+    def predict(self, polar: torch.Tensor | Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
         """Propose orientations, and verify them where a comparison is there.
 
         Parameters
         ----------
-        polar : tensor, shape (n, channels, n_k, n_phi)
-            Preprocessed patterns.
+        polar : tensor, shape (n, channels, n_k, n_phi), or sequence of tensors, shapes (n or 1, n_k, n_phi)
+            Preprocessed patterns; or their channels, where one that all patterns share may be there once.
         n_best : int
             Number of separated orientations to return.
 
         Returns
         -------
         OrientationCandidates
-            Most probable first; where they are verified, the first four are, and further ones
-            follow as they were proposed.
+            Most probable first; where they are verified, the first four are, and further ones follow as they were
+            proposed.  Those that the comparison takes for certain are only improved.
         """
         if self.comparison is None:
             return self.propose(polar, n_best)
         proposed = self.propose(polar, max(n_best, N_PROPOSED))
+        view, threshold = PolarView.of(polar), self.comparison.certain
+        if threshold >= 1:
+            return self._verify(view, proposed, n_best)
+        certain = proposed.scores[:, 0] > threshold
+        if certain.device.type != "cpu":  # to ask which they are would be to wait for the device
+            improved, verified = self._improve_best(view, proposed, n_best), self._verify(view, proposed, n_best)
+            pairs = zip(improved, verified, strict=True)
+            return OrientationCandidates(*(torch.where(_as_column(certain, new), new, old) for new, old in pairs))
+        found = OrientationCandidates(*(column[:, :n_best].clone() for column in proposed[:3]), proposed.crystal)
+        for look, mask in ((self._improve_best, certain), (self._verify, ~certain)):
+            for rows, kept in _portions(mask.nonzero()[:, 0]):
+                seen = look(view.at(rows), OrientationCandidates(*(column[rows] for column in proposed)), n_best)
+                for column, new in zip(found[:3], seen[:3], strict=True):
+                    column[rows[:kept]] = new[:kept]
+        return found
+
+    def _improve_best(self, view: PolarView, proposed: OrientationCandidates, n_best: int) -> OrientationCandidates:
+        """Improve the best proposals, and leave the others and the probabilities as they are."""
+        rotations, phases, p = (column[:, :1] for column in proposed[:3])
+        _, better = self.comparison.improve(view, rotations, phases, p.clamp_min(1e-6).log())
+        rotations, phases, p = (column[:, :n_best] for column in proposed[:3])
+        return OrientationCandidates(torch.cat([better, rotations[:, 1:]], dim=1), phases, p, proposed.crystal)
+
+    def _verify(self, view: PolarView, proposed: OrientationCandidates, n_best: int) -> OrientationCandidates:
+        """Look at the first proposals, and again at the best of them: they share out anew what they had together."""
         # Always the same number is compared: answers must not depend on n_best.
         rotations, phases, p = (column[:, :N_PROPOSED] for column in proposed[:3])
-        view, log_p = PolarView.of(polar), p.clamp_min(1e-6).log()
+        log_p = p.clamp_min(1e-6).log()
         score, rotations = self.comparison.improve(view, rotations, phases, log_p)
         best = score.topk(_N_VERIFIED, dim=1).indices
         at = best[..., None].expand(-1, -1, 4)
@@ -292,53 +374,72 @@ class PolarNetwork(nn.Module):
         second = again.softmax(dim=1) * share.gather(1, best).sum(1, keepdim=True)
         p = share.scatter(1, best, second) * p.sum(1, keepdim=True)
         # candidates may have met on the way
-        found = self.separate_modes(
-            rotations, phases, p, proposed.crystal, min(n_best, N_PROPOSED)
-        )
+        found = self.separate_modes(rotations, phases, p, proposed.crystal, min(n_best, N_PROPOSED))
         return _append(found, proposed) if n_best > N_PROPOSED else found
 
     def separate_modes(self, rotations, phase_id, p, crystal, n_best) -> OrientationCandidates:
         """Gather nodes (n, m) of one orientation into modes, and sum their probabilities."""
         n, m = p.shape
-        equivalent = rot.multiply(self.operations[phase_id], rotations[:, :, None])
-        n_operations = equivalent.shape[2]
-        # |<S q_i, q_j>| for all pairs, the largest over S
-        product = rot.matmul(equivalent.reshape(n, m * n_operations, 4), rotations.transpose(1, 2))
-        product = product.reshape(n, m, n_operations, m)
-        same_phase = phase_id[:, :, None] == phase_id[:, None]
-        lowest, highest = product.aminmax(dim=2)
-        cosine = torch.maximum(highest, -lowest) * same_phase
+        every = torch.arange(n, device=p.device)
+        equivalent = self._equivalent(rotations, phase_id)
+        # <S q_i, q_j> for all pairs, and the largest over S
+        product = rot.matmul(equivalent.flatten(1, 2), rotations.transpose(1, 2)).unflatten(1, (-1, m))
+        cosine = product.abs().amax(1) * (phase_id[:, :, None] == phase_id[:, None])
         together = (cosine > math.cos(_MODE_RADIUS / 2)).to(p)
         results = []
-        left = p.clone()
-        every = torch.arange(n, device=p.device)
+        left = p
         for _ in range(n_best):
             mass = rot.matmul(left[:, None], together)[:, 0]
             best = mass.argmax(dim=1)
             members = together[every, :, best] * left
-            # members written beside the best node: the nearest symmetric copy, same sign
-            to_best = product[every, :, :, best]
-            closest = to_best.abs().argmax(dim=2, keepdim=True)
-            copies = equivalent.gather(2, closest[..., None].expand(-1, -1, 1, 4))[:, :, 0]
-            sign = torch.where(to_best.gather(2, closest) < 0, -1.0, 1.0)
-            mean = (copies * members[..., None] * sign).sum(1)
-            mean = torch.where(
-                members.sum(1, keepdim=True) > 0, mean, rotations[every, best]
-            )
-            results.append(
-                (nn.functional.normalize(mean, dim=-1), phase_id[every, best], members.sum(1))
-            )
+            # members written beside the best node: the nearest symmetric copy (several ones are the same), same sign
+            to_best, distance = product[every, :, :, best], cosine[every, :, best]
+            nearest = (to_best.abs() == distance[:, None]).to(p)
+            weight = to_best.sign() * nearest * (members / nearest.sum(1).clamp_min(1))[:, None]
+            mean = rot.matmul(weight.flatten(1)[:, None], equivalent.flatten(1, 2))[:, 0]
+            total = members.sum(1)
+            mean = torch.where(total[:, None] > 0, mean, rotations[every, best])
+            results.append((nn.functional.normalize(mean, dim=-1), phase_id[every, best], total))
             # what is left over within two radii is a flank of this mode, no other mode
-            left = left * (cosine[every, :, best] <= math.cos(_MODE_RADIUS))
+            left = left * (distance <= math.cos(_MODE_RADIUS))
         columns = [torch.stack(column, dim=1) for column in zip(*results, strict=True)]
         return OrientationCandidates(*columns, crystal)
+
+    def _equivalent(self, rotations: torch.Tensor, phase_id: torch.Tensor) -> torch.Tensor:
+        """Symmetrically equivalent quaternions (n, operations, m, 4) of rotations (n, m, 4)."""
+        n, m = phase_id.shape
+        # a product with all operations of all phases is one of matrices, whatever is taken of it then
+        unit = torch.eye(4, device=rotations.device)
+        from_left = rot.multiply(self.operations, unit[:, None, None])
+        every = rot.matmul(rotations.reshape(-1, 4), from_left.flatten(1)).unflatten(1, from_left.shape[1:])
+        own = every[torch.arange(n * m, device=rotations.device), phase_id.flatten()]
+        return own.unflatten(0, (n, m)).transpose(1, 2).contiguous()
+
+
+def _portions(rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
+    """Divide numbers of rows into portions of one size, for it must not show in the answers.
+
+    Yields
+    ------
+    rows : tensor of int, shape (_TOGETHER,)
+        The last one fills the last portion.
+    kept : int
+        How many are not there to fill it.
+    """
+    for portion in rows.split(_TOGETHER) if len(rows) else ():
+        kept = len(portion)
+        yield torch.cat([portion, portion[-1:].expand(_TOGETHER - kept)]), kept
+
+
+def _as_column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Mask (n,) with the dimensions of another tensor (n, ...)."""
+    return mask.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _append(found: OrientationCandidates, proposed: OrientationCandidates):
     """Let the proposals that nobody looked at follow those that were verified."""
     columns = [
-        torch.cat([first, later[:, N_PROPOSED:]], dim=1)
-        for first, later in zip(found[:3], proposed[:3], strict=True)
+        torch.cat([first, later[:, N_PROPOSED:]], dim=1) for first, later in zip(found[:3], proposed[:3], strict=True)
     ]
     # places that became empty when candidates met go to the end
     order = (columns[2] <= 0).long().argsort(dim=1, stable=True)

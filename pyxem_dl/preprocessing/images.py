@@ -275,7 +275,14 @@ def normalised(images: torch.Tensor, weight: torch.Tensor, gamma: float, clip: f
     clip : float
         Largest value of the result.
     """
-    x = images.clamp_min(0).pow(gamma)
+    x = _power(images.clamp_min(0), gamma)
     over = tuple(range(1, x.ndim))
-    mean_square = (x**2 * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
+    mean_square = (x.square() * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
     return (x / mean_square.sqrt().clamp_min(1e-20)).clamp_max_(clip)
+
+
+def _power(x: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Raise what is not negative to a power; ``sqrt`` itself takes five times as long where there are zeros (MKL)."""
+    if gamma == 0.5:
+        return x.clamp_min(torch.finfo(x.dtype).tiny).rsqrt_().mul_(x)
+    return x.pow(gamma)

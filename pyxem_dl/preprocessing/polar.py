@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from pyxem_dl.frames import Calibration, angle_before_turn, k_to_pixel, mirror_angle
 from pyxem_dl.preprocessing.images import bin_pixels, normalised, rescaled, shift_to_center
-from pyxem_dl.rotations import matmul
 
 # Sample points in a polar bin are at most this far apart, in pixels.
 _SAMPLE_DISTANCE = 0.7
@@ -110,16 +110,15 @@ class PolarPreprocessing:
             else:
                 weights = shift_to_center(torch.ones_like(patterns), centers, calibration)
             patterns = shift_to_center(patterns, centers, calibration)
-        # MPS has no sparse matrices: there the averages are taken on the CPU
+        # MPS has no weighted bags: there the averages are taken on the CPU
         device = "cpu" if patterns.device.type == "mps" else str(patterns.device)
-        matrix = _bin_matrix(self.reciprocal_radius, self.n_k, self.n_phi, calibration, device)
+        bins, coverage = _bins(self.reciprocal_radius, self.n_k, self.n_phi, calibration, device)
         shape = (-1, self.n_k, self.n_phi)
-        polar = _average(matrix, patterns).reshape(shape)
-        if weights is None:
-            weights = patterns.new_ones(1, *patterns.shape[1:])
-        coverage = _average(matrix, weights).reshape(shape)
+        polar = _average(bins, patterns).reshape(shape)
+        coverage = coverage.to(patterns.device) if weights is None else _average(bins, weights)
+        coverage = coverage.reshape(shape)
         valid = coverage > _MINIMUM_COVERAGE
-        return torch.where(valid, polar / coverage.clamp_min(_MINIMUM_COVERAGE), 0.0), valid
+        return polar.mul_(torch.where(valid, 1 / coverage, 0.0)), valid
 
     def __call__(
         self,
@@ -131,7 +130,7 @@ class PolarPreprocessing:
         turn: torch.Tensor | None = None,
         mirrored: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Make the network's input.
+        """Make the network's input in one piece.
 
         Parameters
         ----------
@@ -146,7 +145,34 @@ class PolarPreprocessing:
         Returns
         -------
         tensor, shape (n, 2, n_k, n_phi)
-            Normalised intensity, and 1 where the bin was measured.
+            The :meth:`channels_of` the patterns.
+        """
+        intensity, valid = self.channels_of(patterns, calibration, centers, signal_mask, turn=turn, mirrored=mirrored)
+        return torch.stack([intensity, valid.expand_as(intensity)], dim=1)
+
+    def channels_of(
+        self,
+        patterns: torch.Tensor,
+        calibration: Calibration,
+        centers: torch.Tensor | None = None,
+        signal_mask: torch.Tensor | None = None,
+        *,
+        turn: torch.Tensor | None = None,
+        mirrored: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the network's input, its channels apart: what all patterns share is there once.
+
+        Parameters
+        ----------
+        patterns, calibration, centers, signal_mask, turn, mirrored
+            As for a call.
+
+        Returns
+        -------
+        intensity : tensor, shape (n, n_k, n_phi)
+            Normalised.
+        valid : tensor, shape (n, n_k, n_phi) or (1, n_k, n_phi)
+            1 where the bin was measured, else 0.
         """
         polar, valid = self.resample(patterns, calibration, centers, signal_mask)
         if turn is not None or mirrored is not None:
@@ -154,8 +180,7 @@ class PolarPreprocessing:
         valid = valid.to(polar)
         outer = torch.arange(self.n_k, device=polar.device) + 0.5
         outer = (outer * (self.reciprocal_radius / self.n_k) > self.inner_radius).to(polar)
-        intensity = normalised(polar, valid * outer[:, None], self.gamma, self.clip)
-        return torch.stack([intensity, valid.expand_as(intensity)], dim=1)
+        return normalised(polar, valid * outer[:, None], self.gamma, self.clip), valid
 
     @property
     def turn_step(self) -> float:
@@ -172,14 +197,36 @@ class PolarPreprocessing:
         return polar.gather(2, (angle % self.n_phi)[:, None].expand_as(polar))
 
 
-def _average(matrix: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+class _Bins(NamedTuple):
+    """A sparse matrix that averages pixels over bins, by rows: bin i is made of the numbers from ``start[i]`` on."""
+
+    pixel: torch.Tensor
+    weight: torch.Tensor
+    start: torch.Tensor
+
+    def to(self, device: str) -> _Bins:
+        """Move it to a device."""
+        return _Bins(*(x.to(device) for x in self))
+
+
+def _average(bins: _Bins, images: torch.Tensor) -> torch.Tensor:
     """Average images (n, rows, columns) over bins: (n, bins)."""
-    return matmul(matrix, images.flatten(1).to(matrix.device).T).T.to(images.device)
+    pixels = images.float().flatten(1).to(bins.pixel.device).T.contiguous()
+    # the same as a product with a sparse matrix, in a quarter of the time
+    averages = functional.embedding_bag(bins.pixel, pixels, bins.start, mode="sum", per_sample_weights=bins.weight)
+    return averages.T.contiguous().to(images.device)
 
 
 @lru_cache(maxsize=32)
-def _bin_matrix(radius, n_k, n_phi, calibration: Calibration, device: str) -> torch.Tensor:
-    """Sparse matrix (bins, pixels) that averages a pattern over polar bins.
+def _bins(radius, n_k, n_phi, calibration: Calibration, device: str) -> tuple[_Bins, torch.Tensor]:
+    """Bins of a polar pattern on a detector, and how much of each (bins) the detector covers."""
+    bins = _make_bins(radius, n_k, n_phi, calibration)
+    coverage = _average(bins, torch.ones(1, *calibration.shape))[0]
+    return bins.to(device), coverage.to(device)
+
+
+def _make_bins(radius, n_k, n_phi, calibration: Calibration) -> _Bins:
+    """Weigh the pixels of a detector for each bin (k, phi), the angles of a radius one after the other.
 
     Each bin holds a grid of sample points, each read by bilinear interpolation.  Along the
     angle the points are weighted by a tent that reaches to the neighbouring bins' centres,
@@ -213,8 +260,7 @@ def _bin_matrix(radius, n_k, n_phi, calibration: Calibration, device: str) -> to
     index = torch.stack([torch.cat([e[0] for e in entries]), torch.cat([e[1] for e in entries])])
     value = torch.cat([e[2] for e in entries]).float()
     shape = (n_k * n_phi, rows * columns)
-    with warnings.catch_warnings():
-        # "Sparse CSR tensor support is in beta state", once for each session
-        warnings.simplefilter("ignore", UserWarning)
-        matrix = torch.sparse_coo_tensor(index, value, shape, check_invariants=False)
-        return matrix.coalesce().to_sparse_csr().to(device)
+    matrix = torch.sparse_coo_tensor(index, value, shape, check_invariants=False).coalesce()
+    row, pixel = matrix.indices()
+    n_entries = torch.bincount(row, minlength=shape[0])
+    return _Bins(pixel.int(), matrix.values(), (n_entries.cumsum(0) - n_entries).int())

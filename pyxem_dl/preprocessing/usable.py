@@ -25,16 +25,16 @@ def usable_patterns(
         False for NaN or infinite pixels and for constant patterns, where not masked.
     """
     patterns = patterns.float()
-    # NaN stays; minus infinity is no small number, but nothing at all
-    patterns = torch.where(patterns == -torch.inf, torch.nan, patterns.clamp_min(0))
     lowest = highest = patterns
     if signal_mask is not None:
         mask = signal_mask.to(patterns.device)
         # what is masked is neither the lowest nor the highest; a mask over all leaves +inf and -inf
         lowest, highest = (torch.where(mask, limit, patterns) for limit in (torch.inf, -torch.inf))
         patterns = torch.where(mask, 0.0, patterns)
-    low, high = lowest.flatten(1).amin(1), highest.flatten(1).amax(1)  # NaN where there is one
-    usable = low.isfinite() & high.isfinite() & (high > low)
+    # NaN where there is one; and minus infinity is no small number, but nothing at all
+    low, high = lowest.flatten(1).amin(1), highest.flatten(1).amax(1)
+    usable = low.isfinite() & high.isfinite() & (high.clamp_min(0) > low.clamp_min(0))
+    patterns = patterns.clamp_min(0)
     # nobody waits for a device to look; on a CPU a look costs less than another copy of the patterns
     if usable.device.type == "cpu" and bool(usable.all()):
         return patterns, usable

@@ -64,8 +64,8 @@ class NotRead:
         first = self.errors[0]
         warn(
             f"{len(missing)} patterns in {len(self.errors)} blocks could not be read (flat indices {_ranges(missing)}; "
-            f"{type(first).__name__}: {first}). They are not in the data of the result. A repeated call with output= "
-            "does only them, when the file is mended."
+            f"{type(first).__name__}: {first}). They are not in the data of the result. With output=, a repeated call "
+            "does only them, once they can be read."
         )
 
 

@@ -23,6 +23,7 @@ from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
     add_comparison,
+    fit_certainty,
     fit_score_threshold,
     validate,
 )
@@ -390,8 +391,9 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     network.eval()
     if hasattr(network, "calibrate"):
         network.calibrate(*validation["region"])
+    fit_certainty(network, *validation["region"])
     model.network, model.name, model.description = network, name, description
-    model.spread_fit = _fit_spread(model, *validation["region"])
+    model.uncertainty_fit = _fit_uncertainty(model, *validation["region"])
     if isinstance(last.batches, MixedBatches):
         score = fit_score_threshold(network, last.batches.simulated, c.seed)
         model.thresholds = model.thresholds | {"score": score}
@@ -411,8 +413,8 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     return model
 
 
-def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
-    """Factor and floor with which the spread of predictions drawn with dropout is as large as the errors."""
+def _fit_uncertainty(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
+    """Factor and floor with which the uncertainty of predictions drawn with dropout is as large as the errors."""
     there = phase_id >= 0
     if not model.has_dropout or not there.any():
         return 1.0, 0.0
@@ -421,23 +423,23 @@ def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[f
             SampledOrientations.of(model.network.samples(x, _SAMPLES), model.network.operations)
             for x in inputs[there].split(64)
         ]
-    found, phase, spread = (torch.cat([getattr(p, field) for p in parts]) for field in (
-        "rotations", "phase_id", "spread"
+    found, phase, uncertainty = (torch.cat([getattr(p, field) for p in parts]) for field in (
+        "rotations", "phase_id", "uncertainty"
     ))  # fmt: skip
     error = torch.rad2deg(symmetry.disorientation_angle(
         found[:, 0], rotations[there], model.network.operations[phase_id[there]], modulo_180=True
     ))  # fmt: skip
     # between two phases there is no disorientation
     same = phase[:, 0] == phase_id[there]
-    return fit_spread(torch.rad2deg(spread[same]), error[same]) if same.any() else (1.0, 0.0)
+    return fit_uncertainty(torch.rad2deg(uncertainty[same]), error[same]) if same.any() else (1.0, 0.0)
 
 
-def fit_spread(spread: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:
-    """Fit ``expected error² = (factor · spread)² + floor²`` to pairs of spreads and errors.
+def fit_uncertainty(uncertainty: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:
+    """Fit ``expected error² = (factor · uncertainty)² + floor²`` to pairs of how far predictions lie apart, and errors.
 
     Parameters
     ----------
-    spread, error : tensor, shape (n,)
+    uncertainty, error : tensor, shape (n,)
         In degrees.
 
     Returns
@@ -449,7 +451,7 @@ def fit_spread(spread: torch.Tensor, error: torch.Tensor) -> tuple[float, float]
     error = error.clamp_min(0.05)
 
     def loss(factor, floor):
-        square = (factor * spread).square() + floor**2
+        square = (factor * uncertainty).square() + floor**2
         return float((1.5 * (error.square() / square + square.log())).mean())
 
     factors = torch.logspace(-1, 2, 61).tolist()

@@ -14,6 +14,7 @@ from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import read_beam_energy
 from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
+from pyxem_dl.models.folder import read_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
@@ -25,6 +26,7 @@ from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
     add_comparison,
+    fit_certainty,
     fit_score_threshold,
 )
 from pyxem_dl.training.report import join_logs, model_card, provenance
@@ -228,6 +230,8 @@ def _finish(modules, phases, output, facts: dict, name: str, description: str):
     low, high = batches.simulator.scale_range
     # Lightning has moved it to the CPU
     last.network.to(batches.simulator.device)
+    # before the threshold of the score, which is that of the answers that are given
+    fit_certainty(last.network, *last._validation)
     thresholds = {"crystal": 0.5, "score": fit_score_threshold(last.network, batches, configuration.seed)}
     model = OrientationModel(
         network_name="polar",
@@ -255,4 +259,37 @@ def _finish(modules, phases, output, facts: dict, name: str, description: str):
         reference=last._validation[0][:4],
     )
     shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
+    return model
+
+
+def refit_certainty(folder) -> OrientationModel:
+    """Find anew which proposals of a model may be taken for certain, and write it into its folder; the weights stay.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Of a polar model that was trained on simulated patterns: its ``config.json`` is the recipe of those by which it
+        is judged.  ``config.json`` and ``reference.safetensors`` are replaced.
+
+    Returns
+    -------
+    OrientationModel
+        The model as it is now.
+
+    See Also
+    --------
+    pyxem_dl.training.learning.fit_certainty : what is fitted.
+    """
+    folder = Path(folder)
+    model = read_model(folder)
+    if not model.training.get("simulation") or getattr(model.network, "comparison", None) is None:
+        raise ValueError(f"{folder} is no model that verifies its proposals and was trained on simulated patterns.")
+    configuration = TrainingConfiguration.from_dict(model.training)
+    simulator = PatternSimulator(
+        model.phases, configuration.beam_energy, configuration.reciprocal_radius, configuration.simulation,
+        seed=configuration.seed + 1_000_000,
+    )
+    batches = SimulatedBatches(simulator, model.preprocessing, learning.VALIDATION_PATTERNS)
+    fit_certainty(model.network, *batches.make())
+    model.save_settings(folder)
     return model

@@ -76,14 +76,14 @@ def main():
         "network": plot.orientation_map(xmap, brightness="scores", title=f"Network: {settings['network']}"),
         "difference": plot.disorientation_map(xmap, labels, title="Network and labels"),
     }
-    if "spread" in xmap.prop:
-        pictures["spread"] = plot.property_map(xmap, "spread", title="Expected error", label="degrees")
+    if "uncertainty" in xmap.prop:
+        pictures["uncertainty"] = plot.property_map(xmap, "uncertainty", title="Expected error", label="degrees")
     if truth is not None:
         curves = [selection_curve(labels, truth, name) for name in ("scores", "reliability")]
         pictures["selection"] = plot.selection_curves(curves, title="What choosing labels gains")
         error = disorientation(xmap, truth, modulo_180=True)
-        if "spread" in xmap.prop:
-            pictures["reliability"] = plot.reliability_diagram({settings["network"]: (xmap.prop["spread"], error)})
+        if "uncertainty" in xmap.prop:
+            pictures["reliability"] = plot.reliability_diagram({settings["network"]: (xmap.prop["uncertainty"], error)})
         there = truth.phase_id >= 0
         for name, found in (("labels", labels), ("network", xmap)):
             angle = disorientation(found, truth, modulo_180=True)[there]

@@ -24,8 +24,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hyperspy.signals import BaseSignal
 
 # Planck constant x speed of light (keV Angstrom) and electron rest energy (keV), CODATA 2018
 _HC = 12.398419843320026
@@ -198,7 +202,7 @@ class Calibration:
         return replace(self, **changes)
 
     @classmethod
-    def from_signal(cls, signal, beam_energy: float | None = None) -> Calibration:
+    def from_signal(cls, signal: BaseSignal, beam_energy: float | None = None) -> Calibration:
         """Read a diffraction signal's axes and metadata.
 
         Parameters
@@ -471,6 +475,25 @@ def mirror(kx, ky):
         In any unit (NumPy or torch).
     """
     return kx, -ky
+
+
+def upside_down(patterns):
+    """Frames with the last row first: what HyperSpy shows of a file of a Merlin camera, and LiberTEM does not.
+
+    RosettaSciIO turns the frames of ``.mib`` files upside down when it reads them; LiberTEM gives them as the camera
+    writes them, from a file and while it measures.  A calibration, a mask or a model goes with one of the two.
+
+    Parameters
+    ----------
+    patterns : array, shape (..., rows, columns)
+        As the camera writes them, or as HyperSpy shows them.
+
+    Returns
+    -------
+    array
+        The other one; a view.
+    """
+    return patterns[..., ::-1, :]
 
 
 def mirror_angle(angle):

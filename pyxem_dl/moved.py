@@ -64,7 +64,7 @@ def moved_names(module: str):
         if name not in NAMES[module]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         where, new = NAMES[module][name]
-        _warn(f"{module}.{name}", f"{where}.{new}")
+        warn_of_old_name(f"{module}.{name}", f"{where}.{new}")
         return getattr(importlib.import_module(where), new)
 
     return __getattr__
@@ -75,7 +75,7 @@ def renamed_attribute(old: str, new: str) -> property:
 
     def get(instance):
         owner = type(instance).__name__
-        _warn(f"{owner}.{old}", f"{owner}.{new}")
+        warn_of_old_name(f"{owner}.{old}", f"{owner}.{new}")
         return getattr(instance, new)
 
     return property(get, doc=f"Old name of `{new}`.")
@@ -99,7 +99,14 @@ def with_old_modules(package: str, get):
     return __getattr__
 
 
-def _warn(old: str, new: str) -> None:
+def warn_of_old_name(old: str, new: str) -> None:
+    """Warn with a DeprecationWarning at the user's own line.
+
+    Parameters
+    ----------
+    old, new : str
+        The two names.
+    """
     from pyxem_dl.messages import warn  # not at the top: HyperSpy imports this module
 
     warn(f"{old} is now {new}; the old name goes with version {FORGOTTEN_IN}.", DeprecationWarning)
@@ -118,7 +125,7 @@ class _Finder:
     def exec_module(self, module):
         """Put the module of the new name where Python looks for that of the old one."""
         old = module.__name__
-        _warn(old, MODULES[old])
+        warn_of_old_name(old, MODULES[old])
         sys.modules[old] = importlib.import_module(MODULES[old])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +17,11 @@ from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
 from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
 
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.annotations import Center, Patterns
+
 __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation", "to_orientation_map"]
 
 # More modes than this no distribution has; and so many predictions take a thousand times as long as one
@@ -22,14 +29,14 @@ _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
 
 
 def predict_orientation(
-    signal,
+    signal: Patterns,
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     *,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -38,7 +45,7 @@ def predict_orientation(
     overwrite: bool = False,
     on_part: Callable | None = None,
     on_message: Callable | None = None,
-):
+) -> CrystalMap:
     """Predict the crystal orientation at every position of a scan with a trained network.
 
     Parameters
@@ -53,8 +60,8 @@ def predict_orientation(
         Number of separated orientations to keep per position, the best first.
     n_samples : int
         Number of predictions with dropout (Monte-Carlo dropout).  The map then has the mean of the largest group of
-        predictions that lie within 10 degrees of each other, and their spread.  For models with dropout; an ensemble
-        has a spread without it.
+        predictions that lie within 10 degrees of each other, and their uncertainty.  For models with dropout; an
+        ensemble has an uncertainty without it.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -94,8 +101,8 @@ def predict_orientation(
         * ``scores``, shape as the rotations: probability of each separated mode, the first is ``score``.
         * ``reliability`` (n,): 1 - second score / first score; where the network gives a second.
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
-        * ``spread`` (n,): with `n_samples` or several models, the distance of their predictions from the map's (root
-          mean square, degrees), scaled to the size of the errors if the model knows how.
+        * ``uncertainty`` (n,): with `n_samples` or several models, the distance of their predictions from the map's
+          (root mean square, degrees), scaled to the size of the errors if the model knows how.
 
     Raises
     ------
@@ -134,14 +141,14 @@ def predict_orientation(
 
 
 def iter_predict_orientation(
-    signal,
+    signal: Patterns,
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     *,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -216,8 +223,9 @@ class OrientationStep(Step):
 
     def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
         self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
-        self._several = model.gives_several and not n_samples
-        self.micro_batch = OrientationModel.micro_batch
+        self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
+        # what several predictions agree on is known with its uncertainty
+        self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
         self.keep_every = max(self.micro_batch, 4096 // max(1, n_samples) // model.n_networks)
 
     def __getstate__(self) -> dict:
@@ -227,20 +235,22 @@ class OrientationStep(Step):
     @property
     def fields(self):
         """See :meth:`PredictedMap.fields`; the reliability needs two orientations."""
-        return PredictedMap.fields(max(2, self.n_best) if self._several else 1, not self.model.gives_several)
+        return PredictedMap.fields(max(2, self.n_best) if self._several else 1, self._with_uncertainty)
 
     def prepare(self, device: torch.device) -> None:
         """Get the model onto the device."""
         if isinstance(self.model, SentModel):
             self.model = self.model.load()
         self.model.to(device)
+        if self.scan.signal_mask is not None:
+            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Predictions for a batch, the spread in degrees."""
+        """Predictions for a batch, the uncertainty in degrees."""
         found = self.model.predict_batch(
             patterns, self.scan.calibration, centers=self.scan.batch_centers(patterns, indices),
             signal_mask=self.scan.signal_mask, n_best=max(2, self.n_best), n_samples=self.n_samples,
         )._asdict()  # fmt: skip
-        if "spread" in found:
-            found["spread"] = self.model.calibrated(found["spread"])
+        if "uncertainty" in found:
+            found["uncertainty"] = self.model.calibrated(found["uncertainty"])
         return found

@@ -50,8 +50,8 @@ def predict_orientation(
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
         Number of predictions with dropout (Monte-Carlo dropout). The map then has the mean of the largest group of
-        predictions that lie within 10 degrees of each other, and their spread. Default is 0: one prediction without
-        dropout.
+        predictions that lie within 10 degrees of each other, and their uncertainty. Default is 0: one prediction
+        without dropout.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
@@ -81,8 +81,8 @@ def predict_orientation(
     -------
     orix.crystal_map.CrystalMap
         Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better), ``score``
-        (the best of them, shape (n,)), ``reliability``, and ``spread`` (degrees) with `n_samples` or several models;
-        ``phase_id`` is −1 where nothing was indexed.
+        (the best of them, shape (n,)), ``reliability``, and ``uncertainty`` (degrees) with `n_samples` or several
+        models; ``phase_id`` is −1 where nothing was indexed.
 
     See Also
     --------

@@ -9,7 +9,6 @@ import json
 import os
 import struct
 import sys
-import zipfile
 from pathlib import Path
 
 SENTINEL = "executed"
@@ -426,28 +425,115 @@ def weights_of_imagenet_that_torch_saved(folder):
     return folder / "imagenet.pth"
 
 
-# ---------------------------------------------------------------- work that was interrupted
-@made("partial", "not taken: .*map.h5.partial")
-def partial_results_that_are_pickled(folder):
-    """Unpickled it would run; nothing of it is taken."""
-    import numpy as np
+# ---------------------------------------------------------------- results in stores
+def stored(change):
+    """Make a store of four orientations, or of the disks of four patterns, and change it."""
 
-    folder.mkdir(parents=True, exist_ok=True)
-    harmful = np.empty(1, dtype=object)
-    harmful[0] = Harmful(folder.parent / SENTINEL)
-    with open(folder / "map.h5.partial", "wb") as file:
-        np.savez(file, fingerprint="f", done=harmful)
-    return folder / "map.h5"
+    def make(folder):
+        import numpy as np
+
+        from pyxem_dl.scans import Collected, Field, Part, ResultStore, Rows
+        from pyxem_dl.scans.blocks import Blocks
+        from pyxem_dl.scans.output import Contents
+
+        fields = {"scores": Field((1,), "float32"), "disks": Field((4,), "float32", ragged=True)}
+        found = Collected(4, fields)
+        about = {"positions": {}, "phases": [], "n_best": 1, "thresholds": {}}
+        contents = Contents("predicted orientations", "f", Blocks((2, 2), (2, 2)), fields, about, 4, [])
+        store = ResultStore.create(folder / "x.zarr", contents, found)
+        store.expect(np.ones(4, bool))
+        part = Part(np.arange(4), {"scores": np.ones((4, 1)), "disks": Rows.of([np.ones((2, 4))] * 4)})
+        found.add(part)
+        store.add(part)
+        change(store.path)
+        return store.path
+
+    return make
 
 
-@made("partial", "not taken: .*map.h5.partial")
-def partial_results_of_a_pickle_without_an_array(folder):
+def said(**entries):
+    """Change what a store says of itself."""
+
+    def change(path):
+        about = json.loads((path / ".zattrs").read_text())
+        about["pyxem_dl"].update(entries)
+        (path / ".zattrs").write_text(json.dumps(about))
+
+    return change
+
+
+def of_array(name, content=None, **entries):
+    """Change what a store says of an array, and its chunk."""
+
+    def change(path):
+        file = path / name / ".zarray"
+        file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+        if content is not None:
+            chunk = next(p for p in (path / name).iterdir() if p.name[0] != ".")
+            chunk.write_bytes(content(path) if callable(content) else content)
+
+    return change
+
+
+def linked(name, target="/dev/zero"):
+    def change(path):
+        (path / name).unlink()
+        os.symlink(target, path / name)
+
+    return change
+
+
+def pickled_chunk(path):
     import pickle
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(folder / "map.h5.partial", "w") as file:
-        file.writestr("done.npy", pickle.dumps(Harmful(folder.parent / SENTINEL)))
-    return folder / "map.h5"
+    return pickle.dumps(Harmful(path.parent.parent / SENTINEL))
+
+
+def bomb(path):
+    """A gigabyte in some kilobytes."""
+    import numcodecs
+    import numpy as np
+
+    return bytes(numcodecs.Blosc("zstd", 9).encode(np.zeros(2**30, "u1")))
+
+
+def endless_table(path):
+    """Four thousand million rows in a few bytes, with the right checksum."""
+    import numcodecs
+
+    return bytes(numcodecs.Blosc("zstd", 1).encode(numcodecs.CRC32().encode(struct.pack("<I", 2**32 - 1))))
+
+
+_PICKLE, _BLOSC = {"id": "pickle", "protocol": 4}, {"id": "blosc", "cname": "zstd", "clevel": 1, "shuffle": 1}
+for _name, _change, _message in [
+    ("filter that unpickles", of_array("scores", pickled_chunk, filters=[_PICKLE]), "scores is damaged.*filters"),
+    ("compressor that unpickles", of_array("scores", pickled_chunk, compressor=_PICKLE), "damaged.*compressor"),
+    ("tables that are pickled", of_array("disks", pickled_chunk, filters=[_PICKLE], compressor=None), "is damaged"),
+    ("objects for numbers", of_array("done", pickled_chunk, dtype="|O", filters=[_PICKLE]), "damaged.*dtype"),
+    ("chunk that is pickled", of_array("scores", pickled_chunk), "are damaged"),
+    ("bomb of numbers", of_array("scores", bomb), "are damaged .*1073741824 bytes"),
+    ("bomb of what is done", of_array("done", bomb), "are damaged .*1073741824 bytes"),
+    ("bomb of tables", of_array("disks", bomb), "are damaged .*1073741824 bytes"),
+    ("table of endless rows", of_array("disks", endless_table), "are damaged"),
+    ("scan of 10^18 positions", said(shape=[10**9, 10**9]), "describe no scan"),
+    ("scan of 10^9 positions", said(shape=[10**4, 10**5]), "does not suffice|damaged"),
+    ("field of 10^18", said(fields={"scores": [[10**18], "f4", False]}), "attributes cannot be read"),
+    ("field elsewhere", said(fields={"../../../etc": [[1], "f4", False]}), "attributes cannot be read"),
+    ("a million fields", said(fields={f"a{i}": [[1], "f4", False] for i in range(100_000)}), "describe no scan"),
+    ("kind that is code", said(kind="__import__('os').abort()"), "does not know"),
+    ("phases that are code", said(about={"positions": {}, "phases": [{"name": "x"}], "n_best": 1, "thresholds": {}}),
+     "its description cannot be used"),
+    ("attributes of a device", linked(".zattrs"), "is no store of pyxem_dl's results"),
+    ("group of a device", linked(".zgroup"), ".zgroup is missing"),
+    ("array of a device", linked("scores/.zarray"), ".zarray is missing"),
+    ("attributes of brackets", lambda path: (path / ".zattrs").write_text("[" * 100_000), "nested"),
+    ("attributes of a terabyte", lambda path: os.truncate(path / ".zattrs", 2**40), "it is larger than"),
+    ("group of a terabyte", lambda path: os.truncate(path / ".zgroup", 2**40), "it is larger than"),
+    ("chunk of a terabyte", lambda path: os.truncate(path / "scores" / "0.0.0", 2**40), "are damaged"),
+]:  # fmt: skip
+    MADE[f"store: {_name}"] = ("store", stored(_change), rf"x\.zarr.*{_message}|{_message}.*x\.zarr")
+for _name in ("scores/0.0.0", "done/0.0"):
+    MADE[f"store: {_name} of a device"] = ("store", stored(linked(_name)), "not taken")
 
 
 # ---------------------------------------------------------------- descriptions of crystals
@@ -582,8 +668,8 @@ def read(reader, path):
         from pyxem_dl.networks.backbones import make_backbone
 
         return make_backbone("resnet18", 64, {}, pretrained=path)
-    if reader == "partial":
-        return read_partial(path)
+    if reader == "store":
+        return read_store(path)
     if reader == "crystal":
         from pyxem_dl.crystals import load_phases
 
@@ -595,21 +681,18 @@ def read(reader, path):
     raise KeyError(reader)
 
 
-def read_partial(path):
-    """Go on with interrupted work: what is there is not taken, and the work is done anew."""
-    import contextlib
-    import io
+def read_store(path):
+    """Open a store; of damaged blocks nothing is taken."""
+    import warnings
 
-    import numpy as np
-    from pyxem_dl.partial_results import PartialResults
-    from pyxem_dl.streaming import Collected, Part
+    from pyxem_dl import open_result
+    from pyxem_dl.scans import ResultStore
 
-    found, said = Collected(1), io.StringIO()
-    part = Part(np.array([0]), {"x": np.ones((1, 2))})
-    with contextlib.redirect_stdout(said):
-        PartialResults(Path(path), "f").gather(found, lambda done: [] if done.all() else [part], 1)
-    assert found.done.all() and found.arrays["x"].tolist() == [[1, 1]]
-    raise ValueError(f"not taken: {said.getvalue()}")
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        if not ResultStore.open(path).n_kept:
+            raise ValueError(f"not taken: {[str(each.message) for each in record]}")
+    return open_result(path)
 
 
 def main(folder):

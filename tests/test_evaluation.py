@@ -193,6 +193,10 @@ def test_models_and_templates_are_measured(drawn, tmp_path):
     assert result.rows["fake"]["strict"] == result.rows["fake (2)"]["strict"]
     assert result.rows["templates"]["modulo_180"]["within_5"] > 0.7
     assert all(row["patterns_per_second"] > 0 for row in result.rows.values())
+    model = make_model(name="fake")
+    pyxem_dl.predict_orientation(signal, model, output=tmp_path / "map.zarr", device="cpu", show_progressbar=False)
+    again = pyxem_dl.evaluate(signal, maps=tmp_path / "map.zarr", truth=truth).rows["map.zarr"]
+    assert again["modulo_180"] == result.rows["fake"]["modulo_180"]
     saved = json.loads(result.save(tmp_path / "a.json").read_text(encoding="utf-8"))
     assert saved["rows"] == result.rows and saved["with_truth"]
     assert result.save(tmp_path / "a.md").read_text(encoding="utf-8").startswith("| method ")

@@ -2,9 +2,11 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,13 @@ PICTURES = {
     "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
     "04_train_your_own": ["training_patterns", "training_log"],
     "05_strain_map": ["strain_maps", "patterns"],
-    "06_labelled_scan": ["labels", "network", "difference", "spread", "selection", "reliability"],
+    "06_labelled_scan": ["labels", "network", "difference", "uncertainty", "selection", "reliability"],
     "07_fine_tuning": ["before", "labels", "after", "difference"],
+    "08_live": ["map_0", "map_1", "map_2"],
 }
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md",
-         "docs/crystals.md", "docs/labelled_training.md"]  # fmt: skip
+         "docs/crystals.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 
@@ -40,16 +43,50 @@ def test_all_examples_and_pages_are_tested(root):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_jobs_for_clusters_are_scripts(root):
-    (script,) = (root / "examples" / "cluster").iterdir()
+    (script,) = (root / "examples" / "cluster").glob("*.slurm")
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     text = script.read_text(encoding="utf-8")
     assert {"--devices", "--nodes", "--labelled", "--network", "--output", "--max-minutes"} <= set(text.split())
+
+
+class OneProcess:
+    """What the scripts ask of clusters that are not here; the workers are threads of this process."""
+
+    def __new__(cls, **given):
+        from distributed import LocalCluster
+
+        cls.given = given
+        cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+        cluster.adapt = lambda **given: None
+        return cluster
+
+
+@pytest.mark.parametrize(
+    "script, module, name, expected",
+    [
+        ("predict_slurm", "dask_jobqueue", "SLURMCluster", {"cores": 8, "processes": 8}),
+        ("predict_gpus", "dask_cuda", "LocalCUDACluster", {"CUDA_VISIBLE_DEVICES": None, "threads_per_worker": 2}),
+    ],
+)
+def test_scripts_for_clusters_predict(script, module, name, expected, root, users_folder, monkeypatch, capsys):
+    """Without the packages of clusters: what they are asked for is what their documentation names."""
+    pytest.importorskip("distributed")
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: OneProcess}))
+    monkeypatch.setattr(sys, "argv", [script, "scan.zspy", "my_model", "map.zarr"])
+    runpy.run_path(str(root / "examples" / "cluster" / f"{script}.py"), run_name="__main__")
+    assert expected.items() <= OneProcess.given.items()
+    assert "dask cluster of 1 workers" in capsys.readouterr().out
+    assert pyxem_dl.open_result("map.zarr").is_in_data.all()
 
 
 @pytest.mark.parametrize("example", PICTURES)
 def test_an_example_runs_and_draws(example, root, tmp_path):
     if example == "02_orientation_map" and "mgo-300kv" not in models.list_models():
         pytest.skip("needs the bundled model mgo-300kv, which is not here")
+    if example == "08_live":
+        pytest.importorskip("libertem_live", reason="needs the extra live")
+        if "linio2-200kv" not in models.list_models():
+            pytest.skip("needs the bundled model linio2-200kv, which is not here")
     run_example(root, tmp_path, example)
     for name in PICTURES[example]:
         assert_something_is_drawn(tmp_path / example / f"{name}.png")

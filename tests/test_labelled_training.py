@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -46,23 +47,23 @@ def test_a_training_on_labels_makes_a_model_folder(polycrystal, tmp_path):
     assert not (tmp_path / "model" / "checkpoint").exists()
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "held out by region" in card and "single positions" in card
-    assert "| train | 0.0 | 24 |" in card
+    assert re.search(r"\| train \| \d\.\d \| 24 \|", card)  # minutes, patterns
     assert [(stage["name"], stage["patterns"]) for stage in again.provenance["stages"]] == [("train", 24)]
     with open(tmp_path / "model" / "training_log.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert 0 <= float(last["within_5_strict"]) <= 1 and 0 <= float(last["random_within_5_strict"]) <= 1
     xmap = predict_orientation(polycrystal.signal, again, show_progressbar=False)
-    assert xmap.shape == (14, 16) and "spread" not in xmap.prop and "reliability" not in xmap.prop
+    assert xmap.shape == (14, 16) and "uncertainty" not in xmap.prop and "reliability" not in xmap.prop
 
 
-def test_answers_drawn_with_dropout_have_a_spread_in_degrees(polycrystal, tmp_path):
+def test_predictions_drawn_with_dropout_have_an_uncertainty_in_degrees(polycrystal, tmp_path):
     model = train(
         labelled=[(polycrystal.signal, polycrystal.truth)], output=tmp_path / "model", **TINY, **QUICK
     )
     some = polycrystal.signal.inav[:4, :3]
     xmap = predict_orientation(some, model, n_samples=5, show_progressbar=False)
-    assert xmap.prop["spread"].shape == (12,)
-    assert (xmap.prop["spread"] >= model.spread_fit[1] - 1e-6).all()
+    assert xmap.prop["uncertainty"].shape == (12,)
+    assert (xmap.prop["uncertainty"] >= model.uncertainty_fit[1] - 1e-6).all()
     with pytest.raises(ValueError, match="each pattern gets one orientation"):
         predict_orientation(some, model, n_best=2)
     with pytest.raises(ValueError, match="n_samples must be"):
@@ -83,7 +84,7 @@ def test_several_models_are_an_ensemble(polycrystal, tmp_path):
     apart = metrics.disorientation(each[0].rotations, each[1].rotations, models[0].phases[0])
     # two that are near each other meet in the middle; of others the surer one is right
     far = apart > 10
-    np.testing.assert_allclose(xmap.prop["spread"], apart / np.where(far, 2**0.5, 2), atol=0.5)
+    np.testing.assert_allclose(xmap.prop["uncertainty"], apart / np.where(far, 2**0.5, 2), atol=0.5)
     surer = np.argmax([m.prop["scores"] for m in each], axis=0)
     chosen = np.where((surer == 0)[:, None], *(m.rotations.data for m in each))
     assert metrics.disorientation(xmap.rotations, chosen, models[0].phases[0])[far].max(initial=0) < 0.1
@@ -399,10 +400,10 @@ def test_only_crystals_with_an_inversion_are_mirrored(polycrystal, tmp_path):
     assert train(labelled=[tuple(polycrystal)], output=tmp_path / "n", network="polar", **QUICK).training["mirror"]
 
 
-def test_the_spread_is_brought_to_the_size_of_the_errors():
+def test_the_uncertainty_is_brought_to_the_size_of_the_errors():
     generator = torch.Generator().manual_seed(0)
     spread = 0.2 + torch.rand(4000, generator=generator)
     expected = ((3 * spread) ** 2 + 1.0).sqrt()
     error = (torch.randn(4000, 3, generator=generator) * expected[:, None] / 3**0.5).norm(dim=1)
-    factor, floor = labelled.fit_spread(spread, error)
+    factor, floor = labelled.fit_uncertainty(spread, error)
     assert factor == pytest.approx(3, rel=0.15) and floor == pytest.approx(1, rel=0.3)

@@ -5,21 +5,29 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from fake_network import make_phase
 from pretend_device import pretend_device
 
 from pyxem_dl import rotations as rot
+from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder
+from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
+from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns import Probe, find_maxima
 from pyxem_dl.patterns.matcher import DiskMatcher
-from pyxem_dl.preprocessing import CartesianPreprocessing, find_direct_beam
+from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing, find_direct_beam
+from pyxem_dl.scans import Padded, Positions, Rows, Scan
+from pyxem_dl.scans.steps import to_host
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.template_matching.bank import TemplateBank
+from pyxem_dl.template_matching.step import Templates, TemplateStep
+from pyxem_dl.training.learning import SimulatedBatches
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
 MASK = torch.zeros(96, 96, dtype=torch.bool)
@@ -98,7 +106,7 @@ def test_the_pretended_device_refuses_what_a_device_refuses(device):
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
 def test_a_micro_batch_of_orientations(device, patterns, mask, with_centers):
     model = load_model("al-200kv")
-    model.precision = "float32"
+    model.precision, model.follows_device = "float32", False
     centers = torch.rand(8, 2) + 47 if with_centers else None
     expected = model.predict_batch(patterns, CALIBRATION, centers=centers, signal_mask=mask, n_best=2)
     model.to("cuda")
@@ -170,7 +178,7 @@ def test_losses_of_the_polar_network_wait_for_nothing(device):
 # ---------------------------------------------------------------- disks and peaks
 def test_a_micro_batch_of_the_disk_detector(device, patterns):
     model = load_model("bragg-disks")
-    model.precision = "float32"
+    model.precision, model.follows_device = "float32", False
     probe = Probe.ideal(5.0).image
     probe = probe / probe.sum()
     expected = model.predict_batch(patterns, probe, 5.0, signal_mask=MASK)
@@ -261,6 +269,49 @@ def test_spots_are_matched_without_waiting(device):
     assert len(settled(device, lambda: bank.match_spots(2, owner, k, phi, intensity)).scores) == 2
 
 
+# ---------------------------------------------------------------- steps of the verbs
+def make_step(verb):
+    """A step as the verb makes it, for a scan with a masked direct beam and a mask."""
+    mask = MASK.clone()
+    mask[44:53, 43:52] = True
+    scan = Scan(None, CALIBRATION, np.zeros(8, dtype=bool), mask, None, Positions((8,), (1.0,), "px"))
+    if verb == "orientation":
+        model = load_model("al-200kv")
+        model.precision, model.follows_device = "float32", False
+        return OrientationStep(model, scan)
+    if verb == "template matching":
+        return TemplateStep(Templates("torch", [make_phase()], 200, 1.0, 8.0, 0.08), scan, 2)
+    if verb == "correlation":
+        find = CorrelationFinder(DiskMatcher(Probe.ideal(5.0), (96, 96), signal_mask=mask, threshold=0.25), 2.5)
+        return DiskStep(scan, find, 1.0, True, 4)
+    model = load_model("bragg-disks")
+    model.precision, model.follows_device = "float32", False
+    find = DetectionFinder(model, Probe.ideal(5.0), mask, 2.5, 0.025, 32, 0, 0.3, CALIBRATION.center)
+    return DiskStep(scan, find, 1.0, True, 5)
+
+
+@pytest.mark.parametrize("verb", ["orientation", "template matching", "correlation", "detection"])
+def test_a_step_sends_its_constants_once(device, patterns, verb):
+    indices, step = np.arange(8), make_step(verb)
+    expected = to_host(step(patterns, indices))
+    step.prepare(torch.device("cuda"))
+    x = patterns.to("cuda")
+    found = settled(device, lambda: step(x, indices))
+    for name, values in expected.items():
+        if isinstance(values, Rows):
+            held = to_host({name: Padded(*back(found[name]))})[name]
+            # one disk may be at the threshold, and two that are as sure may change places
+            assert np.abs(held.lengths - values.lengths).max() <= 1 and values.lengths.sum() > 20
+            for one, other in zip(held.tables(), values.tables(), strict=True):
+                away = np.hypot(*(one[:, None, :2] - other[None, :, :2]).transpose(2, 0, 1))
+                nearest = away.argmin(0) if len(other) else []
+                close = away.min(0, initial=np.inf) < 0.05
+                assert close.sum() >= len(other) - 1
+                np.testing.assert_allclose(one[nearest][close], other[close], atol=0.05, rtol=0.02)
+        elif name in ("scores", "reliability", "crystal"):
+            np.testing.assert_allclose(found[name].held.numpy(), values, atol=0.02)
+
+
 # ---------------------------------------------------------------- simulators
 def test_patterns_are_simulated_without_waiting(device):
     settings = SimulationSettings(coma=(0.0, 0.02), beam_stop_share=0.5, precession_share=0.5, disk_radius=(0.01, 0.04))
@@ -272,6 +323,25 @@ def test_patterns_are_simulated_without_waiting(device):
     assert not device.waits and not device.uploads
 
 
+def test_setups_share_the_calls_of_one(device):
+    settings = SimulationSettings(coma=(0.0, 0.02), setup_size=4, pixels=(48,), precession_share=0.3)
+    simulator = PatternSimulator([make_phase()], 200, 1.1, settings, seed=1, device="cuda")
+    assert simulator.most_setups() >= 8
+    batches = SimulatedBatches(simulator, PolarPreprocessing(1.0, n_k=12, n_phi=24), 32)
+    calls = {}
+    for n in (1, 8):
+        device.uploads.clear()
+        device.n_calls = 0
+        for _ in range(3):
+            made = simulator.several(n)
+        calls[n] = device.n_calls
+        assert not device.waits and not device.uploads
+    assert calls[8] < 2.5 * calls[1]
+    assert len(made) == 8 and all(each.patterns.held.isfinite().all() for each in made)
+    polar, rotations, phase_id = batches.make()
+    assert polar.shape == (32, 2, 12, 24) and len(rotations) == len(phase_id) == 32
+
+
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):
     monkeypatch.setattr(disks, "_IN_POOL", 4)
     monkeypatch.setattr(disks, "_POOLS", 3)
@@ -280,11 +350,11 @@ def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device
     simulator(4)
     device.waits.clear()
     device.uploads.clear()
-    n_filled = -sum(shelf is not None for shelf in simulator._shelves)
+    n_filled = -sum(pool is not None for pool in simulator._pools)
     for _ in range(5):
         made = simulator(4)
         assert made.patterns.held.isfinite().all() and made.electrons.held.amax(1).gt(0).all()
-    n_filled += sum(shelf is not None for shelf in simulator._shelves)
+    n_filled += sum(pool is not None for pool in simulator._pools)
     assert not device.uploads
     assert all("linalg_matrix_exp" in place for place in device.waits)
     assert sum(device.waits.values()) <= n_filled

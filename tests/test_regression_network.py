@@ -156,7 +156,7 @@ def test_answers_drawn_with_dropout_differ_and_have_a_mean():
     assert len(predictions) == 6
     assert not torch.equal(predictions[0].rotations, predictions[1].rotations)
     found = SampledOrientations.of(predictions, network.operations)
-    assert found.spread.shape == (5,) and (found.spread > 0).all()
+    assert found.uncertainty.shape == (5,) and (found.uncertainty > 0).all()
 
 
 def test_an_answer_with_another_phase_takes_from_the_score():
@@ -169,7 +169,7 @@ def test_an_answer_with_another_phase_takes_from_the_score():
     found = SampledOrientations.of([prediction(0, 0.8), prediction(0, 0.8), prediction(1, 0.9)], operations)
     assert found.phase_id.item() == 0
     assert found.scores.item() == pytest.approx(1.6 / 3)
-    assert found.spread.item() < 1e-3
+    assert found.uncertainty.item() < 1e-3
 
 
 # ---------------------------------------------------------------- backbones

@@ -21,6 +21,7 @@ from pyxem_dl.simulation import (
     expected_background,
     spot_intensity,
 )
+from pyxem_dl.simulation.detector import Detectors, reach
 from pyxem_dl.simulation.simulator import _Setup
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
@@ -173,28 +174,81 @@ def test_patterns_are_counts_and_empty_ones_are_labelled(simulator):
         assert bool(torch.isfinite(batch.patterns).all())
 
 
+UNDISTURBED = {
+    "shape_factors": ("lorentzian",), "electrons": (1e5, 1e5), "background": (1e-4, 1.1e-4), "scale_error": (0, 0),
+    "ellipticity": (0, 0), "center_error": 0, "position_jitter": 0, "overlap_share": 0, "empty_share": 0,
+    "ghost_share": 0, "beam_stop_share": 0, "fault_share": 0, "threshold_share": 0, "precession_share": 0,
+    "disk_radius": (0.02, 0.021), "intensity_jitter": (0, 0),
+}  # fmt: skip
+
+
+def assert_the_strongest_spots_are_reflections(made, phase):
+    spots = crystals.find_spots(
+        crystals.ReflectionTable.stack([crystals.reflections(phase, 1.6)], 200), made.phase_id, made.rotations, 200
+    )
+    r = torch.arange(made.calibration.shape[0])[:, None]
+    c = torch.arange(made.calibration.shape[1])[None]
+    away = torch.hypot(r - made.calibration.center[0], c - made.calibration.center[1]) > 6
+    row, column = k_to_pixel(spots.kx, spots.ky, made.calibration)
+    for i, pattern in enumerate(made.patterns):
+        brightest = int((pattern * away).argmax())
+        at = brightest // made.calibration.shape[1], brightest % made.calibration.shape[1]
+        assert float(torch.hypot(row[i] - at[0], column[i] - at[1]).min()) < 1.5
+
+
 def test_the_strongest_spot_of_an_undisturbed_pattern_is_a_reflection():
     phases = crystals.load_phases(lithium_nickel_oxide())
-    settings = SimulationSettings(
-        setup_size=16, shape_factors=("lorentzian",), electrons=(1e5, 1e5),
-        background=(1e-4, 1.1e-4), scale_error=(0, 0), ellipticity=(0, 0), center_error=0,
-        position_jitter=0, overlap_share=0, empty_share=0, ghost_share=0, beam_stop_share=0,
-        fault_share=0, threshold_share=0, precession_share=0, disk_radius=(0.02, 0.021),
-        intensity_jitter=(0, 0),
+    made = PatternSimulator(phases, 200, 1.5, SimulationSettings(setup_size=16, **UNDISTURBED), seed=1)()
+    assert_the_strongest_spots_are_reflections(made, phases[0])
+
+
+def test_setups_that_are_simulated_together_have_a_detector_each():
+    phases = crystals.load_phases(lithium_nickel_oxide())
+    settings = SimulationSettings(**UNDISTURBED | {"disk_radius": (0.012, 0.04), "precession_share": 0.4})
+    made = PatternSimulator(phases, 200, 1.5, settings, seed=1).several(4, 6)
+    assert [len(each.patterns) for each in made] == [6] * 4
+    assert len({each.calibration for each in made}) > 1 and len({each.calibration.shape for each in made}) == 1
+    for each in made:
+        assert_the_strongest_spots_are_reflections(each, phases[0])
+
+
+def test_one_setup_is_the_same_alone_and_by_the_name_of_several():
+    phases = crystals.load_phases(aluminium())
+    alone, (one,) = (f(PatternSimulator(phases, 200, 1.5, seed=4)) for f in (lambda s: s(8), lambda s: s.several(1, 8)))
+    assert torch.equal(alone.patterns, one.patterns) and torch.equal(alone.phase_id, one.phase_id)
+
+
+def test_disks_on_several_detectors_are_those_on_each():
+    calibrations = [CALIBRATION, CALIBRATION.replace(scale=(0.02, 0.02), center=(50.0, 45.5))]
+    radii, blurs, n = (0.06, 0.03), (0.5, 0.8), 3
+    kx, ky = torch.rand(2, 2 * n, 4) - 0.5
+    electrons = 100 * torch.rand(2 * n, 4)
+
+    def column(values):
+        return torch.tensor(values).repeat_interleave(n)[:, None]
+
+    def curve(qx, qy):
+        return 1 + qx / 0.1 - qy / 0.2
+
+    detectors = Detectors(
+        *(tuple(column([getattr(c, name)[i] for c in calibrations]) for i in (0, 1)) for name in ("scale", "center")),
+        CALIBRATION.shape,
     )
-    s = PatternSimulator(phases, 200, 1.5, settings, seed=1)()
-    spots = crystals.find_spots(
-        crystals.ReflectionTable.stack([crystals.reflections(phases[0], 1.6)], 200),
-        s.phase_id, s.rotations, 200,
+    half = max(reach(radius / c.scale[0], blur) for radius, blur, c in zip(radii, blurs, calibrations))
+    together = draw_spots(
+        kx, ky, electrons, detectors, disk_radius=column(radii), blur=column(blurs), rocking_curve=curve, half=half
     )
-    r = torch.arange(s.calibration.shape[0])[:, None]
-    c = torch.arange(s.calibration.shape[1])[None]
-    away = torch.hypot(r - s.calibration.center[0], c - s.calibration.center[1]) > 6
-    row, column = k_to_pixel(spots.kx, spots.ky, s.calibration)
-    for i in range(16):
-        brightest = int((s.patterns[i] * away).argmax())
-        at = brightest // s.calibration.shape[1], brightest % s.calibration.shape[1]
-        assert float(torch.hypot(row[i] - at[0], column[i] - at[1]).min()) < 1.5
+    background = Background(torch.rand(2 * n, 50), 2.0, 0.1 * torch.rand(2 * n, 2))
+    halo = expected_background(background, detectors)
+    for i, calibration in enumerate(calibrations):
+        here = slice(i * n, (i + 1) * n)
+        alone = draw_spots(
+            kx[here], ky[here], electrons[here], calibration, disk_radius=radii[i], blur=blurs[i], rocking_curve=curve,
+            half=half,
+        )  # fmt: skip
+        torch.testing.assert_close(together[here], alone, rtol=1e-4, atol=1e-4)
+        own = Background(background.profile[here], 2.0, background.center[here])
+        torch.testing.assert_close(halo[here], expected_background(own, calibration))
 
 
 def test_coma_displaces_with_the_square_of_the_distance_and_not_evenly():
@@ -204,9 +258,7 @@ def test_coma_displaces_with_the_square_of_the_distance_and_not_evenly():
     simulator = PatternSimulator(phases, 200, 1.5, SimulationSettings(coma=(0.02, 0.02), **none), seed=2)
     coma = simulator._draw_coma(1)
     torch.testing.assert_close(coma.norm(dim=1), torch.tensor([0.02]))
-    setup = _Setup(
-        CALIBRATION, "linear", 0.02, 0.5, 0.0, simulator._draw_distortion(1), coma, torch.zeros(1, 2)
-    )
+    setup = _Setup(CALIBRATION, [], [], 0.02, 0.5, simulator._draw_distortion(1), coma, torch.zeros(1, 2))
     x, y = setup.distort(kx, ky)
     moved = torch.stack([x - kx, y - ky], -1)[0]
     torch.testing.assert_close(moved[0], moved[1])  # the same way on both sides: Friedel pairs differ

@@ -179,7 +179,7 @@ def networks(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
 
 
 def ensemble(trainer: Trainer, pictures: Path) -> Iterator[tuple[str, dict]]:
-    """Train our own network from several seeds, each and together; and draw how far their spread tells the errors."""
+    """Train our own network from several seeds, each and together; draw how far their uncertainty tells the errors."""
     from pyxem_dl import plot
 
     labelled = polycrystal()
@@ -201,7 +201,7 @@ def _errors(xmap, labelled: LabelledData, modulo_180: bool = True) -> tuple[np.n
     """Pairs of expected and true errors on the held-out region."""
     angle = disorientation(xmap, labelled.truth, modulo_180=modulo_180)
     here = labelled.region & (labelled.truth.phase_id >= 0)
-    return xmap.prop["spread"][here], angle[here]
+    return xmap.prop["uncertainty"][here], angle[here]
 
 
 def _draw_maps(maps: dict, path: Path) -> None:

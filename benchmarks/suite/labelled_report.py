@@ -85,8 +85,8 @@ LABELLED_TABLES = {
     ),
     "ensemble": labelled_table(
         "An ensemble",
-        "The polar network, trained as above from three seeds, and what the three say together, with the spread of "
-        "their answers. Picture: `ensemble_reliability.png`, errors against that spread.",
+        "The polar network, trained as above from three seeds, and what the three say together, with its "
+        "uncertainty. Picture: `ensemble_reliability.png`, errors against that uncertainty.",
     ),
     "tuning": labelled_table(
         "Fine-tuning",

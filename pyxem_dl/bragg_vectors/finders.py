@@ -97,6 +97,11 @@ class DetectionFinder:
         if isinstance(self.model, SentModel):
             self.model = self.model.load()
         self.model.to(device)
+        self._image = self._image.to(device)
+        if self.signal_mask is not None:
+            self.signal_mask = self.signal_mask.to(device)
+        if self._hidden is not None:
+            self._hidden = self._hidden.to(device)
 
     def __post_init__(self) -> None:
         self._image = self.probe.resampled(self.model.network.radius / self.probe.radius).image
@@ -118,7 +123,7 @@ class DetectionFinder:
         """Patterns with a direct beam where one is masked."""
         if self._hidden is None:
             return patterns
-        hidden, mask = self._hidden.to(patterns.device), self.signal_mask.to(patterns.device)
+        hidden, mask = self._hidden, self.signal_mask
         seen = torch.where(mask, 0, patterns)
         return torch.where(mask, _BEAM_SHARE * seen.clamp_min(0).sum((1, 2), keepdim=True) * hidden, patterns)
 

@@ -45,8 +45,8 @@ class DiskStep(Step):
         """Tables (n, m, columns) in pixels from the direct beam or from the first pixel, and which rows are there."""
         row, column, extras, keep = self.find(patterns)
         centers = self.scan.batch_centers(patterns, indices)
-        centers = row.new_tensor([self.scan.calibration.center]) if centers is None else centers.to(row)
-        from_beam = row - centers[:, :1], column - centers[:, 1:]
+        middle = self.scan.calibration.center if centers is None else centers.to(row)[:, :, None].unbind(1)
+        from_beam = row - middle[0], column - middle[1]
         if self.reciprocal_radius is not None:
             scale = self.scan.calibration.scale
             k = torch.hypot(from_beam[0] * scale[0], from_beam[1] * scale[1])

@@ -46,7 +46,8 @@ def evaluate(
         list[Path] | None, typer.Option(help="CIF file of a phase, for template matching; repeat for several phases.")
     ] = None,
     map: Annotated[
-        list[Path] | None, typer.Option(help="Crystal map that is there already; repeat to compare several.")
+        list[Path] | None,
+        typer.Option(help="Result that is there already (.h5, .ang, .ctf, .zarr); repeat to compare several."),
     ] = None,
     frame: Annotated[
         str | None,

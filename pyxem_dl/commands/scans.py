@@ -49,7 +49,7 @@ def predict(
     output: OutputMap,
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
-        int, typer.Option(help="Number of predictions with dropout, for a map of their spread in degrees.", min=0)
+        int, typer.Option(help="Number of predictions with dropout, for a map of their uncertainty in degrees.", min=0)
     ] = 0,
     overwrite: OverwriteMap = False,
     *,

@@ -237,10 +237,10 @@ def near_ewald_sphere(
     near : tensor of bool, shape (n, m)
         Whether their moduli are below `max_excitation_error`.
     """
-    # g_lab = R^-1 g; each component of all reflections is contiguous, for all that follows goes through them
-    lab = matmul(to_matrix(rotations).mT, g.mT).mT
-    error = excitation_error(*lab.unbind(-1), wavelength)
-    return lab, error, error.abs() < max_excitation_error
+    # g_lab = R^-1 g, in memory one component after the other
+    lab = matmul(to_matrix(rotations).mT, g.mT)
+    error = excitation_error(*lab.unbind(-2), wavelength)
+    return lab.mT, error, error.abs() < max_excitation_error
 
 
 def find_spots(

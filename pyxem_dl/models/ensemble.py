@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from pyxem_dl.checks import thresholds
+from pyxem_dl.frames import Calibration
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 
@@ -16,7 +17,7 @@ _CANDIDATES = 3
 
 
 class OrientationEnsemble:
-    """Models of the same phases: what most of them say is the prediction, their spread says how sure it is.
+    """Models of the same phases: what most of them say is the prediction, how far they lie apart its uncertainty.
 
     Parameters
     ----------
@@ -64,6 +65,11 @@ class OrientationEnsemble:
         return len(self.models)
 
     @property
+    def micro_batch(self) -> int:
+        """Patterns that a core computes at once."""
+        return self.models[0].micro_batch
+
+    @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.models[0].device
@@ -79,28 +85,30 @@ class OrientationEnsemble:
             model.check_thresholds()
         thresholds(self.thresholds, f"The ensemble {self.name!r}", OrientationModel.threshold_names)
 
-    def to(self, device) -> OrientationEnsemble:
+    def to(self, device: str | torch.device) -> OrientationEnsemble:
         """Move the networks to a device; returns the ensemble itself."""
         for model in self.models:
             model.to(device)
         return self
 
-    def check_domain(self, calibration) -> None:
+    def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what each model was trained for."""
         for model in self.models:
             model.check_domain(calibration)
 
-    def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
+    def calibrated(self, uncertainty: torch.Tensor) -> torch.Tensor:
         """Spread in degrees, as it is: no patterns were kept back to fit it to."""
-        return torch.rad2deg(spread)
+        return torch.rad2deg(uncertainty)
 
-    def predict_batch(self, patterns, calibration, *, n_samples: int = 0, n_best: int = 1, **settings):
+    def predict_batch(
+        self, patterns: torch.Tensor, calibration: Calibration, *, n_samples: int = 0, n_best: int = 1, **settings
+    ) -> SampledOrientations:
         """Ask all models; see :meth:`OrientationModel.predict_batch`.
 
         Returns
         -------
         SampledOrientations
-            What most of them say, with their spread.
+            What most of them say, with its uncertainty.
         """
         predictions = []
         for model in self.models:

@@ -12,6 +12,7 @@ from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
+from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.preprocessing.usable import usable_patterns
@@ -53,7 +54,7 @@ class OrientationModel(Model):
     provenance : dict
         How the training went: ``stages`` with their ``minutes`` and ``patterns``, ``hardware``, ``precision``,
         ``date``, ``versions``; empty where it is not recorded.
-    spread_fit : tuple of float
+    uncertainty_fit : tuple of float
         Converts the spread of several predictions (degrees) into the expected error: a factor, and a floor (degrees)
         that is added in squares; fitted on held-out patterns.
     precision : {"auto", "float32", "bfloat16"}
@@ -71,9 +72,10 @@ class OrientationModel(Model):
     description: str = ""
     training: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
-    spread_fit: tuple[float, float] = (1.0, 0.0)
+    uncertainty_fit: tuple[float, float] = (1.0, 0.0)
     precision: str = "auto"
 
+    spread_fit = renamed_attribute("spread_fit", "uncertainty_fit")
     format = "pyxem_dl orientation model"
     inputs = "polar"
     threshold_names = ("crystal", "score")
@@ -115,7 +117,7 @@ class OrientationModel(Model):
         n_best : int
             Number of separated orientations.
         n_samples : int
-            Number of predictions with dropout (Monte-Carlo dropout), of which mean and spread are returned; 0: one
+            Number of predictions with dropout (Monte-Carlo dropout), of which mean and uncertainty are returned; 0: one
             prediction without dropout.
 
         Returns
@@ -152,10 +154,10 @@ class OrientationModel(Model):
                 "several models trained with different seeds: predict_orientation([model_1, model_2, ...])."
             )
 
-    def calibrated(self, spread: torch.Tensor) -> torch.Tensor:
-        """Say what error in degrees to expect of predictions whose spread is `spread`, in radians."""
-        factor, floor = self.spread_fit
-        return ((factor * torch.rad2deg(spread)).square() + floor**2).sqrt()
+    def calibrated(self, uncertainty: torch.Tensor) -> torch.Tensor:
+        """Say what error in degrees to expect of predictions that lie so far apart (radians)."""
+        factor, floor = self.uncertainty_fit
+        return ((factor * torch.rad2deg(uncertainty)).square() + floor**2).sqrt()
 
     def _predict_micro_batch(self, patterns, calibration, centers, mask, n_best: int, size: int, n_samples: int):
         """Predict at most `size` patterns."""
@@ -203,7 +205,7 @@ class OrientationModel(Model):
                 "name": next(name for name, kind in PREPROCESSINGS.items() if isinstance(self.preprocessing, kind)),
                 "arguments": self.preprocessing.to_dict(),
             },
-            "spread_fit": list(self.spread_fit),
+            "spread_fit": list(self.uncertainty_fit),
             "phases": [phase_to_dict(phase) for phase in self.phases],
             "laue_groups": [laue_group(phase).name for phase in self.phases],
         }
@@ -213,7 +215,7 @@ class OrientationModel(Model):
         return cls(
             network=network,
             preprocessing=PREPROCESSINGS[config["preprocessing"]["name"]](**config["preprocessing"]["arguments"]),
-            spread_fit=tuple(config.get("spread_fit", (1.0, 0.0))),
+            uncertainty_fit=tuple(config.get("spread_fit", (1.0, 0.0))),
             phases=[phase_from_dict(entry) for entry in config["phases"]],
             **common,
         )

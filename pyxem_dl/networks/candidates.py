@@ -26,7 +26,7 @@ class OrientationCandidates(NamedTuple):
 class SampledOrientations(NamedTuple):
     """What several predictions for the same patterns agree on.
 
-    The fields of :class:`OrientationCandidates` for one candidate, and ``spread (n,)``: root mean square of the
+    The fields of :class:`OrientationCandidates` for one candidate, and ``uncertainty (n,)``: root mean square of the
     disorientations of the best candidate of each prediction from it, in radians.
     """
 
@@ -34,7 +34,7 @@ class SampledOrientations(NamedTuple):
     phase_id: torch.Tensor
     scores: torch.Tensor
     crystal: torch.Tensor
-    spread: torch.Tensor
+    uncertainty: torch.Tensor
 
     @classmethod
     def of(cls, predictions: list[OrientationCandidates], operations: torch.Tensor) -> SampledOrientations:
@@ -63,5 +63,5 @@ class SampledOrientations(NamedTuple):
         squares, count = (
             torch.stack([x[:, i] for i in first], dim=1).sum(1) for x in (angle.square() * agree, agree)
         )
-        spread = torch.where(count > 0, (squares / count.clamp_min(1)).sqrt(), torch.pi)
-        return cls(mean[:, None], phase[:, None], score[:, None], crystal, spread)
+        uncertainty = torch.where(count > 0, (squares / count.clamp_min(1)).sqrt(), torch.pi)
+        return cls(mean[:, None], phase[:, None], score[:, None], crystal, uncertainty)

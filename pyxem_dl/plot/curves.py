@@ -56,7 +56,7 @@ def reliability_diagram(pairs: Mapping[str, tuple], *, title: str = "", n_bins: 
     Parameters
     ----------
     pairs : mapping of str to (array, array)
-        Expected error, as ``xmap.prop["spread"]``, and true error (both degrees, of one shape), by name.
+        Expected error, as ``xmap.prop["uncertainty"]``, and true error (both degrees, of one shape), by name.
     title : str
         Above all.
     n_bins : int
@@ -70,7 +70,7 @@ def reliability_diagram(pairs: Mapping[str, tuple], *, title: str = "", n_bins: 
     if not isinstance(pairs, Mapping) or not pairs:
         raise TypeError(
             "Give {name: (expected error, true error)}, both in degrees and of one shape, for example "
-            "{'held out': (xmap.prop['spread'], angles)}."
+            "{'held out': (xmap.prop['uncertainty'], angles)}."
         )
     for name, pair in pairs.items():
         if len(pair) != 2 or np.shape(pair[0]) != np.shape(pair[1]):

@@ -35,13 +35,13 @@ class PredictedMap:
     kind = "predicted orientations"
 
     @staticmethod
-    def fields(n_best: int, with_spread: bool) -> dict[str, Field]:
+    def fields(n_best: int, with_uncertainty: bool) -> dict[str, Field]:
         """List what a network gives for each pattern: rotations, their scores, and whether there is a crystal."""
         fields = {
             "rotations": Field((n_best, 4), "float32"), "phase_id": Field((n_best,), "int64"),
             "scores": Field((n_best,), "float32"), "crystal": Field((), "float32"),
         }  # fmt: skip
-        return fields | ({"spread": Field((), "float32")} if with_spread else {})
+        return fields | ({"uncertainty": Field((), "float32")} if with_uncertainty else {})
 
     def __call__(self, found: Collected):
         """Crystal map of what was found; what is not done is not in its data."""
@@ -51,8 +51,8 @@ class PredictedMap:
         prop = {}
         if scores.shape[1] > 1:
             prop["reliability"] = reliability(scores)
-        if "spread" in found.arrays:
-            prop["spread"] = found.arrays["spread"].astype(float)
+        if "uncertainty" in found.arrays:
+            prop["uncertainty"] = found.arrays["uncertainty"].astype(float)
         indexed = (crystal > 0) & (crystal >= self.thresholds.get("crystal", 0.5))
         indexed &= scores[:, 0] >= self.thresholds.get("score", 0.0)
         kept = slice(self.n_best)

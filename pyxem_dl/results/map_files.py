@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 from pyxem_dl.messages import warn
 from pyxem_dl.scans import Target
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
 
 MAP_SUFFIXES = (".h5", ".hdf5", ".ang", ".ctf")
 _TEXT = (".ang", ".ctf")
@@ -25,7 +29,7 @@ _MICROMETRES = {
 _LAUE = {
     "-1": 1, "2/m": 2, "mmm": 3, "4/m": 4, "4/mmm": 5, "-3": 6, "-3m": 7, "6/m": 8, "6/mmm": 9, "m-3": 10, "m-3m": 11,
 }  # fmt: skip
-_WRITTEN = {".ang": {"scores"}, ".ctf": {"scores", "reliability", "spread"}}
+_WRITTEN = {".ang": {"scores"}, ".ctf": {"scores", "reliability", "uncertainty", "spread"}}
 
 
 def copied_map(xmap, is_in_data=None):
@@ -63,7 +67,7 @@ def bounding_box(xmap) -> np.ndarray:
     return box
 
 
-def save_map(path, xmap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
+def save_map(path: str | Path, xmap: CrystalMap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
     """Save a crystal map, without asking; a call that is killed leaves the file that was there, or none.
 
     Parameters
@@ -71,8 +75,8 @@ def save_map(path, xmap, *, overwrite: bool = False, crystal_x: str | None = Non
     path : str or pathlib.Path
         Ending in ``.h5`` or ``.hdf5`` (everything, as orix has it), in ``.ang`` (as orix writes it for EDAX and MTEX:
         the best orientations, ``scores`` as confidence index), or in ``.ctf`` (Channel text file of Oxford and MTEX:
-        the best orientations; ``BC`` is 255 times the score, ``BS`` 255 times the reliability, ``MAD`` the spread in
-        degrees).  In ``.ang`` and ``.ctf`` steps are in micrometres.
+        the best orientations; ``BC`` is 255 times the score, ``BS`` 255 times the reliability, ``MAD`` the uncertainty
+        in degrees).  In ``.ang`` and ``.ctf`` steps are in micrometres.
     xmap : orix.crystal_map.CrystalMap
         The map.
     overwrite : bool
@@ -123,7 +127,10 @@ def check_map_path(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MAP_SUFFIXES:
-        raise ValueError(f"A crystal map can be saved as {', '.join(MAP_SUFFIXES)}, not as {path.name!r}.")
+        raise ValueError(
+            f"A crystal map can be saved as {', '.join(MAP_SUFFIXES)}, not as {path.name!r}. (A call with output= also "
+            "takes .zarr.)"
+        )
     if crystal_x not in (None, "a", "a*") or (crystal_x and suffix != ".ctf"):
         raise ValueError(f"crystal_x must be 'a' or 'a*', for .ctf files only; not {crystal_x!r} for {path.name!r}.")
     if n_positions in (0, 1) and suffix in _TEXT:
@@ -245,13 +252,15 @@ def _plain_map(xmap):
     )  # fmt: skip
     # the dictionary as it is: its own way to it leaves out what is not in the data
     first = {name: np.asarray(values).reshape(n, -1)[box, 0] for name, values in dict.items(xmap.prop)}
+    if "spread" in first:  # as maps of earlier versions have it
+        first.setdefault("uncertainty", first["spread"])
     phase_id = np.where(xmap.is_in_data & np.isin(xmap._phase_id, list(phases)), xmap._phase_id, -1)
     return _map_with_phases(
         PhaseList(phases=list(phases.values()), ids=list(phases)),
         rotations=Rotation(xmap._rotations.data.reshape(n, -1, 4)[box, 0]), phase_id=phase_id[box], x=x, y=y,
         prop={
             name: np.nan_to_num(first[name].astype(float), posinf=0, neginf=0)
-            for name in ("scores", "reliability", "spread") if name in first
+            for name in ("scores", "reliability", "uncertainty") if name in first
         },
     )  # fmt: skip
 
@@ -334,11 +343,11 @@ def _write_ctf(path: Path, xmap, crystal_x: str) -> None:
         if here.any():
             angles[here] = _euler(xmap.rotations[here], phase, crystal_x)
     indexed = number > 0
-    scores, reliability, spread = (
-        np.where(indexed, xmap.prop.get(name, 0.0), 0.0) for name in ("scores", "reliability", "spread")
+    scores, reliability, uncertainty = (
+        np.where(indexed, xmap.prop.get(name, 0.0), 0.0) for name in ("scores", "reliability", "uncertainty")
     )
     table = np.column_stack([
-        number, xmap._x, xmap._y, np.zeros(xmap.size), np.where(indexed, 0, 3), angles, spread,
+        number, xmap._x, xmap._y, np.zeros(xmap.size), np.where(indexed, 0, 3), angles, uncertainty,
         _as_byte(scores), _as_byte(reliability),
     ])  # fmt: skip
     header = [

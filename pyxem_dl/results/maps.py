@@ -60,6 +60,8 @@ def to_crystal_map(
     from orix.crystal_map import CrystalMap
     from orix.quaternion import Rotation
 
+    from pyxem_dl.results.properties import MapProperties
+
     in_data = ~scan.navigation_mask if is_in_data is None else is_in_data
     indexed = in_data if indexed is None else indexed & in_data
     quaternions = np.asarray(rotations, dtype=float)
@@ -84,6 +86,7 @@ def to_crystal_map(
         scan_unit=positions.scan_unit,
         is_in_data=in_data.copy(),
     )
+    xmap._prop.__class__ = MapProperties
     if -1 in xmap.phases.ids:
         xmap.phases[-1].color = NOT_INDEXED  # for orix' own plots
     if not indexed.any():

@@ -30,7 +30,7 @@ def check_vectors_path(path: str | Path, *, overwrite: bool = False, needed: flo
     if path.suffix.lower() not in (*_PYXEM, *_PY4DSTEM):
         raise ValueError(
             f"Vectors are saved as {', '.join(_PYXEM)} (HyperSpy) or {', '.join(_PY4DSTEM)} (py4DSTEM), "
-            f"not as {path.name!r}."
+            f"not as {path.name!r}. (A call with output= also takes .zarr.)"
         )
     return check_target(path, overwrite=overwrite, needed=needed, folder=path.suffix.lower() == ".zspy")
 

@@ -130,6 +130,7 @@ class VectorsAssembly:
     def to_dict(self) -> dict:
         """Plain numbers and texts for a file; what is neither is written as text."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["metadata"] = _without_objects(self.metadata)
         return json.loads(json.dumps(fields, default=str))
 
     @classmethod
@@ -146,7 +147,16 @@ class VectorsAssembly:
         ):  # fmt: skip
             raise ValueError("no vectors of a scan")
         axes = [{key: axis[key] for key in ("name", "units", "scale", "offset") if key in axis} for axis in self.axes]
-        return dataclasses.replace(self, axes=axes, shape=tuple(self.shape), metadata=dict(self.metadata))
+        metadata = _without_objects(dict(self.metadata))
+        return dataclasses.replace(self, axes=axes, shape=tuple(self.shape), metadata=metadata)
+
+
+def _without_objects(node: dict) -> dict:
+    """Metadata without what HyperSpy makes signals and other objects of: their names begin with a line."""
+    return {
+        name: _without_objects(value) if isinstance(value, dict) else value
+        for name, value in node.items() if not str(name).startswith("_")
+    }  # fmt: skip
 
 
 def _axis(axis) -> dict:

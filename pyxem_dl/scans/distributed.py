@@ -69,6 +69,7 @@ def stream_on(
     wanted: np.ndarray,
     blocks: Blocks | None = None,
     look: Callable | None = None,
+    any_read: bool = False,
 ) -> Iterator[Part]:
     """As :func:`~pyxem_dl.scans.streaming.stream`, on the workers of a client.
 
@@ -87,9 +88,10 @@ def stream_on(
     blocks = plan_blocks(data, step.keep_every) if blocks is None else blocks
     _check_workers(client)
     sent = SentStep(step, computing)
-    client.register_plugin(_plugin(sent))
+    plugin = _plugin(sent)
+    client.register_plugin(plugin)
     task = BlockTask(sent.without_bytes(), look is not None)
-    missing = NotRead()
+    missing = NotRead(any_read)
     todo = wanted_blocks(blocks, wanted)
     running: dict = {}
     try:
@@ -97,6 +99,7 @@ def stream_on(
     finally:
         with suppress(Exception):  # the cluster may be gone
             client.cancel(list(running))
+            client.unregister_worker_plugin(plugin.name)
     missing.finish()
 
 

@@ -139,7 +139,7 @@ class Job:
         start = time.perf_counter()
         try:
             with progressbar(int(wanted.sum()), computing.show_progressbar) as bar:
-                for part in self._parts(wanted, look):
+                for part in self._parts(wanted, look, found.done.any()):
                     found.add(part)
                     n += len(part.indices)
                     bar.update(len(part.indices))
@@ -153,9 +153,9 @@ class Job:
             if n:
                 computing.say(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")
 
-    def _parts(self, wanted: np.ndarray, look=None) -> Iterator[Part]:
+    def _parts(self, wanted: np.ndarray, look, any_read: bool) -> Iterator[Part]:
         """Parts from the workers of a client, where there is one, or from this process."""
-        how = {"wanted": wanted, "blocks": self.blocks, "look": look}
+        how = {"wanted": wanted, "blocks": self.blocks, "look": look, "any_read": any_read}
         if self._client is not None:
             return distributed.stream_on(self._client, self.patterns, self.step, self.computing, **how)
         return stream(self.patterns, self.step, self.computing, **how)

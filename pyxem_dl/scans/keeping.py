@@ -12,10 +12,11 @@ import numpy as np
 
 from pyxem_dl.files import PARTIAL, NotWritten, check_target, move_aside
 from pyxem_dl.scans.fingerprint import (
+    LOOKED_AT,
     fingerprint,
     is_in_memory,
     pattern_checksums,
-    read_patterns,
+    readable_patterns,
     source_of,
     spread,
 )
@@ -29,7 +30,9 @@ _CHECKSUM, _CHECKSUM_FIELD = "checksum", Field((), "uint64")
 _SMALLEST_FILE = 4096
 # Rows of a pattern for which there must be room, at least
 _ROWS = 10
-_OTHER_WORK = "belongs to another signal, model or setting"
+# Patterns that are compared, where the file has another date or size than when they were done: so many times more
+_MORE = 8
+_OTHER_WORK = "belongs to another signal, model or setting, or to another version of pyxem_dl"
 
 
 @dataclass(frozen=True)
@@ -100,29 +103,33 @@ class Keeper:
         in_memory = job.data is not None or is_in_memory(scan.data)
         if not in_memory:
             fields[_CHECKSUM] = _CHECKSUM_FIELD
-        source = None if job.signal is None or in_memory else source_of(job.signal)
+        name, *source = [""] if job.signal is None or in_memory else source_of(job.signal)
         arrays = scan.navigation_mask, scan.signal_mask, scan.centers
-        number = fingerprint(job.patterns, [*job.settings, repr(scan.calibration)], arrays, source)
-        return Contents(job.assemble.kind, number, job.blocks, fields, job.assemble.to_dict(), scan.n_patterns)
+        settings = [*job.settings, repr(scan.calibration)]
+        # of which patterns on a disk it is, what is done says itself, by its checksums
+        number = fingerprint(job.patterns, settings, arrays, name, on_disk=False)
+        return Contents(
+            job.assemble.kind, number, job.blocks, fields, job.assemble.to_dict(), scan.n_patterns, source
+        )
 
     def _earlier(self, contents: Contents) -> ResultStore | None:
         """Return what an earlier run left, if it is of use; else make room, or say that it is in the way."""
         path = self.target.store
         try:
-            if self.target.is_store and read_contents(path).fingerprint != contents.fingerprint:
-                return self._make_room(_OTHER_WORK, "old")
-            store = ResultStore.open(path)
+            is_other = read_contents(path).fingerprint != contents.fingerprint
+            store = None if is_other else ResultStore.open(path)
         except NewerFormat as error:
-            return self._make_room(str(error), "newer")
+            return self._make_room(f"cannot be used ({error})", "newer")
         except (ValueError, OSError) as error:
-            return self._make_room(f"is damaged ({error})", "damaged")
-        kept = store.contents
-        if kept.fingerprint != contents.fingerprint:
+            return self._make_room(f"cannot be used ({error})", "damaged")
+        if is_other:
             return self._make_room(_OTHER_WORK, "old")
+        kept = store.contents
         if kept.fields != contents.fields or kept.blocks.shape != contents.blocks.shape:
-            return self._make_room("is damaged (other positions)", "damaged")
-        if not self._same_patterns(store.collected):
+            return self._make_room("cannot be used (it holds other positions or fields)", "damaged")
+        if not self._same_patterns(store, contents.source):
             return self._make_room("belongs to other patterns", "old")
+        store.clear()
         if store.n_kept == self.job.scan.n_patterns:
             self.job.computing.say(f"  All {store.n_kept} patterns are done in {path}.")
         elif store.n_kept:
@@ -142,15 +149,16 @@ class Keeper:
             where = f"It could not be moved aside ({error})"
         self.job.computing.say(f"  {path} {why}: starting again. {where}.")
 
-    def _same_patterns(self, found: Collected) -> bool:
+    def _same_patterns(self, store: ResultStore, source: list) -> bool:
         """Read a spread of patterns that are done again, and compare their checksums."""
-        kept, positions = found.arrays.get(_CHECKSUM), np.flatnonzero(found.done)
+        kept, positions = store.collected.arrays.get(_CHECKSUM), np.flatnonzero(store.collected.done)
         if kept is None or not len(positions):
             return True
         data = self.job.scan.data
-        positions = spread(positions, data.dtype.itemsize * int(np.prod(data.shape[-2:])))
-        patterns = np.stack([np.asarray(pattern) for pattern in read_patterns(data, positions)])
-        return bool((pattern_checksums(patterns) == kept[positions]).all())
+        most = LOOKED_AT if source == store.contents.source else _MORE * LOOKED_AT
+        positions = spread(positions, data.dtype.itemsize * int(np.prod(data.shape[-2:])), most)
+        positions, patterns = readable_patterns(data, positions)
+        return bool((pattern_checksums(np.stack(patterns)) == kept[positions]).all())
 
     def finish(self, store: ResultStore, result, *, write: bool) -> None:
         """Write the result into its file; where that fails, nothing has to be computed again.
@@ -183,7 +191,13 @@ class Keeper:
                 "not lost: `error.result` holds it.",
                 result,
             ) from failed
-        if not target.is_store and found.n_done == self.job.scan.n_patterns:
+        if found.n_done < self.job.scan.n_patterns:
+            again = " with overwrite=True" if write and not target.is_store else ""
+            self.job.computing.say(
+                f"  {store.n_kept} of {self.job.scan.n_patterns} patterns are saved in {store.path}: repeat the call"
+                f"{again} to do the rest."
+            )
+        elif not target.is_store:
             shutil.rmtree(store.path, ignore_errors=True)
 
 

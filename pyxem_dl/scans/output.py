@@ -8,6 +8,8 @@ there was time (Ctrl-C, an error), what was done of others.
 from __future__ import annotations
 
 import math
+import re
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,10 @@ _MOST_POSITIONS, _MOST_BYTES_OF_A_PATTERN = 2**33, 2**20
 _MOST_AXES, _MOST_FIELDS, _MOST_ATTRIBUTES = 2, 64, 64 * 2**20
 # Bytes of a pattern's rows, on average over a block
 _MOST_RAGGED = 2**20
+# Bytes with which Blosc begins: four flags, then the sizes of what is packed, of its blocks, and of what it became
+_BLOSC_HEAD = 16
+# Names of chunks
+_CHUNK = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})*")
 
 
 class NewerFormat(ValueError):
@@ -52,6 +58,8 @@ class Contents:
         What the result needs beside the arrays; plain numbers and texts.
     n_wanted : int
         How many positions are not excluded.
+    source : list
+        Size and date of the file that the patterns came from; empty where that is not known.
     """
 
     kind: str
@@ -60,6 +68,7 @@ class Contents:
     fields: dict[str, Field]
     about: dict
     n_wanted: int
+    source: list
 
     def to_dict(self) -> dict:
         """For the attributes of the store."""
@@ -69,7 +78,7 @@ class Contents:
             "format": FORMAT, "package_version": __version__, "kind": self.kind, "fingerprint": self.fingerprint,
             "shape": list(self.blocks.shape), "block": list(self.blocks.size),
             "fields": {name: [list(f.shape), f.dtype, f.ragged] for name, f in self.fields.items()},
-            "about": self.about, "n_wanted": self.n_wanted,
+            "about": self.about, "n_wanted": self.n_wanted, "source": self.source,
         }  # fmt: skip
 
     @classmethod
@@ -79,13 +88,14 @@ class Contents:
         if isinstance(version, int) and version > FORMAT:
             raise NewerFormat(
                 f"{where} was written by pyxem_dl {entry.get('package_version')}, in format {version}; this version "
-                f"reads up to {FORMAT}. Update pyxem_dl, or give another name."
+                f"reads up to {FORMAT}. Update pyxem_dl."
             )
         try:
-            fields = {str(name): _field(*values) for name, values in entry["fields"].items()}
+            fields = {_name(name): _field(*values) for name, values in entry["fields"].items()}
             shape, block = (tuple(_whole(n) for n in entry[key]) for key in ("shape", "block"))
             about, kind = dict(entry["about"]), str(entry["kind"])
             fingerprint, n_wanted = str(entry["fingerprint"]), _whole(entry["n_wanted"])
+            source = list(entry["source"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} is damaged: its attributes cannot be read ({error!r}).") from error
         if not (
@@ -94,7 +104,13 @@ class Contents:
             and all(b <= n for b, n in zip(block, shape))
         ):  # fmt: skip
             raise ValueError(f"{where} is damaged: its attributes describe no scan.")
-        return cls(kind, fingerprint, Blocks(shape, block), fields, about, n_wanted)
+        return cls(kind, fingerprint, Blocks(shape, block), fields, about, n_wanted, source)
+
+
+def _name(name) -> str:
+    if not str(name).isidentifier() or name == _DONE:
+        raise ValueError(f"no name of a field: {name!r}")
+    return name
 
 
 def _field(shape, dtype, ragged) -> Field:
@@ -159,7 +175,11 @@ class ResultStore:
             For blocks that are damaged: they count as not done.
         """
         contents = read_contents(path)
-        store = cls(path, contents, Collected(int(np.prod(contents.blocks.shape)), contents.fields))
+        n = int(np.prod(contents.blocks.shape))
+        try:
+            store = cls(path, contents, Collected(n, contents.fields))
+        except (MemoryError, ValueError) as error:
+            raise ValueError(f"{path} has {n} positions, it says: the memory does not suffice ({error}).") from error
         store._read_all()
         return store
 
@@ -181,10 +201,10 @@ class ResultStore:
         for i in which[self._missing[which] == 0].tolist():
             try:
                 self._write(i)
-            except OSError as error:
+            except Exception as error:  # of whatever library: the work goes on, and saving is tried again
                 self._note(error)
 
-    def _note(self, error: OSError) -> None:
+    def _note(self, error: Exception) -> None:
         if not self._has_warned:
             warn(
                 f"{self.path} could not be written ({error}): {self.collected.n_done} patterns are done and in memory, "
@@ -192,12 +212,12 @@ class ResultStore:
             )
         self._has_warned = True
 
-    def finish(self) -> OSError | None:
+    def finish(self) -> Exception | None:
         """Write what is not written: blocks that an interrupted run began, and those for which there was no room.
 
         Returns
         -------
-        OSError or None
+        Exception or None
             Why something still cannot be written.
         """
         blocks = self.contents.blocks
@@ -205,19 +225,28 @@ class ResultStore:
         for i in np.flatnonzero(done > self._kept).tolist():
             try:
                 self._write(i)
-            except OSError as error:
+            except Exception as error:
                 return error
         return None
 
     # ---------------------------------------------------------------- chunks
     @cached_property
-    def _group(self):
+    def _arrays(self) -> dict:
+        """Arrays of the store by name, after a look at what they are."""
         import zarr
 
-        return zarr.open_group(zarr.DirectoryStore(str(self.path)), mode="r+")
+        _check_arrays(self.path, self.contents)
+        group = zarr.open_group(zarr.DirectoryStore(str(self.path)), mode="r+")
+        return {name: group[name] for name in (*self.fields, _DONE)}
+
+    def clear(self) -> None:
+        """Remove what a killed process left of chunks that it was writing; for the process that writes now."""
+        for name in (*self.fields, _DONE):
+            for left in (self.path / name).glob("*.partial"):
+                left.unlink(missing_ok=True)
 
     def _write(self, i: int) -> None:
-        group, blocks = self._group, self.contents.blocks
+        blocks = self.contents.blocks
         indices, box = blocks.indices(i), blocks.box(i)
         shape = tuple(s.stop - s.start for s in box)
         done = self.collected.done[indices]
@@ -228,20 +257,17 @@ class ResultStore:
                 values = values.reshape(shape)
             else:
                 values = self.collected.arrays[name][indices].reshape(*shape, *field.shape)
-            group[name][box] = values
-        group[_DONE][box] = done.reshape(shape)
+            self._arrays[name][box] = values
+        self._arrays[_DONE][box] = done.reshape(shape)
         self._kept[i] = done.sum()
 
     def _read_all(self) -> None:
         """Put what is done into :attr:`collected`; what cannot be read is not done."""
         damaged = []
-        group, blocks = self._group, self.contents.blocks
-        _check_arrays(self.path, self.contents)
-        for i in range(len(blocks)):
-            if not self._is_there(i):
-                continue
+        blocks, _ = self.contents.blocks, self._arrays
+        for i in self._there():
             try:
-                self.collected.add(self._read(group, i))
+                self.collected.add(self._read(i))
             except Exception as error:  # whatever the decoder says of bytes that are no chunk
                 damaged.append((i, error))
         self._kept = np.bincount(blocks.of(np.flatnonzero(self.collected.done)), minlength=len(blocks))
@@ -257,30 +283,38 @@ class ResultStore:
         key = ".".join(str(int(p)) for p in np.unravel_index(i, self.contents.blocks.grid))
         return self.path / name / (key + ("" if field.ragged else ".0" * len(field.shape)))
 
-    def _is_there(self, i: int) -> bool:
-        """Whether a block has all its chunks."""
-        fields = self.fields | {_DONE: _DONE_FIELD}
-        return all(self._chunk(name, field, i).is_file() for name, field in fields.items())
+    def _there(self) -> list[int]:
+        """Blocks that have all their chunks."""
+        grid, found = self.contents.blocks.grid, []
+        for path in (self.path / _DONE).iterdir():
+            place = [int(p) for p in path.name.split(".")] if _CHUNK.fullmatch(path.name) else ()
+            if len(place) == len(grid) and all(p < n for p, n in zip(place, grid)):
+                found.append(int(np.ravel_multi_index(place, grid)))
+        fields = (self.fields | {_DONE: _DONE_FIELD}).items()
+        return [i for i in sorted(found) if all(self._chunk(name, field, i).is_file() for name, field in fields)]
 
     def _check_size(self, name: str, field: Field, i: int) -> None:
         """Refuse a chunk that would become larger than it can be, before it is unpacked."""
-        from numcodecs.blosc import cbuffer_sizes
-
-        with open(self._chunk(name, field, i), "rb") as file:
-            nbytes, *_ = cbuffer_sizes(file.read(16))
+        path = self._chunk(name, field, i)
+        with open(path, "rb") as file:
+            head = file.read(_BLOSC_HEAD)
+        if len(head) < _BLOSC_HEAD:
+            raise ValueError("a chunk that ends in its first bytes")
+        nbytes, _, packed = struct.unpack("<4x3I", head)
         n = math.prod(self.contents.blocks.size)
         most = n * _MOST_RAGGED if field.ragged else n * math.prod(field.shape) * np.dtype(field.dtype).itemsize + 4
-        if nbytes > most:
-            raise ValueError(f"a chunk of {nbytes} bytes, where at most {most} are possible")
+        if nbytes > most or packed != path.stat().st_size:
+            raise ValueError(f"a chunk of {nbytes} bytes, packed {packed}, where at most {most} are possible")
 
-    def _read(self, group, i: int) -> Part:
+    def _read(self, i: int) -> Part:
         blocks = self.contents.blocks
         indices, box = blocks.indices(i), blocks.box(i)
-        done = group[_DONE][box].reshape(-1)
+        self._check_size(_DONE, _DONE_FIELD, i)
+        done = self._arrays[_DONE][box].reshape(-1)
         arrays = {}
         for name, field in self.fields.items():
             self._check_size(name, field, i)
-            values = group[name][box]
+            values = self._arrays[name][box]
             if field.ragged:
                 tables = [_table(each, field) for each in values.reshape(-1)[done]]
                 arrays[name] = Rows.of(tables) if tables else Rows(np.zeros(0, int), np.zeros((0, *field.shape)))
@@ -318,9 +352,10 @@ def _make_array(group, name: str, field: Field, blocks: Blocks) -> None:
 
 def _check_arrays(path: Path, contents: Contents) -> None:
     """Make sure that arrays are as we make them before any of their bytes is decoded."""
+    _read_json(path / ".zgroup")
     for name, field in (contents.fields | {_DONE: _DONE_FIELD}).items():
         where = path / name / ".zarray"
-        found = _read_json(where) if where.is_file() else {}
+        found = _read_json(where)
         codecs, layout = _codecs(field), _layout(field, contents.blocks)
         filters = ([codecs["object_codec"]] if field.ragged else []) + codecs["filters"]
         expected = {
@@ -329,12 +364,15 @@ def _check_arrays(path: Path, contents: Contents) -> None:
             "compressor": codecs["compressor"].get_config(), "zarr_format": 2,
             "dtype": "|O" if field.ragged else np.dtype(field.dtype).str, "order": "C",
         }  # fmt: skip
+        found = found if isinstance(found, dict) else {}
         wrong = [key for key, value in expected.items() if found.get(key) != value]
         if wrong or found.get("dimension_separator", ".") != ".":
             raise ValueError(f"{where.parent} is damaged, or no array of pyxem_dl's: {', '.join(wrong)}.")
 
 
 def _read_json(path: Path):
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is damaged: {path.name} is missing.")
     if path.stat().st_size > _MOST_ATTRIBUTES:
         raise ValueError(f"{path} is damaged: it is larger than {_MOST_ATTRIBUTES} bytes.")
     return read_json(path.read_text(encoding="utf-8", errors="replace"), path)
@@ -365,14 +403,3 @@ def read_contents(path: Path) -> Contents:
     if not isinstance(entry, dict):
         raise ValueError(f"{path} is no store of pyxem_dl's results.")
     return Contents.from_dict(entry, path)
-
-
-def is_store(path: Path) -> bool:
-    """Whether there is a store of results, whole or damaged."""
-    try:
-        read_contents(path)
-    except FileNotFoundError:
-        return False
-    except (ValueError, OSError):
-        return (Path(path) / ".zgroup").exists()
-    return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyxem_dl.preprocessing import as_float32
-from pyxem_dl.scans.blocks import compute_here
+from pyxem_dl.scans.fingerprint import readable_patterns
 
 # Patterns of a sample: so many, but no more than fit into so many bytes, and at least so many
 MOST_PATTERNS, _MOST_BYTES, _FEWEST = 64, 256 * 2**20, 12
@@ -65,7 +65,7 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
     ----------
     data : numpy.ndarray or dask.array.Array, shape (..., rows, columns)
         In data order; of a lazy one only the chunks that hold the sample are computed, where the file allows it only
-        the patterns themselves.
+        the patterns themselves.  What cannot be read is left out.
     navigation_mask : array of bool, shape (n,)
         True where a pattern is excluded.
 
@@ -77,13 +77,11 @@ def read_sample(data, navigation_mask: np.ndarray) -> Sample:
     shape = data.shape[:-2] or (1,)
     data = data[None] if data.ndim == 2 else data
     indices = sample_indices(navigation_mask, 4 * data.shape[-2] * data.shape[-1])
-    positions = np.unravel_index(indices, shape)
     if not hasattr(data, "dask"):
-        found = data[positions]
+        found = data[np.unravel_index(indices, shape)]
         _check_range(found)
         return Sample(indices, as_float32(found))
-    lazy = [data[tuple(int(i) for i in position)] for position in zip(*positions, strict=True)]
-    found = compute_here(*lazy)
+    indices, found = readable_patterns(data, indices)
     found = [np.asarray(x) for x in found]
     _check_range(found)
     return Sample(indices, np.stack([as_float32(x) for x in found]))

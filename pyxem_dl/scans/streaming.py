@@ -30,6 +30,11 @@ _GIVE_UP_AFTER = 8
 class NotRead:
     """Blocks that could not be read.
 
+    Parameters
+    ----------
+    any_read : bool
+        Whether others were read before.
+
     Attributes
     ----------
     indices : list of array of int
@@ -38,10 +43,10 @@ class NotRead:
         Why, for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, any_read: bool = False) -> None:
         self.indices: list[np.ndarray] = []
         self.errors: list[Exception] = []
-        self._any_read = False
+        self._any_read = any_read
 
     def add(self, indices: np.ndarray, error: Exception) -> None:
         """Note a block; the error is raised where none at all can be read."""
@@ -64,8 +69,8 @@ class NotRead:
         first = self.errors[0]
         warn(
             f"{len(missing)} patterns in {len(self.errors)} blocks could not be read (flat indices {_ranges(missing)}; "
-            f"{type(first).__name__}: {first}). They are not in the data of the result. A repeated call with output= "
-            "does only them, when the file is mended."
+            f"{type(first).__name__}: {first}). They are not in the data of the result. With output=, a repeated call "
+            "does only them, once they can be read."
         )
 
 
@@ -84,6 +89,7 @@ def stream(
     wanted: np.ndarray | None = None,
     blocks: Blocks | None = None,
     look: Callable | None = None,
+    any_read: bool = False,
 ) -> Iterator[Part]:
     """Call a step with batches of patterns and yield its results.
 
@@ -101,6 +107,8 @@ def stream(
         How the scan is read; by default as :func:`~pyxem_dl.scans.blocks.plan_blocks` says.
     look : callable, optional
         ``look(indices, patterns)`` sees each block as it was read, in the thread that reads.
+    any_read : bool
+        Others were read before: where none can be read now, it is a warning.
 
     Yields
     ------
@@ -124,7 +132,7 @@ def stream(
     data = as_scan(data)
     wanted = _checked(wanted, navigation_shape(data))
     blocks = plan_blocks(data, step.keep_every) if blocks is None else blocks
-    missing = NotRead()
+    missing = NotRead(any_read)
     device = computing.torch_device
     step.prepare(device)
     with runner_for(step, device, computing.batch_size) as runner:

@@ -11,15 +11,27 @@ import torch
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 
 
+class Detectors(NamedTuple):
+    """Calibrations of patterns that are drawn together, each on its own detector: like one, with tensors (n, 1).
+
+    ``scale`` and ``center`` along rows and columns, as of :class:`~pyxem_dl.frames.Calibration`; ``shape`` of all.
+    """
+
+    scale: tuple[torch.Tensor, torch.Tensor]
+    center: tuple[torch.Tensor, torch.Tensor]
+    shape: tuple[int, int]
+
+
 def draw_spots(
     kx: torch.Tensor,
     ky: torch.Tensor,
     electrons: torch.Tensor,
-    calibration: Calibration,
+    calibration: Calibration | Detectors,
     *,
-    disk_radius: float,
-    blur: float,
+    disk_radius: float | torch.Tensor,
+    blur: float | torch.Tensor,
     rocking_curve: Callable | None = None,
+    half: int | None = None,
 ) -> torch.Tensor:
     """Draw disks (or, with a small radius, spots) with sub-pixel positions.
 
@@ -29,28 +41,31 @@ def draw_spots(
         Centres in Å⁻¹.
     electrons : tensor, shape (n, m)
         Expected electrons of each disk; without a rocking curve exactly their sum.
-    calibration : Calibration
-        Of the detector.
-    disk_radius : float
+    calibration : Calibration or Detectors
+        Of the detector, or of one for each pattern.
+    disk_radius : float or tensor, shape (n, 1)
         In Å⁻¹.
-    blur : float
+    blur : float or tensor, shape (n, 1)
         Width (standard deviation) of the edge in pixels; a disk smaller than this is a
         Gaussian spot.
     rocking_curve : callable, optional
         Takes the position (qx, qy) in the disk, shape (n, m, p, p), in Å⁻¹, and
         returns the intensity there relative to the centre of the disk.
+    half : int, optional
+        How many pixels the disks reach to each side, at most (:func:`reach`); needed where `disk_radius` or `blur` is a
+        tensor.
 
     Returns
     -------
     tensor, shape (n, rows, columns)
         Expected electrons per pixel.
     """
-    if abs(calibration.scale[0] / calibration.scale[1] - 1) > 1e-3:
+    if isinstance(calibration, Calibration) and abs(calibration.scale[0] / calibration.scale[1] - 1) > 1e-3:
         raise ValueError(f"Disks are drawn on square pixels only, not {calibration.scale} Å⁻¹.")
     n, _ = kx.shape
     rows, columns = calibration.shape
     radius = disk_radius / calibration.scale[1]
-    half = math.ceil(radius + 2.5 * blur)
+    half = reach(radius, blur) if half is None else half
     row, column = k_to_pixel(kx, ky, calibration)
     margin = 2 * half + 1
     inside = (row > -half) & (row < rows + half) & (column > -half) & (column < columns + half)
@@ -61,10 +76,11 @@ def draw_spots(
     y = (r0 - row)[..., None] + step
     x = (c0 - column)[..., None] + step
     distance = torch.hypot(y[..., :, None], x[..., None, :])
-    patch = torch.special.erfc((distance - radius) * (1 / (blur * math.sqrt(2))))
+    patch = torch.special.erfc((distance - _over_pixels(radius)) * _over_pixels(1 / (blur * math.sqrt(2))))
     patch = patch / patch.sum((-1, -2), keepdim=True)
     if rocking_curve is not None:
-        qx, qy = pixel_to_k(y[..., :, None], x[..., None, :], calibration, center=(0, 0))
+        fine = calibration._replace(scale=[*map(_over_pixels, calibration.scale)]) if _is_several(calibration) else None
+        qx, qy = pixel_to_k(y[..., :, None], x[..., None, :], fine or calibration, center=(0, 0))
         patch = patch * rocking_curve(qx, qy)
     patch = patch * (electrons * inside)[..., None, None]
     width = columns + 2 * margin
@@ -74,6 +90,20 @@ def draw_spots(
     canvas.scatter_add_(1, index.reshape(n, -1), patch.reshape(n, -1))
     canvas = canvas.reshape(n, rows + 2 * margin, width)
     return canvas[:, margin : margin + rows, margin : margin + columns]
+
+
+def reach(radius: float, blur: float) -> int:
+    """How many pixels a disk of a radius (px) and a blurred edge reaches to each side."""
+    return math.ceil(radius + 2.5 * blur)
+
+
+def _is_several(calibration) -> bool:
+    return isinstance(calibration, Detectors)
+
+
+def _over_pixels(x):
+    """Shape numbers of patterns (n, 1) so that they go with the pixels of their disks (n, m, p, p)."""
+    return x[..., None, None] if isinstance(x, torch.Tensor) else x
 
 
 class Background(NamedTuple):
@@ -88,7 +118,7 @@ class Background(NamedTuple):
     center: torch.Tensor
 
 
-def expected_background(background: Background, calibration: Calibration) -> torch.Tensor:
+def expected_background(background: Background, calibration: Calibration | Detectors) -> torch.Tensor:
     """Evaluate backgrounds on a detector: (n, rows, columns), summing to 1 in each pattern."""
     rows, columns = calibration.shape
     device = background.profile.device
@@ -96,8 +126,8 @@ def expected_background(background: Background, calibration: Calibration) -> tor
     c = torch.arange(columns, device=device, dtype=torch.float32)
     kx, ky = pixel_to_k(r, c, calibration)
     k = torch.hypot(
-        kx[None, None, :] - background.center[:, 0, None, None],
-        ky[None, :, None] - background.center[:, 1, None, None],
+        kx.reshape(-1, 1, columns) - background.center[:, 0, None, None],
+        ky.reshape(-1, rows, 1) - background.center[:, 1, None, None],
     )
     m = background.profile.shape[1]
     index = (k * ((m - 1) / background.radius)).clamp_max(m - 1).long().reshape(len(k), -1)

@@ -70,7 +70,11 @@ class RandomNumbers:
 
     def _chosen(self, share, n: int) -> torch.Tensor:
         """Places among `n` to which something happens, on the device."""
-        return self._sent((self._numbers(0, 1, n) < share).nonzero()[:, 0])
+        return self._sent(self._chosen_numbers(share, n))
+
+    def _chosen_numbers(self, share, n: int) -> torch.Tensor:
+        """Places among `n` to which something happens, rising; on the CPU."""
+        return (self._numbers(0, 1, n) < share).nonzero()[:, 0]
 
     def _sent(self, x: torch.Tensor) -> torch.Tensor:
         return sent(x, self.device)

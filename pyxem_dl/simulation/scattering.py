@@ -70,7 +70,5 @@ def spot_intensity(
     azimuth = torch.arange(_PRECESSION_STEPS, device=error.device) + 0.5
     azimuth = azimuth * (math.pi / _PRECESSION_STEPS)
     swing = k * math.sin(math.radians(precession_angle))
-    total = 0
-    for cos in azimuth.cos():
-        total = total + function(error + swing * cos, thickness, extinction_distance)
-    return total / _PRECESSION_STEPS
+    cos = azimuth.cos().reshape(-1, *(1,) * max(error.ndim, swing.ndim))
+    return sum(function(error + swing * cos, thickness, extinction_distance)) / _PRECESSION_STEPS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -14,15 +15,19 @@ from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error_i
 from pyxem_dl.rotations import matmul, random_rotations
 from pyxem_dl.simulation.detector import (
     Background,
+    Detectors,
     beam_stop,
     draw_spots,
     expected_background,
+    reach,
 )
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 from pyxem_dl.simulation.scattering import SHAPE_FACTORS, spot_intensity
 
 _DETECTORS = 12
 _PROFILE_POINTS = 256
+# Reflections of a pattern; widths of the edges of disks in px; and values of all their pixels that are drawn at once
+_SPOTS, _BLUR, _DRAWN_AT_ONCE = 96, (0.35, 1.1), 2**27
 
 
 @dataclass(frozen=True)
@@ -174,24 +179,41 @@ class PatternSimulator(RandomNumbers):
         center = (pixels / 2 + self._numbers(-2, 2, 2)).tolist()
         return Calibration((scale, scale), tuple(center), (pixels, pixels), self.beam_energy)
 
-    # ---------------------------------------------------------------- one setup
+    # ---------------------------------------------------------------- setups
     def __call__(self, n: int | None = None) -> SimulatedPatterns:
         """Simulate the patterns of one setup."""
+        return self.several(1, n)[0]
+
+    def several(self, n_setups: int, n: int | None = None) -> list[SimulatedPatterns]:
+        """Simulate the patterns of several setups together: the operations that one takes, which is for devices.
+
+        Parameters
+        ----------
+        n_setups : int
+            Their detectors have the same number of pixels.
+        n : int, optional
+            Patterns of each, by default the settings'.
+        """
         s = self.settings
-        n = n or s.setup_size
-        calibration = self._choice(self._detectors)
+        each = n or s.setup_size
+        n = n_setups * each
+        calibrations = [self._choice(self._detectors)]
+        alike = [detector for detector in self._detectors if detector.shape == calibrations[0].shape]
+        calibrations += [self._choice(alike) for _ in range(n_setups - 1)]
         phase_id = self._uniform(0, len(self.phases), n).long().clamp_max(len(self.phases) - 1)
         rotations = random_rotations(n, self.generator)
+        # those that scatter alike lie side by side
+        optics = sorted((self._draw_optics(calibration) for calibration in calibrations), key=lambda o: o.scattering)
+        calibrations = [o.calibration for o in optics]
+        detector = self._together(calibrations, each)
         setup = _Setup(
-            calibration=calibration,
-            shape_factor=self._choice(s.shape_factors),
-            disk_radius=self._log_number(*s.disk_radius),
-            blur=self._number(0.35, 1.1),
-            precession_angle=self._number(*s.precession_angle) if self._is_so(s.precession_share) else 0.0,
+            detector, optics, [each] * n_setups,
+            disk_radius=self._column([o.disk_radius for o in optics], each),
+            blur=self._column([o.blur for o in optics], each),
             distortion=self._draw_distortion(n),
             coma=self._draw_coma(n),
-            center_error=s.center_error * self._normal(n, 2) * calibration.scale[0],
-        )
+            center_error=s.center_error * self._normal(n, 2) * detector.scale[0],
+        )  # fmt: skip
         electrons = self._log_uniform(*s.electrons, n)
         crystal = self._draw_crystal(phase_id, rotations, setup)
         empty = self._happens(s.empty_share, n) | (crystal.sum((1, 2)) == 0)
@@ -200,10 +222,40 @@ class PatternSimulator(RandomNumbers):
         expected = crystal * (~empty * electrons)[:, None, None]
         expected = expected + self._draw_background(electrons, setup)
         expected = expected + self._draw_ghosts(electrons, setup)
-        patterns, mask = self._detect(expected, setup)
-        return SimulatedPatterns(
-            patterns, rotations, torch.where(empty, -1, phase_id), calibration, mask
+        patterns, masks = self._detect(expected, setup)
+        columns = (x.split(each) for x in (patterns, rotations, torch.where(empty, -1, phase_id)))
+        return [SimulatedPatterns(*made) for made in zip(*columns, calibrations, masks, strict=True)]
+
+    def most_setups(self, n: int | None = None) -> int:
+        """How many setups of `n` patterns may be simulated together without filling a device's memory."""
+        s = self.settings
+        half = reach(s.disk_radius[1] / self.scale_range[0], _BLUR[1])
+        return max(1, _DRAWN_AT_ONCE // ((n or s.setup_size) * _SPOTS * (2 * half + 1) ** 2))
+
+    def _draw_optics(self, calibration: Calibration) -> _Optics:
+        s = self.settings
+        return _Optics(
+            calibration,
+            shape_factor=self._choice(s.shape_factors),
+            disk_radius=self._log_number(*s.disk_radius),
+            blur=self._number(*_BLUR),
+            precession_angle=self._number(*s.precession_angle) if self._is_so(s.precession_share) else 0.0,
         )
+
+    def _column(self, values: list[float], each: int):
+        """Numbers of setups, for each of their patterns: (n, 1); of a single one the number itself."""
+        if len(values) == 1:
+            return values[0]
+        return self._sent(torch.tensor(values)).repeat_interleave(each)[:, None]
+
+    def _together(self, calibrations: list[Calibration], each: int) -> Calibration | Detectors:
+        if len(calibrations) == 1:
+            return calibrations[0]
+        scale, center = (
+            tuple(self._column([getattr(c, name)[i] for c in calibrations], each) for i in (0, 1))
+            for name in ("scale", "center")
+        )
+        return Detectors(scale, center, calibrations[0].shape)
 
     def _draw_distortion(self, n: int) -> torch.Tensor:
         """Matrices (n, 2, 2): an error of the scale and an ellipse in any direction."""
@@ -224,17 +276,15 @@ class PatternSimulator(RandomNumbers):
 
     def _draw_crystal(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
         """Draw crystals without the direct beam: expected patterns, in arbitrary units."""
-        s, calibration = self.settings, setup.calibration
+        s, detector = self.settings, setup.detector
         n = len(phase_id)
-        spots = crystals.find_spots(self.table, phase_id, rotations, self.beam_energy)
+        spots = crystals.find_spots(self.table, phase_id, rotations, self.beam_energy, n_spots=_SPOTS)
         thickness = self._log_uniform(*s.thickness, n)[:, None]
         k2 = spots.kx**2 + spots.ky**2
         width = self._uniform(*s.intensity_jitter, n)[:, None]
         factor = torch.exp(width * self._normal(*k2.shape))
         factor = factor * torch.exp(-self._uniform(*s.debye_waller, n)[:, None] * k2 / 2)
-        shape, angle = setup.shape_factor, setup.precession_angle
         xi = spots.extinction_distance
-        resolved = setup.disk_radius > 1.2 * calibration.scale[0] and angle == 0
 
         def rocking_curve(qx, qy):
             expand = (..., None, None)
@@ -242,33 +292,41 @@ class PatternSimulator(RandomNumbers):
                 spots.excitation_error[expand],
                 spots.kx[expand], spots.ky[expand], qx, qy, self.wavelength,
             )
-            return spot_intensity(shape, error, thickness[expand], xi[expand])
+            return torch.cat([
+                spot_intensity(optics.shape_factor, error[here], thickness[here][expand], xi[here][expand])
+                if optics.is_resolved else torch.ones_like(error[here])
+                for optics, here in setup.alike()
+            ])  # fmt: skip
 
-        if not resolved:
-            factor = factor * spot_intensity(
-                shape, spots.excitation_error, thickness, xi,
-                k=k2.sqrt(), precession_angle=angle,
+        factor = torch.cat([
+            factor[here] if optics.is_resolved else factor[here] * spot_intensity(
+                optics.shape_factor, spots.excitation_error[here], thickness[here], xi[here],
+                k=k2[here].sqrt(), precession_angle=optics.precession_angle,
             )
+            for optics, here in setup.alike()
+        ])  # fmt: skip
+        resolved = any(optics.is_resolved for optics in setup.optics)
         kx, ky = setup.distort(spots.kx, spots.ky)
-        jitter = s.position_jitter * calibration.scale[0]
+        jitter = s.position_jitter * detector.scale[0]
         return draw_spots(
             kx + jitter * self._normal(*kx.shape),
             ky + jitter * self._normal(*kx.shape),
             torch.where(spots.structure_factor > 0, factor, 0.0),
-            calibration,
+            detector,
             disk_radius=setup.disk_radius,
             blur=setup.blur,
             rocking_curve=rocking_curve if resolved else None,
+            half=setup.half,
         )
 
     def _overlap(self, crystal: torch.Tensor, setup: _Setup) -> torch.Tensor:
         """Lay a second, weaker crystal over some of the patterns."""
-        chosen = self._chosen(self.settings.overlap_share, len(crystal))
-        if not len(chosen):
+        on_host = self._chosen_numbers(self.settings.overlap_share, len(crystal))
+        if not len(on_host):
             return crystal
-        n = len(chosen)
+        n, chosen = len(on_host), self._sent(on_host)
         phase_id = self._uniform(0, len(self.phases), n).long().clamp_max(len(self.phases) - 1)
-        part = setup.select(chosen)
+        part = setup.select(on_host.tolist(), chosen)
         second = self._draw_crystal(phase_id, random_rotations(n, self.generator), part)
         second = second / second.sum((1, 2), keepdim=True).clamp_min(1e-30)
         share = self._uniform(0.03, 0.45, n)[:, None, None]
@@ -294,13 +352,13 @@ class PatternSimulator(RandomNumbers):
             profile = profile + height * torch.exp(-(((k - center) / width) ** 2))
         shift = setup.center_error + 0.02 * self._normal(n, 2)
         background = expected_background(
-            Background(profile, radius, shift), setup.calibration
+            Background(profile, radius, shift), setup.detector
         )
         amount = electrons * self._log_uniform(*s.background, n)
         direct = draw_spots(
             setup.center_error[:, :1], setup.center_error[:, 1:],
             column(electrons * self._log_uniform(0.3, 100.0, n)),
-            setup.calibration, disk_radius=setup.disk_radius, blur=setup.blur,
+            setup.detector, disk_radius=setup.disk_radius, blur=setup.blur, half=setup.half,
         )
         return background * amount[:, None, None] + direct
 
@@ -311,23 +369,26 @@ class PatternSimulator(RandomNumbers):
         amount = amount * self._happens(self.settings.ghost_share, n)
         k = self._uniform(0.1, 1.0, n) * self.reciprocal_radius
         angle = self._uniform(0, 2 * math.pi, n)
+        radii = [self._log_number(0.01, 0.1) for _ in setup.optics]
         return draw_spots(
-            (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None],
-            setup.calibration,
-            disk_radius=self._log_number(0.01, 0.1), blur=setup.blur,
-        )
+            (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None], setup.detector,
+            disk_radius=self._column(radii, n // len(radii)), blur=setup.blur,
+            half=max(reach(r / o.calibration.scale[1], o.blur) for r, o in zip(radii, setup.optics, strict=True)),
+        )  # fmt: skip
 
     def _detect(self, expected: torch.Tensor, setup: _Setup):
         """Count electrons, and add the detector's faults."""
         s, n = self.settings, len(expected)
-        stop = mask = None
-        if self._is_so(s.beam_stop_share):
-            stop = beam_stop(
-                setup.calibration, self._number(0.05, 0.2), self._number(0.02, 0.12), self._number(0, 2 * math.pi),
-                self.device,
-            )  # fmt: skip
-            expected = expected * ~stop
-            mask = stop if self._is_so(0.5) else None
+        masks = []
+        for optics, here in setup.each():
+            masks.append(None)
+            if self._is_so(s.beam_stop_share):
+                stop = beam_stop(
+                    optics.calibration, self._number(0.05, 0.2), self._number(0.02, 0.12),
+                    self._number(0, 2 * math.pi), self.device,
+                )  # fmt: skip
+                expected[here] *= ~stop
+                masks[-1] = stop if self._is_so(0.5) else None
         patterns = torch.poisson(expected.clamp(0, 1e8), generator=self.generator)
         faulty = self._chosen(s.fault_share, n)
         if len(faulty):
@@ -347,18 +408,42 @@ class PatternSimulator(RandomNumbers):
             level = patterns[clean].mean((1, 2), keepdim=True)
             level = level * self._uniform(0.1, 1.0, len(clean), 1, 1)
             patterns[clean] = (patterns[clean] - level).clamp_min(0)
-        return patterns, mask
+        return patterns, masks
 
 
 @dataclass(frozen=True)
-class _Setup:
-    """What the patterns of one call share, and the distortions of each."""
+class _Optics:
+    """What the patterns of one setup share."""
 
     calibration: Calibration
     shape_factor: str
     disk_radius: float
     blur: float
     precession_angle: float
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the insides of disks are seen."""
+        return self.disk_radius > 1.2 * self.calibration.scale[0] and self.precession_angle == 0
+
+    @property
+    def scattering(self) -> tuple:
+        """What says how reflections are excited."""
+        return self.is_resolved, self.precession_angle, self.shape_factor
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What the patterns of each setup of one call share, one after the other, and the distortions of each pattern.
+
+    The numbers of several setups are tensors (n, 1), those of a single one numbers.
+    """
+
+    detector: Calibration | Detectors
+    optics: list[_Optics]
+    counts: list[int]
+    disk_radius: float | torch.Tensor
+    blur: float | torch.Tensor
     distortion: torch.Tensor
     coma: torch.Tensor
     center_error: torch.Tensor
@@ -370,9 +455,33 @@ class _Setup:
         k = k + self.center_error[:, None]
         return k[..., 0], k[..., 1]
 
-    def select(self, index):
-        """Return the setup of some of the patterns."""
+    @property
+    def half(self) -> int:
+        """How many pixels the largest disks reach to each side."""
+        return max(reach(o.disk_radius / o.calibration.scale[1], o.blur) for o in self.optics)
+
+    def each(self) -> list[tuple[_Optics, slice]]:
+        """Each setup, and its patterns."""
+        ends = list(accumulate(self.counts))
+        return [(o, slice(end - n, end)) for o, n, end in zip(self.optics, self.counts, ends, strict=True)]
+
+    def alike(self) -> list[tuple[_Optics, slice]]:
+        """Setups that scatter alike, by the first of them, and their patterns."""
+        groups = (list(group) for _, group in groupby(self.each(), key=lambda one: one[0].scattering))
+        return [(group[0][0], slice(group[0][1].start, group[-1][1].stop)) for group in groups]
+
+    def select(self, numbers: list[int], index: torch.Tensor) -> _Setup:
+        """Return the setups of some of the patterns, by their rising `numbers` and the same on the device."""
+
+        def of(x):
+            return x[index] if isinstance(x, torch.Tensor) else x
+
+        detector = self.detector
+        if isinstance(detector, Detectors):
+            scale, center = (tuple(map(of, both)) for both in (detector.scale, detector.center))
+            detector = detector._replace(scale=scale, center=center)
+        counts = [sum(here.start <= i < here.stop for i in numbers) for _, here in self.each()]
         return _Setup(
-            self.calibration, self.shape_factor, self.disk_radius, self.blur,
-            self.precession_angle, self.distortion[index], self.coma[index], self.center_error[index],
-        )
+            detector, self.optics, counts, of(self.disk_radius), of(self.blur), of(self.distortion), of(self.coma),
+            of(self.center_error),
+        )  # fmt: skip

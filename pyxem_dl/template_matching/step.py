@@ -46,12 +46,13 @@ class Templates:
         phases = [phase_from_dict(entry) for entry in state["phases"]]
         self.__dict__.update(state | {"phases": phases})
 
-    def make(self) -> TemplateBank | PyxemMatcher:
-        """Simulate them, on one core, so that every process has the same bits."""
+    def make(self, device: torch.device | str = "cpu") -> TemplateBank | PyxemMatcher:
+        """Simulate them, ours on the device; a CPU does it on one core, so that every process has the same bits."""
+        where = {"device": device} if self.engine == "torch" else {}
         with on_one_core():
             return _MAKERS[self.engine].from_phases(
                 self.phases, self.beam_energy, self.reciprocal_radius, self.resolution,
-                max_excitation_error=self.max_excitation_error,
+                max_excitation_error=self.max_excitation_error, **where,
             )  # fmt: skip
 
 
@@ -68,11 +69,16 @@ class TemplateStep(Step):
         Orientations to keep for each pattern.
     spots : SpotReader, optional
         Reads the tables of vectors that are matched in the place of patterns.
+    device : torch.device or str
+        Where the templates are made at first.
     """
 
-    def __init__(self, templates: Templates, scan: Scan, n_best: int, spots: SpotReader | None = None) -> None:
+    def __init__(
+        self, templates: Templates, scan: Scan, n_best: int, spots: SpotReader | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         self.templates, self.scan, self.n_best, self.spots = templates, scan, n_best, spots
-        self.bank = templates.make()
+        self.bank = templates.make(device)
         self._mask = scan.signal_mask
         by_pyxem = templates.engine == "pyxem"
         # pyxem prepares grid and templates anew for each batch, and draws on all cores itself
@@ -90,7 +96,7 @@ class TemplateStep(Step):
     def prepare(self, device: torch.device) -> None:
         """Make the templates, if they are not made, and bring them to the device."""
         if self.bank is None:
-            self.bank = self.templates.make()
+            self.bank = self.templates.make(device)
         if self.templates.engine == "torch":
             self.bank.to(device)
             self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)

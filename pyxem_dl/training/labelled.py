@@ -22,7 +22,7 @@ from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfi
 from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
-    add_comparison,
+    add_verifier,
     fit_certainty,
     fit_score_threshold,
     validate,
@@ -153,7 +153,7 @@ def train_labelled(
     modules = []
     for stage in configuration.stages():
         if stage == "verify" and model.network.comparison is None:
-            _add_comparison(model.network, phases, configuration, scans, recipe)
+            _add_verifier(model.network, phases, configuration, scans, recipe)
         module = LabelledTraining(model.network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
@@ -356,7 +356,7 @@ def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe
     return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, settings.setup_size))
 
 
-def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: TrainingConfiguration | None) -> None:
+def _add_verifier(network, phases, c: LabelledConfiguration, scans, recipe: TrainingConfiguration | None) -> None:
     """Give the polar network what it needs to verify its proposals: the phases' reflections.
 
     Measured scans are distorted as the simulated ones of the recipe are, or as those of a training by default.
@@ -370,7 +370,7 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: Tr
     device = network.nodes.device
     table = ReflectionTable.stack([reflections(p, c.reciprocal_radius) for p in phases], energy, device)
     like = recipe or TrainingConfiguration(beam_energy=energy, reciprocal_radius=c.reciprocal_radius)
-    add_comparison(network, table, c.reciprocal_radius, energy, like.displacement)
+    add_verifier(network, table, c.reciprocal_radius, energy, like.displacement)
 
 
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:
@@ -393,7 +393,7 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
         network.calibrate(*validation["region"])
     fit_certainty(network, *validation["region"])
     model.network, model.name, model.description = network, name, description
-    model.spread_fit = _fit_spread(model, *validation["region"])
+    model.uncertainty_fit = _fit_uncertainty(model, *validation["region"])
     if isinstance(last.batches, MixedBatches):
         score = fit_score_threshold(network, last.batches.simulated, c.seed)
         model.thresholds = model.thresholds | {"score": score}
@@ -413,8 +413,8 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     return model
 
 
-def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
-    """Factor and floor with which the spread of predictions drawn with dropout is as large as the errors."""
+def _fit_uncertainty(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:
+    """Factor and floor with which the uncertainty of predictions drawn with dropout is as large as the errors."""
     there = phase_id >= 0
     if not model.has_dropout or not there.any():
         return 1.0, 0.0
@@ -423,23 +423,23 @@ def _fit_spread(model: OrientationModel, inputs, rotations, phase_id) -> tuple[f
             SampledOrientations.of(model.network.samples(x, _SAMPLES), model.network.operations)
             for x in inputs[there].split(64)
         ]
-    found, phase, spread = (torch.cat([getattr(p, field) for p in parts]) for field in (
-        "rotations", "phase_id", "spread"
+    found, phase, uncertainty = (torch.cat([getattr(p, field) for p in parts]) for field in (
+        "rotations", "phase_id", "uncertainty"
     ))  # fmt: skip
     error = torch.rad2deg(symmetry.disorientation_angle(
         found[:, 0], rotations[there], model.network.operations[phase_id[there]], modulo_180=True
     ))  # fmt: skip
     # between two phases there is no disorientation
     same = phase[:, 0] == phase_id[there]
-    return fit_spread(torch.rad2deg(spread[same]), error[same]) if same.any() else (1.0, 0.0)
+    return fit_uncertainty(torch.rad2deg(uncertainty[same]), error[same]) if same.any() else (1.0, 0.0)
 
 
-def fit_spread(spread: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:
-    """Fit ``expected error² = (factor · spread)² + floor²`` to pairs of spreads and errors.
+def fit_uncertainty(uncertainty: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:
+    """Fit ``expected error² = (factor · uncertainty)² + floor²`` to pairs of how far predictions lie apart, and errors.
 
     Parameters
     ----------
-    spread, error : tensor, shape (n,)
+    uncertainty, error : tensor, shape (n,)
         In degrees.
 
     Returns
@@ -451,7 +451,7 @@ def fit_spread(spread: torch.Tensor, error: torch.Tensor) -> tuple[float, float]
     error = error.clamp_min(0.05)
 
     def loss(factor, floor):
-        square = (factor * spread).square() + floor**2
+        square = (factor * uncertainty).square() + floor**2
         return float((1.5 * (error.square() / square + square.log())).mean())
 
     factors = torch.logspace(-1, 2, 61).tolist()

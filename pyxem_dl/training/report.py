@@ -153,7 +153,7 @@ def labelled_card(model, modules, scans) -> str:
         f"{r[f'{kind}within_2_modulo_180']:.1%} | {r[f'{kind}median_modulo_180']:.2f}° |"
         for kind, title in kinds.items()
     )
-    factor, floor = model.spread_fit
+    factor, floor = model.uncertainty_fit
     energy = model.domain.get("beam_energy")
     return f"""# {model.name}
 

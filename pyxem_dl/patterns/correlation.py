@@ -76,8 +76,8 @@ class CorrelationLayer(nn.Module):
         """Correlate patterns (n, rows, columns) with their probe, (size, size) or (n, size, size)."""
         kernels = self._kernels(probe if probe.ndim == 3 else probe[None])
         size, (rows, columns) = kernels.shape[-1], patterns.shape[1:]
-        # room enough that nothing comes back in at the other side: what leaves on both sides shares it
-        shape = tuple(_even(n + math.ceil(_RING[1] * self.radius) + 1) for n in (rows, columns))
+        # room enough that nothing comes back in at the other side
+        shape = tuple(_even(n + 2 * math.ceil(_RING[1] * self.radius) + 1) for n in (rows, columns))
         crop = min(size // 2, math.ceil(_RING[1] * self.radius) + 1)
         middle = slice(size // 2 - crop, size // 2 + crop + 1)
         kernels = kernels[..., middle, middle]

@@ -5,19 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import TypeAlias
+    from typing import Literal, TypeAlias
 
     import numpy as np
+    from hyperspy.signals import BaseSignal
     from orix.crystal_map import CrystalMap, Phase
-    from pyxem.signals import Diffraction2D, DiffractionVectors
+    from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 
     File: TypeAlias = str | Path
     #: What crystals are given as: phases, or CIF files
     Phases: TypeAlias = Phase | File | Iterable[Phase | File]
-    #: Pairs of a scan and its labels, each itself or its file
-    LabelledScans: TypeAlias = Sequence[tuple[Diffraction2D | File, CrystalMap | File]]
-    #: True where something is left out
-    Mask: TypeAlias = np.ndarray
+    #: Calibrated patterns, in memory or lazy
+    Patterns: TypeAlias = Diffraction2D
     Vectors: TypeAlias = DiffractionVectors
+    #: Where the direct beam is: searched for, (row, column) in px, one for each pattern, or pyxem's
+    Center: TypeAlias = Literal["auto"] | tuple[float, float] | np.ndarray | BeamShift
+    #: The probe as an image, or as a signal of vacuum patterns
+    ProbeImage: TypeAlias = np.ndarray | BaseSignal
+    #: Crystal maps, or their files
+    Map: TypeAlias = CrystalMap | File
+    Maps: TypeAlias = Map | Mapping[str, Map]
+    #: Pairs of a scan and its labels, each itself or its file
+    LabelledScans: TypeAlias = Sequence[tuple[Diffraction2D | File, Map]]

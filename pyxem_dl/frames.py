@@ -24,8 +24,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hyperspy.signals import BaseSignal
 
 # Planck constant x speed of light (keV Angstrom) and electron rest energy (keV), CODATA 2018
 _HC = 12.398419843320026
@@ -198,7 +202,7 @@ class Calibration:
         return replace(self, **changes)
 
     @classmethod
-    def from_signal(cls, signal, beam_energy: float | None = None) -> Calibration:
+    def from_signal(cls, signal: BaseSignal, beam_energy: float | None = None) -> Calibration:
         """Read a diffraction signal's axes and metadata.
 
         Parameters

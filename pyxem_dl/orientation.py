@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
 from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
 
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.annotations import Center, Patterns
+
 __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation", "to_orientation_map"]
 
 # More modes than this no distribution has; and so many predictions take a thousand times as long as one
@@ -23,14 +29,14 @@ _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
 
 
 def predict_orientation(
-    signal,
+    signal: Patterns,
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     *,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -39,7 +45,7 @@ def predict_orientation(
     overwrite: bool = False,
     on_part: Callable | None = None,
     on_message: Callable | None = None,
-):
+) -> CrystalMap:
     """Predict the crystal orientation at every position of a scan with a trained network.
 
     Parameters
@@ -135,14 +141,14 @@ def predict_orientation(
 
 
 def iter_predict_orientation(
-    signal,
+    signal: Patterns,
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
     *,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",

@@ -221,16 +221,16 @@ def test_a_phase_without_symmetry_is_not_kept(tmp_path):
 # ------------------------------------------------------------------ recipes and bombs
 @pytest.mark.parametrize("name", ["al-200kv", "linio2-200kv", "mgo-300kv"])
 def test_bundled_recipes_make_the_networks_that_are_bundled(name):
-    """The comparison that a recipe gives is that of the weights."""
+    """The verifier that a recipe gives is that of the weights."""
     from pyxem_dl.simulation import PatternSimulator
-    from pyxem_dl.training.learning import add_comparison
+    from pyxem_dl.training.learning import add_verifier
 
     model = load_model(name)
     c = TrainingConfiguration.from_dict(model.training)
     simulator = PatternSimulator(model.phases, c.beam_energy, c.reciprocal_radius, c.simulation)
     arguments = {key: value for key, value in model.network.arguments.items() if key != "comparison"}
     network = networks.build_network("polar", **arguments)
-    add_comparison(network, simulator.table, c.reciprocal_radius, c.beam_energy, c.displacement)
+    add_verifier(network, simulator.table, c.reciprocal_radius, c.beam_energy, c.displacement)
     made, bundled = network.state_dict(), model.network.state_dict()
     assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in bundled.items()}
     assert network.comparison.n_radial == model.network.comparison.n_radial
@@ -242,18 +242,18 @@ def test_trainings_on_simulated_and_labelled_patterns_verify_alike(radius, n_rad
     """A spot at the rim is displaced by up to 5 % of the radius: by more than 0.1 Å⁻¹ it leaves three sample points."""
     from types import SimpleNamespace
 
-    from pyxem_dl.training.labelled import _add_comparison
+    from pyxem_dl.training.labelled import _add_verifier
 
     arguments = {"n_k": 12, "n_phi": 24, "phi_steps": 12, "width": 8, "depth": 1, "kernel": 5, "resolution": 12.0}
     network = networks.build_network("polar", laue_groups=["m-3m"], **arguments)
     scans = [SimpleNamespace(calibration=SimpleNamespace(beam_energy=200.0))]
-    _add_comparison(network, [make_phase()], SimpleNamespace(reciprocal_radius=radius), scans, None)
+    _add_verifier(network, [make_phase()], SimpleNamespace(reciprocal_radius=radius), scans, None)
     assert network.comparison.n_radial == n_radial
     # a model that is adapted has the distortions of its own training
     recipe = TrainingConfiguration.from_dict({
         "beam_energy": 200, "reciprocal_radius": radius, "simulation": {"scale_error": [-0.2, 0.2]},
     })  # fmt: skip
-    _add_comparison(network, [make_phase()], SimpleNamespace(reciprocal_radius=radius), scans, recipe)
+    _add_verifier(network, [make_phase()], SimpleNamespace(reciprocal_radius=radius), scans, recipe)
     assert network.comparison.n_radial == 5
 
 

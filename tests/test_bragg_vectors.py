@@ -7,7 +7,16 @@ import torch
 from pyxem.signals import DiffractionVectors, ElectronDiffraction2D, LazyElectronDiffraction2D
 from pyxem.signals.diffraction_vectors import LazyDiffractionVectors
 
-from pyxem_dl.bragg_vectors import COLUMNS, DiskMatcher, match_disks, to_diffraction_vectors, to_py4dstem
+from pyxem_dl.bragg_vectors import (
+    COLUMNS,
+    DiskMatcher,
+    bragg_vectors_to_file,
+    match_disks,
+    to_diffraction_vectors,
+    to_py4dstem,
+)
+from pyxem_dl.bragg_vectors.finders import CorrelationFinder
+from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.frames import Calibration
 from pyxem_dl.metrics.disks import match_points, score_disks
 from pyxem_dl.patterns.probes import Probe
@@ -346,11 +355,10 @@ class Stop(Exception):
 def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, capsys):
     import hyperspy.api as hs
 
-    from pyxem_dl.bragg_vectors import bragg_vectors_to_file, search
-
+    monkeypatch.setattr(CorrelationFinder, "micro_batch", 2)
     signal, path, seen = make_signal(scan), tmp_path / "v.hspy", []
     whole = match_disks(signal, PROBE, **QUIET)
-    original = search.Step.__call__
+    original = DiskStep.__call__
 
     def stops(self, patterns, indices):
         if seen:
@@ -358,17 +366,17 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
         seen.extend(indices)
         return original(self, patterns, indices)
 
-    monkeypatch.setattr(search.Step, "__call__", stops)
+    monkeypatch.setattr(DiskStep, "__call__", stops)
     with pytest.raises(Stop):
-        bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
+        match_disks(signal, PROBE, output=path, batch_size=2, **QUIET)
     assert not path.exists() and "2 of 6 patterns are saved" in capsys.readouterr().out
 
     def counts(self, patterns, indices):
         seen.extend(indices)
         return original(self, patterns, indices)
 
-    monkeypatch.setattr(search.Step, "__call__", counts)
-    vectors = bragg_vectors_to_file(signal, path, None, PROBE, batch_size=2, **QUIET)
+    monkeypatch.setattr(DiskStep, "__call__", counts)
+    vectors = match_disks(signal, PROBE, output=path, batch_size=2, **QUIET)
     assert "Continuing after 2 patterns" in capsys.readouterr().out
     assert sorted(seen) == list(range(6)) and not (tmp_path / "v.hspy.partial").exists()
     for table, expected, saved in zip(
@@ -379,20 +387,30 @@ def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, c
 
 
 def test_other_settings_begin_anew(scan, tmp_path, capsys):
-    from pyxem_dl.partial_results import PartialResults
+    path = tmp_path / "v.zarr"
+    match_disks(make_signal(scan), PROBE, output=path, **QUIET)
+    with pytest.raises(FileExistsError, match="belongs to another signal, model or setting"):
+        match_disks(make_signal(scan), PROBE, output=path, max_peaks=3, **QUIET)
+    found = match_disks(make_signal(scan), PROBE, output=path, max_peaks=3, overwrite=True, **QUIET)
+    assert "starting again. It was renamed to v.zarr.old" in capsys.readouterr().out
+    assert max(len(table) for table in found.data.ravel()) == 3
 
-    from pyxem_dl.bragg_vectors import FoundDisks, bragg_vectors_to_file
 
-    path = tmp_path / "v.hspy"
-    PartialResults(path, "another").save(FoundDisks(6))
-    bragg_vectors_to_file(make_signal(scan), path, None, PROBE, **QUIET)
-    assert "belongs to another signal, model or setting: starting again" in capsys.readouterr().out
+def test_the_function_for_files_finds_what_the_methods_find(scan, tmp_path):
+    found = bragg_vectors_to_file(make_signal(scan), tmp_path / "v.hspy", None, PROBE, **QUIET)
+    for table, expected in zip(found.data.ravel(), match_disks(make_signal(scan), PROBE, **QUIET).data.ravel()):
+        np.testing.assert_array_equal(table, expected)
+    assert (tmp_path / "v.hspy").is_file()
+
+
+def test_later_and_into_a_file_exclude_each_other(scan, tmp_path):
+    with pytest.raises(ValueError, match="lazy_output computes later, and output= now: give one of them"):
+        match_disks(make_signal(scan), PROBE, output=tmp_path / "v.hspy", lazy_output=True, **QUIET)
 
 
 def test_an_interrupted_search_gives_what_was_done(scan, monkeypatch):
-    from pyxem_dl.bragg_vectors import search
-
-    original, seen = search.Step.__call__, []
+    monkeypatch.setattr(CorrelationFinder, "micro_batch", 2)
+    original, seen = DiskStep.__call__, []
 
     def stops(self, patterns, indices):
         if seen:
@@ -400,7 +418,7 @@ def test_an_interrupted_search_gives_what_was_done(scan, monkeypatch):
         seen.extend(indices)
         return original(self, patterns, indices)
 
-    monkeypatch.setattr(search.Step, "__call__", stops)
+    monkeypatch.setattr(DiskStep, "__call__", stops)
     with pytest.warns(UserWarning, match="Interrupted after 2 of 6 patterns"):
         found = match_disks(make_signal(scan), PROBE, batch_size=2, **QUIET)
     assert [len(table) > 0 for table in found.data.ravel()] == [True] * 2 + [False] * 4

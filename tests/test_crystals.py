@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from diffpy.structure import Lattice, Structure
 from diffsims.generators.simulation_generator import SimulationGenerator
 from diffsims.utils.sim_utils import (
@@ -18,10 +19,12 @@ from sample_phases import STRUCTURES, cell_atoms, phase, raw_phase
 from pyxem_dl.crystals import (
     fractional_coordinates,
     load_phases,
+    near_ewald_sphere,
     phase_from_dict,
     phase_to_dict,
     reflections,
 )
+from pyxem_dl.frames import electron_wavelength
 
 MGO_CIF = """data_MgO
 _cell_length_a 4.217
@@ -246,3 +249,23 @@ def test_dictionary_round_trip(name):
 def test_fractional_coordinates_of_an_oblique_cell():
     coordinates = fractional_coordinates(raw_phase("LiNiO2", full=True).structure)
     np.testing.assert_allclose(coordinates, cell_atoms("LiNiO2")[1], atol=1e-9)
+
+
+def test_reflections_near_the_ewald_sphere_of_one_turned_vector():
+    """A vector along x is turned to where the sphere passes, and a little beyond."""
+    wavelength, length = electron_wavelength(200), 1.0
+    # on the sphere about (0, 0, 1 / wavelength): z = 1 / wavelength - sqrt(1 / wavelength² - x²) with x² + z² = length²
+    tilt = np.arcsin(wavelength * length / 2)
+    angles = torch.tensor([tilt, tilt + 0.01, 0.0], dtype=torch.float64)
+    # turns the crystal about y, so that x comes to (cos, 0, sin)
+    q = torch.stack([(angles / 2).cos(), 0 * angles, (angles / 2).sin(), 0 * angles], dim=-1)
+    g = torch.tensor([[length, 0.0, 0.0], [0.0, length, 0.0]], dtype=torch.float64)
+    lab, error, near = near_ewald_sphere(g, q, wavelength, 0.005)
+    assert lab.shape == (3, 2, 3) and lab.dtype == torch.float64
+    torch.testing.assert_close(lab[:, 0], torch.stack([angles.cos(), 0 * angles, angles.sin()], dim=-1))
+    assert abs(float(error[0, 0])) < 1e-12
+    assert error[1:, 0].abs().min() > 0.005
+    assert near[:, 0].tolist() == [True, False, False]
+    # one list of vectors for all, or one for each
+    again = near_ewald_sphere(g.expand(3, 2, 3), q, wavelength, 0.005)
+    torch.testing.assert_close(again[0], lab)

@@ -61,7 +61,7 @@ def test_what_says_that_memory_is_full():
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
-def test_portions_give_what_the_whole_gives(size):
+def test_micro_batches_give_what_the_whole_gives(size):
     x, y = torch.arange(20.0).reshape(10, 2), torch.arange(10.0)
 
     def function(x, y, nothing):

@@ -216,6 +216,13 @@ def test_frames_of_an_arina_scan_in_blocks_of_any_size(tmp_path, patterns, monke
     assert not in_memory.original_metadata.arina.pixel_mask.any()
 
 
+@pytest.mark.parametrize("energy, found", [(80e3, 80), (8041.0, None), (0.0, None)])
+def test_the_energy_of_an_arina_scan_is_that_of_electrons(tmp_path, patterns, energy, found):
+    write_arina(tmp_path / "scan_master.h5", patterns[0][..., :20, :20], energy=energy)
+    signal = pyxem_dl.load_arina(tmp_path / "scan_master.h5")
+    assert signal.metadata.get_item("Acquisition_instrument.TEM.beam_energy") == found
+
+
 def test_the_shape_of_an_arina_scan(tmp_path, patterns):
     counts = patterns[0].reshape(6, 128, 128)
     master = tmp_path / "scan_master.h5"

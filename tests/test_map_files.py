@@ -15,7 +15,14 @@ from orix.quaternion import Rotation
 
 from pyxem_dl.files import claimed, replacing
 from pyxem_dl.results.labels import read_labels
-from pyxem_dl.results.map_files import _in_ascii, _to_micrometres, check_map_path, save_map
+from pyxem_dl.results.map_files import (
+    _in_ascii,
+    _to_micrometres,
+    bounding_box,
+    check_map_path,
+    copied_map,
+    save_map,
+)
 
 CUBIC = ("Al", 225, (4.05, 4.05, 4.05, 90, 90, 90))
 TRIGONAL = ("LiNiO2", 166, (2.88, 2.88, 14.19, 90, 90, 120))
@@ -322,3 +329,17 @@ def test_a_file_is_written_by_one_process(tmp_path):
         other.communicate("\n", timeout=60)
     save_map(tmp_path / "map.h5", make_map())
     assert [p.name for p in tmp_path.iterdir()] == ["map.h5"]
+
+
+def test_a_copy_with_other_data_leaves_the_map_as_it_is():
+    xmap = make_map(shape=(3, 4), missing=False)
+    part = xmap[1:, 2:]
+    box = bounding_box(part).reshape(3, 4)
+    assert box[1:, 2:].all() and box.sum() == 4
+    corners = np.zeros((3, 4), bool)
+    corners[0, 1] = corners[2, 2] = True
+    copy = copied_map(xmap, corners.ravel())
+    assert copy.id.tolist() == [1, 10] and bounding_box(copy).sum() == 6
+    whole = copied_map(copy, np.ones(12, bool))
+    assert whole.shape == xmap.shape == (3, 4) and part.shape == (2, 2)
+    np.testing.assert_array_equal(whole.prop["scores"], xmap.prop["scores"])

@@ -1,4 +1,4 @@
-"""The polar network: equivariance, labels, modes, and the comparison."""
+"""The polar network: equivariance, labels, modes, and the verifier."""
 
 import math
 
@@ -8,7 +8,7 @@ from orix.crystal_map import Phase
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks import build_network
-from pyxem_dl.networks.comparison import PolarView
+from pyxem_dl.networks.verifier import PolarView
 
 
 def small(laue_groups=("m-3m",), **more):
@@ -100,22 +100,22 @@ def test_phases_share_the_distribution():
     assert set(found.phase_id.flatten().tolist()) <= {0, 1}
 
 
-def test_comparison_corrects_in_the_frame_of_the_pattern():
+def test_verifier_corrects_in_the_frame_of_the_pattern():
     """Turned pattern, turned candidate: the same score, and the same correction, turned."""
     network = small(comparison={"n_reflections": 12, "reciprocal_radius": 1.5, "beam_energy": 200.0})
-    comparison = network.comparison
+    verifier = network.comparison
     generator = torch.Generator().manual_seed(5)
-    comparison.g.copy_(torch.rand(1, 12, 3, generator=generator) - 0.5)
-    comparison.structure_factor.fill_(1.0)
-    comparison.extinction_distance.fill_(500.0)
-    torch.nn.init.normal_(comparison.correction.weight, std=0.1)
+    verifier.g.copy_(torch.rand(1, 12, 3, generator=generator) - 0.5)
+    verifier.structure_factor.fill_(1.0)
+    verifier.extinction_distance.fill_(500.0)
+    torch.nn.init.normal_(verifier.correction.weight, std=0.1)
     polar = torch.rand(1, 2, 64, 144, generator=generator)
     q = rot.exponential(torch.tensor([[[0.02, 0.01, 0.3]]]))
     step = torch.tensor(10 * 2 * math.pi / 144)
     arguments = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1)
     with torch.inference_mode():
-        score, better = comparison.improve(PolarView.of(polar), q, *arguments)
-        turned = comparison.improve(
+        score, better = verifier.improve(PolarView.of(polar), q, *arguments)
+        turned = verifier.improve(
             PolarView.of(polar.roll(10, dims=-1)), rot.rotate_in_plane(q, step), *arguments
         )
     torch.testing.assert_close(turned[0], score, atol=1e-4, rtol=0)

@@ -1,3 +1,5 @@
+import threading
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -6,11 +8,10 @@ from fake_network import FakeNetwork, make_model, make_phase
 from orix import io
 from orix.crystal_map import CrystalMap
 from orix.quaternion import Rotation
-from pyxem_dl.partial_results import PartialResults
 
-from pyxem_dl import models, networks, predict_orientation, to_orientation_map
+from pyxem_dl import iter_predict_orientation, models, networks, open_result, predict_orientation, to_orientation_map
 from pyxem_dl.frames import Calibration, beam_shift_to_center
-from pyxem_dl.orientation import predict_orientation_to_file
+from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.results import maps
 from pyxem_dl.scans import Scan
 
@@ -358,75 +359,157 @@ def test_an_interrupted_prediction_keeps_what_is_done(scan, monkeypatch):
             predict_orientation(make_signal(scan), make_model(), **QUIET)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, capsys, error):
+@pytest.mark.parametrize("ending", [".h5", ".ang", ".ctf", ".zarr"])
+def test_a_map_goes_into_a_file(scan, tmp_path, ending):
+    path = tmp_path / f"map{ending}"
+    xmap = predict_orientation(make_signal(scan), make_model(), output=path, **QUIET)
+    expected = predict_orientation(make_signal(scan), make_model(), **QUIET)
+    np.testing.assert_array_equal(xmap.rotations.data, expected.rotations.data)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    if ending == ".zarr":
+        saved = open_result(path)
+    else:
+        saved = io.load(str(path))
+    assert saved.shape == (4, 5)
+    assert turned_by(saved.rotations, expected.rotations).max() < 0.1
+
+
+def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
     path, mask = tmp_path / "map.h5", np.arange(20).reshape(4, 5) == 7
     lazy = make_signal(da.from_array(scan, chunks=(2, 2, -1, -1)))
     options = QUIET | {"batch_size": 3, "n_best": 2, "navigation_mask": mask}
     with monkeypatch.context() as patch:
-        Interrupting(patch, 3, error)
-        with pytest.raises(error):
-            predict_orientation_to_file(lazy, make_model(), path, **options)
+        Interrupting(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            predict_orientation(lazy, make_model(), output=path, **options)
     assert "9 of 19 patterns are saved in" in capsys.readouterr().out
     assert not path.exists() and (tmp_path / "map.h5.partial").exists()
     with monkeypatch.context() as patch:
         counter = Interrupting(patch, 99)
-        xmap = predict_orientation_to_file(lazy, make_model(), path, **(options | {"batch_size": 5}))
-        assert counter.calls == 2
+        xmap = predict_orientation(lazy, make_model(), output=path, **options)
+        assert counter.calls == 4
     assert "Continuing after 9 patterns" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ["map.h5"]
     expected = predict_orientation(lazy, make_model(), **options)
-    saved = io.load(str(path))
-    for found in (xmap, saved):
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
-        assert turned_by(found.rotations, expected.rotations).max() < 1e-3
-
-
-@pytest.mark.parametrize("change", ["model", "data", "n_best", "mask", "center", "damage"])
-def test_what_another_run_left_is_not_taken(scan, tmp_path, monkeypatch, capsys, change):
-    path = tmp_path / "map.h5"
-    with monkeypatch.context() as patch:
-        Interrupting(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            predict_orientation_to_file(make_signal(scan), make_model(), path, batch_size=3, **QUIET)
-    model, data, options = make_model(), scan.copy(), {}
-    if change == "model":
-        model.thresholds["crystal"] = 0.1
-    elif change == "data":
-        data[0, 0, 5, 5] += 1
-    elif change == "mask":
-        options["signal_mask"] = np.eye(*DETECTOR, dtype=bool)
-    elif change == "damage":
-        (tmp_path / "map.h5.partial").write_bytes(b"PK nothing")
-    else:
-        options[change] = {"n_best": 3, "center": "auto"}[change]
-    xmap = predict_orientation_to_file(make_signal(data), model, path, **QUIET, **options)
-    assert "starting again" in capsys.readouterr().out
-    expected = predict_orientation(make_signal(data), model, **QUIET, **options)
-    np.testing.assert_allclose(xmap.scores, expected.scores, atol=1e-6)
-
-
-def test_progress_is_written_while_it_runs(scan, tmp_path, monkeypatch):
-    saved, original = [], PartialResults.save
-
-    def save(self, found):
-        saved.append(found.done.sum())
-        original(self, found)
-
-    monkeypatch.setattr(PartialResults, "save", save)
-    options = QUIET | {"batch_size": 8, "save_every": 0}
-    predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "a.ang", **options)
-    assert saved == [8, 16, 20]
+    np.testing.assert_array_equal(xmap.rotations.data, expected.rotations.data)
 
 
 def test_files_are_looked_at_before_the_work(scan, tmp_path):
     with pytest.raises(ValueError, match=r"saved as .h5, .hdf5, .ang, .ctf, not as 'map.csv'"):
-        predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.csv", **QUIET)
+        predict_orientation(make_signal(scan), make_model(), output=tmp_path / "map.csv", **QUIET)
     (tmp_path / "map.h5").touch()
     with pytest.raises(FileExistsError, match="already exists. Give another name, or overwrite=True"):
-        predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.h5", **QUIET)
-    predict_orientation_to_file(make_signal(scan), make_model(), tmp_path / "map.h5", overwrite=True, **QUIET)
+        predict_orientation(make_signal(scan), make_model(), output=tmp_path / "map.h5", **QUIET)
+    predict_orientation(make_signal(scan), make_model(), output=tmp_path / "map.h5", overwrite=True, **QUIET)
     assert io.load(str(tmp_path / "map.h5")).shape == (4, 5)
+
+
+# ------------------------------------------------------------------ as it comes
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_map_that_grows(scan, monkeypatch, lazy):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    signal = make_signal(da.from_array(scan, chunks=(2, 2, -1, -1)) if lazy else scan)
+    mask = np.arange(20).reshape(4, 5) == 7
+    whole = predict_orientation(signal, make_model(), n_best=2, navigation_mask=mask, **QUIET)
+    numbers = []
+    for partial in iter_predict_orientation(signal, make_model(), n_best=2, navigation_mask=mask, **QUIET):
+        assert partial.n == 19 and partial.done.shape == (4, 5) and partial.done.sum() == partial.n_done
+        assert repr(partial) == f"Partial result: {partial.n_done} of 19 positions"
+        numbers.append(partial.n_done)
+        xmap = partial.to_crystal_map()
+        np.testing.assert_array_equal(xmap.is_in_data, partial.done.ravel())
+        there = np.isin(whole.id, xmap.id)
+        np.testing.assert_array_equal(xmap.rotations.data, whole.rotations.data[there])
+        np.testing.assert_array_equal(xmap.scores, whole.scores[there])
+    assert numbers == sorted(set(numbers)) and len(numbers) == 7 and numbers[-1] == 19
+
+
+def test_what_is_done_does_not_change_with_the_work(scan, monkeypatch):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    work = iter_predict_orientation(make_signal(scan), make_model(), **QUIET)
+    done, xmap = (partial := next(work)).done, partial.to_crystal_map()
+    next(work)
+    assert done.sum() == xmap.is_in_data.sum() == 3 and partial.n_done == 6
+
+
+def test_who_leaves_the_loop_stops_the_work(scan, monkeypatch):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    counter, threads = Interrupting(monkeypatch, 99), torch.get_num_threads()
+    for partial in iter_predict_orientation(make_signal(np.tile(scan, (5, 1, 1, 1))), make_model(), **QUIET):
+        if partial.n_done >= 9:
+            break
+    del partial
+    assert counter.calls < 20 and torch.get_num_threads() == threads
+
+
+def test_arguments_are_looked_at_before_the_loop(scan):
+    with pytest.raises(ValueError, match="n_best"):
+        iter_predict_orientation(make_signal(scan), make_model(), n_best=0, **QUIET)
+
+
+def test_parts_and_messages_go_to_who_listens(scan, monkeypatch, capsys):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    parts, lines, thread = [], [], threading.get_ident()
+
+    def on_part(part):
+        assert threading.get_ident() == thread
+        parts.append(part)
+
+    xmap = predict_orientation(make_signal(scan), make_model(), on_part=on_part, on_message=lines.append, **QUIET)
+    assert capsys.readouterr() == ("", "")
+    assert lines[0] == "Orientation prediction:" and "fake-200kv" in lines[1] and lines[-1].startswith("  Speed: ")
+    indices = np.concatenate([part.indices for part in parts])
+    np.testing.assert_array_equal(indices, np.arange(20))
+    np.testing.assert_array_equal(np.concatenate([part.arrays["scores"][:, 0] for part in parts]), xmap.scores)
+
+
+def test_who_listens_may_stop_the_work(scan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    seen = []
+
+    def on_part(part):
+        seen.extend(part.indices)
+        return len(seen) < 9
+
+    with pytest.warns(UserWarning, match="Interrupted after 9 of 20 patterns: the rest is not in the data"):
+        xmap = predict_orientation(make_signal(scan), make_model(), on_part=on_part, **QUIET)
+    assert xmap.is_in_data.sum() == 9
+    for name in ("map.h5", "map.zarr"):
+        seen.clear()
+        path = tmp_path / name
+        with pytest.warns(UserWarning, match="Interrupted after 9 of 20 patterns"):
+            predict_orientation(make_signal(scan), make_model(), output=path, on_part=on_part, **QUIET)
+        store = path if name == "map.zarr" else tmp_path / "map.h5.partial"
+        assert f"9 of 20 patterns are saved in {store}: repeat the call to do the rest" in capsys.readouterr().out
+        assert store.is_dir() and path.exists() == (name == "map.zarr")
+        xmap = predict_orientation(make_signal(scan), make_model(), output=path, **QUIET)
+        assert xmap.is_in_data.all() and "Continuing after 9 patterns" in capsys.readouterr().out
+
+
+def test_an_error_of_who_listens_arrives_and_what_is_done_is_kept(scan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    path = tmp_path / "map.zarr"
+    with pytest.raises(ZeroDivisionError):
+        predict_orientation(make_signal(scan), make_model(), output=path, on_part=lambda part: 1 / 0, **QUIET)
+    assert f"3 of 20 patterns are saved in {path}" in capsys.readouterr().out
+
+
+def test_progress_bar_as_asked(scan, capsys):
+    import hyperspy.api as hs
+
+    def said(**options):
+        predict_orientation(make_signal(scan), make_model(), device="cpu", **options)
+        return capsys.readouterr().err
+
+    assert "20/20" in said(show_progressbar=True)
+    assert said(show_progressbar=False) == ""
+    before = hs.preferences.General.show_progressbar
+    try:
+        hs.preferences.General.show_progressbar = False
+        assert said(show_progressbar=None) == ""
+    finally:
+        hs.preferences.General.show_progressbar = before
 
 
 # ------------------------------------------------------------------ pyxem's orientation map

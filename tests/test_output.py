@@ -1,25 +1,33 @@
 """What is computed is kept: whatever happens to the disk, to the process, and to the store of what is done."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import dask.array as da
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from fake_network import FakeNetwork, make_model
+from fake_network import FakeNetwork, make_model, make_phase
 from orix import io
+from orix.crystal_map import CrystalMap
+from pyxem.signals import DiffractionVectors
+from typer.testing import CliRunner
 
-from pyxem_dl import networks, open_result, predict_orientation
+from pyxem_dl import convert_result, networks, open_result, predict_orientation
 from pyxem_dl.bragg_vectors import match_disks
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder
 from pyxem_dl.bragg_vectors.step import DiskStep
+from pyxem_dl.files import NotWritten
 from pyxem_dl.frames import Calibration
 from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns.probes import Probe
@@ -27,6 +35,8 @@ from pyxem_dl.scans import Collected, Field, Part, ResultStore, Rows, make_signa
 from pyxem_dl.scans.blocks import Blocks
 from pyxem_dl.scans.fingerprint import fingerprint, pattern_checksums, source_of
 from pyxem_dl.scans.output import FORMAT, Contents
+from pyxem_dl.template_matching import match_templates
+from pyxem_dl.template_matching.step import TemplateStep
 
 QUIET = {"device": "cpu", "show_progressbar": False}
 CALIBRATION = Calibration((0.1, 0.1), (12.0, 12.0), (25, 25), 200.0)
@@ -266,7 +276,8 @@ def test_a_reader_sees_whole_blocks_while_another_writes(tmp_path, results):
         ("shape", [10**9, 10**9]), ("shape", [4, 5, 6]), ("shape", []), ("shape", [4, -5]), ("shape", [4, 5.0]),
         ("shape", "4x5"), ("shape", [4, True]), ("block", [2]), ("block", [0, 2]), ("block", [8, 8]),
         ("fields", []), ("fields", {"x": [[2], "O", False]}), ("fields", {"x": [[2], "S5", False]}),
-        ("fields", {"x": [[10**9], "f4", False]}), ("fields", {"x": [[2], "f4"]}), ("fields", {"x": [[-1], "f4", True]}),
+        ("fields", {"x": [[10**9], "f4", False]}), ("fields", {"x": [[2], "f4"]}),
+        ("fields", {"x": [[-1], "f4", True]}),
         ("fields", {str(i): [[], "f4", False] for i in range(1000)}), ("about", None), ("about", 3),
         ("n_wanted", "many"), ("n_wanted", -1), ("source", 3), ("format", 0), ("format", "1"), ("format", None),
     ],
@@ -412,7 +423,7 @@ CHUNK = {
     "truncated": lambda p: p.write_bytes(p.read_bytes()[:-7]),
     "half": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
     "first bits": flip(0),
-    "bits of the header": flip(0.1),
+    "bits of the header": lambda p: p.write_bytes(p.read_bytes()[:5] + b"\xff" + p.read_bytes()[6:]),
     "bits in the middle": flip(0.5),
     "last bits": flip(1),
     "gone": lambda p: p.unlink(),
@@ -427,7 +438,7 @@ CHUNK = {
 def test_a_block_that_is_damaged_is_not_done(damage, field, tmp_path, results):
     store = written(tmp_path, results, np.arange(20))
     CHUNK[damage](min(p for p in (store.path / field).iterdir() if p.name[0] != "."))
-    with warnings_of(damage not in NOT_THERE, "1 of 6 blocks in .* are damaged .*: their 4 positions count as not done"):
+    with warnings_of(damage not in NOT_THERE, "1 of 6 blocks in .* are damaged .*: their 4 positions count as not"):
         found = ResultStore.open(store.path)
     assert found.n_kept == 16
     done = found.collected.done
@@ -443,7 +454,7 @@ def test_a_block_that_is_damaged_is_done_again(kind, damage, as_store, scan, tmp
     assert ResultStore.open(kept).n_kept == 12
     CHUNK[damage](min(p for p in first_array(kept).iterdir() if p.name[0] == "0"))
     seen = counted(kind, monkeypatch)
-    with warnings_of(damage not in NOT_THERE, "1 of 8 blocks in .* are damaged .*: their 3 positions count as not done"):
+    with warnings_of(damage not in NOT_THERE, "1 of 8 blocks in .* are damaged .*: their 3 positions count as not"):
         found = kind.run(scan, path)
     # and the eight of the 20 that were not done
     assert sorted(seen) == [0, 1, 2, *range(12, 20)]
@@ -486,14 +497,13 @@ def test_the_same_work_goes_on(kind, lazily, as_store, scan, tmp_path, monkeypat
 def test_finished_work_is_not_done_again(kind, scan, tmp_path, monkeypatch, capsys):
     path = tmp_path / "found.zarr"
     kind.run(lazy(scan), path)
-    before, seen = chunks(path), counted(kind, monkeypatch)
+    before = chunks(path)
     capsys.readouterr()
-    found = kind.run(lazy(scan), path)
+    with monkeypatch.context() as patch:
+        seen = counted(kind, patch)
+        found = kind.run(lazy(scan), path)
     assert "All 20 patterns are done" in capsys.readouterr().out
     assert not seen and chunks(path) == before
-    monkeypatch.undo()
-    small(monkeypatch.setattr)
-    monkeypatch.setitem(networks.NETWORKS, "fake", FakeNetwork)
     kind.same(found, path, scan)
 
 
@@ -608,7 +618,7 @@ def test_results_of_a_newer_version(as_store, scan, tmp_path, monkeypatch, capsy
     path, kept = place(Maps, tmp_path, as_store)
     interrupted(Maps, scan, path, monkeypatch)
     change(kept, lambda about: about.update(format=FORMAT + 1, package_version="9.0"))
-    with pytest.raises(ValueError, match=r"was written by pyxem_dl 9.0, in format 2; .* reads up to 1. Update pyxem_dl"):
+    with pytest.raises(ValueError, match=r"written by pyxem_dl 9.0, in format 2; .* reads up to 1. Update"):
         open_result(kept)
     if as_store:
         with pytest.raises(FileExistsError, match="9.0, in format 2.*Give another name"):
@@ -670,3 +680,369 @@ def test_the_file_of_a_scan_is_looked_at(scan, tmp_path):
     signal_of(scan).save(path)
     assert source_of(hs.load(path, lazy=True)) == ["scan.hspy", path.stat().st_size, path.stat().st_mtime_ns]
     assert source_of(signal_of(scan)) == [""]
+
+
+# ------------------------------------------------------------------ full disks
+@BOTH
+@PLACES
+def test_a_disk_that_is_full_for_a_while_loses_nothing(kind, as_store, scan, tmp_path, monkeypatch):
+    original, calls = ResultStore._write, []
+
+    def write_sometimes(self, i):
+        calls.append(i)
+        if len(calls) in (2, 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, i)
+
+    monkeypatch.setattr(ResultStore, "_write", write_sometimes)
+    path, _ = place(kind, tmp_path, as_store)
+    with pytest.warns(UserWarning, match="No space left.*patterns are done and in memory, 3 of them are in the file"):
+        found = kind.run(scan, path)
+    assert calls == [*range(8), 1, 2], "what there was no room for is written at the end"
+    kind.same(found, path, scan)
+
+
+def full_arrays(monkeypatch, name):
+    """A disk that has no room for one array's chunks: the others of the block may be there."""
+    import zarr
+
+    original = zarr.DirectoryStore.__setitem__
+
+    def set_item(self, key, value):
+        if key.startswith(name + "/") and not key.endswith(".zarray"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, key, value)
+
+    monkeypatch.setattr(zarr.DirectoryStore, "__setitem__", set_item)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["first", "done"])
+def test_a_disk_that_stays_full(kind, name, scan, tmp_path, monkeypatch):
+    path = tmp_path / "found.zarr"
+    with monkeypatch.context() as patch:
+        full_arrays(patch, {"first": {"map.h5": "rotations"}.get(kind.name, "disks"), "done": "done"}[name])
+        with (
+            pytest.warns(UserWarning, match="No space left"),
+            pytest.raises(NotWritten, match="found.zarr could not be written: .*No space left.* 0 of 20 pat") as error,
+        ):
+            kind.run(scan, path)
+    assert ResultStore.open(path).n_kept == 0
+    kind.same(kind.run(scan, path), path, scan)
+    kind.same(error.value.result, path, scan)
+
+
+@BOTH
+def test_a_file_that_cannot_be_written_is_not_lost(kind, scan, tmp_path, monkeypatch):
+    path = tmp_path / kind.name
+
+    def full(*_, **__):
+        raise RuntimeError("Can't decrement id ref count (unable to extend file properly)")
+
+    with monkeypatch.context() as patch:
+        for module in ("results.map_files.write_map", "bragg_vectors.searching.write_vectors"):
+            patch.setattr(f"pyxem_dl.{module}", full)
+        with pytest.raises(NotWritten, match="could not be written: .*20 of 20 patterns are saved in ") as error:
+            kind.run(scan, path)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{kind.name}.partial"]
+    seen = counted(kind, monkeypatch)
+    found = kind.run(scan, path)
+    assert not seen
+    kind.same(found, path, scan)
+    kind.same(error.value.result, path, scan)
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+import test_output as t
+from pathlib import Path
+t.networks.NETWORKS["fake"] = t.FakeNetwork
+t.small(setattr)
+folder, scan = Path(sys.argv[1]), np.load(sys.argv[1] + "/scan.npy")
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+for kind in (t.Maps, t.Vectors):
+    kind.run(scan, folder / ("warm" + kind.name))  # all that is imported and compiled is there
+    for limit in (6000, 0):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            kind.run(scan, folder / f"{limit} {kind.name}")
+        except OSError as error:
+            print(f"{limit} {kind.name}: {type(error).__name__} {error}")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of files")
+def test_no_room_for_large_files(scan, tmp_path):
+    """The system itself refuses to write more: what is kept is whole, or not there."""
+    np.save(tmp_path / "scan.npy", scan)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )  # fmt: skip
+    for kind in (Maps, Vectors):
+        enough, none = tmp_path / f"6000 {kind.name}", tmp_path / f"0 {kind.name}"
+        assert re.search(f"6000 {kind.name}: NotWritten .*20 of 20 patterns are saved", run.stdout), run.stdout
+        assert re.search(f"0 {kind.name}: OSError .*", run.stdout), run.stdout
+        assert not enough.exists() and not none.exists() and not list(tmp_path.glob(".*unfinished*"))
+        assert ResultStore.open(tmp_path / f"{enough.name}.partial").n_kept == 20
+        for path in (enough, none):
+            kind.same(kind.run(scan, path), path, scan)
+
+
+@BOTH
+def test_a_disk_without_room_is_seen_before_the_work(kind, scan, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(kind.step, "__call__", lambda *_: 1 / 0)
+    for name in (kind.name, "found.zarr"):
+        with pytest.raises(OSError, match="needs about .* MB, but .* has 0.0001 MB left"):
+            kind.run(scan, tmp_path / name)
+
+
+# ------------------------------------------------------------------ two at once
+@BOTH
+@PLACES
+def test_two_processes_on_one_output(kind, as_store, scan, tmp_path, monkeypatch):
+    """The second says so; the first goes on."""
+    (path, _), original, refused = place(kind, tmp_path, as_store), ResultStore.add, []
+    code = f"from pyxem_dl.files import claimed\nwith claimed({str(path)!r}): pass"
+
+    def meanwhile(self, part):
+        if not refused:
+            command = [sys.executable, "-c", code]
+            refused.append(subprocess.run(command, capture_output=True, text=True, timeout=120).stderr)
+            with pytest.raises(BlockingIOError, match="is being written by another process"):
+                kind.run(scan, path)  # another thread, or a call inside of this one
+        original(self, part)
+
+    monkeypatch.setattr(ResultStore, "add", meanwhile)
+    kind.same(kind.run(scan, path), path, scan)
+    assert f"{path} is being written by another process, which holds" in refused[0]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@BOTH
+@pytest.mark.parametrize("answer", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks(kind, answer, scan, tmp_path, monkeypatch):
+    """As some network shares: the work is done, with a warning."""
+    fcntl = pytest.importorskip("fcntl")
+    original = fcntl.flock
+
+    def flock(descriptor, operation):
+        if operation & fcntl.LOCK_UN:
+            return original(descriptor, operation)
+        raise OSError(getattr(errno, answer), os.strerror(getattr(errno, answer)))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = tmp_path / "found.zarr"
+    with pytest.warns(UserWarning, match="not support file locks|not supported"):
+        kind.same(kind.run(scan, path), path, scan)
+    assert [p.name for p in tmp_path.iterdir()] == ["found.zarr"]
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+from pyxem_dl.scans import ResultStore
+seen = []
+while not seen or seen[-1] < 20:
+    try:
+        seen.append(ResultStore.open(Path(sys.argv[1])).n_kept)
+    except (FileNotFoundError, ValueError):
+        seen.append(0)  # not there yet
+    print(seen[-1], flush=True)
+"""
+
+
+def test_another_process_reads_while_one_writes(scan, tmp_path, monkeypatch):
+    """Every look gives whole blocks, more and more."""
+    path, original = tmp_path / "found.zarr", ResultStore.add
+    reader = subprocess.Popen(
+        [sys.executable, "-W", "error::UserWarning", "-c", WATCHED, str(path)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert reader.stdout.readline() == "0\n"
+
+        def add(self, part):
+            original(self, part)
+            while self.n_kept > int(reader.stdout.readline()):
+                pass  # until the reader has seen it
+
+        monkeypatch.setattr(ResultStore, "add", add)
+        Maps.run(scan, path)
+        out, err = reader.communicate(timeout=60)
+        assert reader.returncode == 0, err
+    finally:
+        reader.kill()
+
+
+# ------------------------------------------------------------------ files
+@BOTH
+def test_nothing_is_left_of_a_process_that_was_killed_while_it_wrote(kind, scan, tmp_path, monkeypatch):
+    path = tmp_path / kind.name
+    store = interrupted(kind, scan, path, monkeypatch)
+    left = [store / "done" / "0.3.0123abcd.partial", tmp_path / f".{path.stem}.0123abcd.unfinished{path.suffix}"]
+    another = tmp_path / ".another.0123abcd.unfinished.h5"
+    for each in (*left, another):
+        each.write_bytes(b"half")
+    original = ResultStore.expect
+
+    def expect(self, wanted):
+        assert not any(each.exists() for each in left) and another.exists()
+        original(self, wanted)
+
+    monkeypatch.setattr(ResultStore, "expect", expect)
+    kind.same(kind.run(scan, path), path, scan)
+
+
+def test_a_text_format_that_cannot_hold_the_map_is_refused_before_the_work(scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(OrientationStep, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(ValueError, match="single pattern"):
+        Maps.run(scan[0, 0], tmp_path / "map.ang")
+    mask = np.arange(20).reshape(4, 5) != 3
+    with pytest.raises(ValueError, match="single pattern"):
+        Maps.run(scan, tmp_path / "map.ctf", navigation_mask=mask)
+
+
+@pytest.mark.parametrize("kind, name", [(Maps, "map.csv"), (Vectors, "map.csv"), (Maps, "map"), (Maps, "map.zspy")])
+def test_a_name_that_tells_no_format(kind, name, scan, tmp_path):
+    with pytest.raises(ValueError, match=r"saved as \.h.*, not as .*also takes .zarr"):
+        kind.run(scan, tmp_path / name)
+
+
+@BOTH
+def test_a_file_that_is_there_is_not_replaced_unasked(kind, scan, tmp_path, monkeypatch):
+    path = tmp_path / kind.name
+    path.write_text("precious")
+    with monkeypatch.context() as patch, pytest.raises(FileExistsError, match="Give another name, or overwrite=True"):
+        patch.setattr(kind.step, "__call__", lambda *_: 1 / 0)
+        kind.run(scan, path)
+    assert path.read_text() == "precious"
+    kind.same(kind.run(scan, path, overwrite=True), path, scan)
+
+
+# ------------------------------------------------------------------ stores that are opened
+@pytest.mark.parametrize("shape", [(4, 5), (6,), ()])
+@BOTH
+def test_a_store_opens_as_the_result(kind, shape, scan, tmp_path):
+    data, path = scan.reshape(20, 25, 25)[: int(np.prod(shape, dtype=int))].reshape(*shape, 25, 25), tmp_path / "x.zarr"
+    found = kind.run(data, path)
+    opened = open_result(path)
+    if kind is Maps:
+        assert isinstance(opened, CrystalMap) and opened.shape == found.shape and opened.scan_unit == found.scan_unit
+        assert opened.phases.names == found.phases.names
+        assert opened.phases[0].point_group == found.phases[0].point_group
+        assert set(opened.prop) == set(found.prop)
+        for name in opened.prop:
+            np.testing.assert_array_equal(opened.prop[name], found.prop[name])
+        np.testing.assert_array_equal(opened.rotations.data, found.rotations.data)
+        return
+    assert isinstance(opened, DiffractionVectors) and opened.data.shape == found.data.shape
+    for name in ("scales", "offsets", "detector_shape", "column_names", "units"):
+        np.testing.assert_array_equal(getattr(opened, name), getattr(found, name))
+    assert str(opened.axes_manager) == str(found.axes_manager)
+    assert opened.metadata.General.as_dictionary() == found.metadata.General.as_dictionary()
+    energy = "Acquisition_instrument.TEM.beam_energy"
+    assert opened.metadata.get_item(energy) == found.metadata.get_item(energy) == 200
+    for table, right in zip(opened.data.ravel(), found.data.ravel(), strict=True):
+        np.testing.assert_array_equal(table, right)
+
+
+def test_several_orientations_and_masks_in_a_store(scan, tmp_path):
+    mask, path = np.arange(20).reshape(4, 5) % 3 == 0, tmp_path / "x.zarr"
+    found = Maps.run(scan, path, n_best=3, navigation_mask=mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        opened = open_result(path)
+    assert opened.rotations_per_point == 3
+    np.testing.assert_array_equal(opened.is_in_data, ~mask.ravel())
+    np.testing.assert_array_equal(opened.scores, found.scores)
+    assert ResultStore.open(path).n_kept == (~mask).sum()
+
+
+def test_matched_templates_in_a_store(scan, tmp_path, monkeypatch):
+    """Of patterns and of vectors, interrupted and not."""
+    monkeypatch.setattr(TemplateStep, "keep_every", 3, raising=False)
+    vectors = expected_of(Vectors, scan)
+    settings = {"resolution": 8.0, **QUIET}
+    for name, signal in {"patterns": signal_of(scan), "vectors": vectors}.items():
+        path, calls, original = tmp_path / f"{name}.zarr", [], TemplateStep.__call__
+        expected = match_templates(signal, make_phase(), **settings)
+
+        def stops(self, patterns, indices, calls=calls, original=original):
+            calls.append(indices)
+            if len(calls) == 1:
+                raise Stop
+            return original(self, patterns, indices)
+
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(TemplateStep, "__call__", stops)
+            match_templates(signal, make_phase(), output=path, **settings)
+        found = match_templates(signal.deepcopy(), make_phase(), output=path, **settings)
+        for each in (found, open_result(path)):
+            np.testing.assert_array_equal(each.rotations.data, expected.rotations.data)
+            np.testing.assert_array_equal(each.prop["simulation_indices"], expected.prop["simulation_indices"])
+
+
+@BOTH
+@PLACES
+def test_what_is_done_of_unfinished_work_opens_with_both_numbers(kind, as_store, scan, tmp_path, monkeypatch):
+    path, kept = place(kind, tmp_path, as_store)
+    interrupted(kind, scan, path, monkeypatch)
+    with pytest.warns(UserWarning, match=r"9 of 20 patterns are done in .*Repeat the call to finish it"):
+        opened = open_result(kept)
+    if kind is Maps:
+        assert opened.is_in_data.sum() == 9
+    else:
+        assert sum(len(table) > 0 for table in opened.data.ravel()) == 9
+
+
+@pytest.mark.parametrize(
+    "make, error, text",
+    [
+        (lambda p: None, FileNotFoundError, "There is no store .*x.zarr"),
+        (lambda p: p.mkdir(), ValueError, "x.zarr is no store of pyxem_dl's results"),
+        (lambda p: p.write_text("x"), ValueError, "x.zarr is no store of pyxem_dl's results"),
+    ],
+)
+def test_what_cannot_be_opened(make, error, text, tmp_path):
+    make(tmp_path / "x.zarr")
+    with pytest.raises(error, match=text):
+        open_result(tmp_path / "x.zarr")
+
+
+def test_results_of_a_kind_that_is_not_known(tmp_path, results):
+    store = written(tmp_path, results, np.arange(20))
+    with pytest.raises(ValueError, match="holds 'test', which this version of pyxem_dl does not know"):
+        open_result(store.path)
+
+
+@pytest.mark.parametrize("kind, endings", [(Maps, [".h5", ".ang", ".ctf"]), (Vectors, [".hspy", ".zspy", ".emd"])])
+def test_a_store_converts_into_files(kind, endings, scan, tmp_path):
+    from pyxem_dl.commands import app
+
+    path = tmp_path / "found.zarr"
+    found = kind.run(scan, path)
+    for ending in endings:
+        output = tmp_path / f"found{ending}"
+        done = CliRunner().invoke(app, ["convert", str(path), str(output)])
+        assert done.exit_code == 0, done.output
+        assert f"{output} is written" in done.output.replace("\n", "")
+        again = CliRunner().invoke(app, ["convert", str(path), str(output)])
+        assert again.exit_code == 1 and "already exists" in again.output
+    kind.same(found, tmp_path / f"found{endings[0]}", scan)
+    with pytest.raises(ValueError, match="saved as"):
+        convert_result(path, tmp_path / "found.png")
+
+
+def test_commands_into_a_store(scan, tmp_path):
+    from pyxem_dl.commands import app
+
+    signal_of(scan).save(tmp_path / "scan.hspy")
+    command = ["vectors", str(tmp_path / "scan.hspy"), "--correlation", "--output", str(tmp_path / "found.zarr")]
+    for said in ("disks of 20 positions are in", "All 20 patterns are done"):
+        done = CliRunner().invoke(app, [*command, "--device", "cpu", "--no-progress"])
+        assert done.exit_code == 0 and said in done.output, done.output
+    assert open_result(tmp_path / "found.zarr").data.shape == (4, 5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyxem_dl.patterns.peaks import find_maxima
+from pyxem_dl.patterns.peaks import are_highest, find_maxima, parabola_shift
 
 
 def bumps(shape, points, width=2.0):
@@ -101,3 +101,20 @@ def test_errors_say_what_is_wrong(options, message):
     arguments = {"maps": torch.zeros(1, 5, 5), "threshold": 0.0, "min_distance": 1, "max_peaks": 2} | options
     with pytest.raises(ValueError, match=message):
         find_maxima(**arguments)
+
+
+@pytest.mark.parametrize("half", [1, 2, 5])
+def test_highest_pixels_are_those_of_a_maximum_filter(half, rng):
+    from scipy.ndimage import maximum_filter
+
+    maps = rng.normal(size=(3, 17, 23))
+    expected = maps == maximum_filter(maps, (1, 2 * half + 1, 2 * half + 1))
+    np.testing.assert_array_equal(are_highest(torch.from_numpy(maps), half).numpy(), expected)
+
+
+def test_the_top_of_a_parabola():
+    top = torch.tensor([-0.5, -0.2, 0.0, 0.3, 0.5], dtype=torch.float64)
+    before, middle, after = (5 - 2 * (x - top) ** 2 for x in (-1, 0, 1))
+    torch.testing.assert_close(parabola_shift(before, middle, after), top)
+    # what is flat has its top in the middle
+    assert parabola_shift(*torch.ones(3, 1)).item() == 0

@@ -184,6 +184,31 @@ def _speed(rows: list[dict], content: dict) -> str:
     return "\n".join(lines)
 
 
+def _cost(rows: list[dict], content: dict) -> str:
+    """Table of CPU time for a pattern, and its ratio to that of the products of matrices."""
+    lines = [
+        "## Cost: CPU time for a pattern on one core",
+        "",
+        "Time of the thread in µs, median (least to most) of seven runs. *Times products*: the ratio to what the"
+        " products of matrices alone would take that the network had when the target was set (59 and 72 MFLOP), at the"
+        " rate measured beside it. Rivals that find disks run in environments of their own: `benchmarks/rivals.py`.",
+        "",
+        *_header("data", "method", "n", "µs", "times products", "asked", "GFLOP/s", "run"),
+    ]
+    for row in rows:
+        ratio = row.get("times_products")
+        lines.append(_line(
+            row["data"], row["predictor"], row["n"], _range(row["us"], ".0f"), _range(ratio, ".2f") if ratio else "",
+            "≤ 1.6" if ratio else "", row.get("gflops", ""), _letter(row, content),
+        ))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _range(numbers: list[float], digits: str) -> str:
+    middle, least, most = (format(x, digits) for x in numbers)
+    return f"{middle} ({least} to {most})"
+
+
 _SECTIONS = {
     "kinematical": _accuracy(
         "Kinematical Al, noisy",
@@ -198,6 +223,7 @@ _SECTIONS = {
     ),
     "mgo": _mgo,
     "speed": _speed,
+    "cost": _cost,
     "disks": lambda rows, content: disk_tables(rows, lambda row: _letter(row, content)),
     "vectors": _accuracy(
         "Orientations from Bragg disks",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,13 +13,17 @@ from pyxem_dl.bragg_vectors.finders import CorrelationFinder
 from pyxem_dl.bragg_vectors.searching import Search, check_arguments, target_of
 from pyxem_dl.checks import flag, number
 from pyxem_dl.patterns.matcher import DiskMatcher
+from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.results.vectors import COLUMNS
 from pyxem_dl.scans import Computing, Reading
 
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Center, Patterns, ProbeImage, Vectors
+
 
 def match_disks(
-    signal,
-    probe=None,
+    signal: Patterns,
+    probe: Probe | ProbeImage | None = None,
     *,
     threshold: float | None = None,
     min_distance: float | None = None,
@@ -28,7 +33,7 @@ def match_disks(
     subtract_center: bool = True,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
@@ -38,7 +43,7 @@ def match_disks(
     overwrite: bool = False,
     on_part: Callable | None = None,
     on_message: Callable | None = None,
-):
+) -> Vectors:
     """Find Bragg disks by correlation with the probe.
 
     Parameters

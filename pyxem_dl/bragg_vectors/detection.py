@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +14,12 @@ from pyxem_dl.bragg_vectors.finders import DetectionFinder
 from pyxem_dl.bragg_vectors.searching import Search, check_arguments, target_of
 from pyxem_dl.checks import whole_number
 from pyxem_dl.models import BraggModel, load_model
+from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.results.vectors import COLUMNS
 from pyxem_dl.scans import Computing, Reading
+
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Center, Patterns, ProbeImage, Vectors
 
 #: The bundled detector
 DEFAULT_MODEL = "bragg-disks"
@@ -23,9 +28,9 @@ _CONFIDENCE, _MOST_SAMPLES = 0.3, 1000
 
 
 def predict_bragg_vectors(
-    signal,
-    model=DEFAULT_MODEL,
-    probe=None,
+    signal: Patterns,
+    model: str | Path | BraggModel = DEFAULT_MODEL,
+    probe: Probe | ProbeImage | None = None,
     *,
     threshold: float | None = None,
     max_peaks: int = 200,
@@ -34,7 +39,7 @@ def predict_bragg_vectors(
     subtract_center: bool = True,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     beam_energy: float | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
@@ -44,7 +49,7 @@ def predict_bragg_vectors(
     overwrite: bool = False,
     on_part: Callable | None = None,
     on_message: Callable | None = None,
-):
+) -> Vectors:
     """Find Bragg disks with a trained detector.
 
     Parameters

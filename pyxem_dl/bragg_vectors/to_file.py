@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyxem_dl.bragg_vectors.correlation import match_disks
 from pyxem_dl.bragg_vectors.detection import DEFAULT_MODEL, predict_bragg_vectors
+from pyxem_dl.models import BraggModel
+from pyxem_dl.patterns.probes import Probe
+
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Patterns, ProbeImage, Vectors
 
 
 def bragg_vectors_to_file(
-    signal,
+    signal: Patterns,
     path: str | Path,
-    model=DEFAULT_MODEL,
-    probe=None,
+    model: str | Path | BraggModel | None = DEFAULT_MODEL,
+    probe: Probe | ProbeImage | None = None,
     *,
     overwrite: bool = False,
     show_progressbar: bool | None = None,
     **settings,
-):
+) -> Vectors:
     """Find Bragg disks and write them into a file; an interrupted run can be continued.
 
     The same as `output` of :func:`predict_bragg_vectors` and :func:`match_disks`.

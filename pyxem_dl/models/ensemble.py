@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from pyxem_dl.checks import thresholds
+from pyxem_dl.frames import Calibration
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.networks import OrientationCandidates, SampledOrientations
 
@@ -84,13 +85,13 @@ class OrientationEnsemble:
             model.check_thresholds()
         thresholds(self.thresholds, f"The ensemble {self.name!r}", OrientationModel.threshold_names)
 
-    def to(self, device) -> OrientationEnsemble:
+    def to(self, device: str | torch.device) -> OrientationEnsemble:
         """Move the networks to a device; returns the ensemble itself."""
         for model in self.models:
             model.to(device)
         return self
 
-    def check_domain(self, calibration) -> None:
+    def check_domain(self, calibration: Calibration) -> None:
         """Compare a detector with what each model was trained for."""
         for model in self.models:
             model.check_domain(calibration)
@@ -99,7 +100,9 @@ class OrientationEnsemble:
         """Spread in degrees, as it is: no patterns were kept back to fit it to."""
         return torch.rad2deg(uncertainty)
 
-    def predict_batch(self, patterns, calibration, *, n_samples: int = 0, n_best: int = 1, **settings):
+    def predict_batch(
+        self, patterns: torch.Tensor, calibration: Calibration, *, n_samples: int = 0, n_best: int = 1, **settings
+    ) -> SampledOrientations:
         """Ask all models; see :meth:`OrientationModel.predict_batch`.
 
         Returns

@@ -182,7 +182,7 @@ class Model(ABC):
         return folder
 
     def save_settings(self, folder) -> None:
-        """Write ``config.json`` anew into a folder of this model, and the answers that belong to it; the weights stay.
+        """Write ``config.json`` anew into a folder of this model, and predictions that belong to it; the weights stay.
 
         Parameters
         ----------

@@ -48,8 +48,8 @@ class _OfPhases(Strict):
         return self
 
 
-class ComparisonArguments(Strict):
-    """Of :class:`~pyxem_dl.networks.comparison.CandidateComparison`, without the number of phases."""
+class VerifierArguments(Strict):
+    """Of :class:`~pyxem_dl.networks.verifier.CandidateVerifier`, without the number of phases."""
 
     n_reflections: Annotated[int, Field(ge=1, le=200_000)]
     reciprocal_radius: Radius
@@ -78,7 +78,7 @@ class PolarArguments(_OfPhases):
     depth: Annotated[int, Field(ge=0, le=64)] = 4
     kernel: Annotated[int, Field(ge=1, le=1440)] = 37
     expansion: Annotated[int, Field(ge=1, le=16)] = 2
-    comparison: ComparisonArguments | None = None
+    comparison: VerifierArguments | None = None
 
     @model_validator(mode="after")
     def _bounded_grid(self):

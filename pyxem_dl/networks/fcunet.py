@@ -115,7 +115,9 @@ class FCUNet(nn.Module):
         features = self.unet(correlation.channels)
         # bfloat16 knows no tenths of a pixel
         with torch.autocast(features.device.type, enabled=False):
-            return self.heads(features.float())
+            # a product of matrices: torch has no fast convolution with few outputs for channels that lie side by side
+            maps = torch.matmul(self.heads.weight.flatten(1), features.float().flatten(2)) + self.heads.bias[:, None]
+            return maps.unflatten(2, features.shape[2:])
 
     # ---------------------------------------------------------------- loss
     def loss(self, patterns, probe, positions, electrons, visible, counted):
@@ -180,8 +182,7 @@ class FCUNet(nn.Module):
 
     def _intensity_scale(self, correlation: Correlation):
         """Noise of an aperture's counts, and the aperture's excess in units of it (asinh)."""
-        scale = (_cell_means(correlation.disk) + 1).sqrt()
-        return scale, torch.asinh(_cell_means(correlation.excess) / scale)
+        return _in_noise(_cell_means(correlation.disk), _cell_means(correlation.excess))
 
     # ---------------------------------------------------------------- prediction
     def predict(self, patterns, probe, max_disks: int = 128, n_samples: int = 0) -> Disks:
@@ -200,7 +201,6 @@ class FCUNet(nn.Module):
         correlation = self.correlate(patterns, probe)
         self._sample(n_samples > 0)
         predictions = torch.stack([self(correlation) for _ in range(max(1, n_samples))])
-        scale, base = self._intensity_scale(correlation)
         probability = torch.sigmoid(predictions[:, :, 0])
         # one prediction in the neighbourhood of a disk's radius
         mean = probability.mean(0)
@@ -215,10 +215,12 @@ class FCUNet(nn.Module):
         row, column = (cell[..., i] + offset.mean(0) for i, offset in enumerate(offsets))
         inside = (row > -0.5) & (row < patterns.shape[1] - 0.5)
         inside &= (column > -0.5) & (column < patterns.shape[2] - 0.5)
-        correction = at(base) + at(predictions[:, :, 4]).mean(0)
+        # roots and inverse hyperbolic functions take their time: of the candidates alone
+        scale, base = _in_noise(at(_cell_means(correlation.disk)), at(_cell_means(correlation.excess)))
+        correction = base + at(predictions[:, :, 4]).mean(0)
         return Disks(
             row, column,
-            intensity=(at(scale) * torch.sinh(correction.clamp(-20, 20))).clamp_min(0),
+            intensity=(scale * torch.sinh(correction.clamp(-20, 20))).clamp_min(0),
             confidence=confidence * inside,
             position_error=torch.exp(at(predictions[:, :, 3]).mean(0).clamp(-4, 2)),
             position_variance=sum(offset.var(0, correction=0) for offset in offsets),
@@ -287,9 +289,17 @@ class FCUNet(nn.Module):
 
 def _again(place: torch.Tensor, which: torch.Tensor, distance: float) -> torch.Tensor:
     """Tell which places (n, m, 2) are those of a more confident disk."""
-    near = torch.cdist(place, place) < distance
+    row, column = place.unbind(-1)
+    squared = (row[:, :, None] - row[:, None]).square() + (column[:, :, None] - column[:, None]).square()
+    near = squared < distance**2
     before = torch.ones_like(near[0]).tril(-1)
     return (near & before & which[:, None]).any(2)
+
+
+def _in_noise(disk: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of counts in an aperture, and their excess in units of it (asinh)."""
+    scale = (disk + 1).sqrt()
+    return scale, torch.asinh(excess / scale)
 
 
 def _cell_means(maps: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import nn
 
+from pyxem_dl.networks.folding import folded
 from pyxem_dl.patterns.patches import PATCH_SIZE
+from pyxem_dl.preprocessing.elementary import log_1p, square_root
 
 
 class SubpixelLocalisation(nn.Module):
@@ -59,8 +61,9 @@ class SubpixelLocalisation(nn.Module):
         """
         highest = patches.amax((-1, -2), keepdim=True).clamp_min(1e-3)
         shape = probe / probe.amax((-1, -2), keepdim=True).clamp_min(1e-12)
-        channels = torch.log1p(patches), (patches / highest).sqrt(), shape.expand_as(patches)
-        features = self.layers(torch.stack(channels, dim=1))
+        channels = log_1p(patches), square_root(patches / highest), shape.expand_as(patches)
+        features = torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
+        features = (self.layers if self.training else folded(self.layers))(features)
         # bfloat16 knows no hundredths of a pixel
         with torch.autocast(patches.device.type, enabled=False):
             prediction = self.answer(self.dropout(features.float()))

@@ -15,15 +15,15 @@ from torch import nn
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.networks.candidates import OrientationCandidates
-from pyxem_dl.networks.comparison import CandidateComparison, PolarView, channels_of
 from pyxem_dl.networks.outline import moved
+from pyxem_dl.networks.verifier import CandidateVerifier, PolarView, channels_of
 
 # Residuals and soft labels live on this scale (radians): about the distance between nodes.
 _NODE_SCALE = math.radians(3.0)
 # Nodes closer than this to a mode's best node belong to it (radians).
 _MODE_RADIUS = math.radians(6.0)
 _TOP_NODES = 20
-# Proposals that the comparison looks at, and how many of them twice.  The right one is hardly
+# Proposals that the verifier looks at, and how many of them twice.  The right one is hardly
 # ever further down.
 N_PROPOSED, _N_VERIFIED = 4, 2
 # Patterns that are verified at once on a CPU, where not all are
@@ -109,7 +109,7 @@ class PolarNetwork(nn.Module):
     width, depth, kernel, expansion : int
         Size of the network; `kernel` counts in-plane nodes and is odd.
     comparison : dict, optional
-        Arguments of the :class:`~pyxem_dl.networks.comparison.CandidateComparison` that
+        Arguments of the :class:`~pyxem_dl.networks.verifier.CandidateVerifier` that
         verifies the proposals, other than the number of phases.
     """
 
@@ -151,13 +151,13 @@ class PolarNetwork(nn.Module):
         self.residual_node = nn.Embedding(len(self.nodes), width // 2)
         self.residual = nn.Linear(width // 2, 3)
         nn.init.normal_(self.residual_node.weight, std=0.5)
-        self.comparison = None
+        self.comparison = None  # the verifier; called so in the files of models
         if comparison is not None:
-            self.add_comparison(**comparison)
+            self.add_verifier(**comparison)
 
-    def add_comparison(self, **arguments) -> None:
+    def add_verifier(self, **arguments) -> None:
         """Add a network that verifies the proposals; see its class for the arguments."""
-        self.comparison = moved(CandidateComparison(self.n_phases, **arguments), self.nodes.device)
+        self.comparison = moved(CandidateVerifier(self.n_phases, **arguments), self.nodes.device)
         self.arguments["comparison"] = arguments
 
     def take_for_certain(self, threshold: float) -> None:
@@ -298,7 +298,7 @@ class PolarNetwork(nn.Module):
         """Probabilities (n, m) and flat indices (n, m) of the best nodes, and the probability (n,) of a crystal."""
         n_axes, at_once = len(self.nodes), len(features)
         if features.device.type == "cpu":
-            # as many patterns as leave their probabilities in a core's cache; a power of two divides portions
+            # as many patterns as leave their probabilities in a core's cache; a power of two divides micro-batches
             at_once = max(1, 2 ** ((_CACHED // (self.phi_steps * n_axes)).bit_length() - 1))
         weight, bias = _as_computed(self.score.weight), _as_computed(self.score.bias)
         parts = []
@@ -315,7 +315,7 @@ class PolarNetwork(nn.Module):
         return p, step * n_axes + axis.gather(1, place - step * axis.shape[1]), 1 - empty
 
     def predict(self, polar: torch.Tensor | Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
-        """Propose orientations, and verify them where a comparison is there.
+        """Propose orientations, and verify them where a verifier is there.
 
         Parameters
         ----------
@@ -328,7 +328,7 @@ class PolarNetwork(nn.Module):
         -------
         OrientationCandidates
             Most probable first; where they are verified, the first four are, and further ones follow as they were
-            proposed.  Those that the comparison takes for certain are only improved.
+            proposed.  Those that the verifier takes for certain are only improved.
         """
         if self.comparison is None:
             return self.propose(polar, n_best)
@@ -343,7 +343,7 @@ class PolarNetwork(nn.Module):
             return OrientationCandidates(*(torch.where(_as_column(certain, new), new, old) for new, old in pairs))
         found = OrientationCandidates(*(column[:, :n_best].clone() for column in proposed[:3]), proposed.crystal)
         for look, mask in ((self._improve_best, certain), (self._verify, ~certain)):
-            for rows, kept in _portions(mask.nonzero()[:, 0]):
+            for rows, kept in _micro_batches(mask.nonzero()[:, 0]):
                 seen = look(view.at(rows), OrientationCandidates(*(column[rows] for column in proposed)), n_best)
                 for column, new in zip(found[:3], seen[:3], strict=True):
                     column[rows[:kept]] = new[:kept]
@@ -358,7 +358,7 @@ class PolarNetwork(nn.Module):
 
     def _verify(self, view: PolarView, proposed: OrientationCandidates, n_best: int) -> OrientationCandidates:
         """Look at the first proposals, and again at the best of them: they share out anew what they had together."""
-        # Always the same number is compared: answers must not depend on n_best.
+        # Always the same number is compared: predictions must not depend on n_best.
         rotations, phases, p = (column[:, :N_PROPOSED] for column in proposed[:3])
         log_p = p.clamp_min(1e-6).log()
         score, rotations = self.comparison.improve(view, rotations, phases, log_p)
@@ -368,7 +368,7 @@ class PolarNetwork(nn.Module):
             view, rotations.gather(1, at), phases.gather(1, best), log_p.gather(1, best)
         )
         rotations = rotations.scatter(1, at, better)
-        # The comparison shares out what the proposals had together: noise stays improbable.  The
+        # The verifier shares out what the proposals had together: noise stays improbable.  The
         # second look is at the best of the first, and shares out what those had.
         share = score.softmax(dim=1)
         second = again.softmax(dim=1) * share.gather(1, best).sum(1, keepdim=True)
@@ -416,19 +416,19 @@ class PolarNetwork(nn.Module):
         return own.unflatten(0, (n, m)).transpose(1, 2).contiguous()
 
 
-def _portions(rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
-    """Divide numbers of rows into portions of one size, for it must not show in the answers.
+def _micro_batches(rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
+    """Divide numbers of rows into micro-batches of one size, for it must not show in the predictions.
 
     Yields
     ------
     rows : tensor of int, shape (_TOGETHER,)
-        The last one fills the last portion.
+        The last one fills the last micro-batch.
     kept : int
         How many are not there to fill it.
     """
-    for portion in rows.split(_TOGETHER) if len(rows) else ():
-        kept = len(portion)
-        yield torch.cat([portion, portion[-1:].expand(_TOGETHER - kept)]), kept
+    for some in rows.split(_TOGETHER) if len(rows) else ():
+        kept = len(some)
+        yield torch.cat([some, some[-1:].expand(_TOGETHER - kept)]), kept
 
 
 def _as_column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pyxem_dl.networks.folding import folded
+
 # Pixels for one cell of the prediction
 STRIDE = 2
 # The networks halve so often: sizes are padded to a multiple of 2 to this power.
@@ -40,8 +42,7 @@ class UNet(nn.Module):
 
     def forward(self, channels: torch.Tensor) -> torch.Tensor:
         """From (n, channels, rows, columns) to (n, widths[0], rows / 2, columns / 2)."""
-        x = functional.pixel_unshuffle(channels, STRIDE)
-        half = self.down_2(x.contiguous(memory_format=torch.channels_last))
+        half = self.down_2(_cells_as_channels(channels))
         quarter = self.down_4(half)
         eighth = self.dropout(self.down_8(quarter))
         return self.up_2(half, self.up_4(quarter, eighth))
@@ -89,6 +90,15 @@ class FourierUNet(nn.Module):
             return torch.fft.ifft2(spectrum, norm="ortho").real
 
 
+def _cells_as_channels(x: torch.Tensor) -> torch.Tensor:
+    """Do what ``pixel_unshuffle`` does, in the type and memory format of the convolutions, in a quarter of the time."""
+    device = x.device.type
+    x = x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    pixels = [(i, j) for i in range(STRIDE) for j in range(STRIDE)]
+    channels = [channel[:, i::STRIDE, j::STRIDE] for channel in x.unbind(1) for i, j in pixels]
+    return torch.stack(channels, dim=-1).permute(0, 3, 1, 2)
+
+
 UNETS = {"real": UNet, "complex": FourierUNet}
 
 
@@ -126,6 +136,11 @@ class _Convolutions(nn.Sequential):
                 nn.BatchNorm2d(kind.parts * after), nn.ReLU(inplace=True),
             ]  # fmt: skip
         super().__init__(*layers)
+        self.can_fold = issubclass(kind, nn.Conv2d)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve, normalise and rectify, one layer after the other."""
+        return folded(self)(x) if self.can_fold and not self.training else super().forward(x)
 
 
 class _Joined(nn.Module):

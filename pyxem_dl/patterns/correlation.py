@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pyxem_dl.preprocessing.elementary import log_1p
+
 # A ring around the disk (in radii) tells the background, a window the contrast.
 _RING, _WINDOW, _APERTURE = (1.35, 2.0), 1.5, 1.15
 
@@ -74,8 +76,8 @@ class CorrelationLayer(nn.Module):
         """Correlate patterns (n, rows, columns) with their probe, (size, size) or (n, size, size)."""
         kernels = self._kernels(probe if probe.ndim == 3 else probe[None])
         size, (rows, columns) = kernels.shape[-1], patterns.shape[1:]
-        # room enough that nothing comes back in at the other side
-        shape = tuple(_even(n + 2 * math.ceil(_RING[1] * self.radius) + 1) for n in (rows, columns))
+        # room enough that nothing comes back in at the other side: what leaves on both sides shares it
+        shape = tuple(_even(n + math.ceil(_RING[1] * self.radius) + 1) for n in (rows, columns))
         crop = min(size // 2, math.ceil(_RING[1] * self.radius) + 1)
         middle = slice(size // 2 - crop, size // 2 + crop + 1)
         kernels = kernels[..., middle, middle]
@@ -97,10 +99,10 @@ class CorrelationLayer(nn.Module):
         excess = disk - ring * area
         significance = excess / (disk + ring * area + 1).sqrt()
         channels = [
-            torch.log1p(patterns),
+            log_1p(patterns),
             normalised,
-            significance.sign() * torch.log1p(significance.abs()),
-            torch.log1p(disk) - torch.log1p(ring * area),
+            significance.sign() * log_1p(significance.abs()),
+            ((disk + 1) / (ring * area + 1)).log(),
         ]
         return Correlation(patterns, disk, excess, torch.stack(channels, dim=1))
 

@@ -14,6 +14,7 @@ from pyxem_dl.patterns.patches import in_blocks, places_to_look_at, squares
 from pyxem_dl.patterns.peaks import Maxima, find_maxima
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import usable_patterns
+from pyxem_dl.preprocessing.elementary import fourth_root
 
 # Patterns that are searched at once; on a CPU so few that they stay in its cache
 _MICRO_BATCH = {"cpu": 4, "other": 64}
@@ -97,7 +98,7 @@ class DiskMatcher:
         self.valid = torch.ones(shape) if signal_mask is None else (~signal_mask).float().cpu()
         masked = not bool(self.valid.all())
         self._half = math.ceil(_KERNEL_RADII * probe.radius + 1)
-        self._transform_shape = [next_fast_len(n + 2 * self._half, real=True) for n in shape]
+        self._transform_shape = [next_fast_len(n + self._half, real=True) for n in shape]
         template, window = _template(probe, self._half), _soft_disk(_KERNEL_RADII * probe.radius + 1, self._half)
         self._prepare(template * window, window)
         self._mask = self.valid == 0 if masked else None
@@ -106,12 +107,12 @@ class DiskMatcher:
 
     def _prepare(self, template, window) -> None:
         """Transform the kernels, and compute what the valid pixels alone say of the correlation."""
-        kernels = [self._transform(x).conj() for x in (template, window, template**2)]
-        covered = self._transform(pad(self.valid, (self._half,) * 4))
+        kernels = [self._transform(self._around_corner(x)).conj() for x in (template, window, template**2)]
+        covered = self._transform(self.valid)
         t, w, t2 = (self._inverse(covered * kernel) for kernel in kernels)
         w = w.clamp_min(1e-3)
         # under a mask, other than beyond the border, the edge of the mask makes half a disk of any halo
-        hidden = self._inverse(self._transform(pad(1 - self.valid, (self._half,) * 4)) * kernels[0])
+        hidden = self._inverse(self._transform(1 - self.valid) * kernels[0])
         usable = (t > _SHARE_ON_DETECTOR * template.sum()) & (hidden < _SHARE_MASKED * template.sum())
         self._usable = usable.to(self.device)
         self._mean = (t / w).to(self.device)
@@ -127,6 +128,11 @@ class DiskMatcher:
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(self.device))
         return self
+
+    def _around_corner(self, kernel: torch.Tensor) -> torch.Tensor:
+        """Put the middle of a kernel into the corner; what is left and above of it comes in at the other side."""
+        missing = [n - m for n, m in zip(self._transform_shape, kernel.shape, strict=True)]
+        return pad(kernel, (0, missing[1], 0, missing[0])).roll((-self._half, -self._half), (0, 1))
 
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(x, s=self._transform_shape)
@@ -147,13 +153,14 @@ class DiskMatcher:
         tensor, shape (n, rows, columns)
             Between -1 and 1; -inf where too little of the disk would be on the detector.
         """
-        padding = (self._half,) * 4
-        f = self._transform(pad(compressed, padding))
+        # in place: the maps are larger than a core's cache
+        f = self._transform(compressed)
         total = self._inverse(f * self._window)
-        product = self._inverse(f * self._template) - total * self._mean
-        squares = self._inverse(self._transform(pad(compressed**2, padding)) * self._window)
-        variance = (squares - total**2 / self._weight).clamp_min(0) + _VARIANCE_FLOOR
-        return torch.where(self._usable, (product / (variance * self._norm).sqrt()).clamp(-1, 1), -math.inf)
+        product = self._inverse(f.mul_(self._template)).sub_(total * self._mean)
+        squares = self._inverse(self._transform(compressed.square()).mul_(self._window))
+        variance = squares.sub_(total.square_().div_(self._weight)).clamp_min_(0).add_(_VARIANCE_FLOOR)
+        correlation = product.mul_(variance.mul_(self._norm).rsqrt_()).clamp_(-1, 1)
+        return torch.where(self._usable, correlation, -math.inf)
 
     def __call__(self, patterns: torch.Tensor) -> tuple[Maxima, torch.Tensor]:
         """Find the disks of a batch.
@@ -188,7 +195,7 @@ class DiskMatcher:
         with computing(self.device):
             patterns, usable = usable_patterns(patterns, self._mask)
             # the fourth root: the inside of a disk counts less, and its outline more
-            compressed = patterns.sqrt().sqrt()
+            compressed = fourth_root(patterns)
             threshold = torch.where(usable, self.threshold, math.inf)
             subpixel = "parabola" if self.subpixel else None
             found = find_maxima(self.correlate(compressed), threshold, self.min_distance, self.max_peaks, subpixel)
@@ -227,10 +234,9 @@ class DiskMatcher:
     def _intensities(self, patterns, pattern, position) -> torch.Tensor:
         """Sum over each disk (p,) without the background, the median of the means of a ring's sectors."""
         half = self._apertures.shape[-1] // 2
-        seen = self.valid.expand_as(patterns)
         apertures = self._apertures.flatten(1)
         values = _products(squares(patterns, pattern, position, half).flatten(1), apertures)
-        covered = _products(squares(seen, pattern, position, half).flatten(1), apertures)
+        covered = _products(squares(self.valid[None], torch.zeros_like(pattern), position, half).flatten(1), apertures)
         means = values[:, 1:] / covered[:, 1:].clamp_min(1e-3)
         means = torch.where(covered[:, 1:] > 0.5 * apertures[1:].sum(1), means, math.nan)
         background = means.nanmedian(1).values.nan_to_num()

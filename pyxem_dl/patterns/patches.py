@@ -43,22 +43,28 @@ def cut_patches(
         factor = _SAMPLES / radius
         patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
     step = radius / _SAMPLES
-    margin = math.ceil(_HALF * step) + 2
+    size = math.ceil((PATCH_SIZE - 1) * step) + 3
     position = position.nan_to_num()  # a device stops at an index that is none
-    padded = functional.pad(patterns, (margin,) * 4)
-    offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step + margin
-    rows, columns = (
-        (position[:, i, None] + offsets).clamp(0, padded.shape[1 + i] - 1.001) for i in (0, 1)
-    )
-    top, left = rows.floor().long(), columns.floor().long()
-    down, right = (rows - top)[:, :, None], (columns - left)[:, None]
+    first = (position - _HALF * step).floor()
+    square = _cut(patterns, pattern, first.long(), size)
+    offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step
+    at = (position - first)[:, :, None] + offsets
+    before = at.floor().long().clamp(0, size - 2)
+    share = at - before
+    rows, columns = before[:, 0, :, None].expand(-1, -1, size), before[:, 1, None].expand(-1, PATCH_SIZE, -1)
+    square = torch.lerp(square.gather(1, rows), square.gather(1, rows + 1), share[:, 0, :, None])
+    return torch.lerp(square.gather(2, columns), square.gather(2, columns + 1), share[:, 1, None]) * step**2
 
-    def at(row, column):
-        return padded[pattern[:, None, None], row[:, :, None], column[:, None]]
 
-    upper = at(top, left) * (1 - right) + at(top, left + 1) * right
-    lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
-    return (upper * (1 - down) + lower * down) * step**2
+def _cut(patterns: torch.Tensor, pattern: torch.Tensor, first: torch.Tensor, size: int) -> torch.Tensor:
+    """Squares (p, size, size) of patterns (n, rows, columns) from the pixels `first` (p, 2) on; 0 beyond the border."""
+    padded = functional.pad(patterns, (size,) * 4)
+    rows, columns = padded.shape[1:]
+    top, left = ((first[:, i] + size).clamp(0, n - size) for i, n in enumerate((rows, columns)))
+    start = ((pattern * rows + top) * columns + left)[:, None] + columns * torch.arange(size, device=pattern.device)
+    # whole lines at once: an index for each pixel takes ten times as long
+    lines = padded.flatten().unfold(0, size, 1).index_select(0, start.flatten())
+    return lines.unflatten(0, (len(pattern), size))
 
 
 def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
@@ -130,13 +136,8 @@ def squares(
     tensor, shape (p, 2 half + 1, 2 half + 1)
         Bilinear between pixels; 0 beyond the border.
     """
-    margin = half + 2
-    padded = functional.pad(patterns, (margin,) * 4)
     first = position.floor()
     share = (position - first)[:, :, None, None]
-    offsets = torch.arange(-half, half + 2, device=patterns.device)
-    rows = (first[:, 0, None].long() + offsets + margin).clamp(0, padded.shape[1] - 1)
-    columns = (first[:, 1, None].long() + offsets + margin).clamp(0, padded.shape[2] - 1)
-    square = padded[pattern[:, None, None], rows[:, :, None], columns[:, None, :]]
-    square = square[:, :-1] * (1 - share[:, 0]) + square[:, 1:] * share[:, 0]
-    return square[:, :, :-1] * (1 - share[:, 1]) + square[:, :, 1:] * share[:, 1]
+    square = _cut(patterns, pattern, first.long() - half, 2 * half + 2)
+    square = torch.lerp(square[:, :-1], square[:, 1:], share[:, 0])
+    return torch.lerp(square[:, :, :-1], square[:, :, 1:], share[:, 1])

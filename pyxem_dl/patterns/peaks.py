@@ -98,7 +98,7 @@ def find_maxima(
     if not (math.isfinite(min_distance) and min_distance >= 0):
         raise ValueError(f"min_distance must be a number of pixels of at least 0, not {min_distance!r}.")
     min_distance = max(1.0, float(min_distance))
-    maps = torch.where(maps.isfinite(), maps, -math.inf)
+    maps = torch.nan_to_num(maps, nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
     candidates = _candidates(maps, threshold, min_distance, _CANDIDATES_PER_PEAK * int(max_peaks))
     separated = _separated if maps.device.type == "cpu" else _separated_in_rounds
     peaks = candidates.select(separated(candidates, min_distance))

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from pyxem_dl.frames import Calibration
+from pyxem_dl.preprocessing.elementary import square_root
 
 # Levels of intensity at which the noise of a detector is looked at
 _GAIN_BINS = 12
@@ -282,7 +283,4 @@ def normalised(images: torch.Tensor, weight: torch.Tensor, gamma: float, clip: f
 
 
 def _power(x: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Raise what is not negative to a power; ``sqrt`` itself takes five times as long where there are zeros (MKL)."""
-    if gamma == 0.5:
-        return x.clamp_min(torch.finfo(x.dtype).tiny).rsqrt_().mul_(x)
-    return x.pow(gamma)
+    return square_root(x) if gamma == 0.5 else x.pow(gamma)

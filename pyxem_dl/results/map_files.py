@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 from pyxem_dl.messages import warn
 from pyxem_dl.scans import Target
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
 
 MAP_SUFFIXES = (".h5", ".hdf5", ".ang", ".ctf")
 _TEXT = (".ang", ".ctf")
@@ -63,7 +67,7 @@ def bounding_box(xmap) -> np.ndarray:
     return box
 
 
-def save_map(path, xmap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
+def save_map(path: str | Path, xmap: CrystalMap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
     """Save a crystal map, without asking; a call that is killed leaves the file that was there, or none.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,16 +15,20 @@ from pyxem_dl.results.map_files import bounding_box, copied_map
 from pyxem_dl.results.maps import phase_list
 from pyxem_dl.results.spots import predict_spots
 
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+    from pyxem.signals import OrientationMap
+
 
 def to_orientation_map(
-    xmap,
+    xmap: CrystalMap,
     model: OrientationModel | str | Path | None = None,
     *,
     beam_energy: float | None = None,
     reciprocal_radius: float | None = None,
     max_excitation_error: float = 0.02,
     show_progressbar: bool | None = None,
-):
+) -> OrientationMap:
     """Turn a crystal map into pyxem's ``OrientationMap``, for its markers and IPF plots.
 
     For the predicted spots over the patterns alone, :func:`pyxem_dl.plot.markers` is simpler and faster.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyxem_dl.messages import warn
 from pyxem_dl.results.assembly import MatchedMap, PredictedMap
@@ -11,10 +12,14 @@ from pyxem_dl.results.vector_files import save_vectors
 from pyxem_dl.results.vectors import VectorsAssembly
 from pyxem_dl.scans import ResultStore
 
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+    from pyxem.signals import DiffractionVectors
+
 _ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, VectorsAssembly)}
 
 
-def open_result(path: str | Path):
+def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:
     """Open the result of a call with ``output="....zarr"``.
 
     Parameters

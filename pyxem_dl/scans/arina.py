@@ -14,18 +14,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyxem_dl.messages import warn
 
+if TYPE_CHECKING:
+    from pyxem.signals import Diffraction2D
+
 # A block of frames that is read at once, in bytes
 _BLOCK = 32 * 2**20
 _DATA, _SPECIFIC = "entry/data", "entry/instrument/detector/detectorSpecific"
+# Energies of electrons in eV: what was never set is that of X-rays
+_LEAST_EV, _MOST_EV = 20e3, 3e6
 _ENERGIES = ("entry/instrument/beam/incident_energy", f"{_SPECIFIC}/incident_energy")
 
 
-def load_arina(path, navigation_shape: tuple[int, int] | None = None, *, lazy: bool = True):
+def load_arina(
+    path: str | Path, navigation_shape: tuple[int, int] | None = None, *, lazy: bool = True
+) -> Diffraction2D:
     """Load a scan of an ARINA detector.
 
     Parameters
@@ -89,7 +97,8 @@ def file_reader(filename, lazy: bool = False, navigation_shape: tuple[int, int] 
         with h5py.File(path, "r") as master:
             sources = _sources(path, master)
             asked = tuple(_number(master, f"{_SPECIFIC}/{name}") for name in ("ntrigger", "nimages"))
-            energy = next((e for e in (_number(master, name) for name in _ENERGIES) if e), None)
+            energies = (_number(master, name) for name in _ENERGIES)
+            energy = next((e for e in energies if e is not None and _LEAST_EV <= e <= _MOST_EV), None)
             mask = master.get(f"{_SPECIFIC}/pixel_mask")
             mask = None if mask is None else mask[()]
     except FileNotFoundError:

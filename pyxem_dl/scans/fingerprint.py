@@ -40,7 +40,7 @@ def fingerprint(data, settings, arrays, source=None, *, on_disk: bool = True) ->
     for array in arrays:
         digest.update(b"none" if array is None else _bytes(array))
     if is_in_memory(data):
-        for part in data:
+        for part in data[None] if data.dtype == object else data:
             digest.update(_bytes(part))
     elif on_disk:
         positions = spread(np.arange(math.prod(shape[:-2])), data.dtype.itemsize * math.prod(shape[-2:]))

@@ -11,11 +11,15 @@ import importlib
 import inspect
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyxem_dl.messages import warn
 from pyxem_dl.scans import arina
+
+if TYPE_CHECKING:
+    from hyperspy.signals import Signal2D
 
 #: Where a format says in which order the bytes of its numbers are, and how those are marked that are read wrongly
 _BIG_ENDIAN = {".mrc": (212, b"\x11\x11"), ".dm3": (8, b"\0\0\0\0"), ".dm4": (12, b"\0\0\0\0")}
@@ -25,7 +29,7 @@ _BIG_ENDIAN = {".mrc": (212, b"\x11\x11"), ".dm3": (8, b"\0\0\0\0"), ".dm4": (12
 _FORMATS = {".xml": "EMPAD"}
 
 
-def load_scan(path, **settings):
+def load_scan(path: str | Path, **settings) -> Signal2D:
     """Load a scan lazily, and make sure that it is all there.
 
     Parameters

@@ -8,6 +8,7 @@ there was time (Ctrl-C, an error), what was done of others.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ _MOST_POSITIONS, _MOST_BYTES_OF_A_PATTERN = 2**33, 2**20
 _MOST_AXES, _MOST_FIELDS, _MOST_ATTRIBUTES = 2, 64, 64 * 2**20
 # Bytes of a pattern's rows, on average over a block
 _MOST_RAGGED = 2**20
-# Bytes with which a packed chunk says how large it is
+# Bytes with which Blosc begins: four flags, then the sizes of what is packed, of its blocks, and of what it became
 _BLOSC_HEAD = 16
 
 
@@ -284,14 +285,12 @@ class ResultStore:
 
     def _check_size(self, name: str, field: Field, i: int) -> None:
         """Refuse a chunk that would become larger than it can be, before it is unpacked."""
-        from numcodecs.blosc import cbuffer_sizes
-
         path = self._chunk(name, field, i)
         with open(path, "rb") as file:
             head = file.read(_BLOSC_HEAD)
         if len(head) < _BLOSC_HEAD:
             raise ValueError("a chunk that ends in its first bytes")
-        nbytes, packed, _ = cbuffer_sizes(head)
+        nbytes, _, packed = struct.unpack("<4x3I", head)
         n = math.prod(self.contents.blocks.size)
         most = n * _MOST_RAGGED if field.ragged else n * math.prod(field.shape) * np.dtype(field.dtype).itemsize + 4
         if nbytes > most or packed != path.stat().st_size:

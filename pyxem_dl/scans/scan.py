@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from pyxem_dl.scans.beam import Beam
 from pyxem_dl.scans.options import Reading
 from pyxem_dl.scans.positions import Positions
 from pyxem_dl.scans.sample import Sample, filled, read_sample
+
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Patterns
 
 
 @dataclass
@@ -195,7 +199,7 @@ class Scan:
         return text + (f" ({excluded} more are excluded)" if excluded else "")
 
 
-def find_bad_pixels(signal, signal_mask=None) -> np.ndarray:
+def find_bad_pixels(signal: Patterns, signal_mask: np.ndarray | None = None) -> np.ndarray:
     """Find the pixels of a detector that are wrong in every pattern of a scan.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from pyxem_dl.scans import Computing, Job, Reading, Scan
 from pyxem_dl.template_matching.step import Templates, TemplateStep
 from pyxem_dl.template_matching.vectors import VectorScan, is_vectors
 
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.annotations import Center, Patterns, Phases, Vectors
+
 # Orientations that are 5 degrees apart; all of a sphere would be 70 000
 _MOST_CANDIDATES = 1000
 # Degrees between zone axes, and distance from the Ewald sphere (Å⁻¹), beyond which nothing is matched
@@ -23,8 +29,8 @@ _COARSEST, _FARTHEST = 60.0, 5.0
 
 
 def match_templates(
-    signal,
-    phases,
+    signal: Patterns | Vectors,
+    phases: Phases,
     *,
     n_best: int = 1,
     engine: str = "torch",
@@ -34,7 +40,7 @@ def match_templates(
     beam_energy: float | None = None,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
-    center=None,
+    center: Center | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
     show_progressbar: bool | None = None,
@@ -42,7 +48,7 @@ def match_templates(
     overwrite: bool = False,
     on_part: Callable | None = None,
     on_message: Callable | None = None,
-):
+) -> CrystalMap:
     """Find orientations by comparison with simulated patterns.
 
     Parameters

@@ -22,7 +22,7 @@ from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfi
 from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
-    add_comparison,
+    add_verifier,
     fit_certainty,
     fit_score_threshold,
     validate,
@@ -153,7 +153,7 @@ def train_labelled(
     modules = []
     for stage in configuration.stages():
         if stage == "verify" and model.network.comparison is None:
-            _add_comparison(model.network, phases, configuration, scans, recipe)
+            _add_verifier(model.network, phases, configuration, scans, recipe)
         module = LabelledTraining(model.network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
@@ -356,7 +356,7 @@ def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe
     return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, settings.setup_size))
 
 
-def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: TrainingConfiguration | None) -> None:
+def _add_verifier(network, phases, c: LabelledConfiguration, scans, recipe: TrainingConfiguration | None) -> None:
     """Give the polar network what it needs to verify its proposals: the phases' reflections.
 
     Measured scans are distorted as the simulated ones of the recipe are, or as those of a training by default.
@@ -370,7 +370,7 @@ def _add_comparison(network, phases, c: LabelledConfiguration, scans, recipe: Tr
     device = network.nodes.device
     table = ReflectionTable.stack([reflections(p, c.reciprocal_radius) for p in phases], energy, device)
     like = recipe or TrainingConfiguration(beam_energy=energy, reciprocal_radius=c.reciprocal_radius)
-    add_comparison(network, table, c.reciprocal_radius, energy, like.displacement)
+    add_verifier(network, table, c.reciprocal_radius, energy, like.displacement)
 
 
 def _announce(name, network, scans, phases, c, batches, root, precision) -> None:

@@ -23,7 +23,7 @@ FALSE_CRYSTALS = 0.01
 # Reflections that are looked up for a candidate; displacements (Å⁻¹) up to which three sample points along the
 # radius find a spot
 _MAX_SPOTS, _NARROW = 48, 0.1
-#: Probabilities above which proposals may be taken for certain, and the share of right answers that this may cost
+#: Probabilities above which proposals may be taken for certain, and the share of right predictions that this may cost
 CERTAIN = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _LOSS = 0.003
 # Crystals by which it is judged, at least
@@ -86,13 +86,13 @@ class SimulatedBatches(IterableDataset):
             yield self.make()
 
 
-def add_comparison(network, table, reciprocal_radius: float, beam_energy: float, displacement: float) -> None:
+def add_verifier(network, table, reciprocal_radius: float, beam_energy: float, displacement: float) -> None:
     """Give the polar network what it needs to verify its proposals; what it learnt before stays as it is.
 
     Parameters
     ----------
     network : PolarNetwork
-        Without a comparison.
+        Without a verifier.
     table : ReflectionTable
         The phases' reflections.
     reciprocal_radius : float
@@ -103,7 +103,7 @@ def add_comparison(network, table, reciprocal_radius: float, beam_energy: float,
         How far the distortions of a detector displace a spot at the rim, at most, in Å⁻¹.
     """
     n_reflections = table.g.shape[1]
-    network.add_comparison(
+    network.add_verifier(
         n_reflections=n_reflections,
         # about as many as a low-index zone axis shows: a layer through the origin is an eighth
         n_spots=min(_MAX_SPOTS, max(16, n_reflections // 8)),
@@ -239,7 +239,7 @@ class OrientationTraining(ClockedTraining):
     Parameters
     ----------
     network : PolarNetwork
-        With a comparison where it learns to verify.
+        With a verifier where it learns to verify.
     configuration : TrainingConfiguration
         Of the training.
     stage : {"propose", "verify", "train"}
@@ -256,7 +256,7 @@ class OrientationTraining(ClockedTraining):
 
     @property
     def trainable(self):
-        """The whole network, or its comparison alone."""
+        """The whole network, or its verifier alone."""
         return self.network.comparison if self.stage == "verify" else self.network
 
     def training_step(self, batch, _):

@@ -25,7 +25,7 @@ from pyxem_dl.training.labelled import free_folder, train_labelled
 from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
-    add_comparison,
+    add_verifier,
     fit_certainty,
     fit_score_threshold,
 )
@@ -154,7 +154,7 @@ def train(
     for stage in configuration.stages():
         if stage == "verify":
             c = configuration
-            add_comparison(network, batches.simulator.table, c.reciprocal_radius, c.beam_energy, c.displacement)
+            add_verifier(network, batches.simulator.table, c.reciprocal_radius, c.beam_energy, c.displacement)
         module = OrientationTraining(network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
@@ -230,7 +230,7 @@ def _finish(modules, phases, output, facts: dict, name: str, description: str):
     low, high = batches.simulator.scale_range
     # Lightning has moved it to the CPU
     last.network.to(batches.simulator.device)
-    # before the threshold of the score, which is that of the answers that are given
+    # before the threshold of the score, which is that of the predictions that are given
     fit_certainty(last.network, *last._validation)
     thresholds = {"crystal": 0.5, "score": fit_score_threshold(last.network, batches, configuration.seed)}
     model = OrientationModel(

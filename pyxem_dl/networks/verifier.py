@@ -80,7 +80,7 @@ class _Bins:
         return ring.gather(1, self.row).reshape(self.shape)
 
 
-class CandidateComparison(nn.Module):
+class CandidateVerifier(nn.Module):
     """Score and improve proposed orientations.
 
     Parameters

@@ -226,7 +226,7 @@ class OrientationStep(Step):
         self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
         # what several predictions agree on is known with its uncertainty
         self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
-        self.keep_every = max(64, 4096 // max(1, n_samples) // model.n_networks)
+        self.keep_every = max(self.micro_batch, 4096 // max(1, n_samples) // model.n_networks)
 
     def __getstate__(self) -> dict:
         # bundled models go by name and hash, so that no weights travel

@@ -11,6 +11,7 @@ import torch
 from pyxem_dl.networks.comparison import PolarView
 
 from pyxem_dl import rotations as rot, symmetry
+from pyxem_dl.frames import Calibration
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.networks import OrientationCandidates, build_network
 from pyxem_dl.training import learning, orientation
@@ -63,6 +64,27 @@ def test_what_all_patterns_share_may_be_there_once(verifying):
         apart = verifying.predict((intensity, valid), 2)
     for a, b in zip(apart, together, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_answers_are_the_same_bits_whatever_the_batch():
+    model = load_model("al-200kv")
+    model.network.take_for_certain(0.5)
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(64.0) - 32, torch.arange(64.0) - 32, indexing="ij")
+    scan = 3 * torch.ones(40, 64, 64)
+    for _ in range(12):
+        row, column = 50 * torch.rand(2, 40, 1, 1, generator=generator) - 25
+        scan += 50 * torch.rand(40, 1, 1, generator=generator) * (torch.hypot(y - row, x - column) < 2)
+    scan = torch.poisson(scan, generator)
+    calibration = Calibration(scale=(0.05, 0.05), center=(32.0, 32.0), shape=(64, 64), beam_energy=200.0)
+    whole = model.predict_batch(scan, calibration, n_best=2)
+    certain = whole.scores[:, 0] > 0.5
+    assert 0 < int(certain.sum()) < len(certain)
+    for size in (1, 7, 33):
+        parts = [model.predict_batch(part, calibration, n_best=2) for part in scan.split(size)[:6]]
+        for ours, theirs in zip(zip(*parts, strict=True), whole, strict=True):
+            ours = torch.cat(ours)
+            assert torch.equal(ours, theirs[: len(ours)])
 
 
 class Overconfident:

@@ -27,7 +27,7 @@ _TOP_NODES = 20
 # ever further down.
 N_PROPOSED, _N_VERIFIED = 4, 2
 # Patterns that are verified at once on a CPU, where not all are
-_TOGETHER = 16
+_TOGETHER = 32
 # Probabilities (float32) that a core's cache holds
 _CACHED = 2**18
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pyxem_dl.networks.comparison import PolarView
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.networks import OrientationCandidates, build_network
-from pyxem_dl.networks.comparison import PolarView
 from pyxem_dl.training import learning, orientation
 
 

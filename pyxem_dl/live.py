@@ -256,7 +256,8 @@ def follow(
     Warns
     -----
     UserWarning
-        If the stream stops before its end: what is done is kept, and the rest is not in the data of the map.
+        If the stream stops before its end, or Ctrl-C ends the waiting for it: what is done is kept, and the rest is not
+        in the data of the map.
     """
     shape = tuple(dataset.shape.nav)
     positions = _positions(shape, scan_step, scan_unit)
@@ -272,10 +273,11 @@ def follow(
             now = udf.collected(result)
             found.done, found.arrays = now.done, now.arrays
             yield partial
-    except Exception as error:  # whatever a detector, its network or LiberTEM raise: hours of measuring are not lost
+    # whatever a detector or LiberTEM raise, and Ctrl-C while nothing comes: hours of measuring are not lost
+    except (Exception, KeyboardInterrupt) as error:
         if not found.done.any():
             raise
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}".removesuffix(": ")
     if partial.n_done < partial.n:
         warn(
             f"The stream stopped after {partial.n_done} of {partial.n} patterns ({why}): the rest is not in the data "

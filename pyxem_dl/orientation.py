@@ -224,6 +224,8 @@ class OrientationStep(Step):
     def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
         self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
         self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
+        # what several predictions agree on is known with its uncertainty
+        self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
         self.keep_every = max(64, 4096 // max(1, n_samples) // model.n_networks)
 
     def __getstate__(self) -> dict:
@@ -233,7 +235,7 @@ class OrientationStep(Step):
     @property
     def fields(self):
         """See :meth:`PredictedMap.fields`; the reliability needs two orientations."""
-        return PredictedMap.fields(max(2, self.n_best) if self._several else 1, not self.model.gives_several)
+        return PredictedMap.fields(max(2, self.n_best) if self._several else 1, self._with_uncertainty)
 
     def prepare(self, device: torch.device) -> None:
         """Get the model onto the device."""

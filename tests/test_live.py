@@ -14,8 +14,12 @@ import torch
 from fake_network import make_model
 
 import pyxem_dl
+from pyxem_dl.bragg_vectors.finders import CorrelationFinder
+from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.frames import Calibration, upside_down
-from pyxem_dl.scans import Field, Padded, Step, make_signal
+from pyxem_dl.patterns import Probe
+from pyxem_dl.patterns.matcher import DiskMatcher
+from pyxem_dl.scans import Collected, Computing, Field, Padded, Positions, Scan, Step, make_signal, stream
 
 # libertem-live's reader of the Merlin's stream hands on pieces of 2 MB: 260 of these frames
 SHAPE = (16, 20)
@@ -154,6 +158,33 @@ def test_a_step_that_gives_any_number_of_rows(live, ctx, frames):
         lengths.add(len(table))
     assert len(lengths) > 5
     assert result["pixels"].data.shape == SHAPE
+
+
+def test_disks_are_those_of_the_stream(live, ctx, frames):
+    scan = Scan(None, CALIBRATION, np.zeros(0, dtype=bool), None, None, Positions(SHAPE, (1.0, 1.0), "px"))
+    finder = CorrelationFinder(DiskMatcher(Probe.ideal(3.0), CALIBRATION.shape, threshold=0.1), 1.0)
+    step = DiskStep(scan, finder, None, True, 4)
+    expected = Collected(frames.shape[0] * frames.shape[1], step.fields)
+    for part in stream(frames, step, Computing("cpu", show_progressbar=False)):
+        expected.add(part)
+    udf = live.StepUDF(step, device="cpu")
+    found = udf.collected(ctx.run_udf(dataset=from_memory(ctx, frames), udf=udf))
+    (name,) = step.fields
+    tables, others = (each.tables(name, (4,)) for each in (found, expected))
+    assert sum(map(len, tables)) > 100
+    assert all(np.array_equal(one, other) for one, other in zip(tables, others, strict=True))
+
+
+def test_ctrl_c_while_nothing_comes_keeps_what_is_done(live, ctx, frames):
+    class Stalled:
+        def run_udf_iter(self, **options):
+            yield next(iter(ctx.run_udf_iter(**options)))
+            raise KeyboardInterrupt
+
+    udf = live.OrientationUDF(make_model(), CALIBRATION, device="cpu")
+    with pytest.warns(UserWarning, match=r"The stream stopped after 64 of 320 patterns \(KeyboardInterrupt\)"):
+        (partial,) = live.follow(Stalled(), from_memory(ctx, frames), udf)
+    assert partial.to_crystal_map().is_in_data.sum() == 64
 
 
 @pytest.mark.parametrize("change, message", [

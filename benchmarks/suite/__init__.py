@@ -6,6 +6,8 @@ Parts, each with a fixed seed, on data that no bundled model has seen:
 * ``multislice``: dynamical patterns of Al and LiNiO2 with exact truth, at two doses.
 * ``mgo``: a real scan, with cubes, vacuum and carbon film whose places are known.
 * ``speed``: from a lazy signal to the crystal map.
+* ``cost``: CPU time for a pattern, and its ratio to what the products of matrices alone would take.
+* ``engine``: what the host does for a pattern, memory of long scans, clusters.
 * ``disks``: Bragg disks with exact truth, on the real scan, strain of a multilayer, and speed.
 * ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
 * ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a

@@ -11,10 +11,10 @@ from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
-from suite import cost, datasets, disk_measure, disks, labelled, measure, report
+from suite import cost, datasets, disk_measure, disks, engine, labelled, measure, report
 from suite.machine import context, training_of, use_threads
 
-SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "disks", "vectors")
+SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "vectors")
 #: Parts that train, and take hours: done where they are asked for
 TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
@@ -202,6 +202,11 @@ def _run_cost(data: Path, choose, results: Results) -> None:
         results.add("cost", scan, label, numbers)
 
 
+def _run_engine(data: Path, choose, results: Results) -> None:
+    for what, unit, numbers in engine.measure(data, choose.keywords["models"]):
+        results.add("engine", what, unit, numbers)
+
+
 def _finders(models, kinds, device, results) -> dict:
     """Ways to find disks: functions from a signal and a probe to vectors, by their label in the table."""
     found = {}
@@ -270,6 +275,7 @@ _RUNS = {
     "mgo": _run_mgo,
     "speed": _run_speed,
     "cost": _run_cost,
+    "engine": _run_engine,
     "disks": _run_disks,
     "vectors": _run_vectors,
 }

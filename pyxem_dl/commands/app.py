@@ -45,7 +45,7 @@ def _clear_errors(command):
             raise  # for a broken installation, where it breaks is what helps
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             name = "" if isinstance(error, (ValueError, OSError)) else f" ({type(error).__name__})"
-            typer.echo(f"Error{name}: {error}", err=True)
+            typer.echo(f"Error{name}: {str(error).replace('overwrite=True', '--overwrite')}", err=True)
             if name:
                 typer.echo("`pyxem-dl --debug ...` shows where it happened.", err=True)
             raise typer.Exit(1) from None

@@ -244,7 +244,7 @@ EVERYWHERE = [(i, j) for i in range(4) for j in range(2)]
 
 def test_a_block_that_cannot_be_read(client, scan):
     data = unreadable(scan, [(1, 1)], OSError("truncated"))
-    with pytest.warns(UserWarning, match=r"10 patterns in 1 blocks could not be read .*25-29, 35-39; OSError: trunc"):
+    with pytest.warns(UserWarning, match=r"10 patterns could not be read .*25-29, 35-39; OSError: trunc"):
         found = collect(on_workers(client, data, Sums()))
     np.testing.assert_array_equal(np.flatnonzero(~found.done), [*range(25, 30), *range(35, 40)])
     np.testing.assert_array_equal(

@@ -37,6 +37,7 @@ def predict(scan, output, pause=0.0):
     import test_output
 
     from pyxem_dl import networks, predict_orientation
+    from pyxem_dl.models import OrientationModel
     from pyxem_dl.orientation import OrientationStep
 
     networks.NETWORKS["fake"] = test_output.FakeNetwork
@@ -47,15 +48,15 @@ def predict(scan, output, pause=0.0):
         return original(self, patterns, indices)
 
     data = da.from_array(np.load(scan, mmap_mode="r"), chunks=(2, 3, -1, -1))
-    before = OrientationStep.micro_batch, OrientationStep.__call__
-    OrientationStep.micro_batch, OrientationStep.__call__ = 3, slow
+    before = OrientationModel.micro_batch, OrientationStep.__call__
+    OrientationModel.micro_batch, OrientationStep.__call__ = 3, slow
     try:
         return predict_orientation(
             test_output.signal_of(data), test_output.make_model(), n_best=2, output=output, device="cpu",
             show_progressbar=False,
         )  # fmt: skip
     finally:
-        OrientationStep.micro_batch, OrientationStep.__call__ = before
+        OrientationModel.micro_batch, OrientationStep.__call__ = before
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def work(scan, output, log):
     code = 1
     with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            predict(scan, output, 0.02)
+            predict(scan, output, 0.05)
             code = 0
         finally:
             file.flush()
@@ -95,7 +96,8 @@ class Processes:
 
     def end(self, number=signal.SIGKILL):
         """Send a signal, and give the exit code: negative for a signal."""
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(self.pid, number)
         return int(self.server.stdout.readline())
 
     def wait_for_a_block(self, store):

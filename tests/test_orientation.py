@@ -11,7 +11,6 @@ from orix.quaternion import Rotation
 
 from pyxem_dl import iter_predict_orientation, models, networks, open_result, predict_orientation, to_orientation_map
 from pyxem_dl.frames import Calibration, beam_shift_to_center
-from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.results import maps
 from pyxem_dl.scans import Scan
 
@@ -375,7 +374,7 @@ def test_a_map_goes_into_a_file(scan, tmp_path, ending):
 
 
 def test_an_interrupted_file_goes_on_where_it_was(scan, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     path, mask = tmp_path / "map.h5", np.arange(20).reshape(4, 5) == 7
     lazy = make_signal(da.from_array(scan, chunks=(2, 2, -1, -1)))
     options = QUIET | {"batch_size": 3, "n_best": 2, "navigation_mask": mask}
@@ -408,7 +407,7 @@ def test_files_are_looked_at_before_the_work(scan, tmp_path):
 # ------------------------------------------------------------------ as it comes
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_map_that_grows(scan, monkeypatch, lazy):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     signal = make_signal(da.from_array(scan, chunks=(2, 2, -1, -1)) if lazy else scan)
     mask = np.arange(20).reshape(4, 5) == 7
     whole = predict_orientation(signal, make_model(), n_best=2, navigation_mask=mask, **QUIET)
@@ -426,7 +425,7 @@ def test_a_map_that_grows(scan, monkeypatch, lazy):
 
 
 def test_what_is_done_does_not_change_with_the_work(scan, monkeypatch):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     work = iter_predict_orientation(make_signal(scan), make_model(), **QUIET)
     done, xmap = (partial := next(work)).done, partial.to_crystal_map()
     next(work)
@@ -434,7 +433,7 @@ def test_what_is_done_does_not_change_with_the_work(scan, monkeypatch):
 
 
 def test_who_leaves_the_loop_stops_the_work(scan, monkeypatch):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     counter, threads = Interrupting(monkeypatch, 99), torch.get_num_threads()
     for partial in iter_predict_orientation(make_signal(np.tile(scan, (5, 1, 1, 1))), make_model(), **QUIET):
         if partial.n_done >= 9:
@@ -449,7 +448,7 @@ def test_arguments_are_looked_at_before_the_loop(scan):
 
 
 def test_parts_and_messages_go_to_who_listens(scan, monkeypatch, capsys):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     parts, lines, thread = [], [], threading.get_ident()
 
     def on_part(part):
@@ -465,7 +464,7 @@ def test_parts_and_messages_go_to_who_listens(scan, monkeypatch, capsys):
 
 
 def test_who_listens_may_stop_the_work(scan, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     seen = []
 
     def on_part(part):
@@ -488,7 +487,7 @@ def test_who_listens_may_stop_the_work(scan, tmp_path, monkeypatch, capsys):
 
 
 def test_an_error_of_who_listens_arrives_and_what_is_done_is_kept(scan, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(OrientationStep, "micro_batch", 3)
+    monkeypatch.setattr(models.OrientationModel, "micro_batch", 3)
     path = tmp_path / "map.zarr"
     with pytest.raises(ZeroDivisionError):
         predict_orientation(make_signal(scan), make_model(), output=path, on_part=lambda part: 1 / 0, **QUIET)

@@ -29,6 +29,7 @@ from pyxem_dl.bragg_vectors.finders import CorrelationFinder
 from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.files import NotWritten
 from pyxem_dl.frames import Calibration
+from pyxem_dl.models import OrientationModel
 from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.scans import Collected, Field, Part, ResultStore, Rows, make_signal
@@ -51,7 +52,7 @@ def _small(monkeypatch):
 
 
 def small(set_attribute):
-    set_attribute(OrientationStep, "micro_batch", 3)
+    set_attribute(OrientationModel, "micro_batch", 3)
     set_attribute(CorrelationFinder, "micro_batch", 3)
 
 
@@ -1071,7 +1072,7 @@ def test_a_chunk_that_cannot_be_read_is_done_when_it_can(kind, as_store, scan, t
     file, (path, kept) = Damaged(scan), place(kind, tmp_path, as_store)
     again = "" if as_store else " with overwrite=True"
     for said in ("", "Continuing after 16 patterns"):  # also where all that is left cannot be read
-        with pytest.warns(UserWarning, match=r"4 patterns in 1 blocks could not be read .*12-13, 17-18; Runt"):
+        with pytest.warns(UserWarning, match=r"4 patterns could not be read .*12-13, 17-18; Runt"):
             found = kind.run(file.data, path, overwrite=not as_store)
         out = capsys.readouterr().out
         assert said in out and f"16 of 20 patterns are saved in {kept}: repeat the call{again} to do the rest" in out

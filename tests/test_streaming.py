@@ -519,11 +519,13 @@ def test_not_all_of_a_scan_is_tried_where_nothing_can_be_read(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is gone"), ValueError("no blosc"), KeyError("0.0")])
-def test_a_block_that_cannot_be_read_is_named_and_the_rest_goes_on(rng, error, monkeypatch):
-    monkeypatch.setattr(blocks_module, "MERGED_BYTES", 8 * 35)
+@pytest.mark.parametrize("merged", [8 * 35, 2**20], ids=["a chunk", "all chunks"])
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(rng, error, merged, monkeypatch):
+    """A chunk, also where it is one of many in a block."""
+    monkeypatch.setattr(blocks_module, "MERGED_BYTES", merged)
     array = patterns(rng, (6, 8))
     data = unreadable(array, (2, 4, 5, 7), lambda place: place[:2] == (1, 1), error)
-    with pytest.warns(UserWarning, match=r"8 patterns in 1 blocks could not be read .*20-23, 28-31; ") as record:
+    with pytest.warns(UserWarning, match=r"8 patterns could not be read .*20-23, 28-31; ") as record:
         result, done = collect(data)
     assert type(error).__name__ in str(record[0].message)
     expected = np.ones((6, 8), dtype=bool)

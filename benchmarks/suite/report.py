@@ -210,9 +210,9 @@ def _engine(rows: list[dict], content: dict) -> str:
         "## Engine: what streaming takes beside the computing",
         "",
         "CPU times. Host work: stream and collecting, without making the patterns and without float32, which the"
-        " device does. Memory: of a process with its libraries, for 8,192 and 163,840 patterns of 128 × 128 px (MiB). Time"
-        " for a pattern: with a step that looks at every pixel. Client: of orientations from a file, with two workers in"
-        " processes of their own, fixed costs taken away.",
+        " device does. Memory: of a process with its libraries, for 8,192 and 163,840 patterns of 128 × 128 px (MiB)."
+        " Time for a pattern: with a step that looks at every pixel. Client: of orientations from a file, with two"
+        " workers in processes of their own, fixed costs taken away.",
         "",
         *_header("what", "unit", "found", "asked", "measured", "run"),
     ]

@@ -190,12 +190,32 @@ class BlockReader:
         box = self.blocks.box(i)
         if not is_lazy(self.data):
             return [self._kept(self.data[box], box)]
-        pieces = [piece for piece in _pieces(self.data, box) if self.wanted[piece].any()]
+        pieces = self._pieces(box)
         if self._chunks is None:
             found = compute_here(*(self.data[piece] for piece in pieces))
         else:
             found = self._chunks.read(pieces)
         return [self._kept(np.asarray(part), piece) for part, piece in zip(found, pieces)]
+
+    def read_singly(self, i: int, error: Exception) -> list[tuple[np.ndarray, np.ndarray | Exception]]:
+        """As :meth:`read`, after an error, each piece alone: of what cannot be read the error is in its place."""
+        box = self.blocks.box(i)
+        pieces = self._pieces(box) if is_lazy(self.data) else [box]
+        if len(pieces) == 1:
+            return [(self._flat[box][self.wanted[box]], error)]
+        found = []
+        for piece in pieces:
+            try:
+                (part,) = compute_here(self.data[piece])
+                found.append(self._kept(np.asarray(part), piece))
+            except MemoryError:
+                raise
+            except Exception as failed:  # whatever the reader of a file raises
+                found.append((self._flat[piece][self.wanted[piece]], failed))
+        return found
+
+    def _pieces(self, box) -> list[tuple[slice, ...]]:
+        return [piece for piece in _pieces(self.data, box) if self.wanted[piece].any()]
 
     def _kept(self, part: np.ndarray, piece) -> tuple[np.ndarray, np.ndarray]:
         indices, wanted = self._flat[piece], self.wanted[piece]

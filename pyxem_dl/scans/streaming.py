@@ -28,7 +28,7 @@ _GIVE_UP_AFTER = 8
 
 
 class NotRead:
-    """Blocks that could not be read.
+    """Chunks, or blocks of them, that could not be read.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ class NotRead:
         self._any_read = any_read
 
     def add(self, indices: np.ndarray, error: Exception) -> None:
-        """Note a block; the error is raised where none at all can be read."""
+        """Note what is missing; the error is raised where none at all can be read."""
         self.indices.append(indices)
         self.errors.append(error)
         if not self._any_read and len(self.errors) >= _GIVE_UP_AFTER:
             raise error
 
     def read(self) -> None:
-        """Note that a block was read."""
+        """Note that something was read."""
         self._any_read = True
 
     def finish(self) -> None:
@@ -68,7 +68,7 @@ class NotRead:
         missing = np.concatenate(self.indices)
         first = self.errors[0]
         warn(
-            f"{len(missing)} patterns in {len(self.errors)} blocks could not be read (flat indices {_ranges(missing)}; "
+            f"{len(missing)} patterns could not be read (flat indices {_ranges(missing)}; "
             f"{type(first).__name__}: {first}). They are not in the data of the result. With output=, a repeated call "
             "does only them, once they can be read."
         )
@@ -155,36 +155,39 @@ def _blocks_ahead(data, blocks: Blocks, wanted, missing: NotRead, look) -> Itera
     reader = BlockReader(data, blocks, wanted)
 
     def read(i):
-        pieces = reader.read(i)
+        try:
+            pieces = reader.read(i)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the reader of a file raises: the rest may be whole
+            pieces = reader.read_singly(i, error)
         if look is not None:
-            for piece in pieces:
-                look(*piece)
+            for indices, patterns in pieces:
+                if not isinstance(patterns, Exception):
+                    look(indices, patterns)
         return pieces
 
     todo = wanted_blocks(blocks, wanted)
     with ThreadPoolExecutor(1, thread_name_prefix="pyxem_dl-reader") as pool:
         ahead: deque = deque()
         for i in todo:
-            ahead.append((i, pool.submit(read, i)))
+            ahead.append(pool.submit(read, i))
             if len(ahead) > 1:
-                yield from _result(*ahead.popleft(), blocks, wanted, missing)
+                yield from _result(ahead.popleft(), missing)
         while ahead:
-            yield from _result(*ahead.popleft(), blocks, wanted, missing)
+            yield from _result(ahead.popleft(), missing)
 
 
-def _result(i: int, future, blocks: Blocks, wanted, missing: NotRead):
-    """Give what was read of a block, if it could be."""
-    try:
-        pieces = future.result()
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the reader of a file raises: the other blocks may be whole
-        indices = blocks.indices(i)
-        missing.add(indices[wanted[indices]], error)
-        return
-    missing.read()
+def _result(future, missing: NotRead):
+    """Give what could be read of a block."""
+    pieces = future.result()
     while pieces:
-        yield pieces.pop(0)
+        indices, patterns = pieces.pop(0)
+        if isinstance(patterns, Exception):
+            missing.add(indices, patterns)
+        else:
+            missing.read()
+            yield indices, patterns
 
 
 def cut(pieces: Iterator[tuple[np.ndarray, np.ndarray]], size: Callable[[], int]):

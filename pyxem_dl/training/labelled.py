@@ -23,7 +23,6 @@ from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
     add_verifier,
-    fit_certainty,
     fit_score_threshold,
     validate,
 )
@@ -391,7 +390,6 @@ def _finish(model, modules, scans, validation, output, name, description, root, 
     network.eval()
     if hasattr(network, "calibrate"):
         network.calibrate(*validation["region"])
-    fit_certainty(network, *validation["region"])
     model.network, model.name, model.description = network, name, description
     model.uncertainty_fit = _fit_uncertainty(model, *validation["region"])
     if isinstance(last.batches, MixedBatches):

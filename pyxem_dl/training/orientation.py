@@ -231,7 +231,6 @@ def _finish(modules, phases, output, facts: dict, name: str, description: str):
     # Lightning has moved it to the CPU
     last.network.to(batches.simulator.device)
     # before the threshold of the score, which is that of the predictions that are given
-    fit_certainty(last.network, *last._validation)
     thresholds = {"crystal": 0.5, "score": fit_score_threshold(last.network, batches, configuration.seed)}
     model = OrientationModel(
         network_name="polar",

@@ -94,13 +94,8 @@ class Search:
 
 
 def target_of(output: str | Path | None, overwrite: bool) -> Target | None:
-    """Where vectors go; an error before anything is computed."""
-    if output is None:
-        return None
-    target = Target(Path(output), write_vectors, overwrite)
-    if not target.is_store:
-        check_vectors_path(target.path, overwrite=overwrite)
-    return target
+    """Read where vectors go; an error for a name that cannot be one, before the scan is looked at."""
+    return Target.of(output, write_vectors, check_vectors_path, overwrite)
 
 
 def read_probe(probe, scan: Scan, gain: float = 1.0) -> Probe:

@@ -142,13 +142,8 @@ def check_map_path(
 
 
 def map_target(output: str | Path | None, overwrite: bool) -> Target | None:
-    """Where a verb's map goes; an error for a name that cannot be one, before the scan is looked at."""
-    if output is None:
-        return None
-    target = Target(Path(output), write_map, overwrite)
-    if not target.is_store:
-        check_map_path(target.path, overwrite=overwrite)
-    return target
+    """Read where a verb's map goes; an error for a name that cannot be one, before the scan is looked at."""
+    return Target.of(output, write_map, check_map_path, overwrite)
 
 
 def check_map_target(target: Target | None, n_positions: int, n_best: int) -> None:

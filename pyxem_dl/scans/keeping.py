@@ -53,6 +53,26 @@ class Target:
     write: Callable
     overwrite: bool = False
 
+    @classmethod
+    def of(cls, output: str | Path | None, write: Callable, check: Callable, overwrite: bool) -> Target | None:
+        """Read an `output` that a user gave.
+
+        Parameters
+        ----------
+        output : str, pathlib.Path or None
+            None keeps all in memory.
+        write, overwrite
+            As above.
+        check : callable
+            ``check(path, overwrite=...)`` raises an error for a file that cannot be written: before the work.
+        """
+        if output is None:
+            return None
+        target = cls(Path(output), write, overwrite)
+        if not target.is_store:
+            check(target.path, overwrite=overwrite)
+        return target
+
     @property
     def is_store(self) -> bool:
         """Whether the store itself is the result."""

@@ -36,15 +36,33 @@ def public_names(package, filename, loader):
         For the package.  It never raises: without `lazy_loader` the stub is read here, and without a stub each name is
         an ImportError that says so.
     """
-    names = _names(package, filename, loader)
+    get, *others = _names(package, filename, loader)
+    get = _with_optional(package, get)
     try:
         from pyxem_dl import moved
 
         moved.install()
-        return moved.with_old_modules(package, names[0]), *names[1:]
+        return moved.with_old_modules(package, get), *others
     except (Exception, SystemExit):
         _log_failure("old names of its modules cannot be used")
-        return names
+        return get, *others
+
+
+#: Modules that need an extra: no part of the stub, all of which can be imported without one
+_OPTIONAL = ("live",)
+
+
+def _with_optional(package, get):
+    """Give the modules that need an extra, too; without it they say which."""
+
+    def __getattr__(name):
+        if name not in _OPTIONAL:
+            return get(name)
+        import importlib
+
+        return importlib.import_module(f"{package}.{name}")
+
+    return __getattr__
 
 
 def _names(package, filename, loader):

@@ -215,14 +215,21 @@ def test_an_error_before_the_first_result_is_raised(live, ctx, frames):
         list(live.follow(ctx, from_memory(ctx, frames), udf))
 
 
-def test_without_libertem_the_extra_is_named(root):
-    code = "import sys; sys.modules['libertem'] = None; import pyxem_dl.live"
+@pytest.mark.parametrize("line", ["import pyxem_dl.live", "import pyxem_dl; pyxem_dl.live.OrientationUDF"])
+def test_without_libertem_the_extra_is_named(root, line):
+    code = f"import sys; sys.modules['libertem'] = None; {line}"
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert done.returncode == 1
     assert 'Following a detector needs LiberTEM: python -m pip install "pyxem-dl[live]"' in done.stderr
+
+
+def test_the_package_gives_it_when_it_is_first_used(live):
+    import pyxem_dl
+
+    assert pyxem_dl.live is live
 
 
 # ---------------------------------------------------------------- a simulated Merlin camera

@@ -73,9 +73,10 @@ def predict_orientation(
         interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
-    on_part, on_message : callable, optional
-        Called with each part of the results as it comes (to return False stops the work), and with each line that
-        would be printed.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
 
     Returns
     -------
@@ -140,10 +141,32 @@ def iter_predict_orientation(
 
     Parameters
     ----------
-    model, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
-        As in `predict_orientation`.
-    batch_size, device, show_progressbar, on_message
-        As in `predict_orientation`.
+    model : str, pathlib.Path or OrientationModel, or a list of these
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model. A list of models of the
+        same phases is used as an ensemble.
+    n_best : int, optional
+        Number of separated orientations to keep per position, the best first. Default is 1.
+    n_samples : int, optional
+        Number of predictions with dropout (Monte-Carlo dropout). The map then has the mean of the largest group of
+        predictions that lie within 10 degrees of each other, and their uncertainty. Default is 0: one prediction
+        without dropout.
+    navigation_mask : numpy.ndarray of bool, optional
+        Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
+    signal_mask : numpy.ndarray of bool, optional
+        Detector pixels to leave out (a beam stop, dead pixels), of shape (rows, columns). True = excluded.
+    center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional
+        Position of the direct beam: ``"auto"`` to find it in each pattern, (row, column) in pixels, an array
+        (y, x, 2) of these, or pyxem's ``BeamShift``. Default is that of the signal's calibration.
+    beam_energy : float, optional
+        Beam energy in kV. Default is that in the signal's metadata.
+    batch_size : int, optional
+        Number of patterns on the device at once. Default depends on the device.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    on_message : callable, optional
+        Called with each line that would be printed.
 
     Yields
     ------
@@ -243,9 +266,10 @@ def match_templates(
         interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
-    on_part, on_message : callable, optional
-        Called with each part of the results as it comes (to return False stops the work), and with each line that
-        would be printed.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
 
     Returns
     -------
@@ -263,9 +287,9 @@ def match_templates(
     -----
     This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
     """
-    from pyxem_dl import template_matching
+    from pyxem_dl.template_matching import matching
 
-    return template_matching.match_templates(
+    return matching.match_templates(
         self,
         phases,
         n_best=n_best,
@@ -352,9 +376,10 @@ def match_disks(
         interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
-    on_part, on_message : callable, optional
-        Called with each part of the results as it comes (to return False stops the work), and with each line that
-        would be printed.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
 
     Returns
     -------
@@ -370,9 +395,9 @@ def match_disks(
     -----
     This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
     """
-    from pyxem_dl import bragg_vectors
+    from pyxem_dl.bragg_vectors import correlation
 
-    return bragg_vectors.match_disks(
+    return correlation.match_disks(
         self,
         probe,
         threshold=threshold,
@@ -462,9 +487,10 @@ def predict_bragg_vectors(
         interruption. Default is to keep all in memory.
     overwrite : bool, optional
         Replace a file that is there. Default is False.
-    on_part, on_message : callable, optional
-        Called with each part of the results as it comes (to return False stops the work), and with each line that
-        would be printed.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
 
     Returns
     -------
@@ -481,9 +507,9 @@ def predict_bragg_vectors(
     -----
     This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
     """
-    from pyxem_dl import bragg_vectors
+    from pyxem_dl.bragg_vectors import detection
 
-    return bragg_vectors.predict_bragg_vectors(
+    return detection.predict_bragg_vectors(
         self,
         model,
         probe,

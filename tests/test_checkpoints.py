@@ -129,6 +129,7 @@ training.train(aluminium(), output={output!r}, max_steps=6, verification_share=0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.slow
 def test_a_killed_training_goes_on_long_before_its_250th_step(tmp_path, capsys):
     code = KILLED.format(tests=os.path.dirname(__file__), output=str(tmp_path / "model"))
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

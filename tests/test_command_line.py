@@ -429,6 +429,7 @@ def test_demo_with_any_model(run, monkeypatch, tmp_path):
 @pytest.mark.skipif(
     not (models.PRETRAINED / "mgo-300kv" / "config.json").exists(), reason="the model mgo-300kv is not bundled yet"
 )
+@pytest.mark.slow
 def test_demo_as_it_ships(run, tmp_path):
     result = run("demo")
     methods = ["network", "templates (torch)", "templates (pyxem)"]

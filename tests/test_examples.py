@@ -28,6 +28,8 @@ PICTURES = {
     "07_fine_tuning": ["before", "labels", "after", "difference"],
     "08_live": ["map_0", "map_1", "map_2"],
 }
+#: Examples that train, or wait for a camera
+TRAINED = {"04_train_your_own", "06_labelled_scan", "07_fine_tuning", "08_live"}
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md",
          "docs/crystals.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md"]  # fmt: skip
@@ -79,7 +81,9 @@ def test_scripts_for_clusters_predict(script, module, name, expected, root, user
     assert pyxem_dl.open_result("map.zarr").is_in_data.all()
 
 
-@pytest.mark.parametrize("example", PICTURES)
+@pytest.mark.parametrize(
+    "example", [pytest.param(name, marks=[pytest.mark.slow] * (name in TRAINED)) for name in PICTURES]
+)
 def test_an_example_runs_and_draws(example, root, tmp_path):
     if example == "02_orientation_map" and "mgo-300kv" not in models.list_models():
         pytest.skip("needs the bundled model mgo-300kv, which is not here")

@@ -33,6 +33,7 @@ def small(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_networks_are_compared_with_their_labels(small, capsys):
     path = running.run(
         small / "data", small / "out", sections=("labelled", "choices", "ensemble", "tuning"), device="cpu",

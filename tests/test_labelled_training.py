@@ -164,6 +164,7 @@ def test_pretrained_weights_through_the_command_line(files, tmp_path):
     torch.testing.assert_close(mine, expected, atol=1e-3, rtol=1e-2)  # saved in half precision
 
 
+@pytest.mark.slow
 def test_the_polar_network_learns_from_labels(polycrystal, tmp_path):
     model = train(
         labelled=(polycrystal.signal, polycrystal.truth), output=tmp_path / "model", max_steps=200, batch_size=32,
@@ -176,6 +177,7 @@ def test_the_polar_network_learns_from_labels(polycrystal, tmp_path):
     assert np.nanmean(angle[there] < 5) > 0.35  # by chance 0.02
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(files, tmp_path):
     scan, labels = files
     losses = []
@@ -296,6 +298,7 @@ def test_validations_leave_the_time_to_learning(polycrystal, tmp_path, monkeypat
     assert len(validations) == n_validations
 
 
+@pytest.mark.slow
 def test_finetuning_adapts_a_copy(polycrystal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = load_model("linio2-200kv")
@@ -383,6 +386,7 @@ def test_phases_with_no_more_than_a_point_group_will_do(polycrystal, tmp_path):
     assert model.phases[0].name == "LiNiO2"
 
 
+@pytest.mark.slow
 def test_a_model_is_adapted_to_several_scans_of_which_the_last_is_held_out(polycrystal, tmp_path):
     model = finetune(
         "linio2-200kv", [tuple(polycrystal), tuple(polycrystal)], split="scan", output=tmp_path / "m", **QUICK,

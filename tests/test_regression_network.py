@@ -35,6 +35,7 @@ def truth():
 
 
 @pytest.mark.parametrize("name", HEADS)
+@pytest.mark.slow
 def test_a_head_learns_rotations_whatever_copy_they_are_given_as(name, truth):
     q, phase_id = truth
     head = make_head(name, robust=False)

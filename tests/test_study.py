@@ -165,6 +165,7 @@ def test_a_process_sees_the_gpu_that_it_was_dealt(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
+@pytest.mark.slow
 def test_a_study_in_two_processes(write, folder):
     path = write("parallel", trials=3, processes=2, objective="median")
     study.run_study(path, device="cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.files import PARTIAL, NotWritten, check_target, move_aside
+from pyxem_dl.files import PARTIAL, NotWritten, check_target, claimed, move_aside
 from pyxem_dl.scans.fingerprint import (
     LOOKED_AT,
     fingerprint,
@@ -71,6 +71,9 @@ class Target:
         target = cls(Path(output), write, overwrite)
         if not target.is_store:
             check(target.path, overwrite=overwrite)
+        if target.path.parent.is_dir():
+            with claimed(target.path):  # an error at once, where another process writes it
+                pass
         return target
 
     @property

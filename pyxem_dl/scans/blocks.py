@@ -233,8 +233,11 @@ class _Chunks:
     def __init__(self, data) -> None:
         import dask
 
+        self._data = data
+        if data.numblocks[-2:] != (1, 1):
+            data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
         (ready,) = dask.optimize(data)
-        self._data, self._graph, self._keys = data, dict(ready.__dask_graph__()), ready.__dask_keys__()
+        self._graph, self._keys = dict(ready.__dask_graph__()), ready.__dask_keys__()
         self._starts = [np.cumsum((0, *chunks)) for chunks in data.chunks]
 
     def read(self, pieces) -> list[np.ndarray]:
@@ -246,10 +249,9 @@ class _Chunks:
         return [next(others) if key is None else next(whole) for key in keys]
 
     def _key(self, piece):
-        """Key of the chunk that a piece is; None where it is a part of one, or has several over the detector."""
+        """Key of the chunk that a piece is; None where it is a part of one, which may be too large to be read whole."""
         block = [int(np.searchsorted(s, p.start, side="right")) - 1 for s, p in zip(self._starts, piece)]
-        starts = list(zip(self._starts, block, piece))
-        if any(s[i] != p.start or s[i + 1] != p.stop for s, i, p in starts) or self._data.numblocks[-2:] != (1, 1):
+        if any(s[i] != p.start or s[i + 1] != p.stop for s, i, p in zip(self._starts, block, piece)):
             return None
         key = self._keys
         for i in (*block, 0, 0):

@@ -126,7 +126,7 @@ def test_who_listens_hears_it_here_and_may_stop(client, polycrystal, tmp_path):
         return len(seen) < 10
 
     options = {"on_part": on_part, "on_message": lines.append, "device": "cpu", "show_progressbar": False}
-    with pytest.warns(UserWarning, match=r"Interrupted after \d\d of 224 patterns"):
+    with pytest.warns(UserWarning, match=r"Interrupted after \d+ of 224 patterns"):
         xmap = match_or_predict(polycrystal[0], tmp_path, **options)
     assert xmap.is_in_data.sum() == len(seen) < 224
     assert any("patterns are saved in" in line for line in lines)

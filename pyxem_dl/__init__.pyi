@@ -4,6 +4,7 @@ from . import (
     checks as checks,
     crystals as crystals,
     data as data,
+    electrons as electrons,
     evaluation as evaluation,
     frames as frames,
     metrics as metrics,

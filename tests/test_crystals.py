@@ -24,7 +24,7 @@ from pyxem_dl.crystals import (
     phase_to_dict,
     reflections,
 )
-from pyxem_dl.frames import electron_wavelength
+from pyxem_dl.electrons import electron_wavelength
 
 MGO_CIF = """data_MgO
 _cell_length_a 4.217

@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 LAYERS = (
-    ("messages", "annotations"),
+    ("messages", "annotations", "electrons"),
     ("frames", "catalogue", "checks", "files", "moved", "progress"),
     ("rotations",),
     ("devices", "symmetry"),

@@ -8,7 +8,8 @@ from pyxem.signals import Diffraction2D
 
 import pyxem_dl
 from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
-from pyxem_dl.frames import Calibration, read_beam_energy
+from pyxem_dl.electrons import read_beam_energy
+from pyxem_dl.frames import Calibration
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import usable_patterns
 from pyxem_dl.scans import Scan, find_beam, inspect_pixels, make_signal, read_sample

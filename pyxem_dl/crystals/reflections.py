@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals.phases import fractional_coordinates
-from pyxem_dl.frames import electron_wavelength, excitation_error, interaction_parameter
+from pyxem_dl.electrons import electron_wavelength, interaction_parameter
+from pyxem_dl.frames import excitation_error
 from pyxem_dl.rotations import matmul, to_matrix
 
 # Below this share of the strongest |F|^2 a reflection is extinct for our purposes.

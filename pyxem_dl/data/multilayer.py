@@ -10,7 +10,8 @@ import torch
 
 from pyxem_dl.data.patterns import draw_beams
 from pyxem_dl.data.phases import phase_of_atoms
-from pyxem_dl.frames import Calibration, electron_wavelength
+from pyxem_dl.electrons import electron_wavelength
+from pyxem_dl.frames import Calibration
 from pyxem_dl.rotations import from_matrix, multiply
 from pyxem_dl.scans import make_signal
 from pyxem_dl.simulation.detector import draw_spots

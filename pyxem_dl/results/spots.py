@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import near_ewald_sphere, reflections
-from pyxem_dl.frames import electron_wavelength
+from pyxem_dl.electrons import electron_wavelength
 
 # Orientations x reflections that are looked at at once
 _BLOCK = 4_000_000

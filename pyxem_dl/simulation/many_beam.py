@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pyxem_dl import crystals
-from pyxem_dl.frames import electron_wavelength, excitation_error_in_disk, interaction_parameter
+from pyxem_dl.electrons import electron_wavelength, interaction_parameter
+from pyxem_dl.frames import excitation_error_in_disk
 from pyxem_dl.rotations import full_float32
 from pyxem_dl.simulation.random_numbers import sent
 

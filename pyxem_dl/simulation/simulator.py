@@ -11,7 +11,8 @@ import torch
 
 from pyxem_dl import crystals
 from pyxem_dl.checks import drawn_settings
-from pyxem_dl.frames import Calibration, electron_wavelength, excitation_error_in_disk
+from pyxem_dl.electrons import electron_wavelength
+from pyxem_dl.frames import Calibration, excitation_error_in_disk
 from pyxem_dl.rotations import matmul, random_rotations
 from pyxem_dl.simulation.detector import (
     Background,

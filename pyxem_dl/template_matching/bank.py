@@ -10,7 +10,8 @@ import torch
 
 from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
 from pyxem_dl.devices import padded
-from pyxem_dl.frames import Calibration, electron_wavelength
+from pyxem_dl.electrons import electron_wavelength
+from pyxem_dl.frames import Calibration
 from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.patterns.peaks import parabola_shift
 from pyxem_dl.preprocessing import PolarPreprocessing, usable_patterns

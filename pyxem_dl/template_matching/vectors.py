@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyxem_dl.frames import Calibration, beam_energy_of, read_beam_energy, vector_to_k
+from pyxem_dl.electrons import beam_energy_of, read_beam_energy
+from pyxem_dl.frames import Calibration, vector_to_k
 from pyxem_dl.scans import Reading, Scan
 
 # Nearer to the beam than this (Å⁻¹) a vector is the direct beam's.

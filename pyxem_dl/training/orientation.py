@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyxem_dl.crystals import load_phases
-from pyxem_dl.frames import read_beam_energy
+from pyxem_dl.electrons import read_beam_energy
 from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.models.folder import read_model

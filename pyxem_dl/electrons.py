@@ -116,6 +116,27 @@ def interaction_parameter(beam_energy: float) -> float:
     return electron_wavelength(beam_energy) * (1 + beam_energy / _ELECTRON_REST_ENERGY)
 
 
+#: Of a structure factor in Angstrom and the volume of the cell in Å³, the Fourier coefficient of the potential in volts:
+#: V_g = this * F / volume, with h² / (2 pi m e) in V Å² (Kirkland, *Advanced Computing in Electron Microscopy*, appendix C)
+POTENTIAL = 47.87801
+
+
+def potential_per_radian(beam_energy: float) -> float:
+    """Projected potential that turns the phase of an electron wave by one radian.
+
+    Parameters
+    ----------
+    beam_energy : float
+        Kinetic energy in keV.
+
+    Returns
+    -------
+    float
+        In V Å: 1 / sigma, with sigma = 2 pi m e wavelength / h² the interaction constant (Kirkland, chapter 5).
+    """
+    return POTENTIAL / interaction_parameter(beam_energy)
+
+
 def beam_energy_of(signal) -> float | None:
     """Beam energy in kV of a signal's metadata; None where they say none (or 0, as some readers write)."""
     value = signal.metadata.get_item("Acquisition_instrument.TEM.beam_energy")

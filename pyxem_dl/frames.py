@@ -281,6 +281,28 @@ def excitation_error(kx, ky, kz, wavelength: float):
     return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - kz
 
 
+def out_of_plane(kx, ky, excitation_error, wavelength: float):
+    """Out-of-plane component q_z of reflections, along z towards the source: the inverse of :func:`excitation_error`.
+
+    Parameters
+    ----------
+    kx, ky : array
+        In-plane components in the lab frame, in Å⁻¹.
+    excitation_error : array
+        In Å⁻¹, as :func:`excitation_error` gives it.
+    wavelength : float
+        In Angstrom.
+
+    Returns
+    -------
+    array
+        In Å⁻¹: (kx, ky, q_z) is the reflection's reciprocal vector in the lab frame.
+    """
+    radius = 1 / wavelength
+    in_plane = kx**2 + ky**2
+    return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - excitation_error
+
+
 def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
     """Excitation error at a point of a convergent-beam disk.
 

@@ -9,7 +9,7 @@ from diffsims.utils.sim_utils import get_electron_wavelength
 from orix.quaternion import Rotation
 from sample_phases import phase
 
-from pyxem_dl import frames, rotations
+from pyxem_dl import electrons, frames, rotations
 from pyxem_dl.crystals import reflections
 
 RADIUS, MAX_ERROR = 1.2, 0.05
@@ -298,3 +298,16 @@ def test_reciprocal_radius_is_the_nearest_edge():
 
 def test_calibration_replace():
     assert frames.Calibration((1, 1), (0, 0), (2, 2)).replace(beam_energy=80.0).beam_energy == 80
+
+
+def test_out_of_plane_is_the_third_component_of_a_reciprocal_vector():
+    wavelength = frames.electron_wavelength(200)
+    g = np.random.default_rng(0).normal(size=(50, 3))
+    error = frames.excitation_error(*g.T, wavelength)
+    np.testing.assert_allclose(frames.out_of_plane(g[:, 0], g[:, 1], error, wavelength), g[:, 2], atol=1e-12)
+
+
+def test_interaction_constant_of_kirkland():
+    # 0.0007288 rad / (V Å) at 200 kV, 0.0009244 at 100 kV
+    assert 1 / electrons.potential_per_radian(200) == pytest.approx(7.288e-4, rel=1e-3)
+    assert 1 / electrons.potential_per_radian(100) == pytest.approx(9.244e-4, rel=1e-3)

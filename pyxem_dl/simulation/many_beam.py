@@ -94,8 +94,9 @@ class ManyBeam:
         found = crystals.reflections(phase, max(coupling_radius, reciprocal_radius), extinct=True)
         span = np.abs(found.hkl).max(axis=0)
         factors = crystals.structure_factors(phase, 2 * span, debye_waller)
-        # 1 / extinction distance, complex, by Miller indices
-        coupling = interaction_parameter(beam_energy) / (math.pi * found.volume) * factors
+        # 1 / extinction distance, complex, by Miller indices. Of waves exp(2 pi i k r) the potential's coefficients are
+        # sums over exp(-2 pi i g r); structure factors are by convention their conjugates, which a centre hides
+        coupling = interaction_parameter(beam_energy) / (math.pi * found.volume) * factors.conj()
         promise = _promise(coupling, found.hkl, span)
         lit = promise > 0
         hkl, g = found.hkl[lit], found.g[torch.as_tensor(lit)]

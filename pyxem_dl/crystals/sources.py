@@ -236,19 +236,21 @@ def _of_network(answers, left_out, limit, show, text) -> list[_Candidate]:
             bar.total = min(limit, answers.total) if answers.total else limit
             bar.update()
             key, said = f"{each.source.partition(':')[2] or each.source}:{each.id}", []
+            if key in found or key in left_out:
+                key = f"{key} ({len(found) + len(left_out) + 1})"
             if each.structure is None:
                 left_out[key] = each.reason
                 continue
             try:
                 phase = phase_of_structure(each.structure, each.structure.block[:80], said)
             except (ValueError, RuntimeError) as error:
-                left_out[key] = printable(str(error), 300)
+                # what to do about it is said for files
+                reason = str(error).removeprefix(f"{each.structure.where}: ").partition(". ")[0]
+                left_out[key] = printable(reason, 300)
                 continue
             if said:
-                notes[key] = printable(said[0].partition(": ")[2] or said[0], 300)
-            if key not in found:
-                known = {"source": each.source, "licence": each.licence}
-                found[key] = _of_phase(phase, key, known)
+                notes[key] = printable(said[0].removeprefix(f"{each.structure.where}: "), 300)
+            found[key] = _of_phase(phase, key, {"source": each.source, "licence": each.licence})
     if not found and not left_out:
         raise ValueError(f"{printable(text, 200)!r} finds no structure. Check the query, or make it wider.")
     if answers.total is not None and answers.total > limit:

@@ -58,11 +58,11 @@ def everything():
 
 
 def test_the_table_holds_what_the_page_says(everything, root):
-    assert len(everything) == len(table()) == 271
-    assert len({entry["prototype"] for entry in table()}) == 256
+    assert len(everything) == len(table()) == 268
+    assert len({entry["prototype"] for entry in table()}) == 253
     assert len({site[0] for entry in table() for site in entry["sites"]}) == 68
     assert (root / "pyxem_dl" / "_data" / "prototypes.json").stat().st_size < 300_000
-    assert len({phase.name for phase in everything}) == 271
+    assert len({phase.name for phase in everything}) == 268
     assert all(entry["reference"] for entry in table())
 
 
@@ -383,7 +383,7 @@ def test_a_manifest_that_does_not_fit(everything):
 def test_crystals_of_the_table_come_back_from_files(everything, tmp_path):
     saved = everything[::2]
     folder = saved.save(tmp_path / "all")
-    assert len(list(folder.glob("*.cif"))) == 136
+    assert len(list(folder.glob("*.cif"))) == 134
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         back = pyxem_dl.structures(folder)

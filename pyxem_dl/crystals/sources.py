@@ -88,7 +88,7 @@ def structures(
     Parameters
     ----------
     source : str, pathlib.Path, or phases
-        - ``"prototypes"``: 271 real crystals of 256 AFLOW prototypes, which come with the package;
+        - ``"prototypes"``: 268 real crystals of 253 AFLOW prototypes, which come with the package;
         - a folder of CIF files, or the manifest of such a folder from :meth:`Structures.save`;
         - ``"mp:<query>"``: the Materials Project, with numbers (``"mp:mp-149,mp-13"``), a chemical system
           (``"mp:Li-Ni-O"``), a formula (``"mp:MgO"``) or parameters (``"mp:elements=O,Ti&is_stable=true"``).  Your key

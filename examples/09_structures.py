@@ -1,12 +1,12 @@
 """Crystals to train on: draw them, leave out what a network will be measured on, and look at them.
 
-Crystals are drawn from the table that comes with pyxem_dl, or from any other source of `pyxem_dl.structures`: a folder of
-CIF files, the Materials Project, or a database that speaks OPTIMADE:
+Crystals are drawn from the table that comes with pyxem_dl, or from any other source of `pyxem_dl.structures`: a folder
+of CIF files, the Materials Project, or a database that speaks OPTIMADE:
 
     python 09_structures.py --source 'optimade:cod?elements HAS ALL "Mg","O" AND nelements=2'
 
-It writes CIF files with their manifest, and two pictures: zone-axis patterns of the first twelve crystals, and why others
-were left out.
+It writes CIF files with their manifest, and two pictures: zone-axis patterns of the first twelve crystals, and why
+others were left out.
 """
 
 import argparse

@@ -368,6 +368,8 @@ def test_a_manifest_that_does_not_fit(everything):
         ({"n_atoms": "8"}, r"structures.1.n_atoms"),
         ({"colour": "red"}, r"structures.1.colour: unknown entry"),
         ({"file": "../x.cif"}, r"structures.1.file"),
+        ({"name": "red\x1b[31m"}, r"structures.1.name: text on one line"),
+        ({"id": ""}, r"structures.1.id"),
     ):
         entries = some.manifest
         entries[1] |= change

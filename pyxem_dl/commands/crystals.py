@@ -17,7 +17,7 @@ _COLUMNS = ("name", "prototype", "space_group", "n_atoms", "id")
 def show_structures(
     source: Annotated[
         str,
-        typer.Argument(help="prototypes, a folder of CIF files, mp:QUERY (key in MP_API_KEY), or optimade:NAME?FILTER."),
+        typer.Argument(help="prototypes, a folder of CIF files, mp:QUERY (key in MP_API_KEY) or optimade:NAME?FILTER."),
     ] = "prototypes",
     n: Annotated[int | None, typer.Option("--n", "-n", help="How many to draw; by default all.", min=1)] = None,
     law: Annotated[

@@ -30,7 +30,7 @@ from pyxem_dl.messages import warn
 from pyxem_dl.progress import progressbar
 
 if TYPE_CHECKING:
-    from pyxem_dl.annotations import Phases
+    from pyxem_dl.annotations import Phases, Unwanted
 
 #: What `structures` takes, for messages
 KNOWN = ("'prototypes'", "a folder of CIF files", "a manifest (.json)", "'mp:<query>'",
@@ -77,7 +77,7 @@ def structures(
     law: Literal["sqrt", "uniform"] | None = None,
     counts: Mapping[str, int] | None = None,
     seed: int = 0,
-    exclude=(),
+    exclude: Unwanted = (),
     max_atoms: int = 500,
     limit: int = 1000,
     timeout: float = 60.0,
@@ -277,23 +277,24 @@ def _of_folder(folder: Path, left_out: dict) -> list[_Candidate]:
     order = {name: i for i, name in enumerate(entries)}
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
         path, said = names[name], []
+        shown = printable(name, 250)
         try:
             phases = phases_of_file(path, said)
         except (ValueError, OSError, RuntimeError) as error:
-            left_out[name] = printable(str(error), 300)
+            left_out[shown] = printable(str(error), 300)
             continue
         entry = entries.get(name)
         for i, phase in enumerate(phases):
-            id = name if len(phases) == 1 else f"{name}#{i + 1}"
+            id = shown if len(phases) == 1 else f"{shown}#{i + 1}"
             if entry is not None and structure_hash(phase) == entry["hash"]:
                 found.append(_of_entry(phase, entry))
                 continue
             if entry is not None:
-                changed[name] = "its structure has another hash"
+                changed[shown] = "its structure has another hash"
             found.append(_of_phase(phase, id, {"source": "folder", "licence": "not stated"}))
         # of what was saved by us nothing is news
         if said and entry is None:
-            notes[name] = printable(said[0].partition(": ")[2] or said[0], 300)
+            notes[shown] = printable(said[0].partition(": ")[2] or said[0], 300)
     if not found:
         raise ValueError(f"None of the {len(files)} CIF files in {folder} could be read, such as {_example(left_out)}.")
     _tell("are doubtful", notes)

@@ -248,8 +248,9 @@ MGO, LINIO2 = rock_salt("Mg", "O", 4.212), layered("Ni", 2.88, 14.19)
         (AL, metal("Au", 4.078)),
         (CU, crystal("CuNi", 225, 3.57, ("Cu", (0, 0, 0), 0.5), ("Ni", (0, 0, 0), 0.5))),
         (CU, crystal("Cu3Au", 221, 3.75, ("Au", (0, 0, 0), 1.0), ("Cu", (0.5, 0.5, 0), 1.0))),
-        # hardly tetragonal: no space group, and no cell, of aluminium's
-        (AL, crystal("Al", 139, (2.86, 2.86, 4.07, 90, 90, 90), ("In", (0, 0, 0), 1.0))),
+        # tetragonal by 3 %: neither the space group nor the cell of aluminium
+        (AL, crystal("In", 139, (2.84, 2.84, 4.14, 90, 90, 90), ("In", (0, 0, 0), 1.0))),
+        (LINIO2, rock_salt("Ni", "O", 4.177)),
         (SI, metal("Ge", 5.658, 227)),
         (SI, crystal("GaP", 216, 5.451, ("Ga", (0, 0, 0), 1.0), ("P", (0.25, 0.25, 0.25), 1.0))),
         (MGO, rock_salt("Ni", "O", 4.177)),
@@ -265,6 +266,20 @@ def test_twins_are_left_out(excluded, twin):
         assert [phase.name for phase in found] == ["Pb"]
         (reason,) = found.left_out.values()
         assert first.name in reason
+
+
+def test_a_twin_on_other_axes(tmp_path):
+    cell = "".join(f"_cell_length_{axis} 4.96\n" for axis in "abc")
+    cell += "".join(f"_cell_angle_{angle} 32.98\n" for angle in ("alpha", "beta", "gamma"))
+    columns = "\n".join(f"_atom_site_{key}" for key in ("type_symbol", "fract_x", "fract_y", "fract_z"))
+    atoms = "Co 0 0 0\nLi 0.5 0.5 0.5\nO 0.242 0.242 0.242\n"
+    (tmp_path / "a.cif").write_text(f"data_a\n{cell}_space_group_name_H-M_alt 'R -3 m :R'\nloop_\n{columns}\n{atoms}")
+    with pytest.warns(UserWarning, match="orientations refer to the cell of the file"):
+        (phase,) = found = pyxem_dl.structures(tmp_path)
+    assert len(phase.structure) == 4 and found.manifest[0]["prototype"] == "ABC2_hR4_166_a_b_c"
+    with pytest.raises(ValueError, match="No crystal is left .*structure type and nearly the cell of LiNiO2"):
+        pyxem_dl.structures(phase, exclude=LINIO2)
+    assert pyxem_dl.structures(found.save(tmp_path / "saved")).manifest == found.manifest
 
 
 @pytest.mark.parametrize(

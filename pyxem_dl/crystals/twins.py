@@ -38,8 +38,9 @@ LENGTH_TOLERANCE = 0.05
 ANGLE_TOLERANCE = 3.0
 #: Cosine of two curves of intensities from which they count as the same
 SIMILARITY = 0.9
-#: Curves of intensities: smallest and largest |g| in Å⁻¹, step and standard deviation of their lines in ln |g|
-_RANGE, _STEP, _WIDTH = (0.08, 1.0), 0.0025, 0.0075
+#: Curves of intensities: smallest and largest |g| in Å⁻¹, step and standard deviation of their lines in ln |g|.  With
+#: this width a cubic crystal that is stretched by 5 % along one axis is still like itself (fcc: cosine 0.91)
+_RANGE, _STEP, _WIDTH = (0.08, 1.0), 0.0025, 0.012
 
 #: Crystals that detectors are often measured on, known by their formula: space group, cell (Å, degrees), atoms
 COMMON = {
@@ -243,7 +244,7 @@ def isostructural(first: Standard, second: Standard) -> bool:
 
 
 def intensity_curve(phase) -> np.ndarray:
-    """Intensities over ln |g|: the sum of |F|²/V² of all reflections of one length, as lines of 0.75 % width."""
+    """Intensities over ln |g|: the sum of |F|²/V² of all reflections of one length, as lines of 1.2 % width."""
     from pyxem_dl.crystals.reflections import reflections
 
     low, high = np.log(_RANGE)

@@ -1,6 +1,7 @@
 """Crystals from the table, from folders and phases: laws, draws, exclusions, manifests, files."""
 
 import json
+import pickle
 import warnings
 from collections import Counter
 
@@ -351,6 +352,7 @@ def test_a_hash_is_that_of_the_structure():
 def test_manifests_follow_their_phases(everything):
     some = everything[10:14]
     assert isinstance(some, Structures) and some.manifest == everything.manifest[10:14]
+    assert some.copy().manifest == pickle.loads(pickle.dumps(some)).manifest == some.manifest
     turned = Structures(sorted(some, key=lambda p: p.name)[::-1], some.manifest)
     assert [e["name"] for e in turned.manifest] == [p.name for p in turned]
     both = some + [AL]

@@ -97,6 +97,10 @@ class Structures(list):
         found = super().__getitem__(index)
         return Structures(found, self._entries.values(), self.left_out) if isinstance(index, slice) else found
 
+    def copy(self) -> Structures:
+        """Return a list of the same phases, with their manifest."""
+        return self[:]
+
     def __add__(self, other):
         entries = [*self._entries.values(), *(other._entries.values() if isinstance(other, Structures) else ())]
         return Structures([*self, *other], entries, self.left_out | getattr(other, "left_out", {}))

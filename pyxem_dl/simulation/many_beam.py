@@ -8,6 +8,7 @@ convergent probe at once.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from pyxem_dl import crystals
-from pyxem_dl.electrons import electron_wavelength, interaction_parameter
+from pyxem_dl.electrons import POTENTIAL, electron_wavelength, interaction_parameter
 from pyxem_dl.frames import excitation_error_in_disk
 from pyxem_dl.rotations import full_float32
 from pyxem_dl.simulation.random_numbers import sent
@@ -88,6 +89,37 @@ class ManyBeam:
         # 1 / extinction distance, complex, by Miller indices
         self._coupling = torch.as_tensor(scale * factors, dtype=torch.complex64, device=self.device)
         self._offset = torch.as_tensor(2 * span, device=self.device)
+
+    def with_beam_energy(self, beam_energy: float) -> ManyBeam:
+        """Give the same phase at another beam energy (kV), without computing its structure factors again."""
+        other = copy.copy(self)
+        ratio = interaction_parameter(beam_energy) / interaction_parameter(self.beam_energy)
+        other.beam_energy, other.wavelength = float(beam_energy), electron_wavelength(beam_energy)
+        other._coupling = self._coupling * ratio
+        other.table = self.table._replace(extinction_distance=self.table.extinction_distance / ratio)
+        return other
+
+    def potential(self, hkl: np.ndarray) -> np.ndarray:
+        """Fourier coefficients of the potential that scatters.
+
+        Parameters
+        ----------
+        hkl : array of int, shape (..., 3)
+            Miller indices, of beams or of differences of two.
+
+        Returns
+        -------
+        array of complex, shape (...)
+            In volts, with the Debye-Waller factor.
+        """
+        index = (torch.as_tensor(np.asarray(hkl), dtype=torch.long, device=self.device) + self._offset).unbind(-1)
+        volts = POTENTIAL * math.pi / interaction_parameter(self.beam_energy)
+        return (volts * self._coupling[index]).cpu().numpy()
+
+    @staticmethod
+    def whole_slices(thickness):
+        """Thickness (Å) that is simulated where another is asked for: whole slices."""
+        return max(1, round(thickness / _SLICE)) * _SLICE
 
     def __call__(
         self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9

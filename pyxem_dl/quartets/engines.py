@@ -15,6 +15,7 @@ from pyxem_dl.quartets.settings import Drawn, Settings
 from pyxem_dl.quartets.truth import Disks, in_lab, miller_indices
 from pyxem_dl.simulation.detector import draw_beams
 from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
+from pyxem_dl.simulation.multislice import Multislice
 
 #: Disks of a pattern that are kept, the direct beam included: the brightest
 MOST_DISKS = 128
@@ -121,19 +122,23 @@ class MultisliceEngine(ManyBeamEngine):
 
     in_threads = False
 
+    def __init__(self, phases: list, settings: Settings) -> None:
+        super().__init__(phases, settings)
+        self._multislice(0, settings.beam_energy[0])  # where abTEM is missing, this says so
+
+    def _multislice(self, phase_id: int, beam_energy: float) -> Multislice:
+        s = self.settings
+        radius = math.sqrt(2) * s.reciprocal_radius
+        return Multislice(self.phases[phase_id], beam_energy, radius, debye_waller=s.debye_waller)
+
     def __call__(self, drawn: Drawn) -> Simulated:
         """Simulate one pattern."""
-        from pyxem_dl.simulation.multislice import Multislice
-
         s = self.settings
         crystal = self.crystal(drawn.phase_id).with_beam_energy(drawn.beam_energy)
         radius = s.disk_radius(drawn.semi_angle, drawn.beam_energy)
-        simulate = Multislice(
-            self.phases[drawn.phase_id], drawn.beam_energy, math.sqrt(2) * s.reciprocal_radius,
-            debye_waller=s.debye_waller,
-        )  # fmt: skip
-        thickness = [drawn.thickness]
-        pattern = simulate(drawn.rotation[None], thickness, radius, s.calibration, origin=drawn.origin)[0]
+        pattern = self._multislice(drawn.phase_id, drawn.beam_energy)(
+            drawn.rotation[None], [drawn.thickness], radius, s.calibration, origin=drawn.origin
+        )[0]
         beams = self._beams(crystal, drawn.rotation, crystal.whole_slices(drawn.thickness), radius)
         disks = self._disks(beams, crystal, drawn)
         disks = disks._replace(intensity=_shared_out(pattern, beams, disks.intensity, radius, s.calibration))

@@ -45,8 +45,8 @@ def make_quartets(
 ) -> Quartets:  # fmt: skip
     """Simulate a set of quartets: probe, pattern, potential and out-of-plane component, with the tables behind them.
 
-    It is written while it is made.  Interrupted, killed, or stopped by a full disk, the same call goes on; with a larger
-    `n` it makes more.  Quartet i is the same whatever `n`, the shards, the threads and the interruptions.
+    It is written while it is made.  Interrupted, killed, or stopped by a full disk, the same call goes on; with a
+    larger `n` it makes more.  Quartet i is the same whatever `n`, the shards, the threads and the interruptions.
 
     Parameters
     ----------
@@ -129,17 +129,17 @@ def make_quartets(
     threads = whole_number("threads", threads or os.cpu_count() or 1, 1, 1024)
     flag("overwrite", overwrite)
     path = _check_path(Path(output))
-    _check_engine(settings.engine)
     crystals, sources = read_crystals(phases)
     from pyxem_dl import __version__
 
     default = min(_SHARD[settings.engine], largest_shard(settings.pixels))
     manifest = Manifest(n, shard or default, settings, crystals, __version__, sources)
+    simulate = _Simulate(manifest)
     with claimed(path):
         if overwrite and path.exists():
             remove(path)
         store = _continued(path, manifest, shard) if path.exists() else _begun(path, manifest)
-        _make(store, threads, show_progressbar)
+        _make(store, simulate, threads, show_progressbar)
     return open_quartets(path)
 
 
@@ -151,14 +151,6 @@ def _check_path(path: Path) -> Path:
     return path
 
 
-def _check_engine(engine: str) -> None:
-    """Import what an engine needs, before any work."""
-    if engine == "multislice":
-        from pyxem_dl.simulation import multislice
-
-        multislice._abtem()
-
-
 def _begun(path: Path, manifest: Manifest) -> Store:
     """Make an empty set, and say what it will need."""
     needed = _BYTES_PER_PIXEL * manifest.n * manifest.settings.pixels**2
@@ -166,8 +158,8 @@ def _begun(path: Path, manifest: Manifest) -> Store:
     free = shutil.disk_usage(next(p for p in path.resolve().parents if p.exists())).free
     if needed > free:
         warn(
-            f"{path} will need about {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free. If the disk is full, what is "
-            "made is kept, and the same call goes on."
+            f"{path} will need about {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free. If the disk is full, "
+            "what is made is kept, and the same call goes on."
         )
     return Store.create(path, manifest)
 
@@ -183,7 +175,8 @@ def _continued(path: Path, manifest: Manifest, shard: int | None) -> Store:
         )
     if manifest.n < there.n:
         raise ValueError(
-            f"{path} is a set of {there.n} quartets. Give n={there.n} to finish it, a larger n for more, or another name."
+            f"{path} is a set of {there.n} quartets. Give n={there.n} to finish it, a larger n for more, or another "
+            "name."
         )
     return Store.grown(path, replace(there, n=manifest.n))
 
@@ -201,7 +194,7 @@ def _differences(there: Manifest, here: Manifest, shard: int | None) -> list[str
     return found
 
 
-def _make(store: Store, threads: int, show_progressbar: bool | None) -> None:
+def _make(store: Store, simulate: _Simulate, threads: int, show_progressbar: bool | None) -> None:
     """Make all shards that are not there."""
     manifest = store.manifest
     made = store.n_made(thorough=True)
@@ -210,7 +203,6 @@ def _make(store: Store, threads: int, show_progressbar: bool | None) -> None:
     n_made = int(sizes.sum() - sizes[todo].sum())
     if not todo:
         return
-    simulate = _Simulate(manifest)
     if made.any():
         say(f"Continuing after {n_made} of {manifest.n} quartets in {store.path}.")
         _check_same(store, int(np.flatnonzero(made)[0]), simulate)
@@ -281,7 +273,7 @@ def _check_same(store: Store, shard: int, simulate: _Simulate) -> None:
     difference = float(np.abs(there.pattern[0] - now.pattern).max() / now.pattern.max())
     if not difference < _SAME:
         raise ValueError(
-            f"{store.path} was begun with pyxem_dl {store.manifest.package_version}, whose patterns differ from those of "
-            f"this version (by {difference:.2g} of the brightest pixel). Finish it with that version, give another name, "
-            "or overwrite=True."
+            f"{store.path} was begun with pyxem_dl {store.manifest.package_version}, whose patterns differ from those "
+            f"of this version (by {difference:.2g} of the brightest pixel). Finish it with that version, give another "
+            "name, or overwrite=True."
         )

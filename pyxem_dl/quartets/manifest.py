@@ -152,8 +152,8 @@ class Manifest:
             raise ValueError(f"{where} is damaged: its manifest cannot be read ({error}).") from error
         if hashes != ([crystal.hash for crystal in crystals], found.fingerprint):
             raise ValueError(
-                f"{where}: its manifest was changed: settings or phases do not fit their hashes. Take the manifest that "
-                "was made with the set, or make the set again."
+                f"{where}: its manifest was changed: settings or phases do not fit their hashes. Take the manifest "
+                "that was made with the set, or make the set again."
             )
         return found
 
@@ -182,8 +182,8 @@ def read_crystals(phases) -> tuple[tuple[Crystal, ...], object]:
     if large:
         names = ", ".join(f"{phase.name!r} ({len(phase.structure)} atoms)" for phase in large[:5])
         raise ValueError(
-            f"{len(large)} of {len(loaded)} phases have more than {MOST_ATOMS} atoms in the unit cell: {names}. So many "
-            "beams are diffracted there that neither engine is right. Leave them out, or give primitive cells."
+            f"{len(large)} of {len(loaded)} phases have more than {MOST_ATOMS} atoms in the unit cell: {names}. The "
+            "few dozen beams that are computed are not enough there. Leave them out, or give primitive cells."
         )
     if len(loaded) > MOST_PHASES:
         raise ValueError(f"{len(loaded)} phases are given; at most {MOST_PHASES} are possible.")

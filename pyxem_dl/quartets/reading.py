@@ -139,8 +139,8 @@ class Quartets:
         here = np.unique(kind[mine])
         if len(here) < 2:
             raise ValueError(
-                f"All {len(self)} quartets are of one crystal: they cannot be split so that training and validation have "
-                "none in common. Make a set of several phases."
+                f"All {len(self)} quartets are of one crystal: they cannot be split so that training and validation "
+                "have none in common. Make a set of several phases."
             )
         n = min(max(1, round(share * len(here))), len(here) - 1)
         chosen = np.random.default_rng(whole_number("seed", seed)).permutation(here)[:n]
@@ -197,8 +197,8 @@ def open_quartets(path: str | Path, *, allow_missing: bool = False) -> Quartets:
         missing = int((made < np.minimum(shard, n - shard * np.arange(len(made)))).sum())
         if not allow_missing or not made.any():
             raise ValueError(
-                f"{missing} of {len(made)} shards of {path} are missing or not whole: {int(made.sum())} of {n} quartets "
-                "are made. Repeat the call of make_quartets with which the set was made: it makes the rest. "
+                f"{missing} of {len(made)} shards of {path} are missing or not whole: {int(made.sum())} of {n} "
+                "quartets are made. Repeat the call of make_quartets with which the set was made: it makes the rest. "
                 "allow_missing=True opens what is there."
             )
     places = [np.arange(i * shard, i * shard + k) for i, k in enumerate(made.tolist()) if k]

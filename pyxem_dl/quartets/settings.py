@@ -1,4 +1,4 @@
-"""Settings of a set of quartets, and what they make of each pattern's number: crystal, orientation, thickness, optics."""
+"""Settings of a set of quartets, and what they make of each pattern's number: crystal, orientation, thickness."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Settings:
     tilt : float or tuple of float
         Of the crystal away from the zone axis in degrees, drawn evenly, its direction, too; for zone axes only.
     orientations : str
-        ``"zone-axes"``, [uvw] of indices up to 2, each as likely, turned about the beam and tilted; or ``"random"``, all
-        orientations.
+        ``"zone-axes"``, [uvw] of indices up to 2, each as likely, turned about the beam and tilted; or ``"random"``,
+        all orientations.
     beam_energy : float or tuple of float
         In kV, 30 to 1000; drawn evenly.
     semi_angle : float or tuple of float

@@ -198,20 +198,20 @@ def _make(store: Store, simulate: _Simulate, threads: int, show_progressbar: boo
     """Make all shards that are not there."""
     manifest = store.manifest
     made = store.n_made(thorough=True)
-    sizes = np.array([len(store.indices(i)) for i in range(manifest.n_shards)])
-    todo = np.flatnonzero(made < sizes).tolist()
-    n_made = int(sizes.sum() - sizes[todo].sum())
-    if not todo:
+    whole = {i for i, n in made.items() if n == len(store.indices(i))}
+    if len(whole) == manifest.n_shards:
         return
-    if made.any():
+    n_made = sum(made[i] for i in whole)
+    if made:
         say(f"Continuing after {n_made} of {manifest.n} quartets in {store.path}.")
-        _check_same(store, int(np.flatnonzero(made)[0]), simulate)
+        _check_same(store, min(made), simulate)
     with _one_thread_each(), progressbar(manifest.n, show_progressbar, " quartets") as bar:
         bar.update(n_made)
         try:
-            for i in todo:
-                store.write(i, list(_counted(simulate.all(store.indices(i).tolist(), threads), bar)))
-                n_made += int(sizes[i])
+            for i in (i for i in range(manifest.n_shards) if i not in whole):
+                indices = store.indices(i).tolist()
+                store.write(i, list(_counted(simulate.all(indices, threads), bar)))
+                n_made += len(indices)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{n_made} of {manifest.n} quartets are saved in {store.path}: repeat the call to go on."

@@ -193,13 +193,14 @@ def open_quartets(path: str | Path, *, allow_missing: bool = False) -> Quartets:
     store = Store.open(Path(path))
     made = store.n_made()
     n, shard = store.manifest.n, store.manifest.shard
-    if made.sum() < n:
-        missing = int((made < np.minimum(shard, n - shard * np.arange(len(made)))).sum())
-        if not allow_missing or not made.any():
+    n_made, n_shards = sum(made.values()), store.manifest.n_shards
+    if n_made < n:
+        whole = sum(k == len(store.indices(i)) for i, k in made.items())
+        if not allow_missing or not made:
             raise ValueError(
-                f"{missing} of {len(made)} shards of {path} are missing or not whole: {int(made.sum())} of {n} "
+                f"{n_shards - whole} of {n_shards} shards of {path} are missing or not whole: {n_made} of {n} "
                 "quartets are made. Repeat the call of make_quartets with which the set was made: it makes the rest. "
                 "allow_missing=True opens what is there."
             )
-    places = [np.arange(i * shard, i * shard + k) for i, k in enumerate(made.tolist()) if k]
+    places = [np.arange(i * shard, i * shard + k) for i, k in made.items()]
     return Quartets(store, np.concatenate(places))

@@ -195,8 +195,9 @@ def phase_ids(indices: np.ndarray, seed: int, n_phases: int) -> np.ndarray:
     """Phases (n,) of patterns by their numbers: in a round of these, all phases come as often."""
     n = n_phases * max(1, _LEAST_ROUND // n_phases)
     rounds, places = np.divmod(indices, n)
-    order = {int(r): _order(seed, int(r), n) % n_phases for r in np.unique(rounds)}
-    return np.array([order[r][p] for r, p in zip(rounds.tolist(), places.tolist())], dtype=np.int64)
+    different, which = np.unique(rounds, return_inverse=True)
+    orders = np.stack([_order(seed, int(r), n) % n_phases for r in different])
+    return orders[which, places]
 
 
 def _between(u: float, low: float, high: float) -> float:

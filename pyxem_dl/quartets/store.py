@@ -8,6 +8,7 @@ manifest of another set is noticed.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from pyxem_dl.quartets.engines import MOST_DISKS, Simulated
 from pyxem_dl.quartets.manifest import Manifest
-from pyxem_dl.quartets.settings import Drawn, Settings
+from pyxem_dl.quartets.settings import Drawn, Settings, phase_ids
 from pyxem_dl.quartets.truth import Disks, Quartet, disk_images
 from pyxem_dl.scans import Field, chunks
 from pyxem_dl.scans.blocks import Blocks
@@ -25,6 +26,8 @@ _ATTRIBUTE = "pyxem_dl_quartets"
 _MADE = "made"
 # Binary digits of patterns that are kept: one part in 8192, less than counting makes of 10^7 electrons in a pixel
 _DIGITS = 12
+# Names of chunks
+_CHUNK = re.compile(r"[0-9]{1,10}(\.0)*")
 _DISKS = {"kx": (), "ky": (), "excitation_error": (), "q_z": (), "intensity": (), "v_g": (2,)}
 
 
@@ -125,10 +128,11 @@ class Store:
     # ---------------------------------------------------------------- shards
     def indices(self, shard: int) -> np.ndarray:
         """Numbers of the quartets of a shard."""
-        return self.blocks.indices(shard)
+        (box,) = self.blocks.box(shard)
+        return np.arange(box.start, box.stop)
 
-    def n_made(self, *, thorough: bool = False) -> np.ndarray:
-        """How many quartets of each shard are made.
+    def n_made(self, *, thorough: bool = False) -> dict[int, int]:
+        """How many quartets are made, by shard, of shards of which there is any.
 
         Parameters
         ----------
@@ -140,12 +144,14 @@ class Store:
         ValueError
             If a shard was made with another manifest.
         """
-        made = np.zeros(self.manifest.n_shards, dtype=np.int64)
-        there = [{entry.name for entry in os.scandir(self.path / name)} for name in self.fields]
-        for i in range(len(made)):
-            if all(self._file(name, i).name in names for name, names in zip(self.fields, there)):
-                made[i] = self._n_made_of(i, thorough)
-        return made
+        # what is there is counted, and not what the manifest says that there may be
+        there = [
+            {entry.name.partition(".")[0] for entry in os.scandir(self.path / name) if _CHUNK.fullmatch(entry.name)}
+            for name in self.fields
+        ]
+        shards = sorted(i for i in map(int, set.intersection(*there)) if i < self.manifest.n_shards)
+        made = {i: self._n_made_of(i, thorough) for i in shards}
+        return {i: n for i, n in made.items() if n}
 
     def _n_made_of(self, i: int, thorough: bool) -> int:
         try:
@@ -211,12 +217,15 @@ class Store:
             found = {name: self._read(name, i)[chosen] for name in self.fields}
             if (found[_MADE] != np.uint64(self.manifest.tag)).any():
                 raise ValueError("not all of it is made")
+            expected = phase_ids(self.indices(i)[chosen], self.manifest.settings.seed, len(self.manifest.crystals))
+            if (found["phase_id"] != expected).any():
+                raise ValueError("its quartets are of other phases")
+            return _quartets(found)
         except Exception as error:  # whatever the decoder says of bytes that are no chunk
             raise ValueError(
                 f"Shard {i} of {self.path} is damaged ({error}). Delete the file {self._file(_MADE, i)} and repeat the "
                 "call of make_quartets with which the set was made: it makes the shard again."
             ) from error
-        return _quartets(found, self.manifest)
 
 
 def _row(drawn: Drawn, simulated: Simulated, settings: Settings) -> dict[str, np.ndarray]:
@@ -256,7 +265,7 @@ def _rounded(image: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(1 << (spare - 1))) & np.uint32(0xFFFFFFFF << spare & 0xFFFFFFFF)).view(np.float32)
 
 
-def _quartets(found: dict, manifest: Manifest) -> Quartet:
+def _quartets(found: dict) -> Quartet:
     """Arrays of a shard as they are given out."""
     table = {name: found[f"disk_{name}"] for name in ("hkl", *_DISKS)}
     table["v_g"] = np.ascontiguousarray(table["v_g"]).view(np.complex64)[..., 0]

@@ -303,6 +303,28 @@ def out_of_plane(kx, ky, excitation_error, wavelength: float):
     return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - excitation_error
 
 
+def excitation_phase(error, depth):
+    """Phase that a diffracted beam gathers on the direct beam while both go on through the crystal.
+
+    Of waves ``exp(2 pi i k r)``, whose phase an attractive potential advances.  A reflection with a positive excitation
+    error lies outside of the Ewald sphere, and its wave lags behind.  (Textbooks that write the other sign measure the
+    excitation error the other way round.)  Two beams cannot tell, three can.
+
+    Parameters
+    ----------
+    error : array
+        Excitation error in Å⁻¹.
+    depth : float or array
+        In Angstrom, along the beam.
+
+    Returns
+    -------
+    array
+        In radians.
+    """
+    return -2 * math.pi * depth * error
+
+
 def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
     """Excitation error at a point of a convergent-beam disk.
 

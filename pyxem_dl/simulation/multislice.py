@@ -158,8 +158,8 @@ class _Grid:
     """Grid [x, y] of the wave: the probe in it, and the detector's pixels.
 
     The sides of the box are whole numbers of a detector pixel's period, so that each pixel gathers as many points of
-    the wave's spectrum.  These are ``(j + offset) / side`` with whole j, so that they lie evenly in the pixels wherever the
-    direct beam is; the offset is a tilt of the frame that the wave is written in.
+    the wave's spectrum.  These are ``(j + offset) / side`` with whole j, so that they lie evenly in the pixels
+    wherever the direct beam is; the offset is a tilt of the frame that the wave is written in.
     """
 
     def __init__(self, least_side, reciprocal_radius, disk_radius, calibration: Calibration, beam_tilt) -> None:

@@ -24,13 +24,16 @@ from pyxem_dl.quartets import Quartet, making, open_quartets
 from pyxem_dl.quartets.engines import Simulated
 from pyxem_dl.quartets.truth import Disks
 
-SETTINGS = {"pixels": 32, "reciprocal_radius": 1.0, "semi_angle": 2.0, "thickness": (40, 200), "show_progressbar": False}
+SETTINGS = {
+    "pixels": 32, "reciprocal_radius": 1.0, "semi_angle": 2.0, "thickness": (40, 200), "show_progressbar": False
+}  # fmt: skip
 PHASES = ("Al", "LiNiO2", "MgO")
 N, SHARD = 42, 8
 
 
 def make(path, n=N, phases=PHASES, **settings):
-    return pyxem_dl.make_quartets([phase(name) for name in phases], path, n=n, **(SETTINGS | {"shard": SHARD} | settings))
+    settings = SETTINGS | {"shard": SHARD} | settings
+    return pyxem_dl.make_quartets([phase(name) for name in phases], path, n=n, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,8 @@ def test_a_set_has_items_shards_and_a_manifest(made):
     at = 0
     for batch in made.shards():
         for i in range(len(batch.phase_id)):
-            assert_same(Quartet(*(Disks(*(c[i] for c in x)) if isinstance(x, Disks) else x[i] for x in batch)), made[at])
+            columns = (Disks(*(c[i] for c in x)) if isinstance(x, Disks) else x[i] for x in batch)
+            assert_same(Quartet(*columns), made[at])
             assert made[at].phase_id == made.phase_ids[at]
             at += 1
     manifest = made.manifest
@@ -118,17 +122,15 @@ def test_a_loader_of_torch_takes_it(made):
 
 
 def test_where_crystals_come_from_is_in_the_manifest(tmp_path):
-    class Structures(list):
-        manifest = [{"id": "x:1", "source": "somewhere", "licence": "MIT", "n": np.int64(3)}]
+    from pyxem_dl.crystals.provenance import check_manifest
 
-    found = pyxem_dl.make_quartets(Structures([phase("Al")]), tmp_path / "x.zarr", n=2, **SETTINGS)
-    assert found.manifest["phases"][0]["source"] == {"id": "x:1", "source": "somewhere", "licence": "MIT", "n": 3}
-
-    class Signed(list):
-        manifest = [{"key": object()}]
-
-    with pytest.raises(TypeError, match="plain numbers and texts only"):
-        pyxem_dl.make_quartets(Signed([phase("Al")]), tmp_path / "y.zarr", n=2, **SETTINGS)
+    phases = pyxem_dl.structures("prototypes", n=2, seed=1)
+    found = pyxem_dl.make_quartets(phases, tmp_path / "x.zarr", n=2, **SETTINGS)
+    entries = [each["source"] for each in found.manifest["phases"]]
+    assert entries == phases.manifest and entries[0]["licence"]
+    check_manifest(entries, found.phases)
+    mine = pyxem_dl.make_quartets(phase("Al"), tmp_path / "y.zarr", n=2, **SETTINGS).manifest["phases"][0]["source"]
+    assert (mine["source"], mine["formula"], mine["licence"]) == ("user", "Al", "not stated")
 
 
 # ---------------------------------------------------------------- always the same
@@ -198,10 +200,10 @@ def test_patterns_of_another_release_are_not_mixed_in(copied, monkeypatch):
 
     def brighter(self, index):
         drawn, found = original(self, index)
-        return drawn, found._replace(pattern=found.pattern * 1.01)
+        return drawn, found._replace(pattern=found.pattern * 1.0101)
 
     monkeypatch.setattr(making._Simulate, "__call__", brighter)
-    with pytest.raises(ValueError, match="patterns differ from those of this version .by 0.0099 of"):
+    with pytest.raises(ValueError, match="patterns differ from those of this version .by 0.01 of"):
         make(copied)
 
 
@@ -219,17 +221,16 @@ def _fake(self, index):
 def test_many_quartets_need_no_more_memory_than_few(tmp_path, monkeypatch):
     monkeypatch.setattr(making._Simulate, "__call__", _fake)
     peaks = []
-    for n in (1024, 16_384):
+    for n in (16, 128, 1024):  # the first loads what is imported late
         tracemalloc.start()
         try:
-            found = make(tmp_path / f"{n}.zarr", n, ("Al",), pixels=16, semi_angle=4.0, shard=256, threads=1)
+            found = make(tmp_path / f"{n}.zarr", n, ("Al",), pixels=16, semi_angle=4.0, shard=16, threads=1)
             assert sum(len(batch.phase_id) for batch in found.shards()) == n
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    # sixteen times as many: but for their numbers, of 8 bytes each, nothing grows
-    assert peaks[1] - peaks[0] < 64 * 15_360, peaks
-    assert peaks[0] < 32 * 2**20
+    # eight times as many: but for their numbers nothing grows; an image alone has 1024 bytes
+    assert peaks[2] - peaks[1] < 256 * 896, peaks
 
 
 # ---------------------------------------------------------------- killed, interrupted, full
@@ -266,7 +267,7 @@ def work(path, log):
             os._exit(code)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     process = subprocess.Popen(
@@ -301,7 +302,7 @@ def wait_for_a_shard(path, log):
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_killed_at_any_moment(made, server, tmp_path, capsys):
     rng, path, log, n_killed, there = np.random.default_rng(0), tmp_path / "set.zarr", tmp_path / "log", 0, {}
-    for _ in range(8):
+    for _ in range(5):
         pid = start(server, path, log)
         if not there:
             wait_for_a_shard(path, log)
@@ -419,7 +420,7 @@ def test_large_cells_and_no_set_are_refused(tmp_path):
     places = np.stack(np.meshgrid(*[np.arange(10) / 10] * 3), -1).reshape(-1, 3)
     atoms = [Atom("Cu" if i else "Ag", xyz) for i, xyz in enumerate(places)]
     large = Phase("large", space_group=221, structure=Structure(atoms, Lattice(26, 26, 26, 90, 90, 90)))
-    with pytest.raises(ValueError, match=r"1 of 1 phases have more than 200 atoms .* 'large' \(1000 atoms\).*Leave them out"):
+    with pytest.raises(ValueError, match=r"more than 500 atoms .* 'large' \(1000 atoms\).*Leave them out"):
         pyxem_dl.make_quartets(large, tmp_path / "x.zarr", n=2, **SETTINGS)
     empty = Phase("empty", space_group=225, structure=Structure(lattice=Lattice(4, 4, 4, 90, 90, 90)))
     with pytest.raises(ValueError, match="has no atoms"):
@@ -462,7 +463,7 @@ def test_a_manifest_that_was_changed_is_noticed(copied):
 
 def test_a_set_of_another_version_is_not_read(copied):
     changed(copied, format=2, package_version="9.9")
-    with pytest.raises(ValueError, match="of another version: format 2, made by pyxem_dl '9.9'; this version reads format 1"):
+    with pytest.raises(ValueError, match="another version: format 2, made by pyxem_dl '9.9'; this .* reads format 1"):
         open_quartets(copied)
 
 

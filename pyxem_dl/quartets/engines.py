@@ -20,7 +20,7 @@ from pyxem_dl.simulation.multislice import Multislice
 #: Disks of a pattern that are kept, the direct beam included: the brightest
 MOST_DISKS = 128
 #: Atoms of a unit cell; of larger cells a few dozen beams are no longer the most of what is diffracted
-MOST_ATOMS = 200
+MOST_ATOMS = 500
 # Width of the disks' edges in px (standard deviation)
 EDGE = 0.5
 # Points along the diameter of a disk: for each fringe of its rocking curve, and from how many to how many

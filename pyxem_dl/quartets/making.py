@@ -51,8 +51,7 @@ def make_quartets(
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or an iterable of these
-        Crystals, which are shown equally often.  A list with an attribute ``manifest`` (a dict for each phase), as
-        :func:`pyxem_dl.structures` gives it, hands on where they come from.
+        Crystals, which are shown equally often.  Those of :func:`pyxem_dl.structures` bring where they come from.
     output : str or pathlib.Path
         Of the set, a folder that ends with ``.zarr``.
     n : int
@@ -129,11 +128,11 @@ def make_quartets(
     threads = whole_number("threads", threads or os.cpu_count() or 1, 1, 1024)
     flag("overwrite", overwrite)
     path = _check_path(Path(output))
-    crystals, sources = read_crystals(phases)
+    crystals = read_crystals(phases)
     from pyxem_dl import __version__
 
     default = min(_SHARD[settings.engine], largest_shard(settings.pixels))
-    manifest = Manifest(n, shard or default, settings, crystals, __version__, sources)
+    manifest = Manifest(n, shard or default, settings, crystals, __version__)
     simulate = _Simulate(manifest)
     with claimed(path):
         if overwrite and path.exists():

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from pyxem_dl.checks import whole_number
 from pyxem_dl.crystals import load_phases, phase_from_dict, phase_to_dict
+from pyxem_dl.crystals.provenance import Structures, check_entries, structure_hash, user_entry
 from pyxem_dl.quartets.engines import MOST_ATOMS
 from pyxem_dl.quartets.settings import Settings
 
@@ -33,7 +31,7 @@ class Crystal:
     structure : dict
         From :func:`pyxem_dl.crystals.phase_to_dict`.
     source : dict
-        Where it comes from: plain numbers and texts.
+        Where it comes from: its entry of :attr:`pyxem_dl.crystals.Structures.manifest`.
     """
 
     structure: dict
@@ -65,7 +63,7 @@ class Crystal:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of cell, atoms and symmetry; not of names."""
+        """SHA-256 of cell, atoms and symmetry to the last digit, in their order; not of names."""
         return _sha256({k: v for k, v in self.structure.items() if k not in ("name", "color")})
 
     def to_dict(self) -> dict:
@@ -92,8 +90,6 @@ class Manifest:
         In the order of ``phase_id``.
     package_version : str
         Of pyxem_dl, which began the set.
-    sources : object
-        What `phases.manifest` says of all crystals together; plain.
     """
 
     n: int
@@ -101,7 +97,6 @@ class Manifest:
     settings: Settings
     crystals: tuple[Crystal, ...]
     package_version: str
-    sources: object = None
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +118,7 @@ class Manifest:
         return {
             "format": FORMAT, "package_version": self.package_version, "n": self.n, "shard": self.shard,
             "settings": self.settings.to_dict(), "phases": [crystal.to_dict() for crystal in self.crystals],
-            "sources": self.sources, "fingerprint": self.fingerprint,
+            "fingerprint": self.fingerprint,
         }  # fmt: skip
 
     @classmethod
@@ -143,14 +138,14 @@ class Manifest:
             shard = whole_number("shard", entry["shard"], 1, largest_shard(settings.pixels))
             if not 1 <= len(entry["phases"]) <= MOST_PHASES:
                 raise ValueError(f"{len(entry['phases'])} phases")
-            crystals = tuple(Crystal(dict(each["structure"]), dict(each["source"])) for each in entry["phases"])
-            for crystal in crystals:
-                crystal.phase  # noqa: B018 (what cannot be made is found here)
-            found = cls(n, shard, settings, crystals, str(entry["package_version"]), entry["sources"])
+            sources = check_entries([each["source"] for each in entry["phases"]])
+            crystals = tuple(Crystal(dict(each["structure"]), s) for each, s in zip(entry["phases"], sources))
+            found = cls(n, shard, settings, crystals, str(entry["package_version"]))
+            fitting = all(structure_hash(crystal.phase) == crystal.source["hash"] for crystal in crystals)
             hashes = [each["hash"] for each in entry["phases"]], entry["fingerprint"]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(f"{where} is damaged: its manifest cannot be read ({error}).") from error
-        if hashes != ([crystal.hash for crystal in crystals], found.fingerprint):
+        if not fitting or hashes != ([crystal.hash for crystal in crystals], found.fingerprint):
             raise ValueError(
                 f"{where}: its manifest was changed: settings or phases do not fit their hashes. Take the manifest "
                 "that was made with the set, or make the set again."
@@ -163,20 +158,19 @@ def largest_shard(pixels: int) -> int:
     return max(1, min(MOST_IN_A_SHARD, _MOST_BYTES // (4 * pixels**2)))
 
 
-def read_crystals(phases) -> tuple[tuple[Crystal, ...], object]:
-    """Crystals of phases as a user gives them, and what is known of them together.
+def read_crystals(phases) -> tuple[Crystal, ...]:
+    """Crystals of phases as a user gives them.
 
     Parameters
     ----------
-    phases : orix.crystal_map.Phase, path of a CIF file, or an iterable of these
-        With an attribute ``manifest``, a list with a dict for each phase, this becomes their source.
+    phases : Structures, orix.crystal_map.Phase, path of a CIF file, or an iterable of these
+        The first know where they come from.
 
     Raises
     ------
     ValueError
         For cells that are too large.
     """
-    said = getattr(phases, "manifest", None)
     loaded = load_phases(phases)
     large = [phase for phase in loaded if len(phase.structure) > MOST_ATOMS]
     if large:
@@ -187,28 +181,9 @@ def read_crystals(phases) -> tuple[tuple[Crystal, ...], object]:
         )
     if len(loaded) > MOST_PHASES:
         raise ValueError(f"{len(loaded)} phases are given; at most {MOST_PHASES} are possible.")
-    sources, together = [{} for _ in loaded], None
-    if isinstance(said, (list, tuple)) and len(said) == len(loaded) and all(isinstance(s, Mapping) for s in said):
-        sources = [_plain(dict(each)) for each in said]
-    elif said is not None:
-        together = _plain(said)
-    return tuple(Crystal(_plain(phase_to_dict(p)), s) for p, s in zip(loaded, sources, strict=True)), together
-
-
-def _plain(entries):
-    """Entries as JSON gives them back, or an error."""
-    try:
-        return json.loads(json.dumps(entries, allow_nan=False, default=_plain_number))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"The manifest of the phases must hold plain numbers and texts only: {error}.") from error
-
-
-def _plain_number(value):
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return value.name
-    raise TypeError(f"{type(value).__name__} is neither")
+    sources = phases.manifest if isinstance(phases, Structures) else [user_entry(phase) for phase in loaded]
+    structures = [json.loads(json.dumps(phase_to_dict(phase), allow_nan=False)) for phase in loaded]
+    return tuple(Crystal(*both) for both in zip(structures, sources, strict=True))
 
 
 def _sha256(entries) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -145,13 +146,17 @@ class Store:
             If a shard was made with another manifest.
         """
         # what is there is counted, and not what the manifest says that there may be
-        there = [
-            {entry.name.partition(".")[0] for entry in os.scandir(self.path / name) if _CHUNK.fullmatch(entry.name)}
-            for name in self.fields
-        ]
-        shards = sorted(i for i in map(int, set.intersection(*there)) if i < self.manifest.n_shards)
-        made = {i: self._n_made_of(i, thorough) for i in shards}
+        there = set(self._shards_of(_MADE))
+        for name in self.fields:
+            there.intersection_update(self._shards_of(name))
+        made = {i: self._n_made_of(i, thorough) for i in sorted(there)}
         return {i: n for i, n in made.items() if n}
+
+    def _shards_of(self, name: str) -> Iterator[int]:
+        """Shards of which there is a chunk of an array."""
+        for entry in os.scandir(self.path / name):
+            if _CHUNK.fullmatch(entry.name) and (i := int(entry.name.partition(".")[0])) < self.manifest.n_shards:
+                yield i
 
     def _n_made_of(self, i: int, thorough: bool) -> int:
         try:

@@ -141,14 +141,15 @@ def disk_images(disks: Disks, thickness: float, disk_radius: float, calibration:
     potential, height = (np.zeros(calibration.shape, dtype=np.float32) for _ in range(2))
     radius = disk_radius / calibration.scale[0]
     row, column = k_to_pixel(disks.kx, disks.ky, calibration)
+    axes = [np.arange(n, dtype=float) for n in calibration.shape]
     scattered = np.flatnonzero(disks.present & disks.hkl.any(axis=-1))
     for i in scattered[np.argsort(disks.intensity[scattered], kind="stable")]:
         box = tuple(
             slice(max(0, math.ceil(x - radius)), max(0, min(n, math.floor(x + radius) + 1)))
             for x, n in zip((row[i], column[i]), calibration.shape)
         )
-        y, x = np.ogrid[box]
-        inside = (y - row[i]) ** 2 + (x - column[i]) ** 2 <= radius**2
+        y, x = (pixels[part] - place for pixels, part, place in zip(axes, box, (row[i], column[i])))
+        inside = y[:, None] ** 2 + x**2 <= radius**2
         potential[box][inside] = abs(disks.v_g[i]) * thickness
         height[box][inside] = disks.q_z[i]
     return potential, height

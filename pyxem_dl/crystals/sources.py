@@ -262,7 +262,7 @@ def _of_network(answers, left_out, limit, show, text) -> list[_Candidate]:
 
 def _of_folder(folder: Path, left_out: dict) -> list[_Candidate]:
     """Read the CIF files of a folder and its folders; the manifest that is there says where they come from."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".cif" and path.is_file())
+    files = [path for path in folder.rglob("*") if path.suffix.lower() == ".cif" and path.is_file()]
     if not files:
         raise ValueError(f"{folder} holds no CIF file (*.cif).")
     if len(files) > _MOST_FILES:
@@ -271,8 +271,10 @@ def _of_folder(folder: Path, left_out: dict) -> list[_Candidate]:
     if (folder / MANIFEST).is_file():
         entries = {entry.get("file"): entry for entry in read_manifest(folder / MANIFEST)}
     found, notes, changed = [], {}, {}
-    for path in files:
-        name, said = path.relative_to(folder).as_posix(), []
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    order = {name: i for i, name in enumerate(entries)}
+    for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
+        path, said = names[name], []
         try:
             phases = phases_of_file(path, said)
         except (ValueError, OSError, RuntimeError) as error:

@@ -39,7 +39,7 @@ ANGLE_TOLERANCE = 3.0
 #: Cosine of two curves of intensities from which they count as the same
 SIMILARITY = 0.9
 #: Curves of intensities: smallest and largest |g| in Å⁻¹, step and standard deviation of their lines in ln |g|
-_RANGE, _STEP, _WIDTH = (0.08, 1.25), 0.0025, 0.0075
+_RANGE, _STEP, _WIDTH = (0.08, 1.0), 0.0025, 0.0075
 
 #: Crystals that detectors are often measured on, known by their formula: space group, cell (Å, degrees), atoms
 COMMON = {
@@ -261,10 +261,6 @@ def intensity_curve(phase) -> np.ndarray:
 def similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Cosine of two curves of :func:`intensity_curve`, the largest over stretches up to `LENGTH_TOLERANCE`."""
     furthest = int(np.log1p(LENGTH_TOLERANCE) / _STEP)
-    best = 0.0
-    for shift in range(-furthest, furthest + 1):
-        one = first[max(shift, 0) : len(first) + min(shift, 0)]
-        other = second[max(-shift, 0) : len(second) - max(shift, 0)]
-        norm = np.linalg.norm(one) * np.linalg.norm(other)
-        best = max(best, float(one @ other) / norm if norm else 0.0)
-    return best
+    shifted = np.lib.stride_tricks.sliding_window_view(np.pad(first, furthest), len(first))
+    norm = np.linalg.norm(first) * np.linalg.norm(second)
+    return float((shifted @ second).max() / norm) if norm else 0.0

@@ -100,7 +100,7 @@ def test_images_are_drawn_of_the_stored_table(made):
         potential, q_z = disk_images(found.disks, found.thickness, found.disk_radius, made.calibration)
         np.testing.assert_array_equal(potential, found.potential)
         np.testing.assert_array_equal(q_z, found.q_z)
-        assert (found.disks.intensity[found.disks.present][1:] >= 1e-7).all()
+        assert (found.disks.intensity[found.disks.present][1:] >= 1e-6).all()
         assert (np.diff(found.disks.intensity[1:]) <= 0).all()  # the brightest first
         assert (potential > 0).any()
 
@@ -221,7 +221,7 @@ def _fake(self, index):
 def test_many_quartets_need_no_more_memory_than_few(tmp_path, monkeypatch):
     monkeypatch.setattr(making._Simulate, "__call__", _fake)
     peaks = []
-    for n in (16, 128, 1024):  # the first loads what is imported late
+    for n in (16, 64, 384):  # the first loads what is imported late
         tracemalloc.start()
         try:
             found = make(tmp_path / f"{n}.zarr", n, ("Al",), pixels=16, semi_angle=4.0, shard=16, threads=1)
@@ -229,8 +229,8 @@ def test_many_quartets_need_no_more_memory_than_few(tmp_path, monkeypatch):
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    # eight times as many: but for their numbers nothing grows; an image alone has 1024 bytes
-    assert peaks[2] - peaks[1] < 256 * 896, peaks
+    # six times as many: but for their numbers nothing grows; an image alone has 1024 bytes
+    assert peaks[2] - peaks[1] < 256 * 320, peaks
 
 
 # ---------------------------------------------------------------- killed, interrupted, full
@@ -488,3 +488,53 @@ def test_a_shard_that_is_missing_or_damaged_is_made_again(made, copied, name, ho
         if how == "wrong bytes":  # which are not looked at where all is there
             (copied / "made" / "2").unlink()
     assert_same_sets(make(copied), made)
+
+
+# ---------------------------------------------------------------- the command line
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Call the command line in an empty folder with a CIF file."""
+    from typer.testing import CliRunner
+
+    from pyxem_dl import data
+    from pyxem_dl.__main__ import app
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(Path(data.__file__).parent.parent / "_data" / "MgO.cif", "MgO.cif")
+    options = ["--no-progress", "--pixels", "32", "--reciprocal-radius", "1", "--semi-angle", "2"]
+    return lambda *arguments: CliRunner().invoke(app, ["quartets", *arguments, *options])
+
+
+def test_the_command_makes_and_continues_a_set(run):
+    line = ["MgO.cif", "--output", "set.zarr", "--thickness", "40,200", "--tilt", "1"]
+    result = run(*line, "-n", "3")
+    assert result.exit_code == 0, result.output
+    assert "3 quartets of 1 crystals are in set.zarr." in result.output
+    found = open_quartets("set.zarr")
+    assert found.settings.thickness == (40, 200) and found.settings.tilt == (1, 1) and found.settings.seed == 0
+    result = run(*line, "-n", "5", "--threads", "1")
+    assert result.exit_code == 0 and len(open_quartets("set.zarr")) == 5, result.output
+    result = run(*line, "-n", "5", "--seed", "2")
+    assert result.exit_code == 1 and "seed was 0 and is 2" in result.output and "--overwrite" in result.output
+    assert run(*line, "-n", "4", "--seed", "2", "--overwrite").exit_code == 0
+
+
+def test_the_command_draws_crystals_of_a_source(run):
+    result = run("prototypes", "--crystals", "2", "--output", "set.zarr", "-n", "2")
+    assert result.exit_code == 0 and "2 quartets of 2 crystals" in result.output, result.output
+    assert all(each["source"]["source"] == "prototypes" for each in open_quartets("set.zarr").manifest["phases"])
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["none.cif", "-n", "2", "--output", "x.zarr"], "There is no structure file none.cif"),
+    (["MgO.cif", "-n", "2", "--output", "x.zarr", "--thickness", "1,2,3"], "must be a number, or 'smallest,largest'"),
+    (["MgO.cif", "-n", "2", "--output", "x.zarr", "--thickness", "9000"], "thickness must be a number from 1 to 5000"),
+    (["MgO.cif", "-n", "2", "--output", "x.zarr", "--beam-energy", "20"], "beam_energy must be a number from 30"),
+    (["MgO.cif", "-n", "2", "--output", "x.h5"], "ends with .zarr"),
+    (["prototypez", "-n", "2", "--output", "x.zarr"], "Did you mean 'prototypes'"),
+])  # fmt: skip
+def test_the_command_says_what_is_wrong(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not Path("x.zarr").exists()

@@ -89,8 +89,8 @@ def test_another_beam_energy_is_another_crystal(energy):
     made, changed = ManyBeam(phase("LiNiO2"), energy, 1.0), ManyBeam(phase("LiNiO2"), 200.0, 1.0)
     rotations, thickness = torch.as_tensor(Rotation.random(4).data, dtype=torch.float32), torch.full((4,), 120.0)
     ours, theirs = (crystal(rotations, thickness, 0.05) for crystal in (changed.with_beam_energy(energy), made))
-    for ours, theirs in zip(ours, theirs):
-        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    for column, expected in zip(ours, theirs):
+        torch.testing.assert_close(column, expected, atol=2e-5, rtol=1e-4)
     assert changed.beam_energy == 200.0  # it is as it was
     np.testing.assert_allclose(
         changed.with_beam_energy(energy).potential([1, 0, 4]), changed.potential([1, 0, 4]), rtol=1e-5

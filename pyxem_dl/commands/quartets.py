@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pyxem_dl.commands.app import command
-from pyxem_dl.commands.options import Progress, read_range
+from pyxem_dl.commands.options import Progress, check_structures, read_range
 
 
 class QuartetEngine(StrEnum):
@@ -28,12 +28,9 @@ class Orientations(StrEnum):
 
 @command()
 def quartets(
-    crystals: Annotated[
+    source: Annotated[
         list[str],
-        typer.Argument(
-            help="CIF files; or one source of structures: prototypes, a folder of CIF files, 'mp:<query>', "
-            "'optimade:<database>?<filter>'."
-        ),
+        typer.Argument(help="CIF files; or prototypes, a folder of CIF files, mp:QUERY, or optimade:NAME?FILTER."),
     ],
     output: Annotated[Path, typer.Option(help="Where the set goes: a folder that ends with .zarr.")],
     n: Annotated[int, typer.Option("-n", "--n", help="How many quartets.", min=1)],
@@ -49,28 +46,29 @@ def quartets(
     engine: Annotated[
         QuartetEngine, typer.Option(help="multislice needs abTEM, and is some thirty times slower.")
     ] = QuartetEngine.many_beam,
-    structures: Annotated[
-        int | None, typer.Option(help="How many crystals to draw of a source; by default all.", min=1)
+    crystals: Annotated[
+        int | None, typer.Option(help="How many crystals to draw of the source; by default all.", min=1)
     ] = None,
     law: Annotated[
-        str | None, typer.Option(help="How many of each prototype: 'sqrt' or 'uniform'; by default as they come.")
+        str | None, typer.Option(help="How many of each prototype: sqrt or uniform; by default every crystal is alike.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Formula, CIF file or elements (Li-Ni-O) of crystals to leave out; can be repeated."),
+        typer.Option(help="Formula (MgO), chemical system (Li-Ni-O) or CIF file that is left out with all that is like "
+                     "it; can be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     threads: Annotated[int | None, typer.Option(help="That simulate at once; by default one for each core.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set that is there.")] = False,
     progress: Progress = True,
 ) -> None:
-    """Simulate a set of patterns with probe, potential and out-of-plane component; interrupted, the same line goes on."""
+    """Simulate patterns with their probe, potential and out-of-plane component; interrupted, repeat the line."""
     ranges = {
         name: read_range(text, f"--{name.replace('_', '-')}")
         for name, text in (("thickness", thickness), ("tilt", tilt), ("beam_energy", beam_energy),
                            ("semi_angle", semi_angle))
     }  # fmt: skip
-    phases = _phases(crystals, structures, law, exclude, seed, progress)
+    phases = _phases(source, crystals, law, exclude, seed, progress)
     from pyxem_dl.quartets import make_quartets
 
     made = make_quartets(
@@ -81,15 +79,13 @@ def quartets(
     typer.echo(f"{len(made)} quartets of {len(made.phases)} crystals are in {output}.")
 
 
-def _phases(crystals: list[str], n: int | None, law: str | None, exclude: list[str] | None, seed: int, progress: bool):
+def _phases(source: list[str], n: int | None, law: str | None, exclude: list[str] | None, seed: int, progress: bool):
     """Crystals of files, or drawn from one source."""
-    files = [Path(text) for text in crystals]
-    is_source = len(crystals) == 1 and not files[0].is_file() and files[0].suffix.lower() not in (".cif", ".mcif")
-    if not is_source:
-        missing = [str(path) for path in files if not path.is_file()]
-        if missing:
-            raise FileNotFoundError(f"There is no structure file {', '.join(missing)}.")
-    from pyxem_dl.crystals.sources import structures
+    is_files = len(source) > 1 or Path(source[0]).suffix.lower() == ".cif"
+    if is_files:
+        check_structures([Path(text) for text in source])
+    from pyxem_dl.crystals import structures
 
-    drawn = {"n": n, "law": law, "exclude": exclude or ()}
-    return structures(crystals[0] if is_source else files, **drawn, seed=seed, show_progressbar=progress)
+    return structures(
+        source if is_files else source[0], n, law=law, exclude=exclude or (), seed=seed, show_progressbar=progress
+    )

@@ -40,7 +40,7 @@ def make_quartets(
     tilt: float | tuple[float, float] = (0.0, 2.0), orientations: str = "zone-axes",
     beam_energy: float | tuple[float, float] = 200.0, semi_angle: float | tuple[float, float] = (1.0, 4.0),
     pixels: int = 256, reciprocal_radius: float = 1.5, engine: str = "many-beam", seed: int = 0,
-    debye_waller: float = 0.5, minimum_intensity: float = 1e-7, shard: int | None = None, threads: int | None = None,
+    debye_waller: float = 0.5, minimum_intensity: float = 1e-6, shard: int | None = None, threads: int | None = None,
     overwrite: bool = False, show_progressbar: bool | None = None,
 ) -> Quartets:  # fmt: skip
     """Simulate a set of quartets: probe, pattern, potential and out-of-plane component, with the tables behind them.

@@ -73,7 +73,7 @@ class Settings:
     pixels: int = 256
     reciprocal_radius: float = 1.5
     debye_waller: float = 0.5
-    minimum_intensity: float = 1e-7
+    minimum_intensity: float = 1e-6
     engine: str = "many-beam"
     seed: int = 0
 

@@ -271,10 +271,11 @@ def test_a_thin_crystal_scatters_as_its_potential_times_thickness():
     found = make_engine([crystal], settings)(Drawn(0, rotation, thickness, 200.0, 1.2, np.zeros(3)))
     disks = found.disks
     phase_shift = np.abs(disks.v_g) * found.thickness / potential_per_radian(200.0)
-    bright = (disks.intensity > 2e-5) & disks.hkl.any(axis=1)
+    # fainter ones are as much scattered twice
+    bright = (disks.intensity > 1e-4) & disks.hkl.any(axis=1)
     assert bright.sum() >= 12
     expected = (phase_shift * np.sinc(thickness * disks.excitation_error)) ** 2
-    np.testing.assert_allclose(disks.intensity[bright], expected[bright], rtol=0.12)
+    np.testing.assert_allclose(disks.intensity[bright], expected[bright], rtol=0.06)
 
 
 def test_images_are_those_of_the_table_and_the_brightest_is_on_top():

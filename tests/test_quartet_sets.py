@@ -372,6 +372,34 @@ def test_a_disk_that_will_not_do_is_said_before(tmp_path, monkeypatch):
         make(tmp_path / "set.zarr", n=1)
 
 
+def test_a_set_is_begun_at_once_and_made_longer_at_any_moment(made, copied, tmp_path, monkeypatch):
+    from pyxem_dl.quartets.store import Store
+
+    def killed(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Store, "_write_manifest", killed)
+        make(tmp_path / "new.zarr")
+    assert not (tmp_path / "new.zarr").exists()
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Store, "_write_manifest", killed)
+        make(copied, n=50)
+    with pytest.raises(ValueError, match="was killed, repeat it"):
+        open_quartets(copied)
+    shutil.copytree(copied, tmp_path / "copy.zarr")
+    assert len(make(copied, n=50)) == 50
+    assert_same_sets(make(tmp_path / "copy.zarr"), made)  # as it was
+
+
+def test_a_set_that_cannot_be_written_can_be_read(made, copied):
+    for path in (copied, *copied.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert_same(open_quartets(copied)[4], made[4])
+    for path in (copied, *copied.rglob("*")):
+        path.chmod(0o755)
+
+
 def test_two_processes_do_not_write_one_set(copied):
     from pyxem_dl.files import claimed
 

@@ -43,7 +43,7 @@ class Simulated(NamedTuple):
 
 
 class ManyBeamEngine:
-    """Bloch waves in thin slices: a few dozen beams, whose disks are added.
+    """A few dozen beams that scatter into each other, and some that are scattered once; disks that overlap are added.
 
     Parameters
     ----------

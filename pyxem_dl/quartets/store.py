@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pyxem_dl.files import replacing
 from pyxem_dl.quartets.engines import MOST_DISKS, Simulated
 from pyxem_dl.quartets.manifest import Manifest
 from pyxem_dl.quartets.settings import Drawn, Settings, phase_ids
@@ -54,10 +55,12 @@ class Store:
         Of the folder.
     manifest : Manifest
         What it says of itself.
+    writes : bool
+        Whether it is written to.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, *, writes: bool = False) -> None:
+        self.path, self.manifest, self.writes = path, manifest, writes
         self.fields = fields(manifest.settings)
 
     @property
@@ -68,15 +71,16 @@ class Store:
     # ---------------------------------------------------------------- the folder
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> Store:
-        """Make an empty set: its manifest, which is written last, makes it one."""
+        """Make an empty set, which is there at once or not at all."""
         import zarr
 
-        store = cls(path, manifest)
-        path.mkdir(parents=True, exist_ok=True)
-        group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
-        for name, field in store.fields.items():
-            chunks.make_array(group, name, field, store.blocks)
-        store._write_manifest(group)
+        store = cls(path, manifest, writes=True)
+        with replacing(path) as new:
+            new.mkdir()
+            group = zarr.open_group(zarr.DirectoryStore(str(new)), mode="w")
+            for name, field in store.fields.items():
+                chunks.make_array(group, name, field, store.blocks)
+            store._write_manifest(group)
         return store
 
     def _write_manifest(self, group) -> None:
@@ -92,7 +96,10 @@ class Store:
             For what is none, is damaged, or of another version.
         """
         store = cls(path, read_manifest(path))
-        chunks.check_arrays(path, store.fields, store.blocks)
+        try:
+            chunks.check_arrays(path, store.fields, store.blocks)
+        except ValueError as error:
+            raise ValueError(f"{error} If a call of make_quartets with a larger n was killed, repeat it.") from error
         return store
 
     @classmethod
@@ -100,7 +107,7 @@ class Store:
         """Open a set for writing, for as many quartets as the manifest says, at least as many as there were."""
         import zarr
 
-        store = cls(path, manifest)
+        store = cls(path, manifest, writes=True)
         for name, field in store.fields.items():
             # a call that was killed may have made some of the arrays longer
             entry = chunks.read_attributes(path / name / ".zarray")
@@ -120,11 +127,11 @@ class Store:
     def _arrays(self) -> dict:
         import zarr
 
-        group = zarr.open_group(zarr.DirectoryStore(str(self.path)), mode="r+")
+        group = zarr.open_group(zarr.DirectoryStore(str(self.path)), mode="r+" if self.writes else "r")
         return {name: group[name] for name in self.fields}
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "manifest": self.manifest, "fields": self.fields}
+        return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
 
     # ---------------------------------------------------------------- shards
     def indices(self, shard: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from pyxem_dl import crystals
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.electrons import POTENTIAL, electron_wavelength, potential_per_radian
 from pyxem_dl.frames import k_to_pixel
+from pyxem_dl.quartets import engines
 from pyxem_dl.quartets.engines import EDGE, ManyBeamEngine, MultisliceEngine, make_engine
 from pyxem_dl.quartets.settings import Drawn, Settings, draw, phase_ids
 from pyxem_dl.quartets.truth import Disks, disk_images, in_lab, miller_indices
@@ -313,6 +314,19 @@ def test_each_pattern_is_computed_alone(silicon):
     for ours, theirs in zip(first(drawn).disks, second(drawn).disks):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(first(drawn).pattern, second(drawn).pattern)
+
+
+def test_crystals_that_have_no_room_are_made_again(monkeypatch):
+    phases = [phase(name) for name in ("Al", "MgO", "LiNiO2")]
+    small, large = (make_engine(phases, Settings(**QUICK)) for _ in range(2))
+    monkeypatch.setattr(engines, "MOST_BYTES", 1)
+    for i in (0, 1, 2, 0):
+        small.crystal(i)
+        assert list(small._crystals) == [i]
+    monkeypatch.undo()
+    for i in (0, 1, 2, 0):
+        assert large.crystal(i) is large.crystal(i)
+    assert list(large._crystals) == [1, 2, 0]
 
 
 # ---------------------------------------------------------------- the referee

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from pyxem_dl.simulation.multislice import Multislice
 MOST_DISKS = 128
 #: Atoms of a unit cell; of larger cells a few dozen beams are no longer the most of what is diffracted
 MOST_ATOMS = 500
+#: Bytes of the structure factors of all crystals that are kept: of some five hundred
+MOST_BYTES = 2**30
 # Width of the disks' edges in px (standard deviation)
 EDGE = 0.5
 # Points along the diameter of a disk: for each fringe of its rocking curve, and from how many to how many
@@ -58,8 +61,8 @@ class ManyBeamEngine:
 
     def __init__(self, phases: list, settings: Settings) -> None:
         self.phases, self.settings = phases, settings
-        self._crystals: dict[int, ManyBeam] = {}
-        self._locks = [threading.Lock() for _ in phases]
+        self._crystals: OrderedDict[int, ManyBeam] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, drawn: Drawn) -> Simulated:
         """Simulate one pattern, alone: the same numbers in whatever company."""
@@ -72,16 +75,18 @@ class ManyBeamEngine:
         return Simulated(self.probe(radius), pattern, disks, thickness, np.full(3, np.nan))
 
     def crystal(self, phase_id: int) -> ManyBeam:
-        """Structure factors of a phase, which are computed once."""
-        with self._locks[phase_id]:
-            if phase_id not in self._crystals:
+        """Structure factors of a phase, which are kept as long as there is room."""
+        with self._lock:
+            found = self._crystals.pop(phase_id, None)
+            if found is None:
                 s = self.settings
                 # to the corners of the detector
-                self._crystals[phase_id] = ManyBeam(
-                    self.phases[phase_id], s.beam_energy[0], math.sqrt(2) * s.reciprocal_radius,
-                    debye_waller=s.debye_waller,
-                )  # fmt: skip
-            return self._crystals[phase_id]
+                radius = math.sqrt(2) * s.reciprocal_radius
+                found = ManyBeam(self.phases[phase_id], s.beam_energy[0], radius, debye_waller=s.debye_waller)
+            self._crystals[phase_id] = found
+            while len(self._crystals) > 1 and sum(each.nbytes for each in self._crystals.values()) > MOST_BYTES:
+                self._crystals.popitem(last=False)
+            return found
 
     def probe(self, radius: float) -> np.ndarray:
         """Image of the direct beam without a crystal; its radius in Å⁻¹."""

@@ -116,6 +116,11 @@ class ManyBeam:
         volts = POTENTIAL * math.pi / interaction_parameter(self.beam_energy)
         return (volts * self._coupling[index]).cpu().numpy()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the structure factors and reflections."""
+        return sum(tensor.nbytes for tensor in (*self.table, self._hkl, self._coupling))
+
     @staticmethod
     def whole_slices(thickness):
         """Thickness (Å) that is simulated where another is asked for: whole slices."""

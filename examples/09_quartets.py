@@ -27,7 +27,7 @@ def draw(quartet, calibration):
     settings = {"extent": (-half, half, -half, half), "interpolation": "nearest"}
     rng = np.random.default_rng(0)
     counts = rng.poisson(DOSE * quartet.pattern)
-    seen = quartet.potential > 0
+    seen = (quartet.potential > 0) | (quartet.q_z != 0)
     figure = Figure(figsize=(13, 3.2), layout="constrained", dpi=120)
     probe, pattern, potential, q_z = figure.subplots(1, 4, sharex=True, sharey=True)
     probe.imshow(quartet.probe, cmap="gray", **settings)

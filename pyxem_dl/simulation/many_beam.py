@@ -95,8 +95,9 @@ class ManyBeam:
         found = crystals.reflections(phase, max(coupling_radius, reciprocal_radius), extinct=True)
         span = np.abs(found.hkl).max(axis=0)
         factors = crystals.structure_factors(phase, 2 * span, debye_waller)
-        # 1 / extinction distance, complex, by Miller indices
-        coupling = interaction_parameter(beam_energy) / (math.pi * found.volume) * factors
+        # 1 / extinction distance, complex, by Miller indices. Of waves exp(2 pi i k r) the potential's coefficients are
+        # sums over exp(-2 pi i g r); structure factors are by convention their conjugates, which a centre hides
+        coupling = interaction_parameter(beam_energy) / (math.pi * found.volume) * factors.conj()
         promise = _promise(coupling, found.hkl, span)
         lit = promise > 0
         hkl, g = found.hkl[lit], found.g[torch.as_tensor(lit)]
@@ -138,11 +139,12 @@ class ManyBeam:
         Returns
         -------
         array of complex, shape (...)
-            In volts, with the Debye-Waller factor.
+            In volts, with the Debye-Waller factor; of structure factors as crystallography writes them, sums over
+            exp(2 pi i g r), so that the potential is the sum of ``V_g exp(-2 pi i g r)``.
         """
         index = (torch.as_tensor(np.asarray(hkl), dtype=torch.long, device=self.device) + self._offset).unbind(-1)
         volts = POTENTIAL * math.pi / interaction_parameter(self.beam_energy)
-        return (volts * self._coupling[index]).cpu().numpy()
+        return (volts * self._coupling[index].conj()).resolve_conj().cpu().numpy()
 
     @property
     def nbytes(self) -> int:

@@ -14,6 +14,7 @@ from . import (
     patterns as patterns,
     plot as plot,
     preprocessing as preprocessing,
+    quartets as quartets,
     results as results,
     rotations as rotations,
     scans as scans,
@@ -44,6 +45,7 @@ from .orientation import (
     to_orientation_map as to_orientation_map,
 )
 from .patterns import Probe as Probe
+from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
 from .results import (
     convert_result as convert_result,
     open_result as open_result,

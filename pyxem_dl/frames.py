@@ -303,6 +303,26 @@ def out_of_plane(kx, ky, excitation_error, wavelength: float):
     return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - excitation_error
 
 
+def excitation_error_after_tilt(error, kx, ky, tilt_x, tilt_y):
+    """Excitation errors after a small turn of the crystal, to first order.
+
+    Parameters
+    ----------
+    error, kx, ky : array
+        Excitation errors and positions of reflections in Å⁻¹.
+    tilt_x, tilt_y : array
+        Rotation vector in radians, about x and y: the orientation R becomes ``R * exp(tilt)``, see
+        :func:`pyxem_dl.rotations.exponential`.
+
+    Returns
+    -------
+    array
+        In Å⁻¹.
+    """
+    # the crystal's vectors turn by the inverse: g - tilt x g, of which s has the opposite of z
+    return error + (tilt_x * ky - tilt_y * kx)
+
+
 def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
     """Excitation error at a point of a convergent-beam disk.
 

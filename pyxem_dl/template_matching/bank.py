@@ -240,7 +240,7 @@ class TemplateBank:
         return self._match_spectra(self._spectrum_of_spots(n, owner, k, phi, intensity), n_best)
 
     def best_templates(self, n: int, owner, k, phi, intensity, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find the templates that fit best to patterns of which only the spots are known, as they are or turned by 180°.
+        """Find the templates that fit best to patterns of which only the spots are known, turned by 180° or not.
 
         Parameters
         ----------

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from pyxem_dl.frames import before_turn, excitation_error_after_tilt
+from pyxem_dl.results.vector_scan import VectorBatch
 
 # Without an absorbing or a thickness-averaging part a disk is as wide as a crystal of 1 / (pi 0.0007) = 450 Å makes it
 _WIDTH = 0.0007
@@ -23,27 +24,6 @@ _DISTANCE, _DISTORTION = 0.004, 0.005
 _ANY_EXCITATION_ERROR = 0.04
 # What the logarithm of the scale of intensities may differ from the sum over all reflections by
 _SCALE_SPREAD = 1.0
-
-
-class VectorBatch(NamedTuple):
-    """Vectors of n patterns, padded to m; all tensors (n, m), and padding has confidence 0.
-
-    ``kx``, ``ky`` in Å⁻¹; ``log_intensity``; ``confidence``, how probable it is that there is a disk; ``variance`` of a
-    position along each axis, Å⁻²; ``excitation_error`` that the detector gives, Å⁻¹, with its ``excitation_variance``,
-    infinite where it gives none.
-    """
-
-    kx: torch.Tensor
-    ky: torch.Tensor
-    log_intensity: torch.Tensor
-    confidence: torch.Tensor
-    variance: torch.Tensor
-    excitation_error: torch.Tensor
-    excitation_variance: torch.Tensor
-
-    def to(self, device) -> VectorBatch:
-        """Move it to a device."""
-        return VectorBatch(*(x.to(device) for x in self))
 
 
 class SpotLists(NamedTuple):
@@ -153,7 +133,7 @@ def _pairs(vectors: VectorBatch, spots: SpotLists) -> _Pairs:
 
 
 def _of_pair(of_spots: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """What reflections (n, c, spots, t) have, for the vectors (n, c, m) that they are paired with: (n, c, m, t)."""
+    """Take what reflections (n, c, spots, t) have, for the vectors (n, c, m) that they are paired with: (n, c, m, t)."""
     return of_spots.gather(2, index[..., None].expand(*index.shape, of_spots.shape[-1]))
 
 

@@ -10,9 +10,10 @@ import torch
 from pyxem_dl.crystals import ReflectionTable, near_ewald_sphere, reflections
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.results.modes import Match, separate_modes
+from pyxem_dl.results.vector_scan import VectorBatch
 from pyxem_dl.rotations import exponential, multiply, rotate_in_plane
 from pyxem_dl.template_matching.bank import TemplateBank
-from pyxem_dl.template_matching.likelihood import SpotLists, VectorBatch, in_plane_misfit, log_likelihood, turned
+from pyxem_dl.template_matching.likelihood import SpotLists, in_plane_misfit, log_likelihood, turned
 
 #: Step between the zone axes of the templates that give the candidates, in degrees, at least: finer costs time only
 COARSE = 3.0
@@ -52,14 +53,15 @@ class VectorMatcher:
     spots: SpotLists
 
     @classmethod
-    def from_bank(cls, bank: TemplateBank, beam_energy: float, max_excitation_error: float = _FARTHEST) -> VectorMatcher:
-        """List the reflections of a bank's templates; beam energy in kV, excitation error in Å⁻¹."""
+    def from_bank(cls, bank: TemplateBank, beam_energy: float, *, max_excitation_error: float = 0.0) -> VectorMatcher:
+        """List the reflections of a bank's templates, up to 0.12 Å⁻¹ from the Ewald sphere at least; energy in kV."""
         device = bank.quaternions.device
         table = ReflectionTable.stack(
             [reflections(phase, bank.preprocessing.reciprocal_radius) for phase in bank.phases], beam_energy, device
         )
+        farthest = max(max_excitation_error, _FARTHEST)
         parts = [
-            _list_spots(table, phase_id, quaternions, beam_energy, max_excitation_error, bank.resolution)
+            _list_spots(table, phase_id, quaternions, beam_energy, farthest, bank.resolution)
             for phase_id, quaternions in zip(bank.phase_id.split(_AT_ONCE), bank.quaternions.split(_AT_ONCE))
         ]
         return cls(bank, SpotLists(*(torch.cat(column) for column in zip(*parts, strict=True))))
@@ -94,7 +96,7 @@ class VectorMatcher:
             if chosen is None:
                 angle, tilt, likelihood = found
             else:
-                angle, likelihood = (x.scatter(1, chosen, new) for x, new in ((angle, found[0]), (likelihood, found[2])))
+                angle, likelihood = angle.scatter(1, chosen, found[0]), likelihood.scatter(1, chosen, found[2])
                 tilt = tilt.scatter(1, chosen[..., None].expand(-1, -1, 2), found[1])
         rotation = rotate_in_plane(self.bank.quaternions[index], angle)
         rotation = multiply(rotation, exponential(torch.cat([tilt, torch.zeros_like(tilt[..., :1])], -1)))
@@ -104,14 +106,9 @@ class VectorMatcher:
 
     def _candidates(self, vectors: VectorBatch, n_best: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Templates (n, c) that fit best, and the angles in radians by which they are turned, each with its twin."""
-        n, m = vectors.kx.shape
-        owner = torch.arange(n, device=vectors.kx.device)[:, None].expand(n, m)
-        k, phi = torch.hypot(vectors.kx, vectors.ky), torch.atan2(vectors.ky, vectors.kx)
-        intensity = vectors.log_intensity.exp() * (vectors.confidence > 0)
-        best = self.bank.best_templates(
-            n, *(x.flatten() for x in (owner, k, phi, intensity)), min(len(self.bank), max(_TEMPLATES, 4 * n_best))
-        )
-        return best[0].repeat(1, 2), torch.cat([best[1], best[1] + math.pi], 1)
+        number = min(len(self.bank), max(_TEMPLATES, 4 * n_best))
+        index, angle = self.bank.best_templates(len(vectors.kx), *spots_of(vectors), number)
+        return index.repeat(1, 2), torch.cat([angle, angle + math.pi], 1)
 
     def _searched(self, vectors: VectorBatch, index, angle, tilt, reach: float, step: float):
         """Angles (n, c), tilts (n, c, 2) and likelihoods (n, c) after a search around the ones given."""
@@ -121,6 +118,14 @@ class VectorMatcher:
         tilts = tilt[:, :, None] + _hexagon(reach * resolution, step * resolution).to(tilt)
         likelihood, best = log_likelihood(vectors, turned(template, angle), tilts, step * resolution).max(-1)
         return angle, tilts.gather(2, best[..., None, None].expand(*best.shape, 1, 2))[:, :, 0], likelihood
+
+
+def spots_of(vectors: VectorBatch) -> tuple[torch.Tensor, ...]:
+    """Owner, k (Å⁻¹), phi (radians) and intensity of all vectors, as a bank matches them; padding has intensity 0."""
+    n, m = vectors.kx.shape
+    owner = torch.arange(n, device=vectors.kx.device)[:, None].expand(n, m)
+    k, phi = torch.hypot(vectors.kx, vectors.ky), torch.atan2(vectors.ky, vectors.kx)
+    return tuple(x.flatten() for x in (owner, k, phi, vectors.log_intensity.exp() * (vectors.confidence > 0)))
 
 
 def _list_spots(
@@ -152,7 +157,7 @@ def _hexagon(reach: float, step: float) -> torch.Tensor:
 
 
 def _taken(x: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
-    """Some candidates of (n, c, ...)."""
+    """Take some candidates of (n, c, ...)."""
     if chosen is None:
         return x
     chosen = chosen.reshape(*chosen.shape, *[1] * (x.ndim - 2)).expand(*chosen.shape, *x.shape[2:])

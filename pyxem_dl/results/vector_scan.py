@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from pyxem_dl.electrons import beam_energy_of, electron_wavelength, read_beam_energy
 from pyxem_dl.frames import Calibration, excitation_error, vector_to_k
+from pyxem_dl.patterns.likelihood import VectorBatch
 from pyxem_dl.scans import Reading, Scan
 
 #: Vectors of a pattern that are looked at: the most confident ones
@@ -25,27 +25,6 @@ _LEAST_Q_Z_ERROR = 5e-4
 def is_vectors(signal) -> bool:
     """Tell whether a signal holds diffraction vectors."""
     return hasattr(signal, "column_names") and hasattr(signal, "detector_shape")
-
-
-class VectorBatch(NamedTuple):
-    """Vectors of n patterns, padded to m; all tensors (n, m), and padding has confidence 0.
-
-    ``kx``, ``ky`` in Å⁻¹; ``log_intensity``; ``confidence``, how probable it is that there is a disk; ``variance`` of a
-    position along each axis, Å⁻²; ``excitation_error`` by the detector's q_z, Å⁻¹, with its ``excitation_variance``,
-    infinite where it gives none.
-    """
-
-    kx: torch.Tensor
-    ky: torch.Tensor
-    log_intensity: torch.Tensor
-    confidence: torch.Tensor
-    variance: torch.Tensor
-    excitation_error: torch.Tensor
-    excitation_variance: torch.Tensor
-
-    def to(self, device) -> VectorBatch:
-        """Move it to a device."""
-        return VectorBatch(*(x.to(device) for x in self))
 
 
 @dataclass(frozen=True)

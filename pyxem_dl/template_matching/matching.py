@@ -115,7 +115,7 @@ def match_templates(
     Of vectors with intensities the best templates are candidates only: each, and its twin turned by 180 degrees about
     the beam, is turned and tilted to where the vectors are likeliest, with the intensities of two beams averaged over
     the thickness, and reflections that ought to be there and are not counting against it
-    (:func:`pyxem_dl.template_matching.likelihood.log_likelihood`).  ``scores`` are shares of that likelihood.  So give
+    (:func:`pyxem_dl.patterns.likelihood.log_likelihood`).  ``scores`` are shares of that likelihood.  So give
     vectors found with a low threshold, such as ``s.predict_bragg_vectors(threshold=0.05)``: doubtful ones count by
     their confidence, and faint disks tell the tilt.  Vectors with q_z (Å⁻¹, towards the source) are compared in three
     dimensions, which also tells an orientation from its twin; where q_z is NaN they are compared in two.

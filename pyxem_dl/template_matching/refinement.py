@@ -9,11 +9,10 @@ import torch
 
 from pyxem_dl.crystals import ReflectionTable, near_ewald_sphere, reflections
 from pyxem_dl.electrons import electron_wavelength
+from pyxem_dl.patterns.likelihood import SpotLists, VectorBatch, in_plane_misfit, log_likelihood, turned
 from pyxem_dl.results.modes import Match, separate_modes
-from pyxem_dl.results.vector_scan import VectorBatch
 from pyxem_dl.rotations import exponential, multiply, rotate_in_plane
 from pyxem_dl.template_matching.bank import TemplateBank
-from pyxem_dl.template_matching.likelihood import SpotLists, in_plane_misfit, log_likelihood, turned
 
 #: Step between the zone axes of the templates that give the candidates, in degrees, at least: finer costs time only
 COARSE = 3.0
@@ -44,7 +43,7 @@ class VectorMatcher:
     -----
     Templates are some degrees apart.  The best of them, and their twins turned by 180° about the beam, are turned onto
     the vectors by least squares, and tilted by what makes the vectors likeliest: see
-    :func:`pyxem_dl.template_matching.likelihood.log_likelihood`.  On seven crystals simulated by many beams (128 x 128
+    :func:`pyxem_dl.patterns.likelihood.log_likelihood`.  On seven crystals simulated by many beams (128 x 128
     px, 10**3 and 10**4 scattered electrons) the first 16 templates 3° apart held the orientation of 96 to 100 % of the
     patterns.
     """

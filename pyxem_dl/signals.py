@@ -208,7 +208,7 @@ def iter_predict_orientation(
 
 
 def match_templates(
-    self: Diffraction2D,
+    self: Diffraction2D | DiffractionVectors,
     phases: str | Path | Phase | PhaseList | Sequence[str | Path | Phase],
     *,
     n_best: int = 1,
@@ -230,7 +230,8 @@ def match_templates(
 ) -> CrystalMap:
     """Find the crystal orientation at every position of the scan by matching simulated templates.
 
-    This is the baseline to check `predict_orientation` against; it returns the same type.
+    This is the baseline to check `predict_orientation` against; it returns the same type. Of diffraction vectors the
+    orientations are refined: positions, intensities and, where there is one, q_z.
 
     Parameters
     ----------
@@ -241,7 +242,7 @@ def match_templates(
     engine : {"torch", "pyxem"}, optional
         ``"torch"`` (default) is pyxem_dl's own, batched on the device; ``"pyxem"`` is pyxem's template matching.
     resolution : float, optional
-        Step between the zone axes of the templates in degrees. Default is 1.0.
+        Step between the zone axes of the templates in degrees. Default is 1.0; of vectors it is at least 3.
     reciprocal_radius : float, optional
         Largest |k| of the templates in Å⁻¹. Default is the detector's nearest edge.
     max_excitation_error : float, optional
@@ -587,5 +588,6 @@ METHODS = (
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),
+    ("pyxem.signals.diffraction_vectors", "DiffractionVectors", match_templates),
     ("pyxem.signals.diffraction_vectors", "DiffractionVectors", tilt_map),
 )

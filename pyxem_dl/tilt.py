@@ -215,7 +215,7 @@ def find_lattices(kx, ky, confidence, variance, number: int = _LATTICES) -> np.n
 
 
 def _misfit(bases, places):
-    """Indices (n, m, 2) of the nearest nodes of lattices (n, 2, 2), and squared distances (n, m) from them."""
+    """Return indices (n, m, 2) of the nearest nodes of lattices (n, 2, 2), and squared distances (n, m) from them."""
     index = np.round(places @ np.linalg.inv(bases))
     return index, ((places - index @ bases) ** 2).sum(-1)
 

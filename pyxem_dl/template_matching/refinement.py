@@ -95,7 +95,9 @@ class VectorMatcher:
             if chosen is None:
                 angle, tilt, likelihood = found
             else:
-                angle, likelihood = angle.scatter(1, chosen, found[0]), likelihood.scatter(1, chosen, found[2])
+                # what was left behind was searched more coarsely, and is no rival
+                behind = torch.minimum(likelihood, found[2].amin(1, keepdim=True))
+                angle, likelihood = angle.scatter(1, chosen, found[0]), behind.scatter(1, chosen, found[2])
                 tilt = tilt.scatter(1, chosen[..., None].expand(-1, -1, 2), found[1])
         rotation = rotate_in_plane(self.bank.quaternions[index], angle)
         rotation = multiply(rotation, exponential(torch.cat([tilt, torch.zeros_like(tilt[..., :1])], -1)))

@@ -235,7 +235,7 @@ def _fitted(basis, places, confidence, variance):
         weight = confidence / variance * np.exp(-0.5 * squared / variance)
         weight = weight * index.any(1)
         normal = (index * weight[:, None]).T @ index
-        if np.linalg.det(normal) < 1e-3 * np.trace(normal) ** 2 * 1e-3:
+        if not np.linalg.det(normal) > 1e-6 * np.trace(normal) ** 2:
             return None
         basis = np.linalg.solve(normal, (index * weight[:, None]).T @ places)
         if not np.abs(np.linalg.det(basis)) > _SHORTEST**2:

@@ -20,9 +20,9 @@ WAVELENGTH = electron_wavelength(200.0)
 
 
 def two_beam_vectors(crystal, rotations, with_q_z=False, noise=0.0, seed=0, **changes):
-    """Vectors with the intensities of two beams, as far as they are seen; q_z with an error, and a wrong sign.
+    """Vectors with the intensities of two beams, which scatter, as far as they are seen.
 
-    Intensities scatter by half. `noise` is that of q_z in Å⁻¹: of 15 % of the disks the excitation error has the other sign then, and further than
+    `noise` is that of q_z in Å⁻¹: of 15 % of the disks the excitation error has the other sign then, and further than
     0.01 Å⁻¹ from Bragg nothing is known.
     """
     rng, of_q_z = (np.random.default_rng(seed + i) for i in range(2))

@@ -22,6 +22,7 @@ from . import (
     study as study,
     symmetry as symmetry,
     template_matching as template_matching,
+    tilt as tilt,
     training as training,
 )
 from .bragg_vectors import (
@@ -54,6 +55,7 @@ from .results import (
 )
 from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
 from .template_matching import match_templates as match_templates
+from .tilt import TiltMap as TiltMap, tilt_map as tilt_map
 from .training import finetune as finetune, train as train, train_bragg as train_bragg
 
 __version__: str

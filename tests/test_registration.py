@@ -21,7 +21,7 @@ import pytest
 import pyxem_dl
 from pyxem_dl import _autoload, signals
 
-NAMES = [function.__name__ for _, _, function in signals.METHODS]
+NAMES = [function.__name__ for _, name, function in signals.METHODS if name == "Diffraction2D"]
 
 
 def run(code, *arguments, **environment):
@@ -293,7 +293,7 @@ def test_every_public_name_exists():
     assert isinstance(pyxem_dl.predict_orientation, types.FunctionType)
 
 
-@pytest.mark.parametrize("method", [function for _, _, function in signals.METHODS], ids=NAMES)
+@pytest.mark.parametrize("method", [f for _, _, f in signals.METHODS], ids=[f.__name__ for _, _, f in signals.METHODS])
 def test_a_method_has_the_signature_of_its_function_and_passes_everything_on(method, monkeypatch):
     function = getattr(pyxem_dl, method.__name__)
 

@@ -501,3 +501,74 @@ def test_signals_are_pyxems_and_plot(halves):
     assert "e_xy_error" in dir(found)
     with pytest.raises(AttributeError, match="no attribute 'e_zz'"):
         _ = found.e_zz
+
+
+# Pictures and the command line
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_pictures(dimensions, rng, tmp_path):
+    vectors, _ = lattices.random_scan(rng, SQUARE, (4, 12)[-dimensions:])
+    vectors.data.ravel()[3] = np.zeros((0, 5))
+    figure = pyxem_dl.plot.strain_map(measure(vectors), max_strain=0.03, title="A title")
+    figure.savefig(tmp_path / "strain.png")
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert len(panels) == (8 if dimensions == 2 else 4)
+    if dimensions == 2:
+        shown = panels[0].get_images()[0]
+        assert shown.get_clim() == (-3.0, 3.0) and np.ma.getmaskarray(shown.get_array())[0, 3]
+
+
+def test_what_is_not_drawn(halves):
+    with pytest.raises(TypeError, match="what pyxem_dl.strain_map returns"):
+        pyxem_dl.plot.strain_map(np.ones((4, 3, 3)))
+    with pytest.raises(ValueError, match="positive"):
+        pyxem_dl.plot.strain_map(measure(halves), max_strain=-1)
+    with pytest.raises(ValueError, match="single pattern"):
+        pyxem_dl.plot.strain_map(measure(halves.inav[0, 0], reference=rows_of(SQUARE)))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, halves):
+    """Run ``pyxem-dl strain`` in a folder with vectors, and return its exit code and what it wrote."""
+    from typer.testing import CliRunner
+
+    from pyxem_dl.commands import app
+
+    monkeypatch.chdir(tmp_path)
+    halves.save("vectors.hspy")
+    np.save("right.npy", RIGHT)
+
+    def run(*arguments):
+        finished = CliRunner().invoke(app, ["strain", *arguments, "--no-progress"])
+        return finished.exit_code, " ".join(finished.output.split())
+
+    return run
+
+
+@pytest.mark.parametrize("reference", ["0:5,4:8", ":,4:", "right.npy"])
+def test_the_command_maps_strain(reference, command):
+    code, said = command("vectors.hspy", "--output", "s.hspy", "--picture", "s.png", "--reference", reference)
+    assert code == 0 and "40 of 40 positions have a lattice" in said, said
+    found = Strain.load("s.hspy")
+    assert found.e_xx[0] == pytest.approx([1 / 1.02 - 1] * 4 + [0] * 4, abs=1e-7)
+    basis = ",".join(str(n) for n in rows_of(SQUARE).ravel())
+    code, said = command("vectors.hspy", "--output", "s.hspy", "--basis", basis, "--angle", "90")
+    assert code == 1 and "--overwrite" in said
+    assert command("vectors.hspy", "--output", "s.hspy", "--basis", basis, "--angle", "90", "--overwrite")[0] == 0
+    assert np.ptp(Strain.load("s.hspy").e_yy[0]) == pytest.approx(0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments, code, match",
+    [
+        (["none.hspy", "--output", "s.hspy"], 1, "There is no file 'none.hspy'"),
+        (["vectors.hspy", "--output", "s.tif"], 1, "saved as .hspy or .zspy"),
+        (["vectors.hspy", "--output", "s.hspy", "--reference", "left"], 2, "0:20"),
+        (["vectors.hspy", "--output", "s.hspy", "--basis", "1,2,3"], 2, "4 numbers"),
+        (["vectors.hspy", "--output", "s.hspy", "--reference", "90:99,:"], 1, "no positions"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments, code, match, command):
+    found, said = command(*arguments)
+    assert found == code and match in said, said

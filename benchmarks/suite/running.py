@@ -11,10 +11,10 @@ from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
-from suite import cost, datasets, disk_measure, disks, engine, labelled, measure, report
+from suite import cost, datasets, disk_measure, disks, engine, labelled, measure, report, strain
 from suite.machine import context, training_of, use_threads
 
-SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "vectors")
+SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors")
 #: Parts that train, and take hours: done where they are asked for
 TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
@@ -253,6 +253,13 @@ def _run_disks(data: Path, choose, results: Results) -> None:
         results.add("disks", "speed, 256 × 256 px, lazy", label, numbers)
 
 
+def _run_strain(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    finders = _finders(settings["models"], settings["kinds"], settings["device"], results)
+    for sample, label, numbers in strain.measure(finders):
+        results.add("strain", sample, label, numbers)
+
+
 def _run_vectors(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     finders = _finders(settings["models"], settings["kinds"], settings["device"], results)
@@ -277,6 +284,7 @@ _RUNS = {
     "cost": _run_cost,
     "engine": _run_engine,
     "disks": _run_disks,
+    "strain": _run_strain,
     "vectors": _run_vectors,
 }
 _TRAINED_RUNS = {

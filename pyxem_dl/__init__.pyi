@@ -19,6 +19,7 @@ from . import (
     rotations as rotations,
     scans as scans,
     simulation as simulation,
+    strain as strain,
     study as study,
     symmetry as symmetry,
     template_matching as template_matching,
@@ -54,6 +55,7 @@ from .results import (
     to_py4dstem as to_py4dstem,
 )
 from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
+from .strain import Strain as Strain, strain_map as strain_map
 from .template_matching import match_templates as match_templates
 from .tilt import TiltMap as TiltMap, tilt_map as tilt_map
 from .training import finetune as finetune, train as train, train_bragg as train_bragg

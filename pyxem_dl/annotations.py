@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     import numpy as np
+    from hyperspy.roi import BaseROI
     from hyperspy.signals import BaseSignal
     from orix.crystal_map import CrystalMap, Phase
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
@@ -31,3 +32,5 @@ if TYPE_CHECKING:
     Maps: TypeAlias = Map | Mapping[str, Map]
     #: Pairs of a scan and its labels, each itself or its file
     LabelledScans: TypeAlias = Sequence[tuple[Diffraction2D | File, Map]]
+    #: What strain is measured from: a region of the scan, a basis, or a crystal and its zone axis
+    StrainReference: TypeAlias = np.ndarray | slice | tuple[slice, ...] | BaseROI | tuple[Phase, Sequence[int]]

@@ -6,6 +6,7 @@ from suite import dynamical, tilt
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
+from suite.strain import strain_table
 from suite.tables import degrees as _degrees, header as _header, line as _line, percent as _percent
 
 _KINEMATICAL = "kinematical Al"
@@ -247,6 +248,7 @@ _SECTIONS = {
     "cost": _cost,
     "engine": _engine,
     "disks": lambda rows, content: disk_tables(rows, lambda row: _letter(row, content)),
+    "strain": lambda rows, content: strain_table(rows, lambda row: _letter(row, content)),
     "vectors": _accuracy(
         "Orientations from Bragg disks",
         "The same patterns: their disks are found first, with the probe estimated from the direct beam (by the network"

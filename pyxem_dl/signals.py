@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from hyperspy.roi import BaseROI
     from orix.crystal_map import CrystalMap, Phase, PhaseList
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 

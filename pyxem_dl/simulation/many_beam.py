@@ -8,6 +8,7 @@ convergent probe at once.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 
 from pyxem_dl import crystals
 from pyxem_dl.crystals import Reflections
-from pyxem_dl.electrons import electron_wavelength, interaction_parameter
+from pyxem_dl.electrons import POTENTIAL, electron_wavelength, interaction_parameter
 from pyxem_dl.frames import excitation_error_in_disk, excitation_phase
 from pyxem_dl.rotations import full_float32
 from pyxem_dl.simulation.random_numbers import sent
@@ -113,6 +114,47 @@ class ManyBeam:
         self._hkl = torch.as_tensor(hkl, device=self.device)
         self._coupling = torch.as_tensor(coupling, dtype=torch.complex64, device=self.device)
         self._offset = torch.as_tensor(2 * span, device=self.device)
+
+    def with_beam_energy(self, beam_energy: float) -> ManyBeam:
+        """Give the same phase at another beam energy (kV), without computing its structure factors again."""
+        if beam_energy == self.beam_energy:
+            return self
+        other = copy.copy(self)
+        ratio = interaction_parameter(beam_energy) / interaction_parameter(self.beam_energy)
+        other.beam_energy, other.wavelength = float(beam_energy), electron_wavelength(beam_energy)
+        other._coupling = self._coupling * ratio
+        other.table, other._once = (
+            table._replace(extinction_distance=table.extinction_distance / ratio) for table in (self.table, self._once)
+        )
+        return other
+
+    def potential(self, hkl: np.ndarray) -> np.ndarray:
+        """Fourier coefficients of the potential that scatters.
+
+        Parameters
+        ----------
+        hkl : array of int, shape (..., 3)
+            Miller indices, of beams or of differences of two.
+
+        Returns
+        -------
+        array of complex, shape (...)
+            In volts, with the Debye-Waller factor; of structure factors as crystallography writes them, sums over
+            exp(2 pi i g r), so that the potential is the sum of ``V_g exp(-2 pi i g r)``.
+        """
+        index = (torch.as_tensor(np.asarray(hkl), dtype=torch.long, device=self.device) + self._offset).unbind(-1)
+        volts = POTENTIAL * math.pi / interaction_parameter(self.beam_energy)
+        return (volts * self._coupling[index].conj()).resolve_conj().cpu().numpy()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the structure factors and reflections."""
+        return sum(tensor.nbytes for tensor in (*self.table, *self._once, self._hkl, self._coupling))
+
+    @staticmethod
+    def whole_slices(thickness):
+        """Thickness (Å) that is simulated where another is asked for: whole slices."""
+        return max(1, round(thickness / _SLICE)) * _SLICE
 
     def __call__(
         self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9

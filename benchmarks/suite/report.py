@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite import dynamical
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -253,6 +254,7 @@ _SECTIONS = {
         " while looking at these very patterns.",
         asked_of="nothing",
     ),
+    "dynamical": lambda rows, content: dynamical.table(rows, lambda row: _letter(row, content)),
 } | {
     name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))
     for name, write in LABELLED_TABLES.items()

@@ -11,10 +11,10 @@ from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
-from suite import cost, datasets, disk_measure, disks, engine, labelled, measure, report
+from suite import cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report
 from suite.machine import context, training_of, use_threads
 
-SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "vectors")
+SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "vectors", "dynamical")
 #: Parts that train, and take hours: done where they are asked for
 TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
@@ -269,6 +269,14 @@ def _match_vectors(find, phase, device: str, signal):
     return match_templates(find(signal, None), phase, device=device, show_progressbar=False)
 
 
+def _run_dynamical(data: Path, choose, results: Results) -> None:
+    try:
+        for label, predictor, numbers in dynamical.measure():
+            results.add("dynamical", label, predictor, numbers)
+    except ImportError as error:
+        print(f"Many-beam against multislice is left out. {error}")
+
+
 _RUNS = {
     "kinematical": _run_kinematical,
     "multislice": _run_multislice,
@@ -278,6 +286,7 @@ _RUNS = {
     "engine": _run_engine,
     "disks": _run_disks,
     "vectors": _run_vectors,
+    "dynamical": _run_dynamical,
 }
 _TRAINED_RUNS = {
     "labelled": lambda trainer, data, output: labelled.networks(trainer, output),

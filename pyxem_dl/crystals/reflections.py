@@ -55,7 +55,7 @@ class Reflections:
         return scale / self.structure_factor
 
 
-def reflections(phase, reciprocal_radius: float) -> Reflections:
+def reflections(phase, reciprocal_radius: float, *, extinct: bool = False) -> Reflections:
     """List a phase's reflections with their structure factors.
 
     Parameters
@@ -64,6 +64,8 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
         From :func:`load_phases`.
     reciprocal_radius : float
         Radius of the sphere in Å⁻¹.
+    extinct : bool
+        List those without intensity, too: electrons that are scattered twice may fill them.
 
     Raises
     ------
@@ -82,8 +84,10 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
         # where all are extinct, what is left of them by rounding has to be told from intensity
         forward = _intensities(phase.structure, np.zeros((1, 3)), np.zeros(1))[0]
         present = squared > _EXTINCT * max(squared.max(), _EXTINCT * forward)
-        hkl, g, squared = hkl[present], g[present], squared[present]
-    if not len(hkl):
+        squared = squared * present
+        if not extinct:
+            hkl, g, squared = hkl[present], g[present], squared[present]
+    if not len(hkl) or not squared.any():
         raise ValueError(
             f"The phase {phase.name!r} has no reflection within {reciprocal_radius:g} Å⁻¹. "
             "Give a larger reciprocal_radius, and check the unit of the cell (Å)."

@@ -14,6 +14,7 @@ from . import (
     patterns as patterns,
     plot as plot,
     preprocessing as preprocessing,
+    quartets as quartets,
     results as results,
     rotations as rotations,
     scans as scans,
@@ -22,6 +23,7 @@ from . import (
     study as study,
     symmetry as symmetry,
     template_matching as template_matching,
+    tilt as tilt,
     training as training,
 )
 from .bragg_vectors import (
@@ -29,7 +31,7 @@ from .bragg_vectors import (
     match_disks as match_disks,
     predict_bragg_vectors as predict_bragg_vectors,
 )
-from .crystals import load_phases as load_phases
+from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .models import (
@@ -45,6 +47,7 @@ from .orientation import (
     to_orientation_map as to_orientation_map,
 )
 from .patterns import Probe as Probe
+from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
 from .results import (
     convert_result as convert_result,
     open_result as open_result,
@@ -54,6 +57,7 @@ from .results import (
 from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
 from .strain import Strain as Strain, strain_map as strain_map
 from .template_matching import match_templates as match_templates
+from .tilt import TiltMap as TiltMap, tilt_map as tilt_map
 from .training import finetune as finetune, train as train, train_bragg as train_bragg
 
 __version__: str

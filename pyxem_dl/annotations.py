@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
     from pathlib import Path
     from typing import Literal, TypeAlias
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     File: TypeAlias = str | Path
     #: What crystals are given as: phases, or CIF files
     Phases: TypeAlias = Phase | File | Iterable[Phase | File]
+    #: What crystals are told apart by: formulas, chemical systems, or the crystals themselves
+    Unwanted: TypeAlias = Phase | File | AbstractSet[str] | Iterable[Phase | File | AbstractSet[str]]
     #: Calibrated patterns, in memory or lazy
     Patterns: TypeAlias = Diffraction2D
     Vectors: TypeAlias = DiffractionVectors

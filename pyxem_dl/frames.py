@@ -322,6 +322,48 @@ def out_of_plane(kx, ky, excitation_error, wavelength: float):
     return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - excitation_error
 
 
+def excitation_error_after_tilt(error, kx, ky, tilt_x, tilt_y):
+    """Excitation errors after a small turn of the crystal, to first order.
+
+    Parameters
+    ----------
+    error, kx, ky : array
+        Excitation errors and positions of reflections in Å⁻¹.
+    tilt_x, tilt_y : array
+        Rotation vector in radians, about x and y: the orientation R becomes ``R * exp(tilt)``, see
+        :func:`pyxem_dl.rotations.exponential`.
+
+    Returns
+    -------
+    array
+        In Å⁻¹.
+    """
+    # the crystal's vectors turn by the inverse: g - tilt x g, of which s has the opposite of z
+    return error + (tilt_x * ky - tilt_y * kx)
+
+
+def excitation_phase(error, depth):
+    """Phase that a diffracted beam gathers on the direct beam while both go on through the crystal.
+
+    Of waves ``exp(2 pi i k r)``, whose phase an attractive potential advances.  A reflection with a positive excitation
+    error lies outside of the Ewald sphere, and its wave lags behind.  (Textbooks that write the other sign measure the
+    excitation error the other way round.)  Two beams cannot tell, three can.
+
+    Parameters
+    ----------
+    error : array
+        Excitation error in Å⁻¹.
+    depth : float or array
+        In Angstrom, along the beam.
+
+    Returns
+    -------
+    array
+        In radians.
+    """
+    return -2 * math.pi * depth * error
+
+
 def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
     """Excitation error at a point of a convergent-beam disk.
 
@@ -378,6 +420,47 @@ def in_plane_angle(w, z):
         First and last component of a quaternion that turns about z (torch).
     """
     return 2 * (-z).atan2(w)
+
+
+def tilt_quaternion(angle, azimuth):
+    """Quaternion that, multiplied from the right, tilts the crystal.
+
+    Parameters
+    ----------
+    angle : float or array
+        By which the crystal is tilted, in radians (NumPy).
+    azimuth : float or array
+        Direction, counter-clockwise in (kx, ky) in radians, to which what pointed at the source now leans.
+
+    Returns
+    -------
+    w, x, y, z : tuple of array
+        ``R * q`` is the crystal R after the tilt: a zone axis along z stands at ``angle`` from it.
+    """
+    cos, sin = np.cos(angle / 2), np.sin(angle / 2)
+    return cos, sin * np.sin(azimuth), -sin * np.cos(azimuth), 0 * cos
+
+
+def lab_to_box(lab):
+    """Lab coordinates to those of a multislice box, whose third axis runs along the beam: down from the source.
+
+    Parameters
+    ----------
+    lab : array, shape (..., 3)
+        x, y, z (NumPy).
+    """
+    return lab * np.array([1.0, 1.0, -1.0])
+
+
+def grid_center(calibration: Calibration) -> tuple[float, float]:
+    """Where on a grid [kx, ky], whose indices grow with kx and ky, the direct beam lies: its two indices."""
+    (row, column), rows = calibration.center, calibration.shape[0]
+    return column, rows - 1 - row
+
+
+def grid_to_pattern(grid):
+    """Grid (..., columns, rows) whose indices grow with kx and ky, to patterns (..., rows, columns); a view."""
+    return grid.swapaxes(-1, -2)[..., ::-1, :]
 
 
 def before_turn(kx, ky, angle):
@@ -551,3 +634,38 @@ def repair_pyxem_orientation(quaternions, factor, azimuthal_step: float) -> np.n
     # q turned in the plane by 180 degrees and half a step
     c, _, _, d = in_plane_quaternion(math.pi + azimuthal_step / 2)
     return np.stack([w * c - z * d, x * c + y * d, y * c - x * d, w * d + z * c], axis=-1)
+
+
+def laue_circle_center(normal_x, normal_y, wavelength: float):
+    """Centre of the Laue circle, on which the zone's reflections are excited.
+
+    Parameters
+    ----------
+    normal_x, normal_y : array
+        In-plane components of the zone axis, a unit vector that points to the source.
+    wavelength : float
+        In Angstrom.
+
+    Returns
+    -------
+    kx, ky : array
+        In Å⁻¹.  The circle goes through the direct beam; its radius is their length.
+    """
+    return -normal_x / wavelength, -normal_y / wavelength
+
+
+def zone_axis_after_tilt(tilt_x, tilt_y):
+    """Where a zone axis that was along the beam points after a small turn of the crystal, to first order.
+
+    Parameters
+    ----------
+    tilt_x, tilt_y : array
+        Rotation vector in radians, about x and y: the orientation R becomes ``R * exp(tilt)``.
+
+    Returns
+    -------
+    x, y : array
+        In-plane components of the axis in the lab, in radians.
+    """
+    # the crystal's vectors turn by the inverse: z - tilt x z
+    return -tilt_y, tilt_x

@@ -11,6 +11,7 @@ Parts, each with a fixed seed, on data that no bundled model has seen:
 * ``disks``: Bragg disks with exact truth, on the real scan, strain of a multilayer, and speed.
 * ``strain``: errors of strain by thickness, of several samples and seeds, with pyxem's maps and with own lattices.
 * ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
+* ``tilt``: of patterns with known orientations, from their disks.
 * ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a
   simulated polycrystal and on the real scan that template matching has labelled; their models are thrown away.
 

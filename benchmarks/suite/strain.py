@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from pyxem_dl.data.patterns import draw_beams
 
 from pyxem_dl.data.multilayer import StrainedMultilayer, strained_multilayer
-from pyxem_dl.data.patterns import draw_beams
 from pyxem_dl.data.phases import phase_of_atoms
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, in_plane_quaternion

@@ -108,6 +108,17 @@ def read_center(text: str | None):
     return row, column
 
 
+def read_range(text: str, option: str) -> float | tuple[float, float]:
+    """Read a number, or two of them: the smallest and the largest."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 2:
+        raise typer.BadParameter(f"{text!r} must be a number, or 'smallest,largest'.", param_hint=option)
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
 def read_frame(text: str | None) -> dict:
     """Read the convention of a map, as `read_labels` takes it."""
     from pyxem_dl.checks import read_yaml

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pyxem_dl.data.patterns import draw_beams
 from pyxem_dl.data.phases import phase_of_atoms
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration
 from pyxem_dl.rotations import from_matrix, multiply
 from pyxem_dl.scans import make_signal
-from pyxem_dl.simulation.detector import draw_spots
+from pyxem_dl.simulation.detector import draw_beams, draw_spots
 from pyxem_dl.simulation.many_beam import ManyBeam
 
 

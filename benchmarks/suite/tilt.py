@@ -115,8 +115,8 @@ def table(rows: list[dict], letter: Callable) -> str:
     lines = [
         "## Tilt from disks", "",
         f"Multislice patterns of 40 orientations, 3 mrad, 10⁵ electrons (asked on Al: ≤ {_ASKED}°). Of planes: the tilt"
-        " of the zone axis whose plane the disks are found on, without the crystal, from positions and intensities; known:"
-        f" with an error of its own below {_KNOWN:g}°. Of a known crystal: the direction along the beam of the"
+        " of the zone axis whose plane the disks are found on, without the crystal, from positions and intensities;"
+        f" known: with an error of its own below {_KNOWN:g}°. Of a known crystal: the direction along the beam of the"
         " orientation that the vectors are matched with. Random orientations are seldom near a zone axis: often no"
         " plane has more than a few disks.",
         "",

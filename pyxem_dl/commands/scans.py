@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from pyxem_dl.commands.app import command
-from pyxem_dl.commands.options import Device, ScanFile, ScanOptions, check_structures, load_scan, with_scan_options
+from pyxem_dl.commands.options import (
+    Device,
+    ScanFile,
+    ScanOptions,
+    check_structures,
+    load_scan,
+    load_vectors,
+    with_scan_options,
+)
 
 
 class Engine(StrEnum):
@@ -82,9 +90,14 @@ def match(
     *,
     options: ScanOptions,
 ) -> None:
-    """Match templates with a scan, to check `predict`; if interrupted, the same command continues."""
+    """Match templates with a scan or its Bragg vectors, to check `predict`; if interrupted, the same command continues.
+
+    Vectors are those of `pyxem-dl vectors scan.zspy --threshold 0.05 --output vectors.hspy`.
+    """
     check_structures(phases)
-    signal = load_scan(scan, options.scale)
+    signal = load_vectors(scan)
+    if signal is None:
+        signal = load_scan(scan, options.scale)
     from pyxem_dl.template_matching import match_templates
 
     xmap = match_templates(

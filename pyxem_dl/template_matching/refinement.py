@@ -23,7 +23,7 @@ _FARTHEST = 0.12
 # B (Å²) of all atoms: what diffracts far out is weaker than atoms at rest would be
 _DEBYE_WALLER = 0.5
 # A search: how far tilts go, and their step, in units of the templates' step, and how many candidates are searched
-_SEARCH = ((0.7, 0.45, None), (0.3, 0.15, 10), (0.12, 0.06, 4), (0.045, 0.0225, 2))
+_SEARCH = ((0.8, 0.4, None), (0.3, 0.15, 8), (0.12, 0.06, 4), (0.045, 0.0225, 2))
 # Likelihoods are too sure of themselves, since the errors of intensities hang together
 _TEMPERATURE = 3.0
 

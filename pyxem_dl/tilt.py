@@ -211,9 +211,12 @@ def find_lattices(kx, ky, confidence, variance, number: int = _LATTICES) -> np.n
     bases = bases[(area > 0.3 * lengths.prod(1)) & (area > _SHORTEST**2)]
     if not len(bases):
         return np.zeros((0, 2, 2))
-    order = np.argsort(-_evidence(bases, places, confidence, variance), kind="stable")
+    evidence = _evidence(bases, places, confidence, variance)
+    order = np.argsort(-evidence.sum(1), kind="stable")[: 50 * number]
+    # the two disks that a lattice is made of lie on it whatever they are, and many lattices were tried
+    beside = np.sort(evidence[order], axis=1)[:, :-2].sum(1)
     found = []
-    for basis in bases[order[: 50 * number]]:
+    for basis in bases[order[beside > math.log(len(bases))]]:
         basis = _fitted(_reduced(basis), places, confidence, variance)
         if basis is not None and not any(_same(basis, other) for other in found):
             found.append(basis)
@@ -229,11 +232,11 @@ def _misfit(bases, places):
 
 
 def _evidence(bases, places, confidence, variance) -> np.ndarray:
-    """Logarithm of how much likelier places are on lattices (n,) than anywhere: small cells have nodes everywhere."""
+    """Logarithm of how much likelier places (n, m) are on lattices than anywhere: small cells have nodes everywhere."""
     squared = _misfit(bases, places)[1]
     density = np.exp(-0.5 * squared / variance) / (2 * np.pi * variance)
     on = np.abs(np.linalg.det(bases))[:, None] * density
-    return np.log1p(confidence * (_STRAY + (1 - _STRAY) * on - 1)).sum(1)
+    return np.log1p(confidence * (_STRAY + (1 - _STRAY) * on - 1))
 
 
 def _fitted(basis, places, confidence, variance):

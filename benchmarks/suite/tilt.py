@@ -109,7 +109,7 @@ def _true_tilt(phase, rotation, lattice, table) -> np.ndarray:
 
 
 def _zones(lattice) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [uvw] of zone axes, and their periods in Å."""
+    """List indices [uvw] of zone axes, and their periods in Å."""
     limits = (np.floor(_PERIOD * np.linalg.norm(lattice.recbase, axis=0))).astype(int)
     zones = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij"), -1).reshape(-1, 3)
     zones = zones[np.gcd.reduce(zones, axis=1) == 1]

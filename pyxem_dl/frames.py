@@ -239,6 +239,25 @@ def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = No
     return along_columns * column_factor, -along_rows * row_factor
 
 
+def k_to_vector(kx, ky, units, beam_energy: float | None = None):
+    """Components of pyxem's diffraction vectors, the inverse of :func:`vector_to_k`.
+
+    Parameters
+    ----------
+    kx, ky : float, array or tensor
+        Å⁻¹.
+    units, beam_energy
+        As there.
+
+    Returns
+    -------
+    along_rows, along_columns
+        In these units.
+    """
+    row_factor, column_factor = (_unit_factor(unit, beam_energy) for unit in units)
+    return -ky / row_factor, kx / column_factor
+
+
 def beam_shift_to_center(shifts, calibration: Calibration):
     """Centre of the direct beam from pyxem's ``BeamShift``.
 

@@ -131,6 +131,20 @@ def test_methods_are_there_in_every_order_of_import_and_load(imports, lazy_first
     run(head + LOAD_AND_CAST, scan_file, tmp_path / "saved.hspy")
 
 
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS.keys())
+def test_vectors_have_their_method_after_every_order_of_import(imports):
+    run(
+        f"import sys\n{imports}\nimport numpy as np\n"
+        "rows = np.empty((2, 3), dtype=object)\n"
+        "for i in np.ndindex(2, 3):\n    rows[i] = np.ones((4, 2))\n"
+        "from pyxem.signals import DiffractionVectors\n"
+        "vectors = DiffractionVectors(rows, column_names=['ky', 'kx'], units=['1/Å', '1/Å'])\n"
+        "for each in (vectors, vectors.inav[0, 0], vectors.as_lazy()):\n"
+        "    assert each.strain_map.__func__.__module__ == 'pyxem_dl.signals', each\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+
+
 @pytest.mark.parametrize("value, attached", [("1", False), ("0", True)])
 def test_environment_variable(value, attached, scan_file):
     code = (

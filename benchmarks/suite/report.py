@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from suite import tilt
+from suite import dynamical, tilt
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
+from suite.strain import strain_table
 from suite.tables import degrees as _degrees, header as _header, line as _line, percent as _percent
 
 _KINEMATICAL = "kinematical Al"
@@ -247,6 +248,7 @@ _SECTIONS = {
     "cost": _cost,
     "engine": _engine,
     "disks": lambda rows, content: disk_tables(rows, lambda row: _letter(row, content)),
+    "strain": lambda rows, content: strain_table(rows, lambda row: _letter(row, content)),
     "vectors": _accuracy(
         "Orientations from Bragg disks",
         "The same patterns: their disks are found first, with the probe estimated from the direct beam (by the network"
@@ -256,6 +258,7 @@ _SECTIONS = {
         " templates' exponent and weights were chosen while looking at these very patterns.",
         asked_of="nothing",
     ),
+    "dynamical": lambda rows, content: dynamical.table(rows, lambda row: _letter(row, content)),
     "tilt": lambda rows, content: tilt.table(rows, lambda row: _letter(row, content)),
 } | {
     name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))

@@ -11,10 +11,12 @@ from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
-from suite import cost, datasets, disk_measure, disks, engine, labelled, measure, report, tilt
+from suite import cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report, strain, tilt
 from suite.machine import context, training_of, use_threads
 
-SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "vectors", "tilt")
+SECTIONS = (
+    "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
+)  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
 #: Parts that train, and take hours: done where they are asked for
@@ -258,6 +260,13 @@ def _run_disks(data: Path, choose, results: Results) -> None:
         results.add("disks", "speed, 256 × 256 px, lazy", label, numbers)
 
 
+def _run_strain(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    finders = _finders(settings["models"], settings["kinds"], settings["device"], results)
+    for sample, label, numbers in strain.measure(finders):
+        results.add("strain", sample, label, numbers)
+
+
 def _run_vectors(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     finders = _finders(settings["models"], settings["kinds"], settings["device"], results, FAINT)
@@ -281,6 +290,14 @@ def _match_vectors(find, phase, device: str, signal):
     return match_templates(find(signal, None), phase, device=device, show_progressbar=False)
 
 
+def _run_dynamical(data: Path, choose, results: Results) -> None:
+    try:
+        for label, predictor, numbers in dynamical.measure():
+            results.add("dynamical", label, predictor, numbers)
+    except ImportError as error:
+        print(f"Many-beam against multislice is left out. {error}")
+
+
 _RUNS = {
     "kinematical": _run_kinematical,
     "multislice": _run_multislice,
@@ -289,8 +306,10 @@ _RUNS = {
     "cost": _run_cost,
     "engine": _run_engine,
     "disks": _run_disks,
+    "strain": _run_strain,
     "vectors": _run_vectors,
     "tilt": _run_tilt,
+    "dynamical": _run_dynamical,
 }
 _TRAINED_RUNS = {
     "labelled": lambda trainer, data, output: labelled.networks(trainer, output),

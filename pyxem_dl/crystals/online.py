@@ -192,7 +192,7 @@ def _of_document(document, max_atoms: int) -> Found:
             for each in site["species"]
         ]
         lattice = _numbers(structure["lattice"]["matrix"], (3, 3))
-        xyz = _numbers([place for _, _, place in sites], (len(sites), 3))
+        xyz = _numbers([place for _, _, place in sites] or np.zeros((0, 3)), (len(sites), 3))
         listed = len(structure["sites"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Found(name, "mp", licence, reason="its structure is missing or incomplete")
@@ -271,7 +271,7 @@ def _of_resource(document, source: str, licence: str, max_atoms: int) -> Found:
 
     features = entries.get("structure_features")
     for feature in features if isinstance(features, list) else ():
-        if feature in _INCOMPLETE:
+        if isinstance(feature, str) and feature in _INCOMPLETE:
             return no(_INCOMPLETE[feature])
     if entries.get("nperiodic_dimensions") not in (3, None):
         return no("it is not periodic in three dimensions")
@@ -282,7 +282,7 @@ def _of_resource(document, source: str, licence: str, max_atoms: int) -> Found:
         listed = len(entries["cartesian_site_positions"])
         if listed > max_atoms:
             return no(_too_many(listed, max_atoms))
-        cartesian = _numbers(entries["cartesian_site_positions"], (listed, 3))
+        cartesian = _numbers(entries["cartesian_site_positions"] or np.zeros((0, 3)), (listed, 3))
         species = {each["name"]: _contents(each) for each in entries["species"]}
         sites = [
             (element, share, place)
@@ -325,7 +325,10 @@ def _found(id, source, licence, lattice, content, xyz, listed, max_atoms, name) 
     sites = [
         Site(f"{element}{i + 1}", element, tuple(float(x) for x in place), float(np.clip(share, 0, 1)))
         for i, ((element, _), share, place) in enumerate(zip(content, shares, xyz, strict=True))
+        if share > 1e-3
     ]
+    if not sites:
+        return Found(id, source, licence, reason="all of its sites are empty")
     try:
         with np.errstate(all="ignore"):
             cell = cell_of_metric(lattice @ lattice.T)

@@ -134,7 +134,8 @@ class DiskSimulator(RandomNumbers):
     ) -> None:  # fmt: skip
         super().__init__(seed, device)
         self.settings = settings or DiskSettings()
-        self.phases = [ManyBeam(phase, beam_energy, 1.6, device=device) for phase in phases]
+        # in random orientations 64 beams are as good as 128, which take four times as long
+        self.phases = [ManyBeam(phase, beam_energy, 1.6, n_beams=64, device=device) for phase in phases]
         self.beam_energy = float(beam_energy)
         self._pools = [None] * _POOLS
 

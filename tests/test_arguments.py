@@ -111,7 +111,7 @@ def test_wrong_arguments_of_the_verbs(scan, monkeypatch, verb, wrong, error, mes
 
     for kind in (pyxem_dl.OrientationModel, pyxem_dl.BraggModel):
         monkeypatch.setattr(kind, "predict_batch", no_work)
-    monkeypatch.setattr("pyxem_dl.template_matching.bank.reduced_grid", no_work)
+    monkeypatch.setattr("pyxem_dl.templates.bank.reduced_grid", no_work)
     subject = {"predict_orientation": ("linio2-200kv",)}.get(verb, ())
     if verb == "match_templates":
         from pyxem_dl import data

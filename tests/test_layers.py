@@ -20,6 +20,7 @@ LAYERS = (
     ("devices", "symmetry"),
     ("crystals", "preprocessing"),
     ("patterns",),
+    ("templates",),
     ("metrics", "simulation", "networks"),
     ("models", "scans"),
     ("results",),

@@ -25,8 +25,8 @@ from pyxem_dl.scans import Padded, Positions, Rows, Scan
 from pyxem_dl.scans.steps import to_host
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
-from pyxem_dl.template_matching.bank import TemplateBank
 from pyxem_dl.template_matching.step import Templates, TemplateStep
+from pyxem_dl.templates.bank import TemplateBank
 from pyxem_dl.training.learning import SimulatedBatches
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
@@ -245,7 +245,7 @@ def test_a_template_bank_made_on_the_device(device, patterns):
 
 
 def test_templates_are_simulated_in_chunks_of_bounded_memory(monkeypatch):
-    from pyxem_dl.template_matching import bank
+    from pyxem_dl.templates import bank
 
     phases, drawn = [make_phase()], []
     whole = TemplateBank.from_phases(phases, 200, 1.1, 4.0)

@@ -193,7 +193,7 @@ def test_where_nothing_is_there_nothing_is_indexed(small_bank):
 def test_chunks_do_not_show(small_bank, monkeypatch):
     patterns = draw("Al", rotations.random_rotations(7, torch.Generator().manual_seed(7)))
     expected = small_bank.match(patterns, CALIBRATION, n_best=2)
-    monkeypatch.setattr("pyxem_dl.template_matching.bank._WORK_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr("pyxem_dl.templates.bank._WORK_BYTES", {"cpu": 2**20})
     assert small_bank._chunks()[1] < len(small_bank)
     found = small_bank.match(patterns, CALIBRATION, n_best=2)
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=0)

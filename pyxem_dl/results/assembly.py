@@ -96,7 +96,7 @@ class MatchedMap:
 
     @staticmethod
     def fields(n_best: int) -> dict[str, Field]:
-        """List what a matcher gives for each pattern; see :class:`~pyxem_dl.results.modes.Match`."""
+        """List what a matcher gives for each pattern; see :class:`~pyxem_dl.templates.modes.Match`."""
         return {
             "rotations": Field((n_best, 4), "float32"), "phase_id": Field((n_best,), "int64"),
             "scores": Field((n_best,), "float32"), "simulation_indices": Field((n_best,), "int64"),

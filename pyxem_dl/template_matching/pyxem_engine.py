@@ -13,9 +13,9 @@ import torch
 from pyxem_dl.crystals import load_phases, reflections
 from pyxem_dl.frames import Calibration, repair_pyxem_orientation
 from pyxem_dl.preprocessing import shift_to_center, usable_patterns
-from pyxem_dl.results.modes import MODE_DISTANCE, Match, separate_modes
 from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, setting, stack_operations
-from pyxem_dl.template_matching.bank import check_size, polar_grid
+from pyxem_dl.templates.bank import check_size, polar_grid
+from pyxem_dl.templates.modes import MODE_DISTANCE, Match, separate_modes
 
 # Patterns that pyxem gets at once: it prepares grid and templates anew for each batch.
 PYXEM_BATCH = 4096

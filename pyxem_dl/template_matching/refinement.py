@@ -10,9 +10,9 @@ import torch
 from pyxem_dl.crystals import ReflectionTable, near_ewald_sphere, reflections
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.patterns.likelihood import SpotLists, VectorBatch, in_plane_misfit, log_likelihood, turned
-from pyxem_dl.results.modes import Match, separate_modes
 from pyxem_dl.rotations import exponential, multiply, rotate_in_plane
-from pyxem_dl.template_matching.bank import TemplateBank
+from pyxem_dl.templates.bank import TemplateBank
+from pyxem_dl.templates.modes import Match, separate_modes
 
 #: Step between the zone axes of the templates that give the candidates, in degrees, at least: finer costs time only
 COARSE = 3.0

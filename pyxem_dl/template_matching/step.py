@@ -12,9 +12,9 @@ from pyxem_dl.devices import on_one_core
 from pyxem_dl.results.assembly import MatchedMap
 from pyxem_dl.results.vector_scan import VectorReader
 from pyxem_dl.scans import Scan, Step
-from pyxem_dl.template_matching.bank import TemplateBank
 from pyxem_dl.template_matching.pyxem_engine import PYXEM_BATCH, PyxemMatcher
 from pyxem_dl.template_matching.refinement import VectorMatcher, spots_of
+from pyxem_dl.templates.bank import TemplateBank
 
 _MAKERS = {"torch": TemplateBank, "pyxem": PyxemMatcher}
 
@@ -114,7 +114,7 @@ class TemplateStep(Step):
         self._device = device
 
     def __call__(self, patterns, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Best orientations of a batch, as a dict of :class:`~pyxem_dl.results.modes.Match`."""
+        """Best orientations of a batch, as a dict of :class:`~pyxem_dl.templates.modes.Match`."""
         if self.matcher is not None:
             found = self.matcher(self.reader(patterns).to(self._device), n_best=self.n_best)
         elif self.reader is not None:

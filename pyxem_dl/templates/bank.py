@@ -15,9 +15,9 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.moved import renamed_attribute
 from pyxem_dl.patterns.peaks import parabola_shift
 from pyxem_dl.preprocessing import PolarPreprocessing, usable_patterns
-from pyxem_dl.results.modes import Match, separate_modes
 from pyxem_dl.rotations import full_float32, rotate_in_plane
 from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, stack_operations
+from pyxem_dl.templates.modes import Match, separate_modes
 
 # Patterns that are matched at once, at most
 _MICRO_BATCH = {"cpu": 32, "other": 256}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
@@ -18,15 +18,21 @@ from pyxem_dl.simulation.detector import (
     Background,
     Detectors,
     beam_stop,
+    draw_beams,
     draw_spots,
     expected_background,
     reach,
 )
+from pyxem_dl.simulation.many_beam import ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 from pyxem_dl.simulation.scattering import SHAPE_FACTORS, spot_intensity
 
 _DETECTORS = 12
 _PROFILE_POINTS = 256
+#: A key of the shape factors besides those of `SHAPE_FACTORS`: intensities by dynamical theory
+MANY_BEAM = "many_beam"
+# Beams that take part, radius (Å⁻¹) to which they do, positions along the diameter of a disk
+_N_BEAMS, _COUPLED, _POSITIONS = 64, 1.8, 5
 # Reflections of a pattern; widths of the edges of disks in px; and values of all their pixels that are drawn at once
 _SPOTS, _BLUR, _DRAWN_AT_ONCE = 96, (0.35, 1.1), 2**27
 
@@ -43,7 +49,8 @@ class SimulationSettings:
     thickness : tuple of float
         Of the crystal, log.
     shape_factors : tuple of str
-        Keys of :data:`~pyxem_dl.simulation.SHAPE_FACTORS`, one drawn for each setup.
+        Keys of :data:`~pyxem_dl.simulation.SHAPE_FACTORS`, one drawn for each setup; or "many_beam": dynamical
+        intensities, see :class:`~pyxem_dl.simulation.many_beam.ManyBeam`.
     precession_angle : tuple of float
         Drawn for `precession_share` of the setups, else 0.
     disk_radius : tuple of float
@@ -103,9 +110,9 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         drawn_settings(self, pixels=(8, 2048), setup_size=(1, 4096), coverage=(0.1, 10), disk_radius=(1e-6, 1))
-        unknown = [name for name in self.shape_factors if name not in SHAPE_FACTORS]
-        if unknown or not self.shape_factors:
-            raise ValueError(f"shape_factors must be from {', '.join(SHAPE_FACTORS)}, not {self.shape_factors!r}.")
+        known = [*SHAPE_FACTORS, MANY_BEAM]
+        if not self.shape_factors or any(name not in known for name in self.shape_factors):
+            raise ValueError(f"shape_factors must be from {', '.join(known)}, not {self.shape_factors!r}.")
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""
@@ -166,6 +173,13 @@ class PatternSimulator(RandomNumbers):
         lists = [crystals.reflections(p, 1.05 * reciprocal_radius) for p in phases]
         self.table = crystals.ReflectionTable.stack(lists, beam_energy, self.device)
         self._detectors = [self._draw_detector() for _ in range(_DETECTORS)]
+        self._many_beam = [
+            ManyBeam(
+                p, beam_energy, reciprocal_radius, n_beams=_N_BEAMS, coupling_radius=max(_COUPLED, reciprocal_radius),
+                debye_waller=self._number(*self.settings.debye_waller), device=self.device,
+            )
+            for p in (phases if MANY_BEAM in self.settings.shape_factors else ())
+        ]  # fmt: skip
 
     @property
     def scale_range(self) -> tuple[float, float]:
@@ -235,13 +249,14 @@ class PatternSimulator(RandomNumbers):
 
     def _draw_optics(self, calibration: Calibration) -> _Optics:
         s = self.settings
-        return _Optics(
+        optics = _Optics(
             calibration,
             shape_factor=self._choice(s.shape_factors),
             disk_radius=self._log_number(*s.disk_radius),
             blur=self._number(*_BLUR),
             precession_angle=self._number(*s.precession_angle) if self._is_so(s.precession_share) else 0.0,
         )
+        return replace(optics, precession_angle=0.0) if optics.is_dynamical else optics
 
     def _column(self, values: list[float], each: int):
         """Numbers of setups, for each of their patterns: (n, 1); of a single one the number itself."""
@@ -277,6 +292,48 @@ class PatternSimulator(RandomNumbers):
 
     def _draw_crystal(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
         """Draw crystals without the direct beam: expected patterns, in arbitrary units."""
+        if not any(optics.is_dynamical for optics in setup.optics):
+            return self._draw_kinematical(phase_id, rotations, setup)
+        drawn = []
+        for optics, here in setup.each():
+            numbers = list(range(here.start, here.stop))
+            part = setup.select(numbers, torch.arange(here.start, here.stop, device=self.device))
+            part = replace(part, optics=[optics], counts=[len(numbers)])
+            draw = self._draw_dynamical if optics.is_dynamical else self._draw_kinematical
+            if numbers:
+                drawn.append(draw(phase_id[here], rotations[here], part))
+        return torch.cat(drawn)
+
+    def _draw_dynamical(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
+        """Draw the patterns of one setup with many-beam intensities."""
+        s, optics = self.settings, setup.optics[0]
+        thickness = self._log_uniform(*s.thickness, len(phase_id)).cpu()
+        radius, points = (optics.disk_radius, _POSITIONS) if optics.is_resolved else (1e-4, 1)
+        patterns = torch.zeros(len(phase_id), *optics.calibration.shape, device=self.device)
+        for phase, crystal in enumerate(self._many_beam):
+            (rows,) = torch.where(phase_id == phase)
+            if not len(rows):
+                continue
+            beams = crystal(rotations[rows], thickness[rows.cpu()], radius, points)
+            part = setup.select(rows.tolist(), rows)
+            kx, ky = part.distort(beams.kx, beams.ky)
+            jitter = s.position_jitter * optics.calibration.scale[0]
+            kx, ky = (k + jitter * self._normal(*k.shape) for k in (kx, ky))
+            present = beams.present.clone()
+            present[:, 0] = False  # the direct beam is drawn with the background
+            if points == 1:
+                electrons = beams.intensity[..., 0, 0] * present
+                patterns[rows] = draw_spots(
+                    kx, ky, electrons, optics.calibration, disk_radius=optics.disk_radius, blur=optics.blur
+                )
+            else:
+                beams = beams._replace(kx=kx, ky=ky, present=present)
+                patterns[rows] = draw_beams(
+                    beams, 1.0, optics.calibration, disk_radius=radius, blur=optics.blur
+                )
+        return patterns
+
+    def _draw_kinematical(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
         s, detector = self.settings, setup.detector
         n = len(phase_id)
         spots = crystals.find_spots(self.table, phase_id, rotations, self.beam_energy, n_spots=_SPOTS)
@@ -426,6 +483,11 @@ class _Optics:
     def is_resolved(self) -> bool:
         """Whether the insides of disks are seen."""
         return self.disk_radius > 1.2 * self.calibration.scale[0] and self.precession_angle == 0
+
+    @property
+    def is_dynamical(self) -> bool:
+        """Whether intensities are those of dynamical theory."""
+        return self.shape_factor == MANY_BEAM
 
     @property
     def scattering(self) -> tuple:

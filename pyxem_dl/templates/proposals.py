@@ -1,0 +1,185 @@
+"""A few orientations that a pattern may have, proposed by coarse templates: fast, for any crystal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.preprocessing.elementary import fourth_root
+from pyxem_dl.rotations import full_float32, rotate_in_plane
+from pyxem_dl.symmetry import laue_group
+from pyxem_dl.templates.bank import TemplateBank
+
+# Exponent of the intensities (as that of the bank, whose docstring says why); in-plane angles that are compared, and
+# frequencies over the angle: what is finer a coarse template does not know
+_GAMMA, _ANGLES, _FREQUENCIES = 0.25, 72, 24
+# Rings of the patterns that are put together
+_RINGS = 2
+# Templates of a phase, at most: for crystals of low symmetry the zone axes are further apart
+MOST_TEMPLATES = 2000
+# Numbers of the correlation that are in memory at once
+_AT_ONCE = {"cpu": 2**21, "other": 2**27}
+
+
+class Proposals(NamedTuple):
+    """Orientations that patterns may have, most similar first.
+
+    ``rotations (n, m, 4)`` lab to crystal, each as good as the one turned by 180° about the beam; ``score (n, m)``,
+    the correlation, below 1; ``phase_id (n, m)``.
+    """
+
+    rotations: torch.Tensor
+    score: torch.Tensor
+    phase_id: torch.Tensor
+
+
+def coarse_resolution(phase, wanted: float, most: int = MOST_TEMPLATES) -> float:
+    """Degrees between zone axes with which a phase has about `most` templates, or `wanted` where it has less."""
+    sphere = 4 * math.pi / laue_group(phase).proper_subgroup.size
+    return max(wanted, math.degrees(math.sqrt(1.2 * sphere / most)))
+
+
+@dataclass(eq=False)
+class Proposer:
+    """Templates of all zone axes of some phases, a few degrees apart, as factors of matrix products.
+
+    The scores are those of :class:`TemplateBank`, of every second ring and the low frequencies over the angle.  Sums
+    over rings and frequencies are products of matrices, in the precision that the device is fastest with.
+
+    Parameters
+    ----------
+    preprocessing : PolarPreprocessing
+        The patterns' polar grid.
+    quaternions : tensor, shape (t, 4)
+        Orientations of the templates, with the first Euler angle 0.
+    phase_id : tensor of int, shape (t,)
+        Phase of each.
+    resolution : tensor, shape (phases,)
+        Degrees between the zone axes of each phase.
+    templates : tensor, shape (2 frequencies, 2 rings, t)
+        Real factors of the real and of the imaginary parts of the correlation.
+    """
+
+    preprocessing: PolarPreprocessing
+    quaternions: torch.Tensor
+    phase_id: torch.Tensor
+    resolution: torch.Tensor
+    templates: torch.Tensor
+
+    @classmethod
+    def from_phases(
+        cls, phases: list, beam_energy: float, preprocessing: PolarPreprocessing, resolution: float = 3.0,
+        device: str | torch.device = "cpu",
+    ) -> Proposer:  # fmt: skip
+        """Simulate the templates of phases.
+
+        Parameters
+        ----------
+        phases : list of orix.crystal_map.Phase
+            From :func:`pyxem_dl.crystals.load_phases`.
+        beam_energy : float
+            In kV.
+        preprocessing : PolarPreprocessing
+            The polar grid of the patterns.
+        resolution : float
+            Degrees between zone axes; more for phases of which this would be more than two thousand templates.
+        device : str or torch.device
+            Where they are made and kept.
+        """
+        grid = replace(preprocessing, n_k=preprocessing.n_k // _RINGS, gamma=_GAMMA)
+        factors, quaternions, resolutions = [], [], []
+        for phase in phases:
+            resolutions.append(coarse_resolution(phase, resolution))
+            bank = TemplateBank.from_phases([phase], beam_energy, grid, resolutions[-1], device=device)
+            factors.append(_factors(bank.spectra))
+            quaternions.append(bank.quaternions)
+        phase_id = torch.repeat_interleave(torch.arange(len(phases)), torch.tensor([len(q) for q in quaternions]))
+        return cls(
+            preprocessing, torch.cat(quaternions), phase_id.to(device), torch.tensor(resolutions, device=device),
+            torch.cat(factors, dim=2),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.quaternions)
+
+    def to(self, device: torch.device | str) -> Proposer:
+        """Move the templates to a device; returns the proposer itself."""
+        for name in ("quaternions", "phase_id", "resolution", "templates"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def __call__(self, polar: torch.Tensor, valid: torch.Tensor, n_best: int = 16) -> Proposals:
+        """Propose orientations.
+
+        Parameters
+        ----------
+        polar : tensor, shape (n, n_k, n_phi)
+            Mean intensities, from :meth:`PolarPreprocessing.resample`.
+        valid : tensor of bool, shape (n or 1, n_k, n_phi)
+            Where a bin was measured.
+        n_best : int
+            How many; nearby ones are not put together.
+
+        Returns
+        -------
+        Proposals
+        """
+        spectra, found = self._spectra(polar, valid), []
+        inverse = self._inverse(spectra)
+        size = _AT_ONCE["cpu" if polar.device.type == "cpu" else "other"] // (_ANGLES * len(self))
+        # a power of two, so that micro-batches come out whole
+        size = 2 ** max(0, size.bit_length() - 1)
+        with full_float32():
+            for part in spectra.split(size, dim=1):
+                product = torch.bmm(part, self.templates.to(part.dtype))
+                score, step = (inverse @ product.flatten(1)).unflatten(1, product.shape[1:]).max(0)
+                score, template = score.float().topk(min(n_best, len(self)), dim=1)
+                found.append((score, template, step.gather(1, template)))
+        score, template, step = (torch.cat(column) for column in zip(*found, strict=True))
+        angle = step * (2 * math.pi / _ANGLES)
+        return Proposals(rotate_in_plane(self.quaternions[template], angle), score, self.phase_id[template])
+
+    def _spectra(self, polar, valid) -> torch.Tensor:
+        """Factors (2 frequencies, n, 2 rings) of polar patterns."""
+        weight = valid.to(polar)
+        total, weight = ((x.unflatten(1, (-1, _RINGS))).sum(2) for x in (polar.clamp_min(0) * weight, weight))
+        x = fourth_root((total / weight.clamp_min(1)).clamp_min(torch.finfo(polar.dtype).tiny))
+        weight = (weight > 0).to(x)
+        ring = (x * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1)
+        x = (x - ring) * weight * _ring_weights(self.preprocessing, x)[:, None]
+        angle = torch.arange(x.shape[2], device=x.device) * (2 * math.pi / x.shape[2])
+        order = torch.arange(1, _FREQUENCIES + 1, device=x.device)
+        wave = angle[:, None] * order
+        with full_float32():
+            spectrum = x @ torch.cat([wave.cos(), -wave.sin()], dim=1)
+        spectrum = spectrum / spectrum.flatten(1).norm(dim=1).clamp_min(1e-20)[:, None, None]
+        spectrum = torch.cat(spectrum.split(_FREQUENCIES, dim=2), dim=1).permute(2, 0, 1)
+        device = spectrum.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else spectrum.dtype
+        return spectrum.to(kind).repeat_interleave(2, dim=0)
+
+    @staticmethod
+    def _inverse(like: torch.Tensor) -> torch.Tensor:
+        """Matrix (angles, 2 frequencies) from real and imaginary parts to the correlation at the angles."""
+        order = torch.arange(1, _FREQUENCIES + 1, device=like.device)
+        wave = torch.arange(_ANGLES, device=like.device)[:, None] * (2 * math.pi / _ANGLES) * order
+        return torch.stack([wave.cos(), -wave.sin()], dim=2).flatten(1).to(like.dtype)
+
+
+def _ring_weights(preprocessing: PolarPreprocessing, like: torch.Tensor) -> torch.Tensor:
+    """What rings count, put together: their radius, 0 inside of the inner one."""
+    n_k = preprocessing.n_k // _RINGS
+    k = (torch.arange(n_k, device=like.device) + 0.5) * (preprocessing.reciprocal_radius / n_k)
+    return k * (k > preprocessing.inner_radius)
+
+
+def _factors(spectra: torch.Tensor) -> torch.Tensor:
+    """Real factors (2 frequencies, 2 rings, t) of conjugate spectra (frequencies, rings, t)."""
+    low = spectra[1 : _FREQUENCIES + 1]
+    low = low / torch.view_as_real(low).square().sum((0, 1, 3)).sqrt().clamp_min(1e-20)
+    real, imaginary = torch.cat([low.real, -low.imag], dim=1), torch.cat([low.imag, low.real], dim=1)
+    return torch.stack([real, imaginary], dim=1).flatten(0, 1)

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import whole_number
+from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, SentModel, load_model
+from pyxem_dl.preprocessing import counts_per_electron, in_electrons
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
@@ -20,18 +22,23 @@ from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
 
-    from pyxem_dl.annotations import Center, Patterns
+    from pyxem_dl.annotations import Center, Patterns, Phases
 
 __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation", "to_orientation_map"]
 
 # More modes than this no distribution has; and so many predictions take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
+#: The model that takes any crystal
+ANY_CRYSTAL = "any-crystal"
+# Radii (Å⁻¹) to which it may look
+_NEAREST, _FURTHEST = 0.5, 2.0
 
 
 def predict_orientation(
     signal: Patterns,
-    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
+    phases: Phases | None = None,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -53,9 +60,11 @@ def predict_orientation(
     signal : pyxem.signals.Diffraction2D
         Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of
         reciprocal length or of angle.
-    model : str, pathlib.Path or OrientationModel, or a list of these
+    model : str, pathlib.Path or OrientationModel, or a list of these, optional
         Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model.  A list of models of
-        the same phases is used as an ensemble.
+        the same phases is used as an ensemble.  By default "any-crystal", which has to be told the `phases`.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        What may be in the scan, for a model that takes any crystal.  Several phases are told apart.
     n_best : int
         Number of separated orientations to keep per position, the best first.
     n_samples : int
@@ -133,7 +142,7 @@ def predict_orientation(
     """
     target = map_target(output, overwrite)
     job = _job(
-        signal, model, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
+        signal, model, phases, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_part, on_message),
     )  # fmt: skip
     check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
@@ -142,8 +151,9 @@ def predict_orientation(
 
 def iter_predict_orientation(
     signal: Patterns,
-    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
+    phases: Phases | None = None,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -159,7 +169,7 @@ def iter_predict_orientation(
 
     Parameters
     ----------
-    signal, model, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
+    signal, model, phases, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
         As in :func:`predict_orientation`.
     batch_size, device, show_progressbar, on_message
         As in :func:`predict_orientation`.
@@ -172,38 +182,81 @@ def iter_predict_orientation(
         data. Leave the loop, and the work stops.
     """
     job = _job(
-        signal, model, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
+        signal, model, phases, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_message=on_message),
     )  # fmt: skip
     return job.iterate()
 
 
-def _job(signal, model, n_best, n_samples, reading: Reading, computing: Computing) -> Job:
+def _job(signal, model, phases, n_best, n_samples, reading: Reading, computing: Computing) -> Job:
     """Check everything before anything is computed."""
     n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
-    model = load_model(model)
+    model = load_model(ANY_CRYSTAL if model is None else model)
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     model.check_thresholds()
+    if phases is None and getattr(model, "takes_phases", False) and not model.phases:
+        raise ValueError(
+            f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
+            "list of files or phases."
+        )
     scan = Scan.from_signal(signal, reading)
+    if phases is not None:
+        model = with_phases(model, phases, scan.calibration)
     model.check_domain(scan.calibration)
     if n_best > 1 and (n_samples or not model.gives_several):
         raise ValueError(
             "n_best > 1 needs a single network that proposes several orientations ('polar'), and n_samples=0: here "
             "each pattern gets one orientation. Use n_best=1."
         )
+    gain = 1.0
+    if getattr(model, "counts_electrons", False):
+        gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
     energy = model.domain.get("beam_energy")
     lines = {
         "Model": f"{model.name} ({model.network_name}" + (f", {energy:g} kV)" if energy else ")"),
         "Phases": ", ".join(phase.name for phase in model.phases),
         "Patterns": scan.describe(),
-    }
+    } | ({"Counts per electron": f"{gain:.3g}"} if gain != 1 else {})
     return Job(
-        "Orientation prediction", lines, scan, OrientationStep(model, scan.without_data(), n_best, n_samples),
+        "Orientation prediction", lines, scan, OrientationStep(model, scan.without_data(), n_best, n_samples, gain),
         computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds)),
-        [model.fingerprint, n_best, n_samples], signal,
+        [model.fingerprint, n_best, n_samples, gain], signal,
     )  # fmt: skip
+
+
+def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
+    """Let a model look for phases in a scan.
+
+    Parameters
+    ----------
+    model : OrientationModel
+        That takes phases.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
+        What may be there.
+    calibration : Calibration
+        Of the scan, with a beam energy.
+
+    Returns
+    -------
+    OrientationModel
+        That looks as far out as the detector reaches all around, up to 2 Å⁻¹.
+    """
+    if isinstance(model, OrientationEnsemble):
+        raise ValueError("An ensemble of models has its own phases: leave phases out.")
+    if calibration.beam_energy is None:
+        raise ValueError(
+            "The beam energy of the scan is not known. Give beam_energy= in kV, or set it with "
+            "s.set_experimental_parameters(beam_energy=200)."
+        )
+    radius = min(calibration.reciprocal_radius, _FURTHEST)
+    if radius < _NEAREST:
+        raise ValueError(
+            f"The detector reaches only {radius:.3g} Å⁻¹ from the direct beam, too little to tell orientations. Check "
+            "the scale, unit and center of the calibration."
+        )
+    return model.with_phases(phases, calibration.beam_energy, radius)
 
 
 class OrientationStep(Step):
@@ -219,10 +272,12 @@ class OrientationStep(Step):
         Orientations to keep for each pattern.
     n_samples : int
         Predictions with dropout.
+    gain : float
+        What the detector writes for an electron, for models that count them.
     """
 
-    def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0) -> None:
-        self.model, self.scan, self.n_best, self.n_samples = model, scan, n_best, n_samples
+    def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0, gain: float = 1.0) -> None:
+        self.model, self.scan, self.n_best, self.n_samples, self.gain = model, scan, n_best, n_samples, gain
         self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
         # what several predictions agree on is known with its uncertainty
         self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
@@ -248,7 +303,7 @@ class OrientationStep(Step):
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Predictions for a batch, the uncertainty in degrees."""
         found = self.model.predict_batch(
-            patterns, self.scan.calibration, centers=self.scan.batch_centers(patterns, indices),
+            in_electrons(patterns, self.gain), self.scan.calibration, centers=self.scan.batch_centers(patterns, indices),
             signal_mask=self.scan.signal_mask, n_best=max(2, self.n_best), n_samples=self.n_samples,
         )._asdict()  # fmt: skip
         if "uncertainty" in found:

@@ -210,8 +210,8 @@ class ModelDescription(_Open):
     weights: WeightsEntry
     training: dict = {}
     provenance: ProvenanceEntry | None = None
-    phases: list_of(PhaseEntry, 1, MOST_PHASES) | None = None
-    laue_groups: list_of(LaueGroup, 1, MOST_PHASES) | None = None
+    phases: list_of(PhaseEntry, 0, MOST_PHASES) | None = None
+    laue_groups: list_of(LaueGroup, 0, MOST_PHASES) | None = None
     spread_fit: list_of(Annotated[float, Field(ge=0, le=1e4)], 2, 2) = [1.0, 0.0]
 
 
@@ -245,8 +245,10 @@ def check_description(config: dict, path) -> None:
 
 
 #: The preprocessing of each network, and the numbers that both have
-_SHARED = {"polar": ("polar", ("n_k", "n_phi")), "regression": ("cartesian", ("size",)),
-           "fcunet": ("disk radius", ("radius",))}  # fmt: skip
+_SHARED = {
+    "polar": ("polar", ("n_k", "n_phi")), "any_crystal": ("polar", ()), "regression": ("cartesian", ("size",)),
+    "fcunet": ("disk radius", ("radius",)),
+}  # fmt: skip
 
 
 def _check_agreement(network: str, arguments: dict, kind: str, settings: dict, config: dict, path) -> None:

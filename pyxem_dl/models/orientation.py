@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.crystals import load_phases, phase_from_dict, phase_to_dict
 from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
@@ -39,7 +39,8 @@ class OrientationModel(Model):
     preprocessing : PolarPreprocessing or CartesianPreprocessing
         From detector pixels to the network's input.
     phases : list of orix.crystal_map.Phase
-        In the order of the network's phases.
+        In the order of the network's phases; none where they are named when they are looked for, see
+        :meth:`with_phases`.
     domain : dict
         What the model was trained for: ``beam_energy`` (kV), ``reciprocal_radius`` (Å⁻¹),
         ``scale`` (smallest and largest pixel, Å⁻¹), ``disk_radius`` (smallest and
@@ -85,7 +86,7 @@ class OrientationModel(Model):
     def __repr__(self) -> str:
         energy = self.domain.get("beam_energy")
         facts = [
-            ", ".join(phase.name for phase in self.phases),
+            ", ".join(phase.name for phase in self.phases) or "any crystal: name the phases",
             f"{energy:g} kV" if energy else "beam energy not recorded",
             f"out to {self.preprocessing.reciprocal_radius:g} Å⁻¹",
             self.network_name,
@@ -137,6 +138,48 @@ class OrientationModel(Model):
         columns = in_micro_batches(predict, size, device, patterns, centers)
         return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
 
+    def with_phases(self, phases, beam_energy: float, reciprocal_radius: float) -> OrientationModel:
+        """Return a model with the same weights that looks for these phases.
+
+        Parameters
+        ----------
+        phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
+            What may be in the scan.
+        beam_energy : float
+            In kV.
+        reciprocal_radius : float
+            How far out it looks, in Å⁻¹.
+
+        Raises
+        ------
+        ValueError
+            If the network was trained for phases of its own, or a phase cannot be used.
+        """
+        if not self.takes_phases:
+            raise ValueError(
+                f"The model {self.name!r} was trained for {', '.join(phase.name for phase in self.phases)}, and knows "
+                "no other phases. Leave phases out, or take the model 'any-crystal'."
+            )
+        phases = load_phases(phases)
+        # as fine as what it was trained with, whatever the radius
+        n_k = 2 * round(self.preprocessing.n_k * reciprocal_radius / self.preprocessing.reciprocal_radius / 2)
+        preprocessing = replace(self.preprocessing, reciprocal_radius=float(reciprocal_radius), n_k=n_k)
+        domain = self.domain | {"beam_energy": float(beam_energy), "reciprocal_radius": float(reciprocal_radius)}
+        return replace(
+            self, network=self.network.with_phases(phases, beam_energy, preprocessing), preprocessing=preprocessing,
+            phases=phases, domain=domain,
+        )  # fmt: skip
+
+    @property
+    def takes_phases(self) -> bool:
+        """Whether phases are named when they are looked for."""
+        return hasattr(self.network, "with_phases")
+
+    @property
+    def counts_electrons(self) -> bool:
+        """Whether patterns have to be in electrons."""
+        return getattr(self.network, "counts_electrons", False)
+
     @property
     def gives_several(self) -> bool:
         """Whether the network proposes several orientations for a pattern."""
@@ -174,6 +217,8 @@ class OrientationModel(Model):
     @property
     def _inputs(self):
         """Make the network's input: the channels apart, where it takes them so."""
+        if self.counts_electrons:
+            return self.preprocessing.counted
         return self.preprocessing.channels_of if getattr(self.network, "channels_apart", False) else self.preprocessing
 
     def check_domain(self, calibration: Calibration) -> None:
@@ -212,19 +257,26 @@ class OrientationModel(Model):
 
     @classmethod
     def _from_config(cls, network, config: dict, **common) -> OrientationModel:
+        preprocessing = PREPROCESSINGS[config["preprocessing"]["name"]](**config["preprocessing"]["arguments"])
+        phases = [phase_from_dict(entry) for entry in config["phases"]]
+        if phases and hasattr(network, "with_phases"):
+            network = network.with_phases(phases, config["domain"]["beam_energy"], preprocessing)
         return cls(
-            network=network,
-            preprocessing=PREPROCESSINGS[config["preprocessing"]["name"]](**config["preprocessing"]["arguments"]),
-            uncertainty_fit=tuple(config.get("spread_fit", (1.0, 0.0))),
-            phases=[phase_from_dict(entry) for entry in config["phases"]],
-            **common,
-        )
+            network=network, preprocessing=preprocessing, phases=phases,
+            uncertainty_fit=tuple(config.get("spread_fit", (1.0, 0.0))), **common,
+        )  # fmt: skip
 
     def _default_reference(self) -> torch.Tensor:
         return _synthetic_reference(self.preprocessing)
 
     def _predictions(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.network.predict(inputs, 2)._asdict()
+        if not self.counts_electrons:
+            return self.network.predict(inputs, 2)._asdict()
+        # what is kept of it are answers for a crystal that has a spot at each of the inputs' places, more or less
+        network = self.network.with_phases([_simple_cubic()], 200.0, self.preprocessing)
+        polar, valid = inputs.unbind(1)
+        pixels = torch.linspace(0.1, 4, polar.shape[1], device=polar.device)
+        return network.predict((40 * polar, valid, polar, pixels), 2)._asdict()
 
     def _differences(self, now: dict, stored: dict) -> str:
         score = max(float((now[k] - stored[k]).abs().max()) for k in ("scores", "crystal"))
@@ -248,6 +300,15 @@ class OrientationModel(Model):
             f"# {self.name}\n\n{self.description or 'An orientation model of pyxem_dl.'}\n\n"
             f"## Phases\n{phases}\n\n## Trained for\n{domain or '- not recorded'}\n"
         )
+
+
+def _simple_cubic():
+    """Polonium, the only element with an atom at each corner of a cube."""
+    from diffpy.structure import Atom, Lattice, Structure
+    from orix.crystal_map import Phase
+
+    structure = Structure([Atom("Po", (0, 0, 0))], Lattice(3.359, 3.359, 3.359, 90, 90, 90))
+    return load_phases(Phase("Po", space_group=221, structure=structure))[0]
 
 
 def _symmetry(phase) -> str:

@@ -98,6 +98,12 @@ _ORDER = {
 }  # fmt: skip
 
 
+class AnyCrystalArguments(Strict):
+    """Of :class:`~pyxem_dl.networks.any_crystal.AnyCrystalNetwork`."""
+
+    width: Annotated[int, Field(ge=4, le=1024)] = 64
+
+
 class PlainBackboneArguments(Strict):
     """Of :class:`~pyxem_dl.networks.backbones.PlainNetwork`, without the size."""
 
@@ -192,7 +198,8 @@ class DiskArguments(Strict):
 
 #: By the names of the networks
 ARGUMENTS: dict[str, type[Strict]] = {
-    "polar": PolarArguments, "regression": RegressionArguments, "fcunet": DiskArguments,
+    "polar": PolarArguments, "any_crystal": AnyCrystalArguments, "regression": RegressionArguments,
+    "fcunet": DiskArguments,
 }  # fmt: skip
 
 

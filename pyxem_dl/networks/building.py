@@ -6,13 +6,16 @@ import reprlib
 
 import torch
 
+from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
 from pyxem_dl.networks.arguments import check_arguments
 from pyxem_dl.networks.fcunet import FCUNet
 from pyxem_dl.networks.outline import WithoutWeights
 from pyxem_dl.networks.polar import PolarNetwork
 from pyxem_dl.networks.regression import RegressionNetwork
 
-NETWORKS = {"polar": PolarNetwork, "regression": RegressionNetwork, "fcunet": FCUNet}
+NETWORKS = {
+    "polar": PolarNetwork, "any_crystal": AnyCrystalNetwork, "regression": RegressionNetwork, "fcunet": FCUNet,
+}  # fmt: skip
 
 
 def build_network(name: str, **arguments) -> torch.nn.Module:

@@ -24,7 +24,9 @@ _RADIAL, _AZIMUTHAL = (-2, -1, 0, 1, 2), (-2, -1, 0, 1, 2)
 _ANGLE = math.radians(1.0)
 _ERROR, _FURTHEST = 0.01, 0.06
 # Numbers of each reflection besides its samples, and of each proposal
-_KNOWN, _GLOBAL = 12, 7
+_KNOWN, _GLOBAL = 12, 8
+# Of a ring's level: so many times it stands out, and after so many rounds it is left out
+_OUT, _ROUNDS = 3.0, 3
 # What stands out by more standard deviations is not more certain
 _CLEAR = 30.0
 
@@ -34,7 +36,7 @@ class PatternView(NamedTuple):
 
     ``intensity (n, n_k, n_phi + 2)``: square roots, of a root mean square of 1, with one column beyond each end, which
     closes the circle; ``counts``, of the same shape, electrons per bin; ``valid (n or 1, n_k, n_phi)``;
-    ``ring (n, n_k)``: median electrons per bin; ``log_electrons (n,)`` of what stands out of the rings in all.
+    ``ring (n, n_k)``: electrons per bin without what stands out; ``log_electrons (n,)`` of what stands out of the rings in all.
     """
 
     intensity: torch.Tensor
@@ -44,7 +46,7 @@ class PatternView(NamedTuple):
     log_electrons: torch.Tensor
 
     @classmethod
-    def of(cls, polar: torch.Tensor, valid: torch.Tensor, normalised: torch.Tensor, pixels: torch.Tensor) -> PatternView:
+    def of(cls, polar, valid, normalised, pixels) -> PatternView:
         """Look at polar patterns.
 
         Parameters
@@ -59,7 +61,9 @@ class PatternView(NamedTuple):
             Of the detector in a bin.
         """
         counts = polar * pixels[:, None]
-        ring = counts.median(2).values
+        ring = counts.mean(2)
+        for _ in range(_ROUNDS):  # what stands out of a ring does not count for its level
+            ring = torch.minimum(counts, _OUT * ring[..., None] + 1 / _OUT).mean(2)
         excess = (counts - ring[..., None]).clamp_min(0).sum((1, 2))
         return cls(_closed(normalised), _closed(counts), valid, ring, log_1p(excess))
 
@@ -99,7 +103,7 @@ class SpotVerifier(nn.Module):
 
     def forward(
         self, view: PatternView, table: ReflectionTable, rotations, phase_id, belief, beam_energy: float,
-        reciprocal_radius: float, n_spots: int = 40,
+        reciprocal_radius: float, n_spots: int = 40, refined: float = 0.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Compare proposals with patterns.
 
@@ -119,11 +123,13 @@ class SpotVerifier(nn.Module):
             Of the polar patterns, in Å⁻¹.
         n_spots : int
             Reflections that are looked up for each, the most promising ones.
+        refined : float
+            0 for proposals as they come, 1 for those that were improved.
 
         Returns
         -------
         score : tensor, shape (n, m)
-            Logits over the proposals.
+            Logits over the proposals; that of "none of these" is 0.
         correction : tensor, shape (n, m, 3)
             Rotation vectors v in radians; ``R * exp(v)`` is the better orientation.
         """
@@ -158,7 +164,7 @@ class SpotVerifier(nn.Module):
             belief, belief - belief.amax(1, keepdim=True), log_1p(explained) / 4,
             log_1p(explained) - view.log_electrons[:, None], view.log_electrons[:, None].expand(n, m) / 4,
             log_1p(there.to(k).sum(2)) / 2,
-            (expected_out & (out > 2)).sum(2) / expected_out.sum(2).clamp_min(1),
+            (expected_out & (out > 2)).sum(2) / expected_out.sum(2).clamp_min(1), torch.full_like(belief, refined),
         )  # fmt: skip
         score = self.score(torch.cat([pooled, *(x[..., None].to(pooled) for x in numbers)], dim=-1))[..., 0]
         ux, uy = kx / k.clamp_min(1e-3), ky / k.clamp_min(1e-3)
@@ -178,10 +184,10 @@ class SpotVerifier(nn.Module):
         # at a small angle a spot is hardly moved: the unit is the angle at 1 Å⁻¹
         return 5 * (a * ux - b * uy), 5 * (a * uy + b * ux), 5 * c
 
-    def improve(self, view, table, rotations, phase_id, belief, beam_energy, reciprocal_radius, n_spots=40):
+    def improve(self, view, table, rotations, phase_id, belief, beam_energy, reciprocal_radius, n_spots=40, refined=0.0):
         """Compare and correct: logits (n, m), and improved rotations (n, m, 4)."""
         score, correction = self(
-            view, table, rotations, phase_id, belief, beam_energy, reciprocal_radius, n_spots
+            view, table, rotations, phase_id, belief, beam_energy, reciprocal_radius, n_spots, refined
         )
         return score, rot.multiply(rotations, rot.exponential(correction))
 
@@ -205,7 +211,7 @@ class _Samples:
         self.bin = self.row * n_phi + (phi * (n_phi / (2 * math.pi))).round().long() % n_phi
 
     def read(self) -> tuple[torch.Tensor, ...]:
-        """Samples (n, p, s); electrons in the bins of the spot, and in as many of its ring; whether it was measured."""
+        """Return samples (n, p, s), electrons per bin of the spots and of their rings, and whether it was measured."""
         view = self.view
         both = torch.stack([view.intensity, view.counts], dim=1)
         values = nn.functional.grid_sample(both, self.grid, align_corners=True, padding_mode="zeros")

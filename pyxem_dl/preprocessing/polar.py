@@ -182,6 +182,42 @@ class PolarPreprocessing:
         outer = (outer * (self.reciprocal_radius / self.n_k) > self.inner_radius).to(polar)
         return normalised(polar, valid * outer[:, None], self.gamma, self.clip), valid
 
+    def counted(
+        self,
+        patterns: torch.Tensor,
+        calibration: Calibration,
+        centers: torch.Tensor | None = None,
+        signal_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Make the input of a network that knows how many electrons it sees.
+
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            In electrons.
+        calibration, centers, signal_mask
+            As for :meth:`resample`.
+
+        Returns
+        -------
+        polar : tensor, shape (n, n_k, n_phi)
+            Mean electrons per pixel.
+        valid : tensor, shape (n, n_k, n_phi) or (1, n_k, n_phi)
+            1 where the bin was measured, else 0.
+        intensity : tensor, shape (n, n_k, n_phi)
+            Normalised.
+        pixels : tensor, shape (n_k,)
+            Of the detector in a bin of each ring.
+        """
+        polar, valid = self.resample(patterns, calibration, centers, signal_mask)
+        valid = valid.to(polar)
+        step = self.reciprocal_radius / self.n_k
+        k = (torch.arange(self.n_k, device=polar.device) + 0.5) * step
+        scale = rescaled(calibration, self.scale_factor).scale
+        pixels = k * (step * 2 * math.pi / self.n_phi / (scale[0] * scale[1]))
+        outer = (k > self.inner_radius).to(polar)
+        return polar, valid, normalised(polar, valid * outer[:, None], self.gamma, self.clip), pixels
+
     @property
     def turn_step(self) -> float:
         """Patterns are turned by multiples of this angle, in radians."""

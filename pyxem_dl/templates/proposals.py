@@ -171,7 +171,7 @@ class Proposer:
 
 
 def _ring_weights(preprocessing: PolarPreprocessing, like: torch.Tensor) -> torch.Tensor:
-    """What rings count, put together: their radius, 0 inside of the inner one."""
+    """Weigh rings, put together, by their radius; those inside of the inner one not at all."""
     n_k = preprocessing.n_k // _RINGS
     k = (torch.arange(n_k, device=like.device) + 0.5) * (preprocessing.reciprocal_radius / n_k)
     return k * (k > preprocessing.inner_radius)

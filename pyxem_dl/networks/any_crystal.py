@@ -1,0 +1,237 @@
+"""Orientations of crystals that are named when they are looked for: coarse templates propose, a network verifies."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from pyxem_dl import rotations as rot, symmetry
+from pyxem_dl.crystals import ReflectionTable, reflections
+from pyxem_dl.networks.candidates import OrientationCandidates
+from pyxem_dl.networks.spot_verifier import PatternView, SpotVerifier
+from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.templates.proposals import Proposer
+
+# Proposals, and how many of them are looked at a second and a third time
+_PROPOSED, _SECOND, _THIRD = 12, 3, 2
+# Reflections that are looked up for each at the first look, and later
+_FEW_SPOTS, _SPOTS = 20, 40
+# Proposals are this share of the distance between zone axes from the truth, at most; at the last look what is further
+# from the truth (radians) is wrong
+_NEAR, _RIGHT = 1.2, math.radians(3.0)
+# Width (radians) of what is called the truth
+_TRUTH = math.radians(1.0)
+# Reflections a little outside: distortions bring them in
+_BEYOND = 1.02
+
+
+class Crystals(NamedTuple):
+    """What is looked for: phases at a beam energy (kV), on a device.
+
+    ``operations (phases, o, 4)`` of their Laue groups; the proposer has their templates.
+    """
+
+    beam_energy: float
+    proposer: Proposer
+    table: ReflectionTable
+    operations: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, phases: list, beam_energy: float, preprocessing: PolarPreprocessing, resolution: float = 3.0, device="cpu"
+    ) -> Crystals:
+        """Make templates and reflections of phases."""
+        radius = preprocessing.reciprocal_radius
+        lists = [reflections(phase, _BEYOND * radius) for phase in phases]
+        return cls(
+            float(beam_energy), Proposer.from_phases(phases, beam_energy, preprocessing, resolution, device),
+            ReflectionTable.stack(lists, beam_energy, device),
+            symmetry.stack_operations([symmetry.proper_operations(phase) for phase in phases]).to(device),
+        )  # fmt: skip
+
+
+class AnyCrystalNetwork(nn.Module):
+    """Propose with templates, verify with a network that knows no crystal.
+
+    Parameters
+    ----------
+    width : int
+        Of the verifier.
+    """
+
+    #: What :meth:`predict` takes is that of ``PolarPreprocessing.counted``, of patterns in electrons
+    counts_electrons = True
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.arguments = {"width": width}
+        self.verifier = SpotVerifier(width)
+        self._named: _Named | None = None
+
+    def with_phases(self, phases: list, beam_energy: float, preprocessing: PolarPreprocessing) -> AnyCrystalNetwork:
+        """Return a network of the same weights that looks for phases.
+
+        Parameters
+        ----------
+        phases : list of orix.crystal_map.Phase
+            From :func:`pyxem_dl.crystals.load_phases`.
+        beam_energy : float
+            In kV.
+        preprocessing : PolarPreprocessing
+            The polar grid of the patterns.
+        """
+        network = copy.copy(self)
+        network._named = _Named(tuple(phases), float(beam_energy), preprocessing)
+        return network
+
+    @property
+    def crystals(self) -> Crystals:
+        """What is looked for; made where the weights are, when it is needed."""
+        if self._named is None:
+            raise ValueError("This network looks for no phases yet: name them, with with_phases.")
+        return self._named.on(str(next(self.parameters()).device))
+
+    @property
+    def operations(self) -> torch.Tensor:
+        """Rotations of the phases' Laue groups."""
+        return self.crystals.operations
+
+    def _propose(self, polar, valid, n_best: int = _PROPOSED):
+        return self.crystals.proposer(polar, valid, n_best)
+
+    def _look(self, view, rotations, phase_id, belief, radius, *, n_spots, refined):
+        return self.verifier.improve(
+            view, self.crystals.table, rotations, phase_id, belief, self.crystals.beam_energy, radius, n_spots, refined
+        )
+
+    def predict(self, inputs: Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
+        """Propose orientations, and verify them.
+
+        Parameters
+        ----------
+        inputs : sequence of tensor
+            Mean electrons per pixel (n, n_k, n_phi), validity (n or 1, n_k, n_phi), normalised intensities
+            (n, n_k, n_phi), pixels in a bin (n_k,).
+        n_best : int
+            Number of separated orientations to return.
+        """
+        polar, valid, normalised, pixels = inputs
+        radius = self.crystals.proposer.preprocessing.reciprocal_radius
+        view = PatternView.of(polar, valid, normalised, pixels)
+        rotations, belief, phase_id = self._propose(polar, valid)
+        score, rotations = self._look(
+            view, rotations, phase_id, belief, radius, n_spots=_FEW_SPOTS, refined=0.0
+        )
+        rotations, belief, phase_id = _best(_SECOND, score, rotations, belief, phase_id)
+        score, rotations = self._look(view, rotations, phase_id, belief, radius, n_spots=_SPOTS, refined=1.0)
+        rotations, belief, phase_id = (
+            torch.cat([x, y], dim=1) for x, y in with_twins(*_best(_THIRD, score, rotations, belief, phase_id))
+        )
+        score, rotations = self._look(view, rotations, phase_id, belief, radius, n_spots=_SPOTS, refined=1.0)
+        p = torch.cat([score, torch.zeros_like(score[:, :1])], dim=1).softmax(dim=1)
+        order = p[:, :-1].argsort(dim=1, descending=True)[:, :n_best]
+        at = order[..., None].expand(-1, -1, 4)
+        return OrientationCandidates(
+            rotations.gather(1, at), phase_id.gather(1, order), p.gather(1, order), 1 - p[:, -1]
+        )
+
+    # ---------------------------------------------------------------- loss
+    def loss(self, inputs, rotations: torch.Tensor, phase_id: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """Cross-entropy against the proposals near the truth, or none of them, and what is left to correct.
+
+        Parameters
+        ----------
+        inputs : sequence of tensor
+            As of :meth:`predict`.
+        rotations, phase_id : tensor, shapes (n, 4) and (n,)
+            The truth; phase -1 where none of the crystals is.
+        """
+        polar, valid, normalised, pixels = inputs
+        radius = self.crystals.proposer.preprocessing.reciprocal_radius
+        view, truth = PatternView.of(polar, valid, normalised, pixels), (rotations, phase_id)
+        with torch.no_grad():
+            proposed, belief, phases = self._propose(polar, valid)
+        near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[phases]
+        looks, parts = ((_FEW_SPOTS, 0.0, _SECOND), (_SPOTS, 1.0, _THIRD), (_SPOTS, 1.0, None)), []
+        for n_spots, refined, kept in looks:
+            score, better = self._look(
+                view, proposed, phases, belief, radius, n_spots=n_spots, refined=refined
+            )
+            parts.append(self._part(score, proposed, better, phases, truth, near, strict=kept is None))
+            if kept:
+                proposed, belief, phases = (x.detach() for x in _best(kept, score, better, belief, phases))
+                near = torch.full_like(belief, _RIGHT)
+            if kept == _THIRD:
+                proposed, belief, phases = (
+                    torch.cat([x, y], dim=1) for x, y in with_twins(proposed, belief, phases)
+                )
+                near = torch.cat([near, near], dim=1)
+        names = ("score", "correction")
+        parts = {name: torch.stack(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+        loss = sum(column.mean() for column in parts.values())
+        found = {f"{name}_{i}": x.detach() for name, column in parts.items() for i, x in enumerate(column)}
+        return loss, found
+
+    def _part(self, score, proposed, better, phases, truth, near, *, strict: bool):
+        """Loss of one look."""
+        rotations, phase_id = truth
+        equivalent = rot.multiply(self.operations[phase_id.clamp_min(0)], rotations[:, None])
+        if not strict:
+            equivalent = torch.cat([equivalent, _turned(equivalent)], dim=1)
+        nearest = rot.matmul(proposed, equivalent.transpose(1, 2)).abs().argmax(dim=2)
+        right = equivalent.gather(1, nearest[..., None].expand(-1, -1, 4))
+        distance = rot.logarithm(rot.multiply(rot.conjugate(proposed), right)).norm(dim=-1)
+        is_near = (phases == phase_id[:, None]) & (distance < near)
+        weight = is_near * torch.exp(-0.5 * (distance / _TRUTH) ** 2).clamp_min(1e-3)
+        none = ~is_near.any(dim=1)
+        weight = torch.cat([weight / weight.sum(1, keepdim=True).clamp_min(1e-9), none[:, None].to(weight)], dim=1)
+        logits = torch.cat([score, torch.zeros_like(score[:, :1])], dim=1)
+        entropy = -(weight * logits.log_softmax(1)).sum(1).mean()
+        left = rot.logarithm(rot.multiply(rot.conjugate(better), right)).norm(dim=-1) / _TRUTH
+        # a far candidate must not dominate
+        robust = torch.sqrt(1 + 16 * left.square()) - 1
+        return entropy, (robust * is_near).sum() / is_near.sum().clamp_min(1)
+
+
+class _Named:
+    """Phases that are looked for; templates and tables of them are not pickled, but made where they are needed."""
+
+    def __init__(self, phases: tuple, beam_energy: float, preprocessing: PolarPreprocessing) -> None:
+        self.phases, self.beam_energy, self.preprocessing = phases, beam_energy, preprocessing
+        self.on = lru_cache(maxsize=1)(self._on)
+
+    def _on(self, device: str) -> Crystals:
+        return Crystals.of(list(self.phases), self.beam_energy, self.preprocessing, device=device)
+
+    def __getstate__(self) -> tuple:
+        return self.phases, self.beam_energy, self.preprocessing
+
+    def __setstate__(self, state: tuple) -> None:
+        self.__init__(*state)
+
+    def __deepcopy__(self, memo) -> _Named:
+        return self
+
+
+def _best(n: int, score, rotations, belief, phase_id):
+    """Proposals with the best scores."""
+    index = score.topk(min(n, score.shape[1]), dim=1).indices
+    return (
+        rotations.gather(1, index[..., None].expand(-1, -1, 4)), belief.gather(1, index), phase_id.gather(1, index)
+    )
+
+
+def with_twins(rotations, belief, phase_id):
+    """Pairs of what is, and what a turn by 180° about the beam makes of it."""
+    return (rotations, _turned(rotations)), (belief, belief), (phase_id, phase_id)
+
+
+def _turned(rotations: torch.Tensor) -> torch.Tensor:
+    """Turn orientations by 180° about the beam."""
+    return rot.rotate_in_plane(rotations, torch.full_like(rotations[..., 0], math.pi))

@@ -63,14 +63,16 @@ class AnyCrystalNetwork(nn.Module):
     ----------
     width : int
         Of the verifier.
+    temperature : float
+        By which its logits are divided, so that probabilities are right.
     """
 
     #: What :meth:`predict` takes is that of ``PolarPreprocessing.counted``, of patterns in electrons
     counts_electrons = True
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, temperature: float = 1.0) -> None:
         super().__init__()
-        self.arguments = {"width": width}
+        self.arguments = {"width": width, "temperature": temperature}
         self.verifier = SpotVerifier(width)
         self._named: _Named | None = None
 
@@ -89,6 +91,10 @@ class AnyCrystalNetwork(nn.Module):
         network = copy.copy(self)
         network._named = _Named(tuple(phases), float(beam_energy), preprocessing)
         return network
+
+    def set_temperature(self, temperature: float) -> None:
+        """Divide logits by another temperature, here and in what :meth:`with_phases` gave."""
+        self.arguments["temperature"] = temperature
 
     @property
     def crystals(self) -> Crystals:
@@ -134,7 +140,7 @@ class AnyCrystalNetwork(nn.Module):
             torch.cat([x, y], dim=1) for x, y in with_twins(*_best(_THIRD, score, rotations, belief, phase_id))
         )
         score, rotations = self._look(view, rotations, phase_id, belief, radius, n_spots=_SPOTS, refined=1.0)
-        p = torch.cat([score, torch.zeros_like(score[:, :1])], dim=1).softmax(dim=1)
+        p = torch.cat([score, torch.zeros_like(score[:, :1])], dim=1).div(self.arguments["temperature"]).softmax(dim=1)
         order = p[:, :-1].argsort(dim=1, descending=True)[:, :n_best]
         at = order[..., None].expand(-1, -1, 4)
         return OrientationCandidates(

@@ -102,6 +102,7 @@ class AnyCrystalArguments(Strict):
     """Of :class:`~pyxem_dl.networks.any_crystal.AnyCrystalNetwork`."""
 
     width: Annotated[int, Field(ge=4, le=1024)] = 64
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
 
 
 class PlainBackboneArguments(Strict):

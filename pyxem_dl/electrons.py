@@ -116,8 +116,9 @@ def interaction_parameter(beam_energy: float) -> float:
     return electron_wavelength(beam_energy) * (1 + beam_energy / _ELECTRON_REST_ENERGY)
 
 
-#: h² / (2 pi m e) in V Å²: of a structure factor F in Angstrom and the volume of the cell in Å³, the Fourier coefficient of
-#: the potential in volts is V_g = this * F / volume (Kirkland, *Advanced Computing in Electron Microscopy*, appendix C)
+#: h² / (2 pi m e) in V Å²: of a structure factor F in Angstrom and the volume of the cell in Å³, the Fourier
+#: coefficient of the potential in volts is V_g = this * F / volume (Kirkland, *Advanced Computing in Electron
+#: Microscopy*, appendix C)
 POTENTIAL = 47.87801
 
 

@@ -10,14 +10,12 @@ from pyxem_dl.training import bragg
 from pyxem_dl.training.bragg import (
     BraggConfiguration,
     BraggTraining,
-    DiskBatch,
-    DiskBatches,
-    LocalisationBatches,
     scores_at,
     train_bragg,
     training_phases,
     validate,
 )
+from pyxem_dl.training.disk_batches import DiskBatch, DiskBatches, ReadingBatches
 from pyxem_dl.training.running import fit
 
 
@@ -33,7 +31,7 @@ def batch(visible, counted):
 def detections(*rows):
     row, column, confidence = (torch.tensor([values]) for values in zip(*rows, strict=True))
     one = torch.ones_like(row)
-    return Disks(row, column, 7 * one, confidence, one, 0 * one, 0 * one)
+    return Disks(row, column, 7 * one, confidence, one, *[0 * one] * 6)
 
 
 def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
@@ -53,23 +51,24 @@ def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
     assert (none.n_hits, none.n_false, none.recall) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("stage", ["detect", "place"])
+@pytest.mark.parametrize("stage", ["detect", "read"])
 def test_a_detector_is_trained_through_lightning(stage, tmp_path):
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
     simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
-    batches = (DiskBatches if stage == "detect" else LocalisationBatches)(simulator, 8)
+    batches = (DiskBatches if stage == "detect" else ReadingBatches)(simulator, 8)
     configuration = BraggConfiguration(
-        max_minutes=60.0, max_steps=6, placement_share=0.5, batch_size=8, simulation=settings
+        max_minutes=60.0, max_steps=6, reading_share=0.5, batch_size=8, simulation=settings
     )
-    network = FCUNet(widths=(8, 8, 8), placement=True)
+    network = FCUNet(widths=(8, 8, 8), reader=True)
     before = {name: weights.clone() for name, weights in network.state_dict().items()}
     module = BraggTraining(network, configuration, stage, batches, [batches.make()])
     fit(module, tmp_path / "detect", torch.device("cpu"), "32-true", False)
     changed = {name for name, weights in network.state_dict().items() if not torch.equal(weights, before[name])}
     parts = {name.partition(".")[0] for name in changed}
-    assert parts == ({"unet", "heads"} if stage == "detect" else {"placement"})
+    assert parts == ({"unet", "heads"} if stage == "detect" else {"reader"})
     detected = {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
-    assert set(module.results) == (detected if stage == "detect" else {"position_error", "expected_error"})
+    read = {"position_error", "expected_error", "near_error", "near_sign", "potential", "reading_loss"}
+    assert set(module.results) == (detected if stage == "detect" else read)
     assert (tmp_path / "detect" / "last.ckpt").is_file()
     assert module.patterns_seen == 24
 
@@ -81,7 +80,7 @@ def test_a_perfect_detector_scores_one():
         def predict(self, patterns, probe, most):
             t = truth
             confidence = torch.where(t.visible, 0.95, 0.0)
-            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, *[confidence] * 4)
+            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, *[confidence] * 8)
 
     truth = batch([True, True, True], [True, True, True])
     results = validate(Perfect(), [truth])
@@ -102,7 +101,7 @@ def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
     assert back.thresholds == made.thresholds and back.training["simulation"]["size"] == 48
     card = (tmp_path / "small" / "README.md").read_text()
     assert "Cu" in card and "F1" in card
-    assert [stage["name"] for stage in back.provenance["stages"]] == ["detect", "place"]
+    assert [stage["name"] for stage in back.provenance["stages"]] == ["detect", "read"]
     assert not (tmp_path / "small" / "checkpoint").exists()
     with pytest.raises(FileExistsError, match="already holds a model"):
         train_bragg(output=tmp_path / "small", **arguments)

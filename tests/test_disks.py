@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffpy.structure import Atom, Lattice, Structure
@@ -10,8 +11,9 @@ from orix.crystal_map import Phase
 from pyxem_dl import crystals
 from pyxem_dl.frames import Calibration
 from pyxem_dl.networks.fcunet import Disks, FCUNet
-from pyxem_dl.networks.localisation import SubpixelLocalisation
-from pyxem_dl.patterns.patches import PATCH_SIZE, cut_patches, probe_patch
+from pyxem_dl.networks.reader import DiskReader, DiskReadings, DiskTruth
+from pyxem_dl.patterns.patches import PATCH_SIZE, Neighbours, cut_patches, other_disks
+from pyxem_dl.patterns.views import Optics, look_at
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.simulation.detector import draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator, _significance
@@ -164,41 +166,139 @@ def test_patches_are_cut_where_they_are_asked_for(radius):
     assert float(far.abs().max()) < 1
 
 
-def test_localisation_learns_where_disks_lie():
+def test_surroundings_are_turned_to_a_direction():
+    image = disk_image(torch.tensor([[[40.0, 40.0], [43.0, 44.0]]]), torch.tensor([[100.0, 900.0]]))
+    one, middle = torch.tensor([0]), torch.tensor([[40.0, 40.0]])
+    plain = cut_patches(image, one, middle, 5.0)
+    right = cut_patches(image, one, middle, 5.0, torch.tensor([[0.0, 1.0]]))
+    assert float((plain - right).abs().max()) < 1e-5 * float(plain.max())
+    down = cut_patches(image, one, middle, 5.0, torch.tensor([[1.0, 0.0]]))
+    assert float((down - plain.rot90(1, (1, 2))).abs().max()) < 1e-5 * float(plain.max())
+    # the second disk, 5 px away, lies on the right where the surroundings are turned to it
+    along = cut_patches(image, one, middle, 5.0, torch.tensor([[0.6, 0.8]]))[0]
+    at = torch.arange(PATCH_SIZE) - PATCH_SIZE // 2
+    row, column = (float((along.sum(1 - axis) * at).sum() / along.sum()) for axis in (0, 1))
+    assert row == pytest.approx(0, abs=0.3) and column > 6
+
+
+def test_neighbours_are_drawn_where_they_are(rng):
+    places = torch.tensor([[[40.0, 40.0], [46.0, 47.0], [37.0, 33.0], [90.0, 90.0]]])
+    amount = torch.tensor([[50.0, 1000.0, 400.0, 9000.0]])
+    direction = torch.tensor([[0.6, -0.8]])
+    drawn = other_disks(Neighbours(places, amount), torch.tensor([0]), torch.tensor([0]), 5.0, direction)[0]
+    image = disk_image(places[:, 1:3], amount[:, 1:3])
+    seen = cut_patches(image, torch.tensor([0]), places[0, :1], 5.0, direction)[0]
+    assert float(drawn.sum()) == pytest.approx(float(seen.sum()), rel=0.05)
+    assert np.corrcoef(drawn.flatten(), seen.flatten())[0, 1] > 0.95
+
+
+def views_of(images, place, off, radius=5.0, center=(48.0, 48.0), half_range=1e-4, seen=None):
+    n = len(images)
+    known = Neighbours(place + off[:, None] * radius, torch.full((n, 1), 2000.0))
+    probe = disk_image(torch.tensor([[[48.0, 48.0]]]), torch.ones(1, 1))[:, :-1, :-1]
+    optics = Optics(probe, 5.0, radius, torch.tensor(center).expand(n, 2), half_range)
+    index, zero = torch.arange(n), torch.zeros(n, dtype=torch.long)
+    return look_at(images, seen, known, index, zero, known.places[:, 0], torch.full((n,), 1e5), optics)
+
+
+def test_a_view_tells_what_is_masked_and_what_is_known():
+    place = torch.tensor([[[48.0, 78.0]], [[48.0, 48.3]]])
+    images = disk_image(place, torch.full((2, 1), 2000.0))
+    seen = torch.ones(1, *images.shape[1:])
+    seen[:, :, 80:] = 0
+    views = views_of(images, place, torch.zeros(2, 2), seen=seen)
+    assert float(views.seen[0, :, :17].min()) > 0.95 and float(views.seen[0, :, 24:].max()) == 0
+    assert views.numbers[:, 7].tolist() == [0, 1]  # the second one is the direct beam
+    assert views.numbers[:, 5].tolist() == [1, 0] and views.direction[0].tolist() == [0, 1]
+    assert float(views.numbers[0, 0]) == pytest.approx(np.log(30 * 1e-4 / 0.003), abs=1e-5)
+    unknown = views_of(images, place, torch.zeros(2, 2), half_range=float("nan"))
+    assert bool(unknown.numbers.isfinite().all()) and unknown.numbers[:, 5].tolist() == [0, 0]
+
+
+def test_a_reader_learns_where_disks_lie():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    localisation = SubpixelLocalisation()
-    optimizer = torch.optim.AdamW(localisation.parameters(), 1e-3)
+    reader = DiskReader((16, 16, 16, 16, 64))
+    optimizer = torch.optim.AdamW(reader.parameters(), 1e-3)
     # no last step may be a large one: which it is differs between processors
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=200)
-    probe = probe_patch(disk_image(torch.tensor([[[48.0, 48.0]]]), torch.ones(1, 1))[0, :-1, :-1], 5.0)
 
     def draw(n=32):
         place = 30 + 40 * torch.rand(n, 1, 2, generator=generator)
         images = torch.poisson(disk_image(place, torch.full((n, 1), 2000.0)), generator)
         off = 0.2 * torch.randn(n, 2, generator=generator)
-        return cut_patches(images, torch.arange(n), place[:, 0] + 5 * off, 5.0), -off
+        views, none = views_of(images, place, off), torch.zeros(n, dtype=torch.bool)
+        row, column = views.direction.unbind(1)
+        offset = torch.stack([-off[:, 0] * row - off[:, 1] * column, off[:, 1] * row - off[:, 0] * column], dim=1)
+        return views, DiskTruth(offset, torch.zeros(n), torch.zeros(n), none, none)
 
     for _ in range(200):
-        patches, offset = draw()
-        loss = localisation.loss(patches, probe, offset)
+        loss, _ = reader.loss(*draw())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    localisation.eval()
-    patches, offset = draw()
+    reader.eval()
+    views, truth = draw()
     with torch.no_grad():
-        found, log_error = localisation(patches, probe)
-    error = (found - offset).square().sum(1).mean().sqrt()
-    assert float(error) < 0.5 * float(offset.square().sum(1).mean().sqrt())
-    assert bool(log_error.isfinite().all())
+        read = reader(views)
+    error = (read.offset - truth.offset).square().sum(1).mean().sqrt()
+    assert float(error) < 0.5 * float(truth.offset.square().sum(1).mean().sqrt())
+    assert all(bool(x.isfinite().all()) for x in read)
+
+
+class Told(torch.nn.Module):
+    """A reader that says what it is told."""
+
+    def __init__(self, **readings) -> None:
+        super().__init__()
+        self.readings = readings
+
+    def forward(self, views):
+        zero = torch.zeros(len(views.patches))
+        two = torch.zeros(len(zero), 2)
+        base = DiskReadings(two, two - 8, zero, zero - 5, zero + 9, zero, zero - 5)
+        return base._replace(**{name: value.expand_as(getattr(base, name)) for name, value in self.readings.items()})
+
+
+def found_disks(row, column, confidence):
+    row, column, confidence = (torch.tensor([x]) for x in (row, column, confidence))
+    zero = torch.zeros_like(row)
+    nothing = torch.full_like(row, float("nan"))
+    return Disks(row, column, zero + 100, confidence, zero + 1, zero, zero, *[nothing] * 4)
+
+
+def read(found, **readings):
+    network = FCUNet()
+    network.reader = Told(**readings)
+    optics = Optics(torch.ones(1, 11, 11), 5.0, 5.0, torch.tensor([[32.0, 32.0]]), 1e-4)
+    return network.read(torch.zeros(1, 64, 64), found, optics)
+
+
+def test_readings_are_turned_back_and_put_into_units():
+    found = found_disks([32.0, 50.0, 32.2], [12.0, 32.0, 32.0], [0.9, 0.8, 0.7])
+    two = torch.asinh(torch.tensor(2.0))
+    disks = read(found, offset=torch.tensor([0.2, 0.1]), distance=two, side=torch.tensor(-9.0))
+    # the first lies to the left: along g is to the left, and across it up
+    assert disks.column[0, 0] == pytest.approx(11.0) and disks.row[0, 0] == pytest.approx(31.5)
+    # the second lies below: along g is down
+    assert disks.row[0, 1] == pytest.approx(51.0) and disks.column[0, 1] == pytest.approx(31.5)
+    assert disks.excitation_error[0, 0] == pytest.approx(-2 * 1e-4 * np.hypot(21, 0.5), rel=1e-3)
+    assert disks.phase[0, :2].tolist() == [1, 1]
+    # of the direct beam there is nothing to tell
+    assert bool(disks.phase[0, 2].isnan()) and bool(disks.excitation_error[0, 2].isnan())
+
+
+def test_what_may_have_the_other_sign_is_uncertain():
+    found = found_disks([32.0], [12.0], [0.9])
+    sure, unsure = (
+        read(found, distance=torch.tensor(1.0), side=torch.tensor(side)) for side in (9.0, 0.0)
+    )
+    s = float(sure.excitation_error[0, 0])
+    assert float(sure.excitation_error_error[0, 0]) < 0.1 * s
+    assert float(unsure.excitation_error_error[0, 0]) == pytest.approx(np.sqrt(2) * s, rel=0.01)
 
 
 def test_a_disk_that_is_found_twice_is_reported_once():
-    network = FCUNet()
-    row, confidence = torch.tensor([[20.0, 21.5, 40.0]]), torch.tensor([[0.9, 0.5, 0.8]])
-    zero = torch.zeros(1, 3)
-    found = Disks(row, 0 * row + 30, zero, confidence, zero + 1, zero, zero)
-    placed = network.localise(torch.zeros(1, 64, 64), found, 5.0, torch.ones(1, PATCH_SIZE, PATCH_SIZE))
-    assert placed.confidence.tolist() == [[pytest.approx(0.9), 0.0, pytest.approx(0.8)]]
+    found = found_disks([20.0, 21.5, 40.0], [30.0, 30.0, 30.0], [0.9, 0.5, 0.8])
+    assert read(found).confidence.tolist() == [[pytest.approx(0.9), 0.0, pytest.approx(0.8)]]

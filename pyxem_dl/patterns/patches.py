@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
+from pyxem_dl.patterns.correlation import soft_disk
 from pyxem_dl.preprocessing import rescale
 
 # Samples along the radius of a disk, and how many radii are looked at to each side
@@ -16,10 +18,16 @@ _HALF = math.ceil(_REACH * _SAMPLES)
 PATCH_SIZE = 2 * _HALF + 1
 # Disks with a larger radius (px) are made smaller before they are sampled, so that no count is lost between samples
 _LARGEST = 13.0
+# So many of the strongest neighbours of a disk are told of
+_NEIGHBOURS = 5
 
 
 def cut_patches(
-    patterns: torch.Tensor, pattern: torch.Tensor, position: torch.Tensor, radius: float
+    patterns: torch.Tensor,
+    pattern: torch.Tensor,
+    position: torch.Tensor,
+    radius: float,
+    direction: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sample the surroundings of disks.
 
@@ -33,6 +41,9 @@ def cut_patches(
         Row and column in px.
     radius : float
         Of the disks in px.
+    direction : tensor, shape (p, 2), optional
+        Unit vectors along (row, column): the surroundings are turned so that their columns run along them.  By default
+        they are not turned.
 
     Returns
     -------
@@ -43,8 +54,10 @@ def cut_patches(
         factor = _SAMPLES / radius
         patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
     step = radius / _SAMPLES
-    size = math.ceil((PATCH_SIZE - 1) * step) + 3
     position = position.nan_to_num()  # a device stops at an index that is none
+    if direction is not None:
+        return _turned(patterns, pattern, position, step, direction)
+    size = math.ceil((PATCH_SIZE - 1) * step) + 3
     first = (position - _HALF * step).floor()
     square = _cut(patterns, pattern, first.long(), size)
     offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step
@@ -54,6 +67,62 @@ def cut_patches(
     rows, columns = before[:, 0, :, None].expand(-1, -1, size), before[:, 1, None].expand(-1, PATCH_SIZE, -1)
     square = torch.lerp(square.gather(1, rows), square.gather(1, rows + 1), share[:, 0, :, None])
     return torch.lerp(square.gather(2, columns), square.gather(2, columns + 1), share[:, 1, None]) * step**2
+
+
+def _turned(patterns, pattern, position, step: float, direction) -> torch.Tensor:
+    """Sample surroundings whose columns run along directions (p, 2)."""
+    half = math.ceil(math.sqrt(2) * _HALF * step) + 1
+    first = position.floor()
+    square = _cut(patterns, pattern, first.long() - half, 2 * half + 2)
+    at = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step
+    along, across = at[None, None, :, None], at[None, :, None, None]
+    row, column = direction.unbind(1)
+    turned = torch.stack([column, -row], dim=1)  # (row, column) of the patch's own rows
+    place = (position - first)[:, None, None] + direction[:, None, None] * along + turned[:, None, None] * across
+    # in units of half the square, from its middle; x before y
+    grid = (place + half).flip(-1) * (2 / (2 * half + 1)) - 1
+    return functional.grid_sample(square[:, None], grid, align_corners=True)[:, 0] * step**2
+
+
+class Neighbours(NamedTuple):
+    """What is known of all disks of patterns: ``places (n, m, 2)`` in px, and ``amount (n, m)``, their counts."""
+
+    places: torch.Tensor
+    amount: torch.Tensor
+
+
+def other_disks(
+    known: Neighbours, pattern: torch.Tensor, rank: torch.Tensor, radius: float, direction: torch.Tensor
+) -> torch.Tensor:
+    """Draw what the neighbours of disks leave in their surroundings, as even disks.
+
+    Parameters
+    ----------
+    known : Neighbours
+        All disks.
+    pattern, rank : tensor of int, shape (p,)
+        Which of them are looked at.
+    radius : float
+        Of the disks in px.
+    direction : tensor, shape (p, 2)
+        As in :func:`cut_patches`.
+
+    Returns
+    -------
+    tensor, shape (p, PATCH_SIZE, PATCH_SIZE)
+        Counts per sample.
+    """
+    away = (known.places[pattern] - known.places[pattern, rank][:, None]) * (_SAMPLES / radius)
+    amount = known.amount[pattern].scatter(1, rank[:, None], 0)
+    # so far from the middle of the surroundings a disk no longer reaches into them
+    amount = amount * (away.norm(dim=-1) < math.sqrt(2) * _HALF + _SAMPLES)
+    amount, index = amount.topk(min(_NEIGHBOURS, amount.shape[1]), dim=1)
+    away = away.gather(1, index[..., None].expand(-1, -1, 2))
+    along = (away * direction[:, None]).sum(-1)
+    across = away[..., 0] * direction[:, None, 1] - away[..., 1] * direction[:, None, 0]
+    at = torch.arange(PATCH_SIZE, device=away.device) - _HALF
+    distance = torch.hypot(at[:, None] - across[..., None, None], at - along[..., None, None])
+    return (soft_disk(distance, _SAMPLES) * (amount / (math.pi * _SAMPLES**2))[..., None, None]).sum(1)
 
 
 def _cut(patterns: torch.Tensor, pattern: torch.Tensor, first: torch.Tensor, size: int) -> torch.Tensor:

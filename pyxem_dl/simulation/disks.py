@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from pyxem_dl.checks import drawn_settings
+from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.rotations import random_rotations
@@ -96,8 +97,12 @@ class DiskPatterns(NamedTuple):
     pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
     rescaled px; ``electrons (n, m)`` counts expected in each; ``significance (n, m)`` by how many
     standard deviations each stands out of the counts of all that lies under it;
-    ``excitation_error (n, m)`` in Å⁻¹; 0 electrons is padding.  As the detector has them:
-    ``counts (n, rows, columns)``, ``places (n, m, 2)`` of the disks and their ``radius`` in px.
+    ``excitation_error (n, m)`` in Å⁻¹; 0 electrons is padding.  ``half_range (n, m)``: from a disk's centre to its edge
+    along g the excitation error changes by so much (Å⁻¹); ``phase (n, m)``: by how many radians the projected
+    potential V_g x thickness turns the phase of the electrons, 0 for the direct beam, which comes first.  As the
+    detector has them: ``counts (n, rows, columns)``, ``lost`` of the same shape (True behind a beam stop),
+    ``places (n, m, 2)`` of the disks, their ``radius`` and the ``center (2,)`` of the direct beam in px;
+    ``half_range_per_px``: of a disk for each px of its distance from the direct beam (Å⁻¹).
     """
 
     patterns: torch.Tensor
@@ -106,9 +111,14 @@ class DiskPatterns(NamedTuple):
     electrons: torch.Tensor
     significance: torch.Tensor
     excitation_error: torch.Tensor
+    half_range: torch.Tensor
+    phase: torch.Tensor
     counts: torch.Tensor
+    lost: torch.Tensor
     places: torch.Tensor
     radius: float
+    center: torch.Tensor
+    half_range_per_px: float
 
 
 class DiskSimulator(RandomNumbers):
@@ -160,8 +170,10 @@ class DiskSimulator(RandomNumbers):
         counts, lost, gain = self._detect(expected, setup)
         row, column = k_to_pixel(kx, ky, setup.calibration)
         significance = _significance(expected, lost, row, column, held, setup)
-        truth = held * gain * (significance > 0), significance, beams.excitation_error
-        return self._rescaled(counts, row, column, truth, setup)
+        half_range = electron_wavelength(self.beam_energy) * setup.disk_radius * torch.hypot(kx, ky)
+        phase = math.pi * beams.coupling * self._sent(pool.thickness)[chosen, None]
+        truth = held * gain * (significance > 0), significance, beams.excitation_error, half_range, phase
+        return self._rescaled(counts, lost, torch.stack([row, column], dim=-1), truth, setup)
 
     def _take_pool(self, n: int) -> _Pool:
         """Take a pool for `n` patterns at random, filled anew where it has been used up."""
@@ -174,7 +186,7 @@ class DiskSimulator(RandomNumbers):
             thickness = self._log_numbers(*s.thickness, _IN_POOL)
             beams = phase(rotations, thickness, disk_radius, _GRID)
             beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
-            self._pools[i] = _Pool(disk_radius, beams, _USES * _IN_POOL)
+            self._pools[i] = _Pool(disk_radius, thickness, beams, _USES * _IN_POOL)
         self._pools[i].left -= n
         return self._pools[i]
 
@@ -279,10 +291,9 @@ class DiskSimulator(RandomNumbers):
             flat[faulty[:, None], pixel] = level * self._happens(0.5, len(faulty), 6)
         return counts, lost, gain
 
-    def _rescaled(self, counts, row, column, truth, setup: _DiskSetup) -> DiskPatterns:
+    def _rescaled(self, counts, lost, places, truth, setup: _DiskSetup) -> DiskPatterns:
         size, factor = self.settings.size, setup.factor
         patterns = rescale(counts, factor)[:, :size, :size]
-        places = torch.stack([row, column], dim=-1)
         positions = (places + 0.5) * factor - 0.5
         middle = Calibration((1.0, 1.0), (size // 2, size // 2), (size, size))
         zero, one = torch.zeros(1, 1, device=self.device), torch.ones(1, 1, device=self.device)
@@ -291,7 +302,11 @@ class DiskSimulator(RandomNumbers):
             blur=max(0.3, setup.blur * factor),
             rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
         )[0]  # fmt: skip
-        return DiskPatterns(patterns, probe / probe.sum(), positions, *truth, counts, places, setup.radius)
+        center = torch.tensor(setup.calibration.center, device=self.device)
+        return DiskPatterns(
+            patterns, probe / probe.sum(), positions, *truth, counts, lost, places, setup.radius, center,
+            electron_wavelength(self.beam_energy) * setup.disk_radius * setup.calibration.scale[0],
+        )  # fmt: skip
 
 
 @dataclass
@@ -299,6 +314,7 @@ class _Pool:
     """Dynamical patterns of one phase and convergence angle, and for how many more patterns they serve."""
 
     disk_radius: float
+    thickness: torch.Tensor
     beams: BeamIntensities
     left: int
 

@@ -202,10 +202,14 @@ def bragg_card(model, modules: dict, phases, visible: float) -> str:
     """Card of a disk detector in Markdown."""
     r, configuration = modules["detect"].results, modules["detect"].configuration
     where, stages = _how_it_went(model)
-    placed = ""
-    if "place" in modules:
-        error = modules["place"].results["position_error"]
-        placed = f" Sub-pixel localisation of visible disks: {error:.3f} radii, largest for disks of few electrons."
+    read = ""
+    if "read" in modules:
+        e = modules["read"].results
+        read = (
+            f"\n\nRead at full resolution: position {e['position_error']:.3f} radii (largest for disks of few"
+            f" electrons); excitation errors within three half ranges of a disk {e['near_error']:.2f} half ranges, the"
+            f" sign right for {e['near_sign']:.0%}; rank correlation of V_g x thickness {e['potential']:.2f}."
+        )
     settings, simulation = _tables(configuration)
     low, high = model.domain["disk_radius"]
     least = configuration.simulation.electrons[0]
@@ -233,10 +237,11 @@ patterns different), each seen once, on {where}:
 | --- | --- |
 {simulation}
 
-## Metrics on fresh simulated patterns of the same kind
+## Metrics on simulated patterns of crystals that are held out
 At the threshold of {r["threshold"]:.2f}: F1 {r["f1"]:.3f}, precision {r["precision"]:.3f}, recall
 {r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square, of the U-Net
-alone); rank correlation of the intensities {r["intensity"]:.3f}.{placed}
+alone); rank correlation of the intensities {r["intensity"]:.3f}.{read}
+
 Doses go down to {least:g} electrons per pattern, and disks of {visible:g} times the noise count.
 
 ## Limits

@@ -279,7 +279,7 @@ class FCUNet(nn.Module):
         return disks._replace(confidence=disks.confidence * ~again)
 
     def _views(self, patterns, disks: Disks, which, pattern, rank, optics: Optics, seen) -> DiskViews:
-        """Views of the disks that are read."""
+        """Show the reader the disks that are read."""
         place = torch.stack([disks.row, disks.column], dim=-1)
         amount = disks.intensity * which
         from_beam = (place - optics.center[:, None]).norm(dim=-1)

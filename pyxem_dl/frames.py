@@ -303,6 +303,28 @@ def out_of_plane(kx, ky, excitation_error, wavelength: float):
     return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - excitation_error
 
 
+def excitation_phase(error, depth):
+    """Phase that a diffracted beam gathers on the direct beam while both go on through the crystal.
+
+    Of waves ``exp(2 pi i k r)``, whose phase an attractive potential advances.  A reflection with a positive excitation
+    error lies outside of the Ewald sphere, and its wave lags behind.  (Textbooks that write the other sign measure the
+    excitation error the other way round.)  Two beams cannot tell, three can.
+
+    Parameters
+    ----------
+    error : array
+        Excitation error in Å⁻¹.
+    depth : float or array
+        In Angstrom, along the beam.
+
+    Returns
+    -------
+    array
+        In radians.
+    """
+    return -2 * math.pi * depth * error
+
+
 def excitation_error_in_disk(error, kx, ky, qx, qy, wavelength: float):
     """Excitation error at a point of a convergent-beam disk.
 
@@ -359,6 +381,47 @@ def in_plane_angle(w, z):
         First and last component of a quaternion that turns about z (torch).
     """
     return 2 * (-z).atan2(w)
+
+
+def tilt_quaternion(angle, azimuth):
+    """Quaternion that, multiplied from the right, tilts the crystal.
+
+    Parameters
+    ----------
+    angle : float or array
+        By which the crystal is tilted, in radians (NumPy).
+    azimuth : float or array
+        Direction, counter-clockwise in (kx, ky) in radians, to which what pointed at the source now leans.
+
+    Returns
+    -------
+    w, x, y, z : tuple of array
+        ``R * q`` is the crystal R after the tilt: a zone axis along z stands at ``angle`` from it.
+    """
+    cos, sin = np.cos(angle / 2), np.sin(angle / 2)
+    return cos, sin * np.sin(azimuth), -sin * np.cos(azimuth), 0 * cos
+
+
+def lab_to_box(lab):
+    """Lab coordinates to those of a multislice box, whose third axis runs along the beam: down from the source.
+
+    Parameters
+    ----------
+    lab : array, shape (..., 3)
+        x, y, z (NumPy).
+    """
+    return lab * np.array([1.0, 1.0, -1.0])
+
+
+def grid_center(calibration: Calibration) -> tuple[float, float]:
+    """Where on a grid [kx, ky], whose indices grow with kx and ky, the direct beam lies: its two indices."""
+    (row, column), rows = calibration.center, calibration.shape[0]
+    return column, rows - 1 - row
+
+
+def grid_to_pattern(grid):
+    """Grid (..., columns, rows) whose indices grow with kx and ky, to patterns (..., rows, columns); a view."""
+    return grid.swapaxes(-1, -2)[..., ::-1, :]
 
 
 def before_turn(kx, ky, angle):

@@ -7,9 +7,13 @@ import pytest
 import torch
 from diffpy.structure import Atom, Lattice, Structure
 from orix.crystal_map import Phase
+from orix.quaternion import Rotation
+from orix.vector import Vector3d
+from sample_phases import raw_phase
 
-from pyxem_dl import crystals
+from pyxem_dl import crystals, electrons
 from pyxem_dl.rotations import random_rotations
+from pyxem_dl.simulation import cells
 from pyxem_dl.simulation.many_beam import ManyBeam
 
 
@@ -17,6 +21,8 @@ def phase(name):
     if name == "Al":
         atoms = [Atom("Al", [0, 0, 0])]
         return Phase("Al", space_group=225, structure=Structure(atoms, Lattice(4.05, 4.05, 4.05, 90, 90, 90)))
+    if name == "LiNiO2":
+        return raw_phase(name)
     # zinc blende has no inversion centre: its structure factors are complex
     atoms = [Atom("Ga", [0, 0, 0]), Atom("As", [0.25, 0.25, 0.25])]
     return Phase("GaAs", space_group=216, structure=Structure(atoms, Lattice(5.65, 5.65, 5.65, 90, 90, 90)))
@@ -52,6 +58,51 @@ def test_two_beams_are_howie_and_whelan():
     effective = torch.sqrt(s**2 + xi**-2)
     expected = (torch.sin(math.pi * t * effective) / (effective * xi)) ** 2
     torch.testing.assert_close(found.intensity[:, 1, 0, 0], expected, atol=3e-3, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", ["Al", "GaAs", "LiNiO2"])
+def test_many_beams_solve_the_wave_equation(name):
+    """Against exact eigenvalues of the paraxial wave equation in the lab frame, which knows no excitation error.
+
+    For the depth z below the surface, waves exp(2 pi i k r) follow
+    d psi / dz = (i wavelength / 4 pi) (Laplacian in x, y) psi + i sigma V psi.
+    """
+    (loaded,) = crystals.load_phases(phase(name))
+    beams = ManyBeam(loaded, 200.0, 1.2, n_beams=64, debye_waller=0.5)
+    # near low zone axes, where many beams are strong
+    axes = [cells.zone_axis_rotation(loaded, axis) for axis in ([0, 0, 1], [1, 1, 0], [1, 0, 0])]
+    rotations = np.stack([cells.tilted(q, 0.8, azimuth) for q, azimuth in zip(axes, (20, 130, 250))])
+    thickness = torch.tensor([80.0, 200.0, 400.0])
+    found = beams(torch.as_tensor(rotations, dtype=torch.float32), thickness, 0.05, n_grid=3)
+    for i, rotation in enumerate(rotations):
+        present = found.present[i]
+        k = torch.stack([found.kx[i], found.ky[i]], 1)[present].double().numpy()
+        expected = _wave_equation(loaded, rotation, k, float(thickness[i]))
+        np.testing.assert_allclose(found.intensity[i, present, 1, 1], expected, atol=4e-3)
+        # the wave that potentials repel is another one
+        assert np.abs(expected - _wave_equation(loaded, rotation, k, float(thickness[i]), -1)).max() > 0.02
+
+
+def _wave_equation(loaded, rotation, k, depth, charge=1):
+    """Intensities of beams of which k (n, 2) in Å⁻¹ are given, the direct one first."""
+    lattice = loaded.structure.lattice
+    span = np.ceil(1.25 * np.array([lattice.a, lattice.b, lattice.c])).astype(int)
+    hkl = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in span), indexing="ij"), -1).reshape(-1, 3)
+    lab = (~Rotation(rotation) * Vector3d(hkl @ lattice.recbase.T)).data.reshape(-1, 3)
+    # of the reflections at a place in the pattern, the one near the Ewald sphere
+    distance = np.linalg.norm(lab[None, :, :2] - k[:, None], axis=2) + np.abs(lab[:, 2]) * 1e-3
+    index = distance.argmin(1)
+    hkl, lab = hkl[index], lab[index]
+    assert np.abs(lab[:, :2] - k).max() < 1e-4 and len(np.unique(index)) == len(index)
+    wavelength, factors = electrons.electron_wavelength(200.0), crystals.structure_factors(loaded, 4 * span, 0.5)
+    volts = electrons.POTENTIAL * factors / lattice.volume
+    difference = hkl[:, None] - hkl[None] + 4 * span
+    generator = charge * volts[tuple(np.moveaxis(difference, -1, 0))] / electrons.potential_per_radian(200.0)
+    # the beam goes down, against z
+    along = -lab[:, 2]
+    generator = generator - np.diag(math.pi * wavelength * (lab[:, :2] ** 2).sum(1) + 2 * math.pi * along)
+    values, vectors = np.linalg.eigh(generator)
+    return np.abs(vectors @ (np.exp(1j * values * depth) * vectors[0].conj())) ** 2
 
 
 def _tilted(found, beams, q):

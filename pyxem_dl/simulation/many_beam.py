@@ -16,7 +16,7 @@ import torch
 
 from pyxem_dl import crystals
 from pyxem_dl.electrons import electron_wavelength, interaction_parameter
-from pyxem_dl.frames import excitation_error_in_disk
+from pyxem_dl.frames import excitation_error_in_disk, excitation_phase
 from pyxem_dl.rotations import full_float32
 from pyxem_dl.simulation.random_numbers import sent
 
@@ -180,7 +180,7 @@ class ManyBeam:
     def _propagate(self, error, scattering, thickness) -> torch.Tensor:
         """Amplitudes (n, positions, beams) behind the crystal."""
         # half a slice of free propagation before and after each scattering
-        half = torch.exp(1j * math.pi * _SLICE * error.transpose(1, 2))
+        half = torch.exp(1j * excitation_phase(error.transpose(1, 2), _SLICE / 2))
         amplitude = torch.zeros_like(half)
         amplitude[..., 0] = 1
         slices = (thickness / _SLICE).round().long().clamp_min(1)

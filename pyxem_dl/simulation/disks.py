@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from pyxem_dl.checks import drawn_settings
-from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.rotations import random_rotations
@@ -21,6 +21,8 @@ from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 
 _GRID = 9
+# Beams to here take part (Å⁻¹)
+_RADIUS = 1.6
 # Electrons that are always expected under a disk, so that one is not certain because nothing else is there
 _DARK = 1.0
 # Dynamical patterns are kept in pools, each of one phase and convergence angle, and used
@@ -46,6 +48,8 @@ class DiskSettings:
         Semi-convergence angle over wavelength in Å⁻¹, log.
     thickness : tuple of float
         In Angstrom, log.
+    beam_energy : tuple of float
+        In kV; one for each phase.
     electrons : tuple of float
         Per pattern, the direct beam included, log.
     background : tuple of float
@@ -67,7 +71,8 @@ class DiskSettings:
     size: int = 96
     native_radius: tuple[float, float] = (1.5, 10.0)
     disk_radius: tuple[float, float] = (0.025, 0.16)
-    thickness: tuple[float, float] = (40.0, 900.0)
+    thickness: tuple[float, float] = (20.0, 1100.0)
+    beam_energy: tuple[float, float] = (60.0, 300.0)
     electrons: tuple[float, float] = (1e2, 1e7)
     background: tuple[float, float] = (1e-4, 3.0)
     texture: tuple[float, float] = (0.0, 0.25)
@@ -77,13 +82,13 @@ class DiskSettings:
     clipped_share: float = 0.15
     bullseye_share: float = 0.1
     aberrated_share: float = 0.2
-    ghost_share: float = 0.15
+    ghost_share: float = 0.25
     fault_share: float = 0.2
-    beam_stop_share: float = 0.08
-    blank_share: float = 0.05
+    beam_stop_share: float = 0.12
+    blank_share: float = 0.1
 
     def __post_init__(self) -> None:
-        drawn_settings(self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1))
+        drawn_settings(self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1), beam_energy=(1, 3000))
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""
@@ -128,8 +133,6 @@ class DiskSimulator(RandomNumbers):
     ----------
     phases : list of orix.crystal_map.Phase
         From :func:`pyxem_dl.crystals.load_phases`.
-    beam_energy : float
-        In kV.  The disks do not tell it: one will do.
     settings : DiskSettings, optional
         What is drawn.
     seed : int
@@ -139,13 +142,16 @@ class DiskSimulator(RandomNumbers):
     """
 
     def __init__(
-        self, phases: list, beam_energy: float = 200.0, settings: DiskSettings | None = None, *,
-        seed: int = 0, device="cpu",
+        self, phases: list, settings: DiskSettings | None = None, *, seed: int = 0, device="cpu"
     ) -> None:  # fmt: skip
         super().__init__(seed, device)
         self.settings = settings or DiskSettings()
-        self.phases = [ManyBeam(phase, beam_energy, 1.6, device=device) for phase in phases]
-        self.beam_energy = float(beam_energy)
+        # the same for each phase in whatever order patterns are drawn
+        low, high = self.settings.beam_energy
+        energies = np.random.default_rng(seed).uniform(low, high, len(phases))
+        self.phases = [
+            ManyBeam(phase, float(energy), _RADIUS, device=device) for phase, energy in zip(phases, energies)
+        ]
         self._pools = [None] * _POOLS
 
     # ---------------------------------------------------------------- one setup
@@ -153,7 +159,7 @@ class DiskSimulator(RandomNumbers):
         """Simulate the patterns of one setup: one phase, detector and probe."""
         s = self.settings
         pool = self._take_pool(n)
-        setup = self._draw_setup(pool.disk_radius)
+        setup = self._draw_setup(pool.disk_radius, pool.beam_energy)
         chosen = (self._uniform(0, _IN_POOL, n)).long().clamp_max(_IN_POOL - 1)
         beams = BeamIntensities(*(column[chosen] for column in pool.beams))
         kx, ky, inside = _turned(beams, self._uniform(0, 2 * math.pi, n), setup)
@@ -170,7 +176,7 @@ class DiskSimulator(RandomNumbers):
         counts, lost, gain = self._detect(expected, setup)
         row, column = k_to_pixel(kx, ky, setup.calibration)
         significance = _significance(expected, lost, row, column, held, setup)
-        half_range = electron_wavelength(self.beam_energy) * setup.disk_radius * torch.hypot(kx, ky)
+        half_range = setup.calibration.wavelength * setup.disk_radius * torch.hypot(kx, ky)
         phase = math.pi * beams.coupling * self._sent(pool.thickness)[chosen, None]
         truth = held * gain * (significance > 0), significance, beams.excitation_error, half_range, phase
         return self._rescaled(counts, lost, torch.stack([row, column], dim=-1), truth, setup)
@@ -186,18 +192,18 @@ class DiskSimulator(RandomNumbers):
             thickness = self._log_numbers(*s.thickness, _IN_POOL)
             beams = phase(rotations, thickness, disk_radius, _GRID)
             beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
-            self._pools[i] = _Pool(disk_radius, thickness, beams, _USES * _IN_POOL)
+            self._pools[i] = _Pool(disk_radius, phase.beam_energy, thickness, beams, _USES * _IN_POOL)
         self._pools[i].left -= n
         return self._pools[i]
 
-    def _draw_setup(self, disk_radius: float) -> _DiskSetup:
+    def _draw_setup(self, disk_radius: float, beam_energy: float) -> _DiskSetup:
         s = self.settings
         radius = self._log_number(*s.native_radius)
         factor = s.radius / radius
         size = math.ceil((s.size + 1) / factor)
         center = (size * self._numbers(0.05, 0.95, 2)).tolist()
         return _DiskSetup(
-            calibration=Calibration((disk_radius / radius,) * 2, tuple(center), (size, size), self.beam_energy),
+            calibration=Calibration((disk_radius / radius,) * 2, tuple(center), (size, size), beam_energy),
             disk_radius=disk_radius,
             radius=radius,
             factor=factor,
@@ -251,13 +257,25 @@ class DiskSimulator(RandomNumbers):
         return halo * torch.exp(self._uniform(*s.texture, n)[:, None, None] * grain)
 
     def _draw_ghosts(self, electrons, setup: _DiskSetup) -> torch.Tensor:
-        """Draw a blurred spot that is no disk: images of the beam, as detectors and lenses make."""
+        """Draw spots that are no disks: images of the beam, as detectors and lenses make."""
         n = len(electrons)
         amount = electrons * self._log_uniform(1e-4, 0.1, n) * self._happens(self.settings.ghost_share, n)
-        k = self._uniform(1, 12, n) * setup.disk_radius
-        angle = self._uniform(0, 2 * math.pi, n)
+        k, angle = self._uniform(1, 12, n) * setup.disk_radius, self._uniform(0, 2 * math.pi, n)
         # clearly smaller or larger than a disk, and soft
-        size = self._log_number(0.15, 0.4) if self._is_so(0.5) else self._log_number(1.7, 3.0)
+        size = self._log_number(0.15, 0.4) if self._is_so(0.3) else self._log_number(1.7, 6.0)
+        ghosts = self._draw_ghost(k, angle, amount, size, setup)
+        if size > 2:
+            # a brighter speck on the rim of a large one
+            side = self._uniform(0, 2 * math.pi, n)
+            kx = k * angle.cos() + size * setup.disk_radius * side.cos()
+            ky = k * angle.sin() + size * setup.disk_radius * side.sin()
+            share = self._log_uniform(0.01, 0.3, n) * self._happens(0.5, n)
+            speck = self._log_number(0.3, 0.6)
+            ghosts = ghosts + self._draw_ghost(torch.hypot(kx, ky), torch.atan2(ky, kx), amount * share, speck, setup)
+        return ghosts
+
+    def _draw_ghost(self, k, angle, amount, size: float, setup: _DiskSetup) -> torch.Tensor:
+        """One soft spot in each pattern, of a size in radii."""
         return draw_spots(
             (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None], setup.calibration,
             disk_radius=size * setup.disk_radius, blur=0.3 * size * setup.radius + 0.3,
@@ -305,7 +323,7 @@ class DiskSimulator(RandomNumbers):
         center = torch.tensor(setup.calibration.center, device=self.device)
         return DiskPatterns(
             patterns, probe / probe.sum(), positions, *truth, counts, lost, places, setup.radius, center,
-            electron_wavelength(self.beam_energy) * setup.disk_radius * setup.calibration.scale[0],
+            setup.calibration.wavelength * setup.disk_radius * setup.calibration.scale[0],
         )  # fmt: skip
 
 
@@ -314,6 +332,7 @@ class _Pool:
     """Dynamical patterns of one phase and convergence angle, and for how many more patterns they serve."""
 
     disk_radius: float
+    beam_energy: float
     thickness: torch.Tensor
     beams: BeamIntensities
     left: int

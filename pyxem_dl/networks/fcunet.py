@@ -269,10 +269,9 @@ class FCUNet(nn.Module):
             self._sample(n_samples > 0)
             views = self._views(patterns, disks, which, pattern, rank, optics, seen)
             size = _BLOCK["cpu" if patterns.device.type == "cpu" else "other"]
-            samples = [
-                in_blocks(lambda *block: self.reader(DiskViews(*block)), size, *views)
-                for _ in range(max(1, n_samples))
-            ]
+            # each disk alone in blocks of one size, then all disks of a pattern together
+            (features,) = in_blocks(lambda *block: (self.reader.look(DiskViews(*block)),), size, *views)
+            samples = [self.reader.conclude(features, views) for _ in range(max(1, n_samples))]
             readings = DiskReadings(*(torch.stack(x).float() for x in zip(*samples, strict=True)))
             disks = _with_readings(disks, readings, views.direction, which, pattern, rank, optics)
         again = _again(torch.stack([disks.row, disks.column], dim=-1), which, _SAME_DISK * optics.radius)
@@ -313,9 +312,10 @@ def _with_readings(disks: Disks, read: DiskReadings, direction, which, pattern, 
     known = diffracted & half_range.isfinite()
     distance = read.distance.mean(0).clamp(0, 6)
     modulus, side = distance.sinh() * half_range, read.side.mean(0)
-    # an error of the modulus, or the other sign
+    # the mean of both signs, by how probable they are, and what is left: the error of the modulus, or the other sign
+    towards = torch.tanh(side / 2)
     spread = distance.cosh() * read.log_distance_error.mean(0).exp() * half_range
-    wrong_side = torch.sigmoid(-side.abs()) * (2 * modulus) ** 2
+    wrong_side = (1 - towards**2) * modulus**2
     phase = read.log_phase.mean(0).clamp(-20, 5).exp()
 
     def put(old, values, where):
@@ -326,7 +326,7 @@ def _with_readings(disks: Disks, read: DiskReadings, direction, which, pattern, 
         # of the distance, not along g and across it
         position_error=put(disks.position_error, radius * (2 * log_error).exp().sum(1).sqrt(), wanted),
         position_variance=put(disks.position_variance, radius**2 * offset.var(0, correction=0).sum(1), wanted),
-        excitation_error=put(disks.excitation_error, torch.where(side > 0, modulus, -modulus), known),
+        excitation_error=put(disks.excitation_error, towards * modulus, known),
         excitation_error_error=put(disks.excitation_error_error, (spread**2 + wrong_side).sqrt(), known),
         phase=put(disks.phase, phase, diffracted),
         phase_error=put(disks.phase_error, phase * read.log_phase_error.mean(0).exp(), diffracted),

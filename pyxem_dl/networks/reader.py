@@ -39,8 +39,60 @@ class DiskReadings(NamedTuple):
     log_phase_error: torch.Tensor
 
 
+class PatternContext(nn.Module):
+    """What all disks of a pattern tell each of them: a weighted mean of what each says, in the frame of its own g.
+
+    Disks of one pattern share the thickness and the tilt of the crystal.  Numbers that turn with the pattern are means
+    of ``value x exp(i m angle)`` with m = 1 and 2, and each disk is told them relative to its own direction: turning a
+    pattern changes nothing.
+
+    Parameters
+    ----------
+    n_features : int
+        That a disk has.
+    n_channels : int
+        Means of each kind, each with weights of its own.
+    """
+
+    def __init__(self, n_features: int, n_channels: int = 12) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.say = nn.Sequential(
+            nn.Linear(n_features, 96), nn.ReLU(inplace=True), nn.Linear(96, 4 * n_channels)
+        )
+        self.n_numbers = 5 * n_channels + 1
+
+    def forward(self, features: torch.Tensor, views: DiskViews) -> torch.Tensor:
+        """From features (p, n_features) to what is known of the pattern, (p, n_numbers)."""
+        said = self.say(features).float()
+        logit, *values = said.split(self.n_channels, dim=1)
+        # of one pattern after the other, in the order of its disks: a sum does not depend on what is beside it
+        weight = torch.exp(logit.clamp(-12, 12))
+        cos, sin = views.direction[:, 1:], views.direction[:, :1]
+        turns = not_beam(views)
+        cos, sin = cos * turns, sin * turns
+        twice = cos**2 - sin**2, 2 * sin * cos
+        columns = [values[0], values[1] * cos, values[1] * sin, values[2] * twice[0], values[2] * twice[1]]
+        sums = _over_pattern(torch.cat([weight, *(weight * x for x in columns), torch.ones_like(cos)], 1), views.pattern)
+        total, same, x1, y1, x2, y2, count = sums.split([self.n_channels] * 6 + [1], dim=1)
+        told = [
+            same, x1 * cos + y1 * sin, y1 * cos - x1 * sin, x2 * twice[0] + y2 * twice[1], y2 * twice[0] - x2 * twice[1]
+        ]  # fmt: skip
+        return torch.cat([*(x / total for x in told), count.log() / 2 - 1], dim=1)
+
+
+def not_beam(views: DiskViews) -> torch.Tensor:
+    """1 for each disk (p, 1) but the direct beam, which has no direction."""
+    return 1 - views.numbers[:, -1:]
+
+
+def _over_pattern(x: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+    """Sum of rows (p, k) over the disks of the same pattern, for each disk."""
+    return x.new_zeros(int(pattern.max()) + 1 if len(pattern) else 1, x.shape[1]).index_add(0, pattern, x)[pattern]
+
+
 class DiskReader(nn.Module):
-    """Read disks: a convolutional network on the surroundings of each.
+    """Read disks: a convolutional network on the surroundings of each, and what the disks of a pattern have in common.
 
     The U-Net predicts cell by cell with the same weights everywhere, and sees patterns that are made coarser.  Here
     each place around the disk has its own weights, and since all disks are turned to g, the edge of a disk can be told
@@ -66,13 +118,19 @@ class DiskReader(nn.Module):
         left = math.ceil(PATCH_SIZE / 8)
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.joined = nn.Linear(channels * left**2 + N_NUMBERS, widths[-1])
-        self.hidden = nn.Linear(widths[-1] + N_NUMBERS, widths[-1])
+        self.context = PatternContext(widths[-1] + N_NUMBERS)
+        self.hidden = nn.Linear(widths[-1] + N_NUMBERS + self.context.n_numbers, widths[-1])
+        self.hidden_2 = nn.Linear(widths[-1], widths[-1])
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(widths[-1], 9)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, views: DiskViews) -> DiskReadings:
         """Read disks as :func:`~pyxem_dl.patterns.views.look_at` shows them."""
+        return self.conclude(self.look(views), views)
+
+    def look(self, views: DiskViews) -> torch.Tensor:
+        """Features (p, n) of disks, each seen alone."""
         highest = views.patches.amax((-1, -2), keepdim=True).clamp_min(1e-3)
         shape = views.probe / views.probe.amax((-1, -2), keepdim=True).clamp_min(1e-12)
         channels = (
@@ -81,11 +139,15 @@ class DiskReader(nn.Module):
         )  # fmt: skip
         features = torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
         features = (self.layers if self.training else folded(self.layers))(features)
-        features = functional.relu(self.joined(torch.cat([features, views.numbers.to(features)], dim=1)))
-        features = functional.relu(self.hidden(torch.cat([features, views.numbers.to(features)], dim=1)))
+        return functional.relu(self.joined(torch.cat([features, views.numbers.to(features)], dim=1)))
+
+    def conclude(self, features: torch.Tensor, views: DiskViews) -> DiskReadings:
+        """Read disks from the features of all disks of their patterns."""
         # bfloat16 knows no hundredths of a pixel
         with torch.autocast(features.device.type, enabled=False):
-            raw = self.last(self.dropout(features.float()))
+            features = torch.cat([features.float(), views.numbers], dim=1)
+            features = functional.relu(self.hidden(torch.cat([features, self.context(features, views)], dim=1)))
+            raw = self.last(self.dropout(functional.relu(self.hidden_2(features))))
         return DiskReadings(
             raw[:, :2], raw[:, 2:4].clamp(-8, 0), raw[:, 4], raw[:, 5].clamp(-5, 2), raw[:, 6], raw[:, 7],
             raw[:, 8].clamp(-5, 2),

@@ -21,7 +21,7 @@ class DiskViews(NamedTuple):
 
     ``patches (p, s, s)`` counts; ``probe`` the probe, turned as well; ``others`` what its neighbours leave there, as
     even disks; ``seen`` the share of each sample that lies on the detector and under no mask; ``numbers (p, 8)`` see
-    :func:`look_at`; ``direction (p, 2)`` of g along (row, column).
+    :func:`look_at`; ``direction (p, 2)`` of g along (row, column); ``pattern (p,)`` in which each disk is.
     """
 
     patches: torch.Tensor
@@ -30,6 +30,7 @@ class DiskViews(NamedTuple):
     seen: torch.Tensor
     numbers: torch.Tensor
     direction: torch.Tensor
+    pattern: torch.Tensor
 
 
 class Optics(NamedTuple):
@@ -108,4 +109,4 @@ def look_at(
         knows_range.to(distance), (electrons > 0).to(distance), is_beam.to(distance),
     ]  # fmt: skip
     others = other_disks(known, pattern, rank, radius, direction)
-    return DiskViews(patches, probe, others, share, torch.stack(columns, dim=1), direction)
+    return DiskViews(patches, probe, others, share, torch.stack(columns, dim=1), direction, pattern)

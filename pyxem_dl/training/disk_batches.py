@@ -100,6 +100,7 @@ class ReadingBatches(DiskBatches):
         with torch.no_grad():
             parts = [self._disks_of(self.simulator(SETUP_SIZE)) for _ in range(self.n_setups)]
         views, truth = zip(*parts, strict=True)
+        views = [v._replace(pattern=v.pattern + i * SETUP_SIZE) for i, v in enumerate(views)]
         return ReadingBatch(
             DiskViews(*map(torch.cat, zip(*views, strict=True))), DiskTruth(*map(torch.cat, zip(*truth, strict=True)))
         )

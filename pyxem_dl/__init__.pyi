@@ -28,7 +28,7 @@ from .bragg_vectors import (
     match_disks as match_disks,
     predict_bragg_vectors as predict_bragg_vectors,
 )
-from .crystals import load_phases as load_phases
+from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .models import (

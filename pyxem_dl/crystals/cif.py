@@ -75,6 +75,10 @@ class CifStructure:
         Names that the file has for its crystal.
     notes : list of str
         Doubts met while reading.
+    magnetic : bool
+        Whether its operations are those of a magnetic group.
+    all_atoms : bool
+        Whether it comes from where cells are always given atom by atom: that it has no symmetry is no news then.
     """
 
     where: str
@@ -90,6 +94,7 @@ class CifStructure:
     titles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     magnetic: bool = False
+    all_atoms: bool = False
 
 
 def read_cif(path: Path) -> list[CifStructure]:

@@ -78,7 +78,7 @@ def load_phases(phases: Phases) -> list[Phase]:
     for phase in phases:
         if not isinstance(phase, (Phase, str, Path)):
             raise TypeError(f"A phase must be an orix Phase or the path of a CIF file, not {reprlib.repr(phase)}.")
-        loaded += [_from_phase(phase, notes)] if isinstance(phase, Phase) else _from_file(Path(phase), notes)
+        loaded += [_from_phase(phase, notes)] if isinstance(phase, Phase) else phases_of_file(Path(phase), notes)
     if not loaded:
         raise ValueError("No phase was given: give an orix Phase or the path of a CIF file.")
     for note in dict.fromkeys(notes):
@@ -93,7 +93,8 @@ def load_phases(phases: Phases) -> list[Phase]:
 # -------------------------------------------------------------------------------------------------------- CIF files
 
 
-def _from_file(path: Path, notes: list[str]) -> list:
+def phases_of_file(path: Path, notes: list[str]) -> list:
+    """Phases of a CIF file; what is doubtful goes to the notes."""
     structures = read_cif(path)
     if len(structures) > 1:
         blocks = shortened([s.block for s in structures], 20)
@@ -101,7 +102,7 @@ def _from_file(path: Path, notes: list[str]) -> list:
             f"{path.name} holds {len(structures)} structures, in the blocks {blocks}: each becomes a phase. To use "
             "only one of them, give `pyxem_dl.load_phases(...)[i]`."
         )
-    return [_from_structure(s, _name(path, s, len(structures) > 1), notes) for s in structures]
+    return [phase_of_structure(s, _name(path, s, len(structures) > 1), notes) for s in structures]
 
 
 def _name(path: Path, structure: CifStructure, several: bool) -> str:
@@ -114,7 +115,8 @@ def _name(path: Path, structure: CifStructure, several: bool) -> str:
     return path.stem
 
 
-def _from_structure(structure: CifStructure, name: str, notes: list[str]):
+def phase_of_structure(structure: CifStructure, name: str, notes: list[str]):
+    """Phase of what a file (or a database) says; what is doubtful goes to the notes."""
     where = structure.where
     checks.check_cell(structure.cell, where)
     doubts = list(structure.notes)
@@ -127,7 +129,7 @@ def _from_structure(structure: CifStructure, name: str, notes: list[str]):
     notes += [f"{where}: {doubt}." for doubt in dict.fromkeys(doubts)]
     phase = _phase(name, atoms, group)
     if group.number == 1 or structure.magnetic:
-        return _with_symmetry_found(phase, atoms, notes)
+        return _with_symmetry_found(phase, atoms, [] if structure.all_atoms else notes)
     _check_axes(phase, group, where, notes)
     return phase
 
@@ -306,7 +308,7 @@ def _with_symmetry_found(phase, atoms: Atoms, notes: list[str]):
     """Give a phase without symmetry the space group that spglib finds, in its standard cell."""
     import spglib
 
-    places, contents = _places(atoms)
+    places, contents = shared_places(atoms)
     kinds: dict = {}
     numbers = [kinds.setdefault(content, len(kinds)) for content in contents]
     cell = (atoms.base, atoms.xyz[places], numbers)
@@ -343,7 +345,7 @@ def _with_symmetry_found(phase, atoms: Atoms, notes: list[str]):
     return found
 
 
-def _places(atoms: Atoms) -> tuple[list[int], list[tuple]]:
+def shared_places(atoms: Atoms) -> tuple[list[int], list[tuple]]:
     """Atoms that share a place, as one: the number of the first, and the contents as (element, occupancy)."""
     leader = np.arange(len(atoms))
     for i, j, _ in sorted(zip(*atoms.neighbours(0.05), strict=True)):
@@ -369,6 +371,18 @@ def fractional_coordinates(structure) -> np.ndarray:
     if not len(structure):
         return np.zeros((0, 3))
     return np.asarray(structure.xyz) @ np.linalg.inv(lattice.stdbase @ lattice.recbase)
+
+
+def atoms_of(phase) -> Atoms:
+    """Atoms of the full cell of a phase from :func:`load_phases`."""
+    elements = tuple(str(atom.element) for atom in phase.structure)
+    return Atoms(
+        **dict.fromkeys(("elements", "species", "labels"), elements),
+        xyz=fractional_coordinates(phase.structure),
+        occupancy=np.array([float(atom.occupancy) for atom in phase.structure]),
+        site=np.arange(len(elements)),
+        cell=tuple(float(x) for x in phase.structure.lattice.abcABG()),
+    )
 
 
 def phase_to_dict(phase) -> dict:

@@ -42,9 +42,9 @@ def _truth(rows, letter) -> list[str]:
         "Multislice, 3 mrad, disks of 10.2 px in 256 × 256 px, one threshold for all. A disk is a reflection within"
         " 0.03 Å⁻¹ of the Ewald sphere and 1.5 Å⁻¹ of the beam with more than 20 expected electrons, a hit lies within"
         " 0.6 radii, pairs are assigned one to one. What is found at another point of the lattice, allowed or"
-        " forbidden, within 0.3 Å⁻¹ of the sphere, or at the direct beam, counts neither way. Overlapped: within two radii"
-        " of a disk with a tenth of the electrons; cut: by the frame. *Bound*: Cramér–Rao, with unknown content of the"
-        " disks and no background.",
+        " forbidden, within 0.3 Å⁻¹ of the sphere, or at the direct beam, counts neither way. Overlapped: within two"
+        " radii of a disk with a tenth of the electrons; cut: by the frame. *Bound*: Cramér–Rao, with unknown"
+        " content of the disks and no background.",
         "",
         *header("data", "method", "disks", "F1", "asked", "precision / recall", "position (px rms)", "asked", "bound",
                 "isolated / overlapped / cut", "intensity (rank correlation)", "run"),

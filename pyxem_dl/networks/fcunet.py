@@ -285,7 +285,8 @@ class FCUNet(nn.Module):
         has_beam = ((from_beam < _IS_BEAM * optics.radius) & which).any(1)
         incident = torch.where(has_beam, amount.sum(1), 0)
         known = Neighbours(place.nan_to_num(), amount)
-        return look_at(patterns, seen, known, pattern, rank, place[pattern, rank], incident, optics)
+        there = which[pattern, rank]
+        return look_at(patterns, seen, known, pattern, rank, place[pattern, rank], incident, optics, there)
 
     def _sample(self, on: bool) -> None:
         """Let dropout be on or off."""

@@ -67,18 +67,19 @@ class PatternContext(nn.Module):
         said = self.say(features).float()
         logit, *values = said.split(self.n_channels, dim=1)
         # of one pattern after the other, in the order of its disks: a sum does not depend on what is beside it
-        weight = torch.exp(logit.clamp(-12, 12))
+        weight = torch.exp(logit.clamp(-12, 12)) * views.there
         cos, sin = views.direction[:, 1:], views.direction[:, :1]
         turns = not_beam(views)
         cos, sin = cos * turns, sin * turns
         twice = cos**2 - sin**2, 2 * sin * cos
         columns = [values[0], values[1] * cos, values[1] * sin, values[2] * twice[0], values[2] * twice[1]]
-        sums = _over_pattern(torch.cat([weight, *(weight * x for x in columns), torch.ones_like(cos)], 1), views.pattern)
+        sums = _over_pattern(torch.cat([weight, *(weight * x for x in columns), views.there], 1), views.pattern)
         total, same, x1, y1, x2, y2, count = sums.split([self.n_channels] * 6 + [1], dim=1)
         told = [
             same, x1 * cos + y1 * sin, y1 * cos - x1 * sin, x2 * twice[0] + y2 * twice[1], y2 * twice[0] - x2 * twice[1]
         ]  # fmt: skip
-        return torch.cat([*(x / total for x in told), count.log() / 2 - 1], dim=1)
+        told = [x / total.clamp_min(1e-6) for x in told]
+        return torch.cat([*told, count.clamp_min(1).log() / 2 - 1], dim=1)
 
 
 def not_beam(views: DiskViews) -> torch.Tensor:
@@ -88,7 +89,9 @@ def not_beam(views: DiskViews) -> torch.Tensor:
 
 def _over_pattern(x: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
     """Sum of rows (p, k) over the disks of the same pattern, for each disk."""
-    return x.new_zeros(int(pattern.max()) + 1 if len(pattern) else 1, x.shape[1]).index_add(0, pattern, x)[pattern]
+    # on a device nothing looks at a number, and there are no fewer disks than patterns, padding included
+    n = len(pattern) if x.device.type != "cpu" else int(pattern.max()) + 1
+    return x.new_zeros(n, x.shape[1]).index_add(0, pattern, x)[pattern]
 
 
 class DiskReader(nn.Module):

@@ -21,7 +21,8 @@ class DiskViews(NamedTuple):
 
     ``patches (p, s, s)`` counts; ``probe`` the probe, turned as well; ``others`` what its neighbours leave there, as
     even disks; ``seen`` the share of each sample that lies on the detector and under no mask; ``numbers (p, 8)`` see
-    :func:`look_at`; ``direction (p, 2)`` of g along (row, column); ``pattern (p,)`` in which each disk is.
+    :func:`look_at`; ``direction (p, 2)`` of g along (row, column); ``pattern (p,)`` in which each disk is;
+    ``there (p, 1)`` 1 for disks, 0 for padding.
     """
 
     patches: torch.Tensor
@@ -31,6 +32,7 @@ class DiskViews(NamedTuple):
     numbers: torch.Tensor
     direction: torch.Tensor
     pattern: torch.Tensor
+    there: torch.Tensor
 
 
 class Optics(NamedTuple):
@@ -58,6 +60,7 @@ def look_at(
     position: torch.Tensor,
     incident: torch.Tensor,
     optics: Optics,
+    there: torch.Tensor | None = None,
 ) -> DiskViews:
     """Prepare what a network sees of disks.
 
@@ -77,6 +80,8 @@ def look_at(
         Counts of the incident electrons, 0 if not known.
     optics : Optics
         Probe, radius, direct beam.
+    there : tensor of bool, shape (p,), optional
+        False for padding.
 
     Returns
     -------
@@ -109,4 +114,7 @@ def look_at(
         knows_range.to(distance), (electrons > 0).to(distance), is_beam.to(distance),
     ]  # fmt: skip
     others = other_disks(known, pattern, rank, radius, direction)
-    return DiskViews(patches, probe, others, share, torch.stack(columns, dim=1), direction, pattern)
+    there = torch.ones_like(distance) if there is None else there.to(distance)
+    return DiskViews(
+        patches, probe, others, share, torch.stack(columns, dim=1), direction, pattern, there[:, None]
+    )

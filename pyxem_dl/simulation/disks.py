@@ -88,7 +88,10 @@ class DiskSettings:
     blank_share: float = 0.1
 
     def __post_init__(self) -> None:
-        drawn_settings(self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1), beam_energy=(1, 3000))
+        drawn_settings(
+            self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1),
+            beam_energy=(1, 3000),
+        )  # fmt: skip
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from pyxem_dl.crystals import load_phases
+from pyxem_dl.crystals import Structures, load_phases, manifest_of, structures
 from pyxem_dl.messages import say
 from pyxem_dl.metrics.disks import HIT_RADII, rank_correlation, score_disks
 from pyxem_dl.models import BraggModel
@@ -213,39 +214,29 @@ def validate_reader(reader, batches: list[ReadingBatch]) -> dict[str, float]:
     }
 
 
-#: Crystals on which the bundled detector is trained: space group, cell (Angstrom, degrees), atoms.
-PHASES = {
-    "Cu": (225, (3.615, 3.615, 3.615, 90, 90, 90), [("Cu", (0, 0, 0))]),
-    "Si": (227, (5.431, 5.431, 5.431, 90, 90, 90), [("Si", (0, 0, 0))]),
-    "Fe": (229, (2.867, 2.867, 2.867, 90, 90, 90), [("Fe", (0, 0, 0))]),
-    "Ti": (194, (2.951, 2.951, 4.686, 90, 90, 120), [("Ti", (1 / 3, 2 / 3, 0.25))]),
-    "TiO2": (136, (4.594, 4.594, 2.959, 90, 90, 90), [("Ti", (0, 0, 0)), ("O", (0.305, 0.305, 0))]),
-    "SrTiO3": (
-        221, (3.905, 3.905, 3.905, 90, 90, 90), [("Sr", (0, 0, 0)), ("Ti", (0.5, 0.5, 0.5)), ("O", (0.5, 0.5, 0))]
-    ),
-    "GaN": (186, (3.189, 3.189, 5.185, 90, 90, 120), [("Ga", (1 / 3, 2 / 3, 0)), ("N", (1 / 3, 2 / 3, 0.377))]),
-    "Al2O3": (167, (4.759, 4.759, 12.993, 90, 90, 120), [("Al", (0, 0, 0.352)), ("O", (0.306, 0, 0.25))]),
-    "MoS2": (194, (3.160, 3.160, 12.294, 90, 90, 120), [("Mo", (1 / 3, 2 / 3, 0.25)), ("S", (1 / 3, 2 / 3, 0.621))]),
-    "YBa2Cu3O7": (
-        47, (3.823, 3.887, 11.68, 90, 90, 90),
-        [("Y", (0.5, 0.5, 0.5)), ("Ba", (0.5, 0.5, 0.184)), ("Cu", (0, 0, 0)), ("Cu", (0, 0, 0.355)),
-         ("O", (0, 0.5, 0)), ("O", (0, 0, 0.159)), ("O", (0.5, 0, 0.378)), ("O", (0, 0.5, 0.377))],
-    ),
-    "W": (229, (3.165, 3.165, 3.165, 90, 90, 90), [("W", (0, 0, 0))]),
-}  # fmt: skip
+#: What the bundled detector is measured on, and so not trained on, nor on what diffracts like it
+HELD_OUT = ("Al", "Cu", "Si", "Ag", "MgO", "LiNiO2")
+# Atoms of the largest cells that it is trained on
+_MAX_ATOMS = 100
 
 
-def training_phases() -> list:
-    """Crystals of :data:`PHASES` as orix phases with full cells."""
-    from diffpy.structure import Atom, Lattice, Structure
-    from orix.crystal_map import Phase
+def training_phases(show_progressbar: bool | None = None) -> Structures:
+    """Crystals on which the bundled detector is trained: those of the embedded table, but for :data:`HELD_OUT`.
 
-    from pyxem_dl.crystals import load_phases
+    Parameters
+    ----------
+    show_progressbar : bool, optional
+        By default HyperSpy's preference.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*atoms.*")  # the largest cells are left out, as is meant
+        return structures("prototypes", exclude=HELD_OUT, max_atoms=_MAX_ATOMS, show_progressbar=show_progressbar)
 
-    return load_phases([
-        Phase(name, space_group=group, structure=Structure([Atom(*a) for a in atoms], Lattice(*cell)))
-        for name, (group, cell, atoms) in PHASES.items()
-    ])  # fmt: skip
+
+def _named(phases: list, most: int = 12) -> str:
+    """Names of phases, or of the first of many."""
+    names = ", ".join(p.name for p in phases[:most])
+    return names if len(phases) <= most else f"{names} and {len(phases) - most} more"
 
 
 def divided(phases: list, configuration: BraggConfiguration) -> tuple[list, list]:
@@ -275,8 +266,8 @@ def train_bragg(
     Parameters
     ----------
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
-        Crystals whose patterns it is trained on; by default the eleven of :data:`PHASES`.  The
-        detector is for any crystal.
+        Crystals whose patterns it is trained on; by default those of
+        :func:`training_phases`.  The detector is for any crystal.
     output : path
         The model's folder; made if it is not there.
     max_minutes : float, optional
@@ -313,7 +304,8 @@ def train_bragg(
         settings["max_minutes"] = max_minutes
     check_names(settings, BraggConfiguration)
     configuration = BraggConfiguration(**settings)
-    phases = training_phases() if phases is None else load_phases(phases)
+    phases = training_phases(show_progressbar) if phases is None else phases
+    phases = phases if isinstance(phases, Structures) else load_phases(phases)
     output = Path(output)
     name = name or output.name
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=(name, description))
@@ -329,7 +321,7 @@ def train_bragg(
         "fcunet", radius=configuration.simulation.radius, **configuration.network
     ).to(root)
     say(
-        f"Training {name}: disks of {', '.join(p.name for p in phases)}; "
+        f"Training {name}: disks of {_named(phases)}; "
         f"{configuration.max_minutes:g} minutes on {root}, precision {precision}"
     )
     modules = {}
@@ -354,7 +346,7 @@ def train_bragg(
     model.save(
         output, dtype=torch.float16,
         card=bragg_card(model, modules, phases, VISIBLE),
-        training_log=join_logs(work, configuration.stages()),
+        training_log=join_logs(work, configuration.stages()), crystals=manifest_of(phases),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     return model

@@ -211,6 +211,7 @@ def bragg_card(model, modules: dict, phases, visible: float) -> str:
             f" sign right for {e['near_sign']:.0%}; rank correlation of V_g x thickness {e['potential']:.2f}."
         )
     settings, simulation = _tables(configuration)
+    crystals = f"{len(phases)} crystals (`crystals.json`)" if len(phases) > 12 else ", ".join(p.name for p in phases)
     low, high = model.domain["disk_radius"]
     least = configuration.simulation.electrons[0]
     return f"""# {model.name}
@@ -222,7 +223,7 @@ Disks of {low:g} to {high:g} px radius, any crystal, any dose from {least:g} ele
 
 ## Recipe
 `pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
-{", ".join(p.name for p in phases)} in random orientations and thicknesses (many-beam disks, all
+{crystals} in random orientations and thicknesses (many-beam disks, all
 patterns different), each seen once, on {where}:
 
 | stage | minutes | patterns |

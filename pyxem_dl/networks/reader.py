@@ -109,10 +109,10 @@ class DiskReader(nn.Module):
         In front of the last layer.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96, 192), dropout: float = 0.02) -> None:
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 64, 96, 160), dropout: float = 0.02) -> None:
         super().__init__()
         layers, channels = [], _N_CHANNELS
-        for width, size, stride in zip(widths, (5, 3, 3, 3), (2, 1, 2, 2), strict=False):
+        for width, size, stride in zip(widths, (5, 3, 3, 3), (2, 2, 1, 2), strict=False):
             layers += [
                 nn.Conv2d(channels, width, size, stride, size // 2, bias=False),
                 nn.BatchNorm2d(width), nn.ReLU(inplace=True),

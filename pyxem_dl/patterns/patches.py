@@ -19,7 +19,7 @@ PATCH_SIZE = 2 * _HALF + 1
 # Disks with a larger radius (px) are made smaller before they are sampled, so that no count is lost between samples
 _LARGEST = 13.0
 # So many of the strongest neighbours of a disk are told of
-_NEIGHBOURS = 5
+_NEIGHBOURS = 4
 
 
 def cut_patches(
@@ -74,14 +74,53 @@ def _turned(patterns, pattern, position, step: float, direction) -> torch.Tensor
     half = math.ceil(math.sqrt(2) * _HALF * step) + 1
     first = position.floor()
     square = _cut(patterns, pattern, first.long() - half, 2 * half + 2)
-    at = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step
-    along, across = at[None, None, :, None], at[None, :, None, None]
+    # in units of half the square, from its middle, as the grid wants it
+    unit = half + 0.5
+    return _sample(square, (position - first - 0.5) / unit, direction, _HALF * step / unit) * step**2
+
+
+def turned_probe(image: torch.Tensor, radius: float, direction: torch.Tensor) -> torch.Tensor:
+    """Sample a probe (size, size) of a radius (px) as :func:`cut_patches` samples disks, turned to directions (p, 2)."""
+    half = image.shape[-1] // 2
+    # its middle pixel is not the middle of an image with an even size
+    unit = (image.shape[-1] - 1) / 2
+    middle = torch.full_like(direction, (half - unit) / unit)
+    images, reach = image.expand(len(direction), -1, -1), _HALF * radius / _SAMPLES
+    return _sample(images, middle, direction, reach / unit) * (radius / _SAMPLES) ** 2
+
+
+def _sample(images: torch.Tensor, middle, direction, reach: float) -> torch.Tensor:
+    """Sample images (p, size, size) on turned squares; places and `reach` in halves of the images, from their middles."""
     row, column = direction.unbind(1)
-    turned = torch.stack([column, -row], dim=1)  # (row, column) of the patch's own rows
-    place = (position - first)[:, None, None] + direction[:, None, None] * along + turned[:, None, None] * across
-    # in units of half the square, from its middle; x before y
-    grid = (place + half).flip(-1) * (2 / (2 * half + 1)) - 1
-    return functional.grid_sample(square[:, None], grid, align_corners=True)[:, 0] * step**2
+    # x before y: the columns of the square run along the direction, its rows across it
+    matrix = torch.stack([column, -row, row, column], dim=1).unflatten(1, (2, 2)) * reach
+    theta = torch.cat([matrix, middle.flip(1)[..., None]], dim=2)
+    grid = functional.affine_grid(theta, [len(images), 1, PATCH_SIZE, PATCH_SIZE], align_corners=True)
+    return functional.grid_sample(images[:, None], grid, align_corners=True)[:, 0]
+
+
+def on_detector(
+    shape: tuple[int, int], position: torch.Tensor, radius: float, direction: torch.Tensor
+) -> torch.Tensor:
+    """Tell which samples of the surroundings of disks lie on a detector.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the detector.
+    position, radius, direction
+        As in :func:`cut_patches`.
+
+    Returns
+    -------
+    tensor of bool, shape (p, PATCH_SIZE, PATCH_SIZE)
+    """
+    at = (torch.arange(PATCH_SIZE, device=position.device) - _HALF) * (radius / _SAMPLES)
+    row, column = direction[:, 0, None, None], direction[:, 1, None, None]
+    along, across = at, at[:, None]
+    y = position[:, 0, None, None] + row * along + column * across
+    x = position[:, 1, None, None] + column * along - row * across
+    return ((y - (shape[0] - 1) / 2).abs() <= shape[0] / 2) & ((x - (shape[1] - 1) / 2).abs() <= shape[1] / 2)
 
 
 class Neighbours(NamedTuple):
@@ -121,7 +160,8 @@ def other_disks(
     along = (away * direction[:, None]).sum(-1)
     across = away[..., 0] * direction[:, None, 1] - away[..., 1] * direction[:, None, 0]
     at = torch.arange(PATCH_SIZE, device=away.device) - _HALF
-    distance = torch.hypot(at[:, None] - across[..., None, None], at - along[..., None, None])
+    y, x = at[:, None] - across[..., None, None], at - along[..., None, None]
+    distance = (y.square() + x.square()).sqrt_()
     return (soft_disk(distance, _SAMPLES) * (amount / (math.pi * _SAMPLES**2))[..., None, None]).sum(1)
 
 

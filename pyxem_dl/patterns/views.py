@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from pyxem_dl.patterns.patches import Neighbours, cut_patches, other_disks
+from pyxem_dl.patterns.patches import Neighbours, cut_patches, on_detector, other_disks, turned_probe
 from pyxem_dl.preprocessing.elementary import log_1p
 
 # Nearer to the direct beam than so many radii a disk is the direct beam
@@ -49,6 +49,16 @@ class Optics(NamedTuple):
     radius: float
     center: torch.Tensor
     half_range: float
+
+
+def _seen(patterns, seen, pattern, position, radius: float, direction) -> torch.Tensor:
+    """Shares of the samples that lie on the detector and under no mask."""
+    if seen is None:
+        return on_detector(patterns.shape[1:], position, radius, direction).to(patterns)
+    where = pattern if len(seen) > 1 else torch.zeros_like(pattern)
+    whole = cut_patches(torch.ones_like(seen[:1]), torch.zeros_like(pattern), position, radius, direction)
+    # parts of a sample beyond the border are not masked, and not seen
+    return (cut_patches(seen, where, position, radius, direction) / whole.amax((1, 2), keepdim=True)).clamp(0, 1)
 
 
 def look_at(
@@ -97,11 +107,8 @@ def look_at(
     right = torch.tensor([0.0, 1.0], device=position.device)
     direction = torch.where(is_beam[:, None], right, from_beam / distance.clamp_min(1e-6)[:, None])
     patches = cut_patches(patterns, pattern, position, radius, direction)
-    whole = torch.ones_like(patterns[:1]) if seen is None else seen
-    where = pattern if len(whole) > 1 else torch.zeros_like(pattern)
-    share = cut_patches(whole, where, position, radius, direction) * (10 / radius) ** 2
-    middle = torch.full_like(position, float(optics.probe.shape[-1] // 2))
-    probe = cut_patches(optics.probe, torch.zeros_like(pattern), middle, optics.probe_radius, direction)
+    share = _seen(patterns, seen, pattern, position, radius, direction)
+    probe = turned_probe(optics.probe[0], optics.probe_radius, direction)
     amount, electrons = known.amount[pattern, rank], incident[pattern]
     half_range = torch.full_like(distance, optics.half_range) * distance
     knows_range = half_range.isfinite() & ~is_beam

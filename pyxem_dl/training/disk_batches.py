@@ -21,6 +21,8 @@ VISIBLE, INVISIBLE = 2.75, 0.8
 SETUP_SIZE = 8
 # How far off (radii) disks are found before they are read: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
+# Most disks of thick crystals are many half ranges from Bragg's condition, and have less to tell: so many are read
+_FAR_RANGES, _FAR_READ = 6.0, 0.35
 # How well a disk's counts are known before it is read; shares of setups without a beam energy, and with a known mask
 _AMOUNT_ERROR, _NO_ENERGY, _KNOWN_MASK = 0.2, 0.15, 0.5
 
@@ -110,7 +112,9 @@ class ReadingBatches(DiskBatches):
         rows, columns = p.counts.shape[1:]
         there = (p.electrons > 0) & (p.significance > VISIBLE)
         there &= (p.places >= 0).all(-1) & (p.places[..., 0] <= rows - 1) & (p.places[..., 1] <= columns - 1)
-        pattern, rank = there.nonzero(as_tuple=True)
+        distant = p.excitation_error.abs() > _FAR_RANGES * p.half_range
+        read = there & (~distant | draw._happens(_FAR_READ, *there.shape))
+        pattern, rank = read.nonzero(as_tuple=True)
         far = draw._happens(_FAR_SHARE, len(pattern))[:, None]
         off = torch.where(far, _FAR_OFF, _OFF) * draw._normal(len(pattern), 2)
         off = off.clamp(-_FURTHEST, _FURTHEST)

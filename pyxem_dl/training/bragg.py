@@ -313,9 +313,9 @@ def train_bragg(
 
     learnt, held_out = divided(phases, configuration)
 
-    def batches(phases: list, seed: int, stage: str) -> DiskBatches:
+    def batches(phases: list, seed: int, stage: str, uses: int = 2) -> DiskBatches:
         simulator = DiskSimulator(phases, settings=configuration.simulation, seed=seed, device=root)
-        return (DiskBatches if stage == "detect" else ReadingBatches)(simulator, configuration.batch_size)
+        return (DiskBatches if stage == "detect" else ReadingBatches)(simulator, configuration.batch_size, uses)
 
     network = build_network(
         "fcunet", radius=configuration.simulation.radius, **configuration.network
@@ -328,7 +328,7 @@ def train_bragg(
     for i, stage in enumerate(configuration.stages()):
         if stage == "read":
             network.to(root).add_reader()  # Lightning has moved it to the CPU
-        fresh = batches(held_out, configuration.seed + 1_000_000, stage)
+        fresh = batches(held_out, configuration.seed + 1_000_000, stage, uses=1)
         validation = [fresh.make() for _ in range(VALIDATION_BATCHES)]
         learnt_from = batches(learnt, configuration.seed + i, stage)
         modules[stage] = BraggTraining(network, configuration, stage, learnt_from, validation)

@@ -19,6 +19,8 @@ from pyxem_dl.simulation.disks import DiskPatterns, DiskSimulator
 #: instead of 2.75 it learns to pass over disks of 20 electrons.
 VISIBLE, INVISIBLE = 2.75, 0.8
 SETUP_SIZE = 8
+# Patterns that wait to be drawn
+_STORE = 512
 # How far off (radii) disks are found before they are read: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
 # Most disks of thick crystals are many half ranges from Bragg's condition, and have less to tell: so many are read
@@ -39,7 +41,11 @@ class DiskBatch(NamedTuple):
 
 
 class DiskBatches(IterableDataset):
-    """Endless batches of simulated patterns with disks.
+    """Endless batches of simulated patterns with disks, each batch from many setups.
+
+    What one call of the simulator makes has one crystal, one probe and one detector.  Batches of a few of these would
+    differ so much from each other that a network learns slowly, and its normalisations wrongly.  So patterns wait in a
+    store, and batches are drawn from it.
 
     Parameters
     ----------
@@ -47,31 +53,48 @@ class DiskBatches(IterableDataset):
         Makes the patterns.
     batch_size : int
         Patterns in a batch.
+    uses : int
+        How often each pattern is drawn.
     """
 
-    def __init__(self, simulator: DiskSimulator, batch_size: int) -> None:
-        self.simulator, self.n_setups = simulator, max(1, batch_size // SETUP_SIZE)
+    def __init__(self, simulator: DiskSimulator, batch_size: int, uses: int = 2) -> None:
+        self.simulator, self.batch_size, self.uses = simulator, batch_size, uses
+        self._waiting: list[list] = []
 
-    def make(self) -> DiskBatch:
-        """Make one batch of several setups."""
-        with torch.no_grad():
-            parts = [self.simulator(SETUP_SIZE) for _ in range(self.n_setups)]
-        probes = torch.cat([p.probe.expand(SETUP_SIZE, -1, -1) for p in parts])
-        most = max(p.electrons.shape[1] for p in parts)
-        patterns = torch.cat([p.patterns for p in parts])
-        positions = torch.cat([_widened(p.positions, most) for p in parts])
-        electrons, significance = (
-            torch.cat([_widened(getattr(p, name), most) for p in parts]) for name in ("electrons", "significance")
-        )
-        inside = ((positions >= 0) & (positions <= patterns.shape[-1] - 1)).all(-1)
-        there = inside & (electrons > 0)
+    def make(self):
+        """Draw a batch."""
+        while len(self._waiting) < _STORE:
+            with torch.no_grad():
+                self._waiting += [[example, self.uses] for example in self._examples()]
+        order = torch.randperm(len(self._waiting), generator=self.simulator.host_generator)[: self.batch_size]
+        drawn = [self._waiting[i] for i in order.tolist()]
+        for entry in drawn:
+            entry[1] -= 1
+        self._waiting = [entry for entry in self._waiting if entry[1]]
+        return self._batch([example for example, _ in drawn])
+
+    def _examples(self) -> list[DiskBatch]:
+        """Single patterns (1, ...) of a new setup."""
+        p = self.simulator(SETUP_SIZE)
+        inside = ((p.positions >= 0) & (p.positions <= p.patterns.shape[-1] - 1)).all(-1)
+        there = inside & (p.electrons > 0)
+        columns = (
+            p.patterns, p.probe.expand_as(p.patterns), p.positions, p.electrons, there & (p.significance > VISIBLE),
+            there & (p.significance > INVISIBLE),
+        )  # fmt: skip
+        return [DiskBatch(*(column[i : i + 1] for column in columns)) for i in range(len(p.patterns))]
+
+    def _batch(self, examples: list[DiskBatch]) -> DiskBatch:
+        most = max(example.electrons.shape[1] for example in examples)
+        patterns, probe, *others = zip(*examples, strict=True)
         return DiskBatch(
-            patterns, probes, positions, electrons,
-            visible=there & (significance > VISIBLE), counted=there & (significance > INVISIBLE),
+            torch.cat(patterns), torch.cat(probe),
+            *(torch.cat([_widened(x, most) for x in column]) for column in others),
         )  # fmt: skip
 
     def reseed(self, seed: int) -> None:
         """Go on with other patterns."""
+        self._waiting = []
         self.simulator.reseed(seed)
 
     def __iter__(self) -> Iterator:
@@ -87,24 +110,21 @@ class ReadingBatch(NamedTuple):
 
 
 class ReadingBatches(DiskBatches):
-    """Endless batches of views of disks, found a little beside where they are.
+    """Endless batches of views of disks, found a little beside where they are; parameters as of :class:`DiskBatches`."""
 
-    Parameters
-    ----------
-    simulator : DiskSimulator
-        Makes the patterns.
-    batch_size : int
-        Patterns whose disks are in a batch.
-    """
+    def _examples(self) -> list[ReadingBatch]:
+        views, truth = self._disks_of(self.simulator(SETUP_SIZE))
+        counts = torch.bincount(views.pattern, minlength=SETUP_SIZE).tolist()
+        views = zip(*(column.split(counts) for column in views), strict=True)
+        truth = zip(*(column.split(counts) for column in truth), strict=True)
+        both = zip(map(DiskViews._make, views), map(DiskTruth._make, truth), strict=True)
+        return [ReadingBatch(*each) for each, n in zip(both, counts, strict=True) if n]
 
-    def make(self) -> ReadingBatch:
-        """Make one batch of several setups."""
-        with torch.no_grad():
-            parts = [self._disks_of(self.simulator(SETUP_SIZE)) for _ in range(self.n_setups)]
-        views, truth = zip(*parts, strict=True)
-        views = [v._replace(pattern=v.pattern + i * SETUP_SIZE) for i, v in enumerate(views)]
+    def _batch(self, examples: list[ReadingBatch]) -> ReadingBatch:
+        views = [v._replace(pattern=torch.full_like(v.pattern, i)) for i, (v, _) in enumerate(examples)]
         return ReadingBatch(
-            DiskViews(*map(torch.cat, zip(*views, strict=True))), DiskTruth(*map(torch.cat, zip(*truth, strict=True)))
+            DiskViews(*map(torch.cat, zip(*views, strict=True))),
+            DiskTruth(*map(torch.cat, zip(*(t for _, t in examples), strict=True))),
         )
 
     def _disks_of(self, p: DiskPatterns) -> tuple[DiskViews, DiskTruth]:

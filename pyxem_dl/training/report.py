@@ -224,7 +224,7 @@ Disks of {low:g} to {high:g} px radius, any crystal, any dose from {least:g} ele
 ## Recipe
 `pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
 {crystals} in random orientations and thicknesses (many-beam disks, all
-patterns different), each seen once, on {where}:
+patterns different), each seen twice, on {where}:
 
 | stage | minutes | patterns |
 | --- | --- | --- |

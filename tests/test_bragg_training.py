@@ -8,7 +8,7 @@ from pyxem_dl.crystals import load_phases, read_manifest
 from pyxem_dl.models import load_model
 from pyxem_dl.networks.fcunet import Disks, FCUNet
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
-from pyxem_dl.training import bragg
+from pyxem_dl.training import bragg, disk_batches
 from pyxem_dl.training.bragg import (
     BraggConfiguration,
     BraggTraining,
@@ -132,13 +132,27 @@ def test_the_bundled_detector_has_not_seen_what_it_is_measured_on():
 
 def test_every_visible_disk_is_a_target_however_far_from_its_bragg_condition():
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0), electrons=(1e6, 1e7), background=(1e-4, 2e-4))
-    batches = DiskBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 32)
-    simulated = []
-    simulator, call = batches.simulator, batches.simulator.__call__
-    batches.simulator = lambda n: simulated.append(call(n)) or simulated[-1]
-    made = batches.make()
+    simulator = DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0)
+    simulated, batches = [], DiskBatches(lambda n: simulated.append(simulator(n)) or simulated[-1], 8)
+    examples = batches._examples() + batches._examples()
     error = torch.cat([p.excitation_error for p in simulated])
-    assert simulator is not batches.simulator and bool((made.visible[:, : error.shape[1]] & (error.abs() > 0.12)).any())
+    visible = torch.cat([example.visible for example in examples])
+    assert bool((visible & (error.abs() > 0.12)).any())
+
+
+def test_batches_are_drawn_from_many_setups_and_each_pattern_as_often_as_is_said(monkeypatch):
+    monkeypatch.setattr(disk_batches, "_STORE", 40)
+    settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
+    simulator = DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0)
+    batches = DiskBatches(simulator, 16, uses=2)
+    made = [batches.make() for _ in range(12)]
+    keys = [tuple(pattern.flatten().tolist()) for batch in made for pattern in batch.patterns]
+    counts = [keys.count(key) for key in set(keys)]
+    assert max(counts) <= 2 and sum(counts) == 12 * 16 and counts.count(2) > len(counts) / 2
+    assert len({float(probe.max()) for probe in made[-1].probe}) > 3
+    # and again the same from the same seed
+    again = DiskBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 16, uses=2)
+    assert torch.equal(again.make().patterns, made[0].patterns)
 
 
 def test_views_have_the_truth_of_their_disks():

@@ -80,7 +80,7 @@ def _turned(patterns, pattern, position, step: float, direction) -> torch.Tensor
 
 
 def turned_probe(image: torch.Tensor, radius: float, direction: torch.Tensor) -> torch.Tensor:
-    """Sample a probe (size, size) of a radius (px) as :func:`cut_patches` samples disks, turned to directions (p, 2)."""
+    """Sample a probe (size, size) of a radius (px) as :func:`cut_patches` does disks, turned to directions (p, 2)."""
     half = image.shape[-1] // 2
     # its middle pixel is not the middle of an image with an even size
     unit = (image.shape[-1] - 1) / 2
@@ -90,7 +90,7 @@ def turned_probe(image: torch.Tensor, radius: float, direction: torch.Tensor) ->
 
 
 def _sample(images: torch.Tensor, middle, direction, reach: float) -> torch.Tensor:
-    """Sample images (p, size, size) on turned squares; places and `reach` in halves of the images, from their middles."""
+    """Sample images (p, size, size) on turned squares; places and `reach` in half images, from their middles."""
     row, column = direction.unbind(1)
     # x before y: the columns of the square run along the direction, its rows across it
     matrix = torch.stack([column, -row, row, column], dim=1).unflatten(1, (2, 2)) * reach

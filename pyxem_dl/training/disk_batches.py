@@ -110,7 +110,7 @@ class ReadingBatch(NamedTuple):
 
 
 class ReadingBatches(DiskBatches):
-    """Endless batches of views of disks, found a little beside where they are; parameters as of :class:`DiskBatches`."""
+    """Endless batches of views of disks, found a little beside where they are; made as :class:`DiskBatches`."""
 
     def _examples(self) -> list[ReadingBatch]:
         views, truth = self._disks_of(self.simulator(SETUP_SIZE))

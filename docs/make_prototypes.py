@@ -35,6 +35,9 @@ LEFT_OUT = {
     "A_cI16_206_c": "BC8 silicon with 4.4 Å³ per atom; it has 17",
     "sigma_tP30_136_bf2ij": "CrFe with another element on each site, to tell them apart",
     "A_tI4_139_e": "BCT5 silicon: predicted",
+    "A_tP12_96_ab": "ST12 silicon: predicted",
+    "AB3_oC8_65_a_bf": "CdPt3: predicted",
+    "A2B_mP12_3_bc3e_2e": "SiO2 made by simulated annealing",
 }
 #: Higher symmetry than the label says is in the coordinates themselves
 HIGHER = {"A2B_oC12_38_de_ab": 63}

@@ -1,11 +1,14 @@
-"""Map the strain of a simulated multilayer, from patterns to picture, with a network and with classical correlation.
+"""Map the strain of a simulated multilayer, from patterns to picture: our map of each pattern's lattice beside pyxem's.
 
 Germanium layers are strained along x by known amounts; the crystal is bent, and grows thicker along y, so that the
-insides of the disks become uneven. Both ways find the Bragg disks, pyxem makes the strain maps of them.
+insides of the disks become uneven. A network and classical correlation find the Bragg disks. Of the disks of both,
+pyxem and `strain_map` map the strain: pyxem from the inner disks, all alike, `strain_map` from all, each with its
+expected error.
 
     python 05_strain_map.py
 
-It writes strain_maps.png (what was put in, both maps, and their errors), patterns.png and vectors.hspy.
+It writes strain_maps.png (what was put in, the maps, and their errors), strain.png (strain, rotation, and what their
+errors are said to be), patterns.png, vectors.hspy and strain.hspy.
 """
 
 import argparse
@@ -17,11 +20,11 @@ from matplotlib.figure import Figure
 
 import pyxem_dl
 
-#: Disks that are used lie between these distances from the beam, in Å⁻¹, and are found so near to where they should be
+#: Disks that pyxem uses lie between these distances from the beam, in Å⁻¹, and so near to where they should be
 INNER, OUTER, NEAR = 0.1, 0.75, 0.06
 
 
-def strain_map(vectors, unstrained):
+def pyxems_map(vectors, unstrained):
     """Strain along x (y, x) by pyxem, relative to the median lattice of the unstrained positions."""
     thin = vectors.data[0, 0]
     length = np.hypot(thin[:, 0], thin[:, 1])
@@ -34,7 +37,7 @@ def strain_map(vectors, unstrained):
 
 def draw_maps(scan, maps):
     """What was put in, what each method found, and by how much it is wrong."""
-    figure = Figure(figsize=(11, 2 + 2.2 * len(maps)), layout="constrained", dpi=120)
+    figure = Figure(figsize=(11, 1.6 + 1.7 * len(maps)), layout="constrained", dpi=120)
     rows = figure.subplots(1 + len(maps), 2)
     settings = {"cmap": "RdBu_r", "vmin": -0.025, "vmax": 0.025, "aspect": "auto"}
     image = rows[0, 0].imshow(scan.strain, **settings)
@@ -83,17 +86,26 @@ def main():
     s = scan.signal
     vectors = {"network": s.predict_bragg_vectors(probe=scan.vacuum), "correlation": s.match_disks(probe=scan.vacuum)}
 
-    maps = {name: strain_map(found, scan.strain == 0) for name, found in vectors.items()}
+    unstrained = scan.strain == 0
+    strain = {name: found.strain_map(reference=unstrained) for name, found in vectors.items()}
+    maps = {}
+    for name, found in vectors.items():
+        maps[f"{name}, pyxem's map"] = pyxems_map(found, unstrained)
+        maps[f"{name}, strain_map"] = strain[name].e_xx
     thick = scan.thickness > 500
     print("\nroot mean square error of the strain, in percent")
     for name, found in maps.items():
         error = 100 * (found - scan.strain)
         thin, rest = (np.sqrt(np.nanmean(error[where] ** 2)) for where in (~thick, thick))
-        print(f"{name:>12}: thin {thin:.3f}, thick {rest:.3f}, missing {np.isnan(found).mean():.1%}")
+        print(f"{name:>24}: thin {thin:.3f}, thick {rest:.3f}, missing {np.isnan(found).mean():.1%}")
+    print(strain["network"])
+
     vectors["network"].save(arguments.output / "vectors.hspy", overwrite=True)
+    strain["network"].save(arguments.output / "strain.hspy", overwrite=True)
     draw_maps(scan, maps).savefig(arguments.output / "strain_maps.png")
+    pyxem_dl.plot.strain_map(strain["network"], max_strain=0.025).savefig(arguments.output / "strain.png")
     draw_patterns(scan, vectors).savefig(arguments.output / "patterns.png")
-    print(f"In {arguments.output}: strain_maps.png, patterns.png, vectors.hspy")
+    print(f"In {arguments.output}: strain_maps.png, strain.png, patterns.png, vectors.hspy, strain.hspy")
 
 
 if __name__ == "__main__":

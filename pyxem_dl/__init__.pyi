@@ -14,13 +14,16 @@ from . import (
     patterns as patterns,
     plot as plot,
     preprocessing as preprocessing,
+    quartets as quartets,
     results as results,
     rotations as rotations,
     scans as scans,
     simulation as simulation,
+    strain as strain,
     study as study,
     symmetry as symmetry,
     template_matching as template_matching,
+    tilt as tilt,
     training as training,
 )
 from .bragg_vectors import (
@@ -44,6 +47,7 @@ from .orientation import (
     to_orientation_map as to_orientation_map,
 )
 from .patterns import Probe as Probe
+from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
 from .results import (
     convert_result as convert_result,
     open_result as open_result,
@@ -51,7 +55,9 @@ from .results import (
     to_py4dstem as to_py4dstem,
 )
 from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
+from .strain import Strain as Strain, strain_map as strain_map
 from .template_matching import match_templates as match_templates
+from .tilt import TiltMap as TiltMap, tilt_map as tilt_map
 from .training import finetune as finetune, train as train, train_bragg as train_bragg
 
 __version__: str

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
     from pathlib import Path
     from typing import Literal, TypeAlias
 
     import numpy as np
+    from hyperspy.roi import BaseROI
     from hyperspy.signals import BaseSignal
     from orix.crystal_map import CrystalMap, Phase
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     File: TypeAlias = str | Path
     #: What crystals are given as: phases, or CIF files
     Phases: TypeAlias = Phase | File | Iterable[Phase | File]
+    #: What crystals are told apart by: formulas, chemical systems, or the crystals themselves
+    Unwanted: TypeAlias = Phase | File | AbstractSet[str] | Iterable[Phase | File | AbstractSet[str]]
     #: Calibrated patterns, in memory or lazy
     Patterns: TypeAlias = Diffraction2D
     Vectors: TypeAlias = DiffractionVectors
@@ -29,3 +32,5 @@ if TYPE_CHECKING:
     Maps: TypeAlias = Map | Mapping[str, Map]
     #: Pairs of a scan and its labels, each itself or its file
     LabelledScans: TypeAlias = Sequence[tuple[Diffraction2D | File, Map]]
+    #: What strain is measured from: a region of the scan, a basis, or a crystal and its zone axis
+    StrainReference: TypeAlias = np.ndarray | slice | tuple[slice, ...] | BaseROI | tuple[Phase, Sequence[int]]

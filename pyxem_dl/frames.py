@@ -239,6 +239,25 @@ def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = No
     return along_columns * column_factor, -along_rows * row_factor
 
 
+def k_to_vector(kx, ky, units, beam_energy: float | None = None):
+    """Components of pyxem's diffraction vectors, the inverse of :func:`vector_to_k`.
+
+    Parameters
+    ----------
+    kx, ky : float, array or tensor
+        Å⁻¹.
+    units, beam_energy
+        As there.
+
+    Returns
+    -------
+    along_rows, along_columns
+        In these units.
+    """
+    row_factor, column_factor = (_unit_factor(unit, beam_energy) for unit in units)
+    return -ky / row_factor, kx / column_factor
+
+
 def beam_shift_to_center(shifts, calibration: Calibration):
     """Centre of the direct beam from pyxem's ``BeamShift``.
 
@@ -301,6 +320,26 @@ def out_of_plane(kx, ky, excitation_error, wavelength: float):
     radius = 1 / wavelength
     in_plane = kx**2 + ky**2
     return in_plane / (radius + (radius**2 - in_plane) ** 0.5) - excitation_error
+
+
+def excitation_error_after_tilt(error, kx, ky, tilt_x, tilt_y):
+    """Excitation errors after a small turn of the crystal, to first order.
+
+    Parameters
+    ----------
+    error, kx, ky : array
+        Excitation errors and positions of reflections in Å⁻¹.
+    tilt_x, tilt_y : array
+        Rotation vector in radians, about x and y: the orientation R becomes ``R * exp(tilt)``, see
+        :func:`pyxem_dl.rotations.exponential`.
+
+    Returns
+    -------
+    array
+        In Å⁻¹.
+    """
+    # the crystal's vectors turn by the inverse: g - tilt x g, of which s has the opposite of z
+    return error + (tilt_x * ky - tilt_y * kx)
 
 
 def excitation_phase(error, depth):
@@ -595,3 +634,38 @@ def repair_pyxem_orientation(quaternions, factor, azimuthal_step: float) -> np.n
     # q turned in the plane by 180 degrees and half a step
     c, _, _, d = in_plane_quaternion(math.pi + azimuthal_step / 2)
     return np.stack([w * c - z * d, x * c + y * d, y * c - x * d, w * d + z * c], axis=-1)
+
+
+def laue_circle_center(normal_x, normal_y, wavelength: float):
+    """Centre of the Laue circle, on which the zone's reflections are excited.
+
+    Parameters
+    ----------
+    normal_x, normal_y : array
+        In-plane components of the zone axis, a unit vector that points to the source.
+    wavelength : float
+        In Angstrom.
+
+    Returns
+    -------
+    kx, ky : array
+        In Å⁻¹.  The circle goes through the direct beam; its radius is their length.
+    """
+    return -normal_x / wavelength, -normal_y / wavelength
+
+
+def zone_axis_after_tilt(tilt_x, tilt_y):
+    """Where a zone axis that was along the beam points after a small turn of the crystal, to first order.
+
+    Parameters
+    ----------
+    tilt_x, tilt_y : array
+        Rotation vector in radians, about x and y: the orientation R becomes ``R * exp(tilt)``.
+
+    Returns
+    -------
+    x, y : array
+        In-plane components of the axis in the lab, in radians.
+    """
+    # the crystal's vectors turn by the inverse: z - tilt x z
+    return -tilt_y, tilt_x

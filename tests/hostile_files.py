@@ -536,6 +536,94 @@ for _name in ("scores/0.0.0", "done/0.0"):
     MADE[f"store: {_name} of a device"] = ("store", stored(linked(_name)), "not taken")
 
 
+# ---------------------------------------------------------------- sets of quartets
+def quartets(change):
+    """Make a set of two quartets, and change it."""
+
+    def make(folder):
+        import shutil
+
+        from pyxem_dl import data, make_quartets
+
+        whole, path = folder.parent / "whole.zarr", folder / "x.zarr"
+        if not whole.exists():
+            make_quartets(data.aluminium(), whole, n=2, pixels=16, semi_angle=8, thickness=40, show_progressbar=False)
+        shutil.copytree(whole, path)
+        change(path)
+        return path
+
+    return make
+
+
+def manifest(**entries):
+    """Change what a set says of itself."""
+
+    def change(path):
+        about = json.loads((path / ".zattrs").read_text())
+        about["pyxem_dl_quartets"].update(entries)
+        (path / ".zattrs").write_text(json.dumps(about))
+
+    return change
+
+
+def manifest_of(name, **entries):
+    """Change an entry of what a set says of its settings or of its crystal."""
+
+    def change(path):
+        about = json.loads((path / ".zattrs").read_text())["pyxem_dl_quartets"]
+        if name == "settings":
+            manifest(settings=about["settings"] | entries)(path)
+        else:
+            about["phases"][0][name] |= entries
+            manifest(phases=about["phases"])(path)
+
+    return change
+
+
+def long_arrays(path):
+    """As if there were a thousand million of quartets, one in a shard."""
+    for file in path.glob("*/.zarray"):
+        entry = json.loads(file.read_text())
+        entry["shape"][0], entry["chunks"][0] = 2**30, 1
+        file.write_text(json.dumps(entry))
+    manifest(n=2**30, shard=1)(path)
+
+
+_DAMAGED = "Shard 0 .* is damaged"
+for _name, _change, _message in [
+    ("filter that unpickles", of_array("pattern", pickled_chunk, filters=[_PICKLE]), "pattern is damaged.*filters"),
+    ("compressor that unpickles", of_array("made", pickled_chunk, compressor=_PICKLE), "made is damaged.*compressor"),
+    ("objects for numbers", of_array("q_z", pickled_chunk, dtype="|O", filters=[_PICKLE]), "q_z is damaged.*dtype"),
+    ("chunk that is pickled", of_array("potential", pickled_chunk), _DAMAGED),
+    ("bomb of images", of_array("pattern", bomb), f"{_DAMAGED}.*1073741824 bytes"),
+    ("bomb of what is made", of_array("made", bomb), "are missing or not whole"),
+    ("chunk of a terabyte", lambda path: os.truncate(path / "pattern" / "0.0.0", 2**40), _DAMAGED),
+    ("chunk of a device", linked("pattern/0.0.0"), _DAMAGED),
+    ("array of a device", linked("pattern/.zarray"), ".zarray is missing"),
+    ("attributes of a device", linked(".zattrs"), "is no set of quartets"),
+    ("attributes of a terabyte", lambda path: os.truncate(path / ".zattrs", 2**40), "it is larger than"),
+    ("attributes of brackets", lambda path: (path / ".zattrs").write_text("[" * 100_000), "nested"),
+    ("attributes of a list", lambda path: (path / ".zattrs").write_text("[1, 2]"), "is no set of quartets"),
+    ("manifest of text", manifest(settings="x"), "its manifest cannot be read"),
+    ("manifest without phases", manifest(phases=[]), "its manifest cannot be read"),
+    ("manifest of a million phases", manifest(phases=[0] * 10**6), "its manifest cannot be read"),
+    ("phases that are code", manifest(phases=[{"structure": {"name": "x"}, "source": {}}]), "cannot be read"),
+    ("10^18 quartets", manifest(n=10**18), "its manifest cannot be read"),
+    ("10^9 quartets", manifest(n=10**9), "is damaged.*shape"),
+    ("10^9 quartets everywhere", long_arrays, "are missing or not whole"),
+    ("shards of 10^9", manifest(shard=10**9), "its manifest cannot be read"),
+    ("version of the future", manifest(format="9" * 1000), "a set of another version"),
+    ("images of 10^9", manifest_of("settings", pixels=10**9), "its manifest cannot be read"),
+    ("images that are larger", manifest_of("settings", pixels=32), "its manifest was changed"),
+    ("settings of code", manifest_of("settings", engine="__import__('os').abort()"), "its manifest cannot be read"),
+    ("another crystal", manifest_of("structure", lattice=[4.2] * 3 + [90] * 3), "its manifest was changed"),
+    ("cell of 10^9", manifest_of("structure", lattice=[10**9] * 3 + [90] * 3), "its manifest cannot be read"),
+    ("a hundred thousand atoms", manifest_of("structure", atoms=[["Al", 0, 0, 0, 1]] * 100_000), "cannot be read"),
+    ("source that is long", manifest_of("source", id="x" * 10**6), "its manifest cannot be read"),
+]:
+    MADE[f"quartets: {_name}"] = ("quartets", quartets(_change), rf"x\.zarr.*({_message})|{_message}.*x\.zarr")
+
+
 # ---------------------------------------------------------------- descriptions of crystals
 def written(name, content):
     """Write a file."""
@@ -670,6 +758,10 @@ def read(reader, path):
         return make_backbone("resnet18", 64, {}, pretrained=path)
     if reader == "store":
         return read_store(path)
+    if reader == "quartets":
+        from pyxem_dl import open_quartets
+
+        return open_quartets(path)[0]
     if reader == "crystal":
         from pyxem_dl.crystals import load_phases
 

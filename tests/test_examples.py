@@ -23,16 +23,19 @@ PICTURES = {
     "02_orientation_map": ["orientations", "reliability", "patterns"],
     "03_template_matching": ["orientations_torch", "orientations_pyxem", "patterns", "disorientation"],
     "04_train_your_own": ["training_patterns", "training_log"],
-    "05_strain_map": ["strain_maps", "patterns"],
+    "05_strain_map": ["strain_maps", "strain", "patterns"],
     "06_labelled_scan": ["labels", "network", "difference", "uncertainty", "selection", "reliability"],
     "07_fine_tuning": ["before", "labels", "after", "difference"],
     "08_live": ["map_0", "map_1", "map_2"],
+    "09_structures": ["patterns", "collection"],
+    "10_quartets": ["quartet"],
 }
 #: Examples that train, or wait for a camera
 TRAINED = {"04_train_your_own", "06_labelled_scan", "07_fine_tuning", "08_live"}
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md",
-         "docs/crystals.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md"]  # fmt: skip
+         "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
+         "docs/structures.md", "docs/quartets.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 

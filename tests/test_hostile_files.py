@@ -39,5 +39,5 @@ def test_a_hostile_file_is_refused(results, name):
 
 def test_there_are_files_for_all_readers():
     assert len(MADE) > 100
-    readers = {"model", "verify", "plan", "recipe", "pretrained", "store", "crystal", "checkpoint"}
+    readers = {"model", "verify", "plan", "recipe", "pretrained", "store", "crystal", "checkpoint", "quartets"}
     assert {reader for reader, _, _ in MADE.values()} == readers

@@ -23,7 +23,7 @@ LAYERS = (
     ("metrics", "simulation", "networks"),
     ("models", "scans"),
     ("results",),
-    ("orientation", "bragg_vectors", "template_matching", "training", "data"),
+    ("orientation", "bragg_vectors", "template_matching", "strain", "tilt", "training", "data", "quartets"),
     ("plot", "study", "live", "evaluation"),
     ("signals", "gui", "demo"),
     ("commands",),

@@ -9,7 +9,9 @@ Parts, each with a fixed seed, on data that no bundled model has seen:
 * ``cost``: CPU time for a pattern, and its ratio to what the products of matrices alone would take.
 * ``engine``: what the host does for a pattern, memory of long scans, clusters.
 * ``disks``: Bragg disks with exact truth, on the real scan, strain of a multilayer, and speed.
+* ``strain``: errors of strain by thickness, of several samples and seeds, with pyxem's maps and with own lattices.
 * ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
+* ``tilt``: of patterns with known orientations, from their disks.
 * ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a
   simulated polycrystal and on the real scan that template matching has labelled; their models are thrown away.
 

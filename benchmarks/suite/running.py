@@ -11,10 +11,14 @@ from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
-from suite import cost, datasets, disk_measure, disks, engine, labelled, measure, report
+from suite import cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report, strain, tilt
 from suite.machine import context, training_of, use_threads
 
-SECTIONS = ("kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "vectors")
+SECTIONS = (
+    "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
+)  # fmt: skip
+#: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
+FAINT = 0.05
 #: Parts that train, and take hours: done where they are asked for
 TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
@@ -207,14 +211,17 @@ def _run_engine(data: Path, choose, results: Results) -> None:
         results.add("engine", what, unit, numbers)
 
 
-def _finders(models, kinds, device, results) -> dict:
-    """Ways to find disks: functions from a signal and a probe to vectors, by their label in the table."""
+def _finders(models, kinds, device, results, threshold: float | None = None) -> dict:
+    """Ways to find disks: functions from a signal and a probe to vectors, by their label in the table.
+
+    `threshold` is the network's smallest confidence, by default the model's.
+    """
     found = {}
     if "network" in kinds:
         for model in models["disks"]:
             label = f"network {Path(model).name}"
             results.add_model(label, training_of(model))
-            found[label] = partial(_detect, load_model(model), device)
+            found[label] = partial(_detect, load_model(model), device, threshold)
     if "torch" in kinds:
         found["correlation, torch"] = lambda signal, probe: match_disks(
             signal, probe, device=device, show_progressbar=False
@@ -222,8 +229,8 @@ def _finders(models, kinds, device, results) -> dict:
     return found
 
 
-def _detect(model, device: str, signal, probe):
-    return predict_bragg_vectors(signal, model, probe, device=device, show_progressbar=False)
+def _detect(model, device: str, threshold: float | None, signal, probe):
+    return predict_bragg_vectors(signal, model, probe, threshold=threshold, device=device, show_progressbar=False)
 
 
 def _run_disks(data: Path, choose, results: Results) -> None:
@@ -253,9 +260,16 @@ def _run_disks(data: Path, choose, results: Results) -> None:
         results.add("disks", "speed, 256 × 256 px, lazy", label, numbers)
 
 
-def _run_vectors(data: Path, choose, results: Results) -> None:
+def _run_strain(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     finders = _finders(settings["models"], settings["kinds"], settings["device"], results)
+    for sample, label, numbers in strain.measure(finders):
+        results.add("strain", sample, label, numbers)
+
+
+def _run_vectors(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    finders = _finders(settings["models"], settings["kinds"], settings["device"], results, FAINT)
     for dose in datasets.DOSES:
         for name in ("Al", "LiNiO2"):
             labelled = datasets.multislice(data, name, dose)
@@ -264,9 +278,24 @@ def _run_vectors(data: Path, choose, results: Results) -> None:
                 results.add("vectors", labelled.name, f"{label}, templates", measure.labelled(predict, labelled))
 
 
+def _run_tilt(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    for label, find in _finders(settings["models"], settings["kinds"], settings["device"], results, FAINT).items():
+        for title, method, numbers in tilt.measure(find, label, data, settings["device"]):
+            results.add("tilt", title, method, numbers)
+
+
 def _match_vectors(find, phase, device: str, signal):
     """Crystal map of the disks that are found in a signal."""
     return match_templates(find(signal, None), phase, device=device, show_progressbar=False)
+
+
+def _run_dynamical(data: Path, choose, results: Results) -> None:
+    try:
+        for label, predictor, numbers in dynamical.measure():
+            results.add("dynamical", label, predictor, numbers)
+    except ImportError as error:
+        print(f"Many-beam against multislice is left out. {error}")
 
 
 _RUNS = {
@@ -277,7 +306,10 @@ _RUNS = {
     "cost": _run_cost,
     "engine": _run_engine,
     "disks": _run_disks,
+    "strain": _run_strain,
     "vectors": _run_vectors,
+    "tilt": _run_tilt,
+    "dynamical": _run_dynamical,
 }
 _TRAINED_RUNS = {
     "labelled": lambda trainer, data, output: labelled.networks(trainer, output),

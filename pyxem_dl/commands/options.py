@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -107,6 +108,17 @@ def read_center(text: str | None):
     return row, column
 
 
+def read_range(text: str, option: str) -> float | tuple[float, float]:
+    """Read a number, or two of them: the smallest and the largest."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 2:
+        raise typer.BadParameter(f"{text!r} must be a number, or 'smallest,largest'.", param_hint=option)
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
 def read_frame(text: str | None) -> dict:
     """Read the convention of a map, as `read_labels` takes it."""
     from pyxem_dl.checks import read_yaml
@@ -138,6 +150,30 @@ def read_mask(path: Path | None):
     if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and not np.isfinite(mask).all()):
         raise ValueError(f"{path} is not a mask: it holds {mask.dtype}, but should hold 0 and 1 (1 = excluded).")
     return mask.astype(bool)
+
+
+def read_region(text: str | None):
+    """Region of a scan: slices "0:20,:" (rows, then columns), or a mask in a file."""
+    if text is None or Path(text).exists():
+        return read_mask(None if text is None else Path(text))
+    try:
+        return tuple(slice(*(int(n) if n.strip() else None for n in part.split(":", 1))) for part in text.split(","))
+    except ValueError:
+        message = f"{text!r} must be like '0:20,:' (rows, columns), or a file with a mask."
+        raise typer.BadParameter(message, param_hint="--reference") from None
+
+
+def read_numbers(text: str | None, name: str, shape: tuple[int, ...]):
+    """Array of numbers "1,2,3,4" of some shape."""
+    if text is None:
+        return None
+    import numpy as np
+
+    try:
+        return np.array([float(part) for part in text.split(",")]).reshape(shape)
+    except ValueError:
+        message = f"{text!r} must be {math.prod(shape)} numbers with commas between them."
+        raise typer.BadParameter(message, param_hint=name) from None
 
 
 def check_structures(structures: list[Path] | None) -> None:

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from pyxem_dl.commands.app import command
-from pyxem_dl.commands.options import Device, ScanFile, ScanOptions, check_structures, load_scan, with_scan_options
+from pyxem_dl.commands.options import (
+    BeamEnergy,
+    Device,
+    NavigationMask,
+    Progress,
+    ScanFile,
+    ScanOptions,
+    check_structures,
+    load_scan,
+    read_mask,
+    read_numbers,
+    read_region,
+    with_scan_options,
+)
 
 
 class Engine(StrEnum):
@@ -133,6 +146,56 @@ def vectors(
     )
     disks = sum(len(table) for table in found.data.ravel())
     typer.echo(f"{disks} disks of {found.data.size} positions are in {output}.")
+
+
+@command()
+def strain(
+    vectors: Annotated[Path, typer.Argument(help="Bragg vectors: .hspy, .zspy, or the .zarr of `pyxem-dl vectors`.")],
+    output: Annotated[Path, typer.Option(help="Where the maps and their errors go: .hspy or .zspy.")],
+    picture: Annotated[Path | None, typer.Option(help="Draw the maps, too: .png, .pdf, ...")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="What is not strained: rows and columns, as '0:20,:', or a mask in a file (1 = reference); "
+                     "by default the median of all positions."),
+    ] = None,
+    basis: Annotated[
+        str | None, typer.Option(help="Two vectors of the lattice, 'ky,kx,ky,kx' in the units of the vectors.")
+    ] = None,
+    angle: Annotated[float, typer.Option(help="Of the strain's x axis from the pattern's, in degrees.")] = 0.0,
+    min_disks: Annotated[int, typer.Option(help="Disks on the lattice; with fewer there is no strain.", min=4)] = 5,
+    navigation_mask: NavigationMask = None,
+    beam_energy: BeamEnergy = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    progress: Progress = True,
+) -> None:
+    """Map strain and rotation, with their errors, from Bragg vectors."""
+    region, start = read_region(reference), read_numbers(basis, "--basis", (2, 2))
+    if not vectors.exists():  # before anything heavy is imported
+        raise FileNotFoundError(f"There is no file {str(vectors)!r}.")
+    from pyxem_dl.files import check_target
+    from pyxem_dl.results import open_result
+    from pyxem_dl.strain import strain_map
+    from pyxem_dl.strain.result import check_strain_path
+
+    check_strain_path(output, overwrite=overwrite)
+    if picture is not None:
+        check_target(picture, overwrite=overwrite)
+    if vectors.suffix.lower() == ".zarr":
+        found = open_result(vectors)
+    else:
+        import hyperspy.api as hs
+
+        found = hs.load(vectors)
+    maps = strain_map(
+        found, reference=region, basis=start, angle=angle, min_disks=min_disks, show_progressbar=progress,
+        navigation_mask=read_mask(navigation_mask), beam_energy=beam_energy,
+    )  # fmt: skip
+    maps.save(output, overwrite=overwrite)
+    if picture is not None:
+        from pyxem_dl.plot import strain_map as draw
+
+        draw(maps).savefig(picture)
+    typer.echo(f"{maps!r} is in {output}.")
 
 
 @command()

@@ -192,7 +192,7 @@ def _of_document(document, max_atoms: int) -> Found:
             for each in site["species"]
         ]
         lattice = _numbers(structure["lattice"]["matrix"], (3, 3))
-        xyz = _numbers([place for _, _, place in sites], (len(sites), 3))
+        xyz = _numbers([place for _, _, place in sites] or np.zeros((0, 3)), (len(sites), 3))
         listed = len(structure["sites"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Found(name, "mp", licence, reason="its structure is missing or incomplete")
@@ -282,7 +282,7 @@ def _of_resource(document, source: str, licence: str, max_atoms: int) -> Found:
         listed = len(entries["cartesian_site_positions"])
         if listed > max_atoms:
             return no(_too_many(listed, max_atoms))
-        cartesian = _numbers(entries["cartesian_site_positions"], (listed, 3))
+        cartesian = _numbers(entries["cartesian_site_positions"] or np.zeros((0, 3)), (listed, 3))
         species = {each["name"]: _contents(each) for each in entries["species"]}
         sites = [
             (element, share, place)

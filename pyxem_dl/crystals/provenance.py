@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pyxem_dl.checks import Strict, checked, read_json, read_text
 from pyxem_dl.crystals.atoms import MAX_ATOMS, Atoms
 from pyxem_dl.crystals.phases import atoms_of, load_phases
 from pyxem_dl.crystals.prototypes import Standard, prototype_of, standard
 from pyxem_dl.crystals.space_groups import group_of_diffpy
+from pyxem_dl.crystals.writing import cif_text, file_names, printable
 from pyxem_dl.files import check_target, replacing
 
 #: Manifests of another version are refused
@@ -31,15 +32,23 @@ _OFFSET = 0.41
 _LARGEST_MANIFEST = 64 * 2**20
 _MOST_ENTRIES = 200_000
 
-_Text = Annotated[str, Field(max_length=300)]
+
+
+def _on_one_line(text: str) -> str:
+    if text != printable(text, 300):
+        raise ValueError("text on one line, without control characters, is needed")
+    return text
+
+
+_Text = Annotated[str, Field(max_length=300), AfterValidator(_on_one_line)]
 
 
 class ManifestEntry(Strict):
     """What a manifest says of one crystal."""
 
-    id: Annotated[str, Field(min_length=1, max_length=300)]
+    id: Annotated[_Text, Field(min_length=1)]
     name: _Text
-    source: Annotated[str, Field(min_length=1, max_length=300)]
+    source: Annotated[_Text, Field(min_length=1)]
     licence: _Text
     hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     prototype: _Text
@@ -88,6 +97,10 @@ class Structures(list):
         found = super().__getitem__(index)
         return Structures(found, self._entries.values(), self.left_out) if isinstance(index, slice) else found
 
+    def copy(self) -> Structures:
+        """Return a list of the same phases, with their manifest."""
+        return self[:]
+
     def __add__(self, other):
         entries = [*self._entries.values(), *(other._entries.values() if isinstance(other, Structures) else ())]
         return Structures([*self, *other], entries, self.left_out | getattr(other, "left_out", {}))
@@ -118,8 +131,6 @@ class Structures(list):
         FileExistsError
             If there is such a folder, and `overwrite` is False or the folder holds something else.
         """
-        from pyxem_dl.crystals.writing import cif_text, file_names
-
         folder = Path(folder)
         check_target(folder, overwrite=overwrite, folder=True)
         if folder.exists() and any(p.suffix != ".cif" and p.name != MANIFEST for p in folder.iterdir()):
@@ -209,7 +220,7 @@ def entry_of(phase, *, source: str, id: str, licence: str, crystal: Standard | N
         "space_group": group_of_diffpy(phase.space_group).number, "n_atoms": len(atoms),
         "reference": known.get("reference") or "",
     }  # fmt: skip
-    return {key: value[:300] if isinstance(value, str) else value for key, value in entry.items()}
+    return {key: printable(value, 300) if isinstance(value, str) else value for key, value in entry.items()}
 
 
 def user_entry(phase, hashed: str | None = None) -> dict:

@@ -55,7 +55,7 @@ class Reflections:
         return scale / self.structure_factor
 
 
-def reflections(phase, reciprocal_radius: float) -> Reflections:
+def reflections(phase, reciprocal_radius: float, *, extinct: bool = False) -> Reflections:
     """List a phase's reflections with their structure factors.
 
     Parameters
@@ -64,6 +64,8 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
         From :func:`load_phases`.
     reciprocal_radius : float
         Radius of the sphere in Å⁻¹.
+    extinct : bool
+        List those without intensity, too: electrons that are scattered twice may fill them.
 
     Raises
     ------
@@ -82,8 +84,10 @@ def reflections(phase, reciprocal_radius: float) -> Reflections:
         # where all are extinct, what is left of them by rounding has to be told from intensity
         forward = _intensities(phase.structure, np.zeros((1, 3)), np.zeros(1))[0]
         present = squared > _EXTINCT * max(squared.max(), _EXTINCT * forward)
-        hkl, g, squared = hkl[present], g[present], squared[present]
-    if not len(hkl):
+        squared = squared * present
+        if not extinct:
+            hkl, g, squared = hkl[present], g[present], squared[present]
+    if not len(hkl) or not squared.any():
         raise ValueError(
             f"The phase {phase.name!r} has no reflection within {reciprocal_radius:g} Å⁻¹. "
             "Give a larger reciprocal_radius, and check the unit of the cell (Å)."
@@ -161,16 +165,19 @@ def structure_factors(phase, limits, debye_waller: float = 0.0) -> np.ndarray:
     flat = hkl.reshape(-1, 3)
     lattice = phase.structure.lattice
     length = np.linalg.norm(flat @ lattice.recbase.T, axis=1)
-    total = np.zeros(len(flat), dtype=complex)
-    scattering = {}
-    for atom, xyz in zip(phase.structure, fractional_coordinates(phase.structure), strict=True):
-        if atom.element not in scattering:
-            # diffsims gives squares only: the scattering factor is that of an atom alone
-            alone = Structure(lattice=lattice, atoms=[Atom(atom.element, [0, 0, 0])])
-            scattering[atom.element] = np.sqrt(get_kinematical_intensities(alone, flat, length))
-        phase_factor = np.exp(2j * np.pi * (flat @ xyz))
-        total += atom.occupancy * scattering[atom.element] * phase_factor
-    return (total * np.exp(-debye_waller * length**2 / 4)).reshape(hkl.shape[:3])
+    total = np.zeros(hkl.shape[:3], dtype=complex)
+    elements = np.array([atom.element for atom in phase.structure])
+    occupancy = np.array([atom.occupancy for atom in phase.structure])
+    # exp(2 pi i g r) is a product of one factor for each index, and the sum over atoms one of matrices
+    waves = [np.exp(2j * np.pi * np.outer(n, x)) for n, x in zip(axes, fractional_coordinates(phase.structure).T)]
+    for element in dict.fromkeys(elements):
+        # diffsims gives squares only: the scattering factor is that of an atom alone
+        alone = Structure(lattice=lattice, atoms=[Atom(element, [0, 0, 0])])
+        scattering = np.sqrt(get_kinematical_intensities(alone, flat, length)).reshape(total.shape)
+        of_h, of_k, of_l = (wave[:, elements == element] for wave in waves)
+        for plane, factor, along in zip(total, scattering, of_h * occupancy[elements == element]):
+            plane += factor * ((of_k * along) @ of_l.T)
+    return total * np.exp(-debye_waller * length**2 / 4).reshape(total.shape)
 
 
 class Spots(NamedTuple):

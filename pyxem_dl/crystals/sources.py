@@ -30,7 +30,7 @@ from pyxem_dl.messages import warn
 from pyxem_dl.progress import progressbar
 
 if TYPE_CHECKING:
-    from pyxem_dl.annotations import Phases
+    from pyxem_dl.annotations import Phases, Unwanted
 
 #: What `structures` takes, for messages
 KNOWN = ("'prototypes'", "a folder of CIF files", "a manifest (.json)", "'mp:<query>'",
@@ -77,7 +77,7 @@ def structures(
     law: Literal["sqrt", "uniform"] | None = None,
     counts: Mapping[str, int] | None = None,
     seed: int = 0,
-    exclude=(),
+    exclude: Unwanted = (),
     max_atoms: int = 500,
     limit: int = 1000,
     timeout: float = 60.0,
@@ -88,7 +88,7 @@ def structures(
     Parameters
     ----------
     source : str, pathlib.Path, or phases
-        - ``"prototypes"``: 271 real crystals of 256 AFLOW prototypes, which come with the package;
+        - ``"prototypes"``: 268 real crystals of 253 AFLOW prototypes, which come with the package;
         - a folder of CIF files, or the manifest of such a folder from :meth:`Structures.save`;
         - ``"mp:<query>"``: the Materials Project, with numbers (``"mp:mp-149,mp-13"``), a chemical system
           (``"mp:Li-Ni-O"``), a formula (``"mp:MgO"``) or parameters (``"mp:elements=O,Ti&is_stable=true"``).  Your key
@@ -236,19 +236,21 @@ def _of_network(answers, left_out, limit, show, text) -> list[_Candidate]:
             bar.total = min(limit, answers.total) if answers.total else limit
             bar.update()
             key, said = f"{each.source.partition(':')[2] or each.source}:{each.id}", []
+            if key in found or key in left_out:
+                key = f"{key} ({len(found) + len(left_out) + 1})"
             if each.structure is None:
                 left_out[key] = each.reason
                 continue
             try:
                 phase = phase_of_structure(each.structure, each.structure.block[:80], said)
             except (ValueError, RuntimeError) as error:
-                left_out[key] = printable(str(error), 300)
+                # what to do about it is said for files
+                reason = str(error).removeprefix(f"{each.structure.where}: ").partition(". ")[0]
+                left_out[key] = printable(reason, 300)
                 continue
             if said:
-                notes[key] = printable(said[0].partition(": ")[2] or said[0], 300)
-            if key not in found:
-                known = {"source": each.source, "licence": each.licence}
-                found[key] = _of_phase(phase, key, known)
+                notes[key] = printable(said[0].removeprefix(f"{each.structure.where}: "), 300)
+            found[key] = _of_phase(phase, key, {"source": each.source, "licence": each.licence})
     if not found and not left_out:
         raise ValueError(f"{printable(text, 200)!r} finds no structure. Check the query, or make it wider.")
     if answers.total is not None and answers.total > limit:
@@ -262,7 +264,7 @@ def _of_network(answers, left_out, limit, show, text) -> list[_Candidate]:
 
 def _of_folder(folder: Path, left_out: dict) -> list[_Candidate]:
     """Read the CIF files of a folder and its folders; the manifest that is there says where they come from."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".cif" and path.is_file())
+    files = [path for path in folder.rglob("*") if path.suffix.lower() == ".cif" and path.is_file()]
     if not files:
         raise ValueError(f"{folder} holds no CIF file (*.cif).")
     if len(files) > _MOST_FILES:
@@ -271,25 +273,28 @@ def _of_folder(folder: Path, left_out: dict) -> list[_Candidate]:
     if (folder / MANIFEST).is_file():
         entries = {entry.get("file"): entry for entry in read_manifest(folder / MANIFEST)}
     found, notes, changed = [], {}, {}
-    for path in files:
-        name, said = path.relative_to(folder).as_posix(), []
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    order = {name: i for i, name in enumerate(entries)}
+    for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
+        path, said = names[name], []
+        shown = printable(name, 250)
         try:
             phases = phases_of_file(path, said)
         except (ValueError, OSError, RuntimeError) as error:
-            left_out[name] = printable(str(error), 300)
+            left_out[shown] = printable(str(error), 300)
             continue
         entry = entries.get(name)
         for i, phase in enumerate(phases):
-            id = name if len(phases) == 1 else f"{name}#{i + 1}"
+            id = shown if len(phases) == 1 else f"{shown}#{i + 1}"
             if entry is not None and structure_hash(phase) == entry["hash"]:
                 found.append(_of_entry(phase, entry))
                 continue
             if entry is not None:
-                changed[name] = "its structure has another hash"
+                changed[shown] = "its structure has another hash"
             found.append(_of_phase(phase, id, {"source": "folder", "licence": "not stated"}))
         # of what was saved by us nothing is news
         if said and entry is None:
-            notes[name] = printable(said[0].partition(": ")[2] or said[0], 300)
+            notes[shown] = printable(said[0].partition(": ")[2] or said[0], 300)
     if not found:
         raise ValueError(f"None of the {len(files)} CIF files in {folder} could be read, such as {_example(left_out)}.")
     _tell("are doubtful", notes)

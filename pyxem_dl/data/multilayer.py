@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pyxem_dl.data.patterns import draw_beams
 from pyxem_dl.data.phases import phase_of_atoms
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration
 from pyxem_dl.rotations import from_matrix, multiply
 from pyxem_dl.scans import make_signal
-from pyxem_dl.simulation.detector import draw_spots
+from pyxem_dl.simulation.detector import draw_beams, draw_spots
 from pyxem_dl.simulation.many_beam import ManyBeam
 
 
@@ -36,12 +35,17 @@ LAYERS = (0.0, 0.02, 0.0, -0.02, 0.0, 0.01, -0.01, 0.0)
 
 
 def strained_multilayer(
-    shape: tuple[int, int] = (12, 48), electrons: float = 1e5, *, pixels: int = 128, seed: int = 0
+    shape: tuple[int, int] = (12, 48),
+    electrons: float = 1e5,
+    *,
+    pixels: int = 128,
+    seed: int = 0,
+    thickness: tuple[float, float] = (80.0, 900.0),
 ) -> StrainedMultilayer:
     """Simulate a scan over germanium layers that are strained along x.
 
     The crystal lies with <001> along the beam and along x, it is bent by up to 12 mrad along the scan, and its
-    thickness grows along y from 80 to 900 Angstrom; the disks are those of a many-beam calculation, and uneven inside.
+    thickness grows along y; the disks are those of a many-beam calculation, and uneven inside.
 
     Parameters
     ----------
@@ -53,6 +57,8 @@ def strained_multilayer(
         Of the detector along each side; it covers 1.25 Å⁻¹ to all sides.
     seed : int
         Of the counts.
+    thickness : tuple of float
+        Of the first and the last row, in Angstrom.
 
     Returns
     -------
@@ -72,7 +78,7 @@ def strained_multilayer(
     rows, columns = shape
     layer = np.minimum(np.arange(columns) * len(LAYERS) // columns, len(LAYERS) - 1)
     strain = np.tile(np.array(LAYERS)[layer], (rows, 1))
-    thickness = np.tile(np.linspace(80, 900, rows)[:, None], (1, columns))
+    thickness = np.tile(np.linspace(*thickness, rows)[:, None], (1, columns))
     bending = 0.012 * np.sin(np.linspace(0, 2 * math.pi, columns))[None] * np.linspace(0.5, 1, rows)[:, None]
     patterns = np.zeros((rows * columns, pixels, pixels), dtype=np.float32)
     for value in sorted(set(LAYERS)):

@@ -10,12 +10,11 @@ import torch
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.crystals import load_phases
-from pyxem_dl.data.patterns import draw_beams
 from pyxem_dl.data.phases import lithium_nickel_oxide
 from pyxem_dl.frames import Calibration
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Scan, make_signal
-from pyxem_dl.simulation.detector import Background, expected_background
+from pyxem_dl.simulation.detector import Background, draw_beams, expected_background
 from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 
 _ENERGY, _SEMIANGLE, _RADIUS = 200.0, 1e-3, 1.25

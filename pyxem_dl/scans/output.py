@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from pyxem_dl.checks import read_json
 from pyxem_dl.messages import warn
+from pyxem_dl.scans import chunks
 from pyxem_dl.scans.blocks import Blocks
 from pyxem_dl.scans.steps import Collected, Field, Part, Rows
 
@@ -27,11 +26,9 @@ _ATTRIBUTE = "pyxem_dl"
 _DONE, _DONE_FIELD = "done", Field((), "bool")
 # Positions and bytes of a store that somebody else made: beyond, it is no scan
 _MOST_POSITIONS, _MOST_BYTES_OF_A_PATTERN = 2**33, 2**20
-_MOST_AXES, _MOST_FIELDS, _MOST_ATTRIBUTES = 2, 64, 64 * 2**20
+_MOST_AXES, _MOST_FIELDS = 2, 64
 # Bytes of a pattern's rows, on average over a block
 _MOST_RAGGED = 2**20
-# Bytes with which Blosc begins: four flags, then the sizes of what is packed, of its blocks, and of what it became
-_BLOSC_HEAD = 16
 # Names of chunks
 _CHUNK = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})*")
 
@@ -156,7 +153,7 @@ class ResultStore:
         path.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
         for name, field in (contents.fields | {_DONE: _DONE_FIELD}).items():
-            _make_array(group, name, field, contents.blocks)
+            chunks.make_array(group, name, field, contents.blocks)
         group.attrs[_ATTRIBUTE] = contents.to_dict()
         return store
 
@@ -235,7 +232,7 @@ class ResultStore:
         """Arrays of the store by name, after a look at what they are."""
         import zarr
 
-        _check_arrays(self.path, self.contents)
+        chunks.check_arrays(self.path, self.fields | {_DONE: _DONE_FIELD}, self.contents.blocks)
         group = zarr.open_group(zarr.DirectoryStore(str(self.path)), mode="r+")
         return {name: group[name] for name in (*self.fields, _DONE)}
 
@@ -295,16 +292,9 @@ class ResultStore:
 
     def _check_size(self, name: str, field: Field, i: int) -> None:
         """Refuse a chunk that would become larger than it can be, before it is unpacked."""
-        path = self._chunk(name, field, i)
-        with open(path, "rb") as file:
-            head = file.read(_BLOSC_HEAD)
-        if len(head) < _BLOSC_HEAD:
-            raise ValueError("a chunk that ends in its first bytes")
-        nbytes, _, packed = struct.unpack("<4x3I", head)
         n = math.prod(self.contents.blocks.size)
-        most = n * _MOST_RAGGED if field.ragged else n * math.prod(field.shape) * np.dtype(field.dtype).itemsize + 4
-        if nbytes > most or packed != path.stat().st_size:
-            raise ValueError(f"a chunk of {nbytes} bytes, packed {packed}, where at most {most} are possible")
+        most = n * _MOST_RAGGED if field.ragged else n * chunks.nbytes(field)
+        chunks.check_chunk(self._chunk(name, field, i), most)
 
     def _read(self, i: int) -> Part:
         blocks = self.contents.blocks
@@ -329,55 +319,6 @@ def _table(raw, field: Field) -> np.ndarray:
     return np.frombuffer(raw, dtype=field.dtype).reshape(-1, *field.shape)
 
 
-def _codecs(field: Field) -> dict:
-    """How an array is written; other ways are not read, for some of zarr's (pickles) run what they read."""
-    import numcodecs
-
-    packed = {"filters": [numcodecs.CRC32()], "compressor": numcodecs.Blosc("zstd", 1)}
-    if field.ragged:
-        return {"dtype": object, "object_codec": numcodecs.VLenBytes(), **packed}
-    return {"dtype": field.dtype, **packed}
-
-
-def _layout(field: Field, blocks: Blocks) -> dict:
-    further = () if field.ragged else field.shape
-    return {"shape": (*blocks.shape, *further), "chunks": (*blocks.size, *further)}
-
-
-def _make_array(group, name: str, field: Field, blocks: Blocks) -> None:
-    fill = {} if field.ragged else {"fill_value": 0}
-    # an object array's chunk of empty tables would be left out otherwise, and look as if it were not done
-    group.create_dataset(name, **_layout(field, blocks), **_codecs(field), **fill, write_empty_chunks=True)
-
-
-def _check_arrays(path: Path, contents: Contents) -> None:
-    """Make sure that arrays are as we make them before any of their bytes is decoded."""
-    _read_json(path / ".zgroup")
-    for name, field in (contents.fields | {_DONE: _DONE_FIELD}).items():
-        where = path / name / ".zarray"
-        found = _read_json(where)
-        codecs, layout = _codecs(field), _layout(field, contents.blocks)
-        filters = ([codecs["object_codec"]] if field.ragged else []) + codecs["filters"]
-        expected = {
-            "shape": list(layout["shape"]), "chunks": list(layout["chunks"]),
-            "filters": [each.get_config() for each in filters],
-            "compressor": codecs["compressor"].get_config(), "zarr_format": 2,
-            "dtype": "|O" if field.ragged else np.dtype(field.dtype).str, "order": "C",
-        }  # fmt: skip
-        found = found if isinstance(found, dict) else {}
-        wrong = [key for key, value in expected.items() if found.get(key) != value]
-        if wrong or found.get("dimension_separator", ".") != ".":
-            raise ValueError(f"{where.parent} is damaged, or no array of pyxem_dl's: {', '.join(wrong)}.")
-
-
-def _read_json(path: Path):
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is damaged: {path.name} is missing.")
-    if path.stat().st_size > _MOST_ATTRIBUTES:
-        raise ValueError(f"{path} is damaged: it is larger than {_MOST_ATTRIBUTES} bytes.")
-    return read_json(path.read_text(encoding="utf-8", errors="replace"), path)
-
-
 def _bytes(table: np.ndarray, field: Field) -> bytes:
     return np.ascontiguousarray(table, dtype=field.dtype).tobytes()
 
@@ -398,7 +339,7 @@ def read_contents(path: Path) -> Contents:
         raise FileNotFoundError(f"There is no store {str(path)!r}.")
     if not attributes.is_file():
         raise ValueError(f"{path} is no store of pyxem_dl's results.")
-    entry = _read_json(attributes)
+    entry = chunks.read_attributes(attributes)
     entry = entry.get(_ATTRIBUTE) if isinstance(entry, dict) else None
     if not isinstance(entry, dict):
         raise ValueError(f"{path} is no store of pyxem_dl's results.")

@@ -110,9 +110,10 @@ def _in_lab(rotation, vectors: np.ndarray) -> np.ndarray:
     from orix.quaternion import Rotation
     from orix.vector import Vector3d
 
-    data = np.asarray(getattr(rotation, "data", rotation), dtype=float).reshape(-1, 4)
-    if len(data) != 1 or not np.isfinite(data).all() or not np.any(data):
+    data = np.asarray(getattr(rotation, "data", rotation), dtype=float)
+    if data.size != 4 or not np.isfinite(data).all() or not data.any():
         raise ValueError(f"rotation must be one quaternion of 4 finite numbers, not {rotation!r}.")
+    data = data.reshape(1, 4)
     return (~Rotation(data) * Vector3d(vectors)).data.reshape(-1, 3)
 
 

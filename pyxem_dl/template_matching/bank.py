@@ -237,11 +237,38 @@ class TemplateBank:
         Match
             As of :meth:`match_polar`.
         """
+        return self._match_spectra(self._spectrum_of_spots(n, owner, k, phi, intensity), n_best)
+
+    def best_templates(self, n: int, owner, k, phi, intensity, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find the templates that fit best to patterns of which only the spots are known, turned by 180° or not.
+
+        Parameters
+        ----------
+        n, owner, k, phi, intensity
+            As of :meth:`match_spots`.
+        number : int
+            Of templates for each pattern.
+
+        Returns
+        -------
+        index : tensor of int, shape (n, number)
+            Of the templates.
+        angle : tensor, shape (n, number)
+            By which they are turned about the beam, in radians.
+        """
+        size, found = self._chunks()[0], []
+        for part in self._spectrum_of_spots(n, owner, k, phi, intensity).split(size):
+            score, angle, twin_score = self._correlate(padded(part, size))
+            index = torch.maximum(score, twin_score).topk(number, 1).indices
+            found.append((index, angle.gather(1, index)))
+        return tuple(torch.cat(column)[:n] for column in zip(*found, strict=True))
+
+    def _spectrum_of_spots(self, n: int, owner, k, phi, intensity) -> torch.Tensor:
         amplitude = intensity.clamp_min(0).pow(self.preprocessing.gamma)
         spectra = draw_spectra(
             n, owner, k, phi, amplitude, self.preprocessing, _spot_radius(self.preprocessing)
         )
-        return self._match_spectra(_normalised(spectra, self.preprocessing), n_best)
+        return _normalised(spectra, self.preprocessing)
 
     def _match_spectra(self, spectrum, n_best: int) -> Match:
         n, size = len(spectrum), self._chunks()[0]

@@ -13,9 +13,10 @@ from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.results.assembly import MatchedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
+from pyxem_dl.results.vector_scan import VectorScan, is_vectors
 from pyxem_dl.scans import Computing, Job, Reading, Scan
+from pyxem_dl.template_matching.refinement import COARSE
 from pyxem_dl.template_matching.step import Templates, TemplateStep
-from pyxem_dl.template_matching.vectors import VectorScan, is_vectors
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -55,7 +56,8 @@ def match_templates(
     ----------
     signal : pyxem.signals.Diffraction2D or DiffractionVectors
         Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy; or the Bragg
-        vectors of such patterns, measured from the direct beam.
+        vectors of such patterns, measured from the direct beam.  Of vectors the columns ``confidence``,
+        ``position_error``, ``q_z`` and ``q_z_error`` are used where there are any: see the notes.
     phases : orix.crystal_map.Phase, path of a CIF file, or an iterable of these
         The crystals.
     n_best : int
@@ -64,7 +66,7 @@ def match_templates(
         :class:`TemplateBank`, or pyxem's ``get_azimuthal_integral2d`` and ``get_orientation``:
         see :class:`PyxemMatcher`.
     resolution : float
-        Step between zone axes in degrees.
+        Step between zone axes in degrees; of vectors with intensities at least 3, since their orientations are refined.
     reciprocal_radius : float, optional
         Outer radius in Å⁻¹; by default up to the detector's nearest edge, of patterns and of
         vectors alike (up to the farthest vector, where these do not know their detector).
@@ -107,12 +109,22 @@ def match_templates(
     ValueError, TypeError, FileNotFoundError
         For a signal without calibration or beam energy, and for phases, masks, centers or
         arguments that cannot be used; the message says what to do.
+
+    Notes
+    -----
+    Of vectors with intensities the best templates are candidates only: each, and its twin turned by 180 degrees about
+    the beam, is turned and tilted to where the vectors are likeliest, with the intensities of two beams averaged over
+    the thickness, and reflections that ought to be there and are not counting against it
+    (:func:`pyxem_dl.patterns.likelihood.log_likelihood`).  ``scores`` are shares of that likelihood.  So give
+    vectors found with a low threshold, such as ``s.predict_bragg_vectors(threshold=0.05)``: doubtful ones count by
+    their confidence, and faint disks tell the tilt.  Vectors with q_z (Å⁻¹, towards the source) are compared in three
+    dimensions, which also tells an orientation from its twin; where q_z is NaN they are compared in two.
     """
     n_best = _check_arguments(engine, resolution, max_excitation_error, n_best)
     computing = Computing("cpu" if engine == "pyxem" else device, batch_size, show_progressbar, on_part, on_message)
     target = map_target(output, overwrite)
     reading = Reading(navigation_mask, signal_mask, center, beam_energy)
-    vectors = VectorScan(signal, reading, engine) if is_vectors(signal) else None
+    vectors = _read_vectors(signal, reading, engine) if is_vectors(signal) else None
     scan = Scan.from_signal(signal, reading) if vectors is None else vectors.scan
     check_map_target(target, scan.n_patterns, n_best)
     _ = scan.calibration.wavelength  # its error, before anything is computed
@@ -120,10 +132,12 @@ def match_templates(
         reciprocal_radius = (vectors or scan.calibration).reciprocal_radius
     _check_positive(reciprocal_radius=reciprocal_radius)
     phases = load_phases(phases)
+    reader = None if vectors is None else vectors.reader
+    if reader is not None and reader.has_intensities:
+        resolution = max(resolution, COARSE)
     settings = [engine, scan.calibration.beam_energy, reciprocal_radius, resolution, max_excitation_error]
     templates = Templates(engine, phases, *settings[1:])
-    spots = None if vectors is None else vectors.spots
-    step = TemplateStep(templates, scan.without_data(), n_best, spots, computing.torch_device)
+    step = TemplateStep(templates, scan.without_data(), n_best, reader, computing.torch_device)
     lines = {
         "Phases": ", ".join(phase.name for phase in phases),
         "Templates": f"{len(step.bank)}, {resolution:g} degrees apart, up to {reciprocal_radius:.4g} Å⁻¹",
@@ -135,6 +149,21 @@ def match_templates(
         [*settings, n_best, assembly.to_dict()["phases"]], signal, None if vectors is None else vectors.tables,
     )  # fmt: skip
     return job.run(target)
+
+
+def _read_vectors(signal, reading: Reading, engine: str) -> VectorScan:
+    """Read vectors; a ValueError for arguments that only patterns can have."""
+    given = {
+        "engine='pyxem'": engine == "pyxem", "signal_mask": reading.signal_mask is not None,
+        "center": reading.center is not None,
+    }  # fmt: skip
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise ValueError(
+            f"Vectors are matched by the torch engine and have no detector: {' and '.join(wrong)} "
+            "cannot be used with them."
+        )
+    return VectorScan(signal, reading)
 
 
 def _check_arguments(engine: str, resolution: float, max_excitation_error: float, n_best: int) -> int:

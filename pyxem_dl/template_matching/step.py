@@ -10,10 +10,11 @@ import torch
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.devices import on_one_core
 from pyxem_dl.results.assembly import MatchedMap
+from pyxem_dl.results.vector_scan import VectorReader
 from pyxem_dl.scans import Scan, Step
 from pyxem_dl.template_matching.bank import TemplateBank
 from pyxem_dl.template_matching.pyxem_engine import PYXEM_BATCH, PyxemMatcher
-from pyxem_dl.template_matching.vectors import SpotReader
+from pyxem_dl.template_matching.refinement import VectorMatcher, spots_of
 
 _MAKERS = {"torch": TemplateBank, "pyxem": PyxemMatcher}
 
@@ -67,18 +68,18 @@ class TemplateStep(Step):
         Without its patterns.
     n_best : int
         Orientations to keep for each pattern.
-    spots : SpotReader, optional
+    reader : VectorReader, optional
         Reads the tables of vectors that are matched in the place of patterns.
     device : torch.device or str
         Where the templates are made at first.
     """
 
     def __init__(
-        self, templates: Templates, scan: Scan, n_best: int, spots: SpotReader | None = None,
+        self, templates: Templates, scan: Scan, n_best: int, reader: VectorReader | None = None,
         device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        self.templates, self.scan, self.n_best, self.spots = templates, scan, n_best, spots
-        self.bank = templates.make(device)
+        self.templates, self.scan, self.n_best, self.reader = templates, scan, n_best, reader
+        self._make(device)
         self._mask = scan.signal_mask
         by_pyxem = templates.engine == "pyxem"
         # pyxem prepares grid and templates anew for each batch, and draws on all cores itself
@@ -86,7 +87,15 @@ class TemplateStep(Step):
         self.in_threads, self.keep_every = not by_pyxem, PYXEM_BATCH if by_pyxem else 1024
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"bank": None}
+        return self.__dict__ | {"bank": None, "matcher": None}
+
+    def _make(self, device) -> None:
+        """Make the templates, and what matches vectors with them."""
+        self.bank, self.matcher = self.templates.make(device), None
+        if self.reader is not None and self.reader.has_intensities:
+            self.matcher = VectorMatcher.from_bank(
+                self.bank, self.templates.beam_energy, max_excitation_error=self.templates.max_excitation_error
+            )
 
     @property
     def fields(self):
@@ -96,7 +105,9 @@ class TemplateStep(Step):
     def prepare(self, device: torch.device) -> None:
         """Make the templates, if they are not made, and bring them to the device."""
         if self.bank is None:
-            self.bank = self.templates.make(device)
+            self._make(device)
+        if self.matcher is not None:
+            self.matcher.to(device)
         if self.templates.engine == "torch":
             self.bank.to(device)
             self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)
@@ -104,9 +115,11 @@ class TemplateStep(Step):
 
     def __call__(self, patterns, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Best orientations of a batch, as a dict of :class:`~pyxem_dl.results.modes.Match`."""
-        if self.spots is not None:
-            owner, k, phi, intensity = (column.to(self._device) for column in self.spots(patterns))
-            found = self.bank.match_spots(len(patterns), owner, k, phi, intensity, n_best=self.n_best)
+        if self.matcher is not None:
+            found = self.matcher(self.reader(patterns).to(self._device), n_best=self.n_best)
+        elif self.reader is not None:
+            spots = spots_of(self.reader(patterns).to(self._device))
+            found = self.bank.match_spots(len(patterns), *spots, n_best=self.n_best)
         else:
             centers = self.scan.batch_centers(patterns, indices)
             found = self.bank.match(patterns, self.scan.calibration, centers, self._mask, n_best=self.n_best)

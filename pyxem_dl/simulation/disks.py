@@ -21,8 +21,8 @@ from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 
 _GRID = 9
-# Beams to here take part (Å⁻¹)
-_RADIUS = 1.6
+# Disks are wanted to here (Å⁻¹); so many beams take part: with more, patterns cost more than learning from them
+_RADIUS, _N_BEAMS = 1.6, 80
 # Electrons that are always expected under a disk, so that one is not certain because nothing else is there
 _DARK = 1.0
 # Dynamical patterns are kept in pools, each of one phase and convergence angle, and used
@@ -153,7 +153,8 @@ class DiskSimulator(RandomNumbers):
         low, high = self.settings.beam_energy
         energies = np.random.default_rng(seed).uniform(low, high, len(phases))
         self.phases = [
-            ManyBeam(phase, float(energy), _RADIUS, device=device) for phase, energy in zip(phases, energies)
+            ManyBeam(phase, float(energy), _RADIUS, n_beams=_N_BEAMS, device=device)
+            for phase, energy in zip(phases, energies)
         ]
         self._pools = [None] * _POOLS
 

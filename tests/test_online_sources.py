@@ -280,8 +280,8 @@ def test_solid_solutions_and_vacancies(database):
     assert found.manifest[0]["prototype"] == "AB_cF8_225_a_b"
 
 
-def species(name, symbol):
-    return {"name": name, "chemical_symbols": [symbol], "concentration": [1.0]}
+def species(name, symbol, share=1.0):
+    return {"name": name, "chemical_symbols": [symbol], "concentration": [share]}
 
 
 def test_resources_that_cannot_be_used(database):
@@ -298,11 +298,13 @@ def test_resources_that_cannot_be_used(database):
         "contradicts": {"lattice_vectors": [[4, 0, 0], [0, 4, 0], [4, 0, 0]]},
         "is no element": {"species": [species("Mg", "X"), species("O", "O")]},
         "it has no atoms": {"cartesian_site_positions": [], "species_at_sites": []},
+        "all of its sites are empty": {"species": [species("Mg", "Mg", 0.0), species("O", "O", 1e-300)]},
+        "incomplete or contra": {"structure_features": [["disorder"], 3], "species": None},
         "more than max_atoms=500": {"cartesian_site_positions": [[0, 0, 0]] * 501},
     }
     documents = [resource(str(i), **change) for i, change in enumerate(bad.values())]
     database.answers["/v1/structures"] = page(*documents, resource("good"), "text", {"id": 3, "attributes": []})
-    with pytest.warns(UserWarning, match="15 structures could not be read"):
+    with pytest.warns(UserWarning, match="17 structures could not be read"):
         found = by_optimade(database)
     assert len(found) == 1
     for reason, said in zip(bad, found.left_out.values()):

@@ -343,6 +343,16 @@ def test_without_abtem_multislice_says_what_to_install(monkeypatch):
         make_engine([phase("Al")], Settings(**QUICK, engine="multislice"))
 
 
+@pytest.mark.parametrize("given, match", [
+    ({"semi_angle": (0.3, 1), "reciprocal_radius": 0.5}, "needs a box of .* take the many-beam engine"),
+    ({"semi_angle": (0.5, 1), "reciprocal_radius": 0.8, "thickness": (20, 5000)}, "at most 2e.07 .* larger semi_angle"),
+])  # fmt: skip
+def test_what_multislice_cannot_do_is_said_before(given, match):
+    pytest.importorskip("abtem", reason="needs the extra multislice")
+    with pytest.raises(ValueError, match=match):
+        make_engine([phase("Al"), phase("LiNiO2")], Settings(**{**QUICK, **given}, engine="multislice"))
+
+
 @pytest.mark.parametrize("name", ["Al", "LiNiO2"])
 def test_both_engines_give_one_result(name):
     """And the signs are right: a crystal that is tilted the other way looks otherwise."""

@@ -369,7 +369,10 @@ def test_phases_and_files_of_a_user(root):
     assert entry["source"] == "user" and entry["id"] == f"user:{entry['hash'][:16]}" and entry["n_atoms"] == 8
     assert manifest_of([path]) == pyxem_dl.structures(path).manifest == pyxem_dl.structures([path]).manifest
     half = crystal("CuNi", 225, 3.57, ("Cu", (0, 0, 0), 0.7), ("Ni", (0, 0, 0), 0.3))
-    assert manifest_of(half)[0]["formula"] == "Cu2.333Ni1"
+    assert manifest_of(half)[0]["formula"] == "Cu0.7Ni0.3"
+    assert manifest_of(LINIO2)[0]["formula"] == "LiNiO2"
+    wustite = crystal("FeO", 225, 4.3, ("Fe", (0, 0, 0), 0.95), ("O", (0.5, 0, 0), 1.0))
+    assert manifest_of(wustite)[0]["formula"] == "Fe0.95O"
 
 
 def test_a_manifest_that_does_not_fit(everything):

@@ -271,7 +271,7 @@ def _of_resource(document, source: str, licence: str, max_atoms: int) -> Found:
 
     features = entries.get("structure_features")
     for feature in features if isinstance(features, list) else ():
-        if feature in _INCOMPLETE:
+        if isinstance(feature, str) and feature in _INCOMPLETE:
             return no(_INCOMPLETE[feature])
     if entries.get("nperiodic_dimensions") not in (3, None):
         return no("it is not periodic in three dimensions")
@@ -325,7 +325,10 @@ def _found(id, source, licence, lattice, content, xyz, listed, max_atoms, name) 
     sites = [
         Site(f"{element}{i + 1}", element, tuple(float(x) for x in place), float(np.clip(share, 0, 1)))
         for i, ((element, _), share, place) in enumerate(zip(content, shares, xyz, strict=True))
+        if share > 1e-3
     ]
+    if not sites:
+        return Found(id, source, licence, reason="all of its sites are empty")
     try:
         with np.errstate(all="ignore"):
             cell = cell_of_metric(lattice @ lattice.T)

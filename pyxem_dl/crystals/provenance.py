@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 
 from pyxem_dl.checks import Strict, checked, read_json, read_text
 from pyxem_dl.crystals.atoms import MAX_ATOMS, Atoms
-from pyxem_dl.crystals.phases import atoms_of, load_phases
+from pyxem_dl.crystals.phases import atoms_of, load_phases, shared_places
 from pyxem_dl.crystals.prototypes import Standard, prototype_of, standard
 from pyxem_dl.crystals.space_groups import group_of_diffpy
 from pyxem_dl.crystals.writing import cif_text, file_names, printable
@@ -182,16 +182,14 @@ def structure_hash(phase) -> str:
 
 
 def formula_of(atoms: Atoms) -> str:
-    """Reduced formula, elements in alphabetical order; of partly filled sites with up to three decimals."""
+    """Reduced formula, elements in alphabetical order; of mixed and partly filled sites with up to three decimals."""
+    _, contents = shared_places(atoms)
+    units = math.gcd(*Counter(contents).values())
     counts: dict[str, float] = {}
     for element, occupancy in zip(atoms.elements, atoms.occupancy, strict=True):
-        counts[element] = counts.get(element, 0.0) + float(occupancy)
-    whole = {element: round(n) for element, n in counts.items()}
-    if all(abs(n - whole[element]) < 0.01 for element, n in counts.items()) and min(whole.values()) > 0:
-        shared = math.gcd(*whole.values())
-        return "".join(f"{e}{n // shared if n > shared else ''}" for e, n in sorted(whole.items()))
-    least = min(counts.values())
-    return "".join(f"{e}{n / least:.3f}".rstrip("0").rstrip(".") for e, n in sorted(counts.items()))
+        counts[element] = counts.get(element, 0.0) + float(occupancy) / units
+    amounts = {element: f"{n:.3f}".rstrip("0").rstrip(".") for element, n in sorted(counts.items())}
+    return "".join(f"{element}{'' if n == '1' else n}" for element, n in amounts.items() if n != "0")
 
 
 # -------------------------------------------------------------------------------------------------------- the manifest

@@ -14,6 +14,7 @@ from torch.nn import functional
 from pyxem_dl.frames import Calibration
 from pyxem_dl.quartets.settings import Drawn, Settings
 from pyxem_dl.quartets.truth import Disks, in_lab, miller_indices
+from pyxem_dl.simulation.cells import MAX_ATOMS
 from pyxem_dl.simulation.detector import draw_beams
 from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.multislice import Multislice
@@ -136,7 +137,17 @@ class MultisliceEngine(ManyBeamEngine):
 
     def __init__(self, phases: list, settings: Settings) -> None:
         super().__init__(phases, settings)
-        self._multislice(0, settings.beam_energy[0])  # where abTEM is missing, this says so
+        # where abTEM is missing, or a probe too wide, this says so
+        least = settings.disk_radius(settings.semi_angle[0], settings.beam_energy[0])
+        side, thickness = self._multislice(0, settings.beam_energy[0]).side(least), settings.thickness[1]
+        densest = max(phases, key=lambda phase: len(phase.structure) / phase.structure.lattice.volume)
+        n_atoms = side**2 * thickness * len(densest.structure) / densest.structure.lattice.volume
+        if n_atoms > MAX_ATOMS:
+            raise ValueError(
+                f"Multislice needs boxes of {side:.0f} × {side:.0f} × {thickness:g} Å, of {densest.name!r} with some "
+                f"{n_atoms:.2g} atoms; at most {MAX_ATOMS:.0e} are possible. Give a larger semi_angle (the smallest is "
+                f"{settings.semi_angle[0]:g} mrad), a smaller thickness, or the engine 'many-beam'."
+            )
 
     def _multislice(self, phase_id: int, beam_energy: float) -> Multislice:
         s = self.settings

@@ -110,7 +110,7 @@ class Multislice:
         if not (np.isfinite(thickness).all() and (thickness > 0).all()):
             raise ValueError("Each thickness must be a positive number of Angstrom.")
         origins = np.broadcast_to(np.asarray(origin, dtype=float), (len(rotations), 3))
-        grid = _Grid(self._side(disk_radius), self.reciprocal_radius, disk_radius, calibration, beam_tilt)
+        grid = _Grid(self.side(disk_radius), self.reciprocal_radius, disk_radius, calibration, beam_tilt)
         result = np.zeros((*thickness.shape, *calibration.shape), dtype=np.float32)
         with progressbar(len(rotations), show_progressbar) as bar:
             for i, rotation in enumerate(rotations):
@@ -121,7 +121,7 @@ class Multislice:
                 bar.update()
         return result
 
-    def _side(self, disk_radius: float) -> float:
+    def side(self, disk_radius: float) -> float:
         """Least side of the box in Angstrom."""
         disk_radius = number("disk_radius", disk_radius, 0, above=True)
         side = max(_LEAST_BOX, _LEAST_RINGS / disk_radius) if self.box is None else self.box

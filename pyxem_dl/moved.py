@@ -25,6 +25,7 @@ MODULES = {
     "pyxem_dl.peaks": "pyxem_dl.patterns.peaks",
     "pyxem_dl.probes": "pyxem_dl.patterns.probes",
     "pyxem_dl.spots": "pyxem_dl.results.spots",
+    "pyxem_dl.template_matching.vectors": "pyxem_dl.results.vector_scan",
 }
 
 #: New modules and names, by the module and the name that they had

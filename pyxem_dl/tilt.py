@@ -33,6 +33,8 @@ _STRAY = 0.1
 # Degrees: steps of the search, each within twice the step before
 _STEPS = (0.6, 0.15, 0.04)
 _LARGEST_TILT = 30.0
+# Degrees: a plane of which several disks are seen is rarely tilted by more than twice this
+_USUAL_TILT = 3.0
 
 
 class TiltMap(NamedTuple):
@@ -133,7 +135,7 @@ def _tilt(vectors: VectorBatch, radius: float, max_tilt: float, wavelength: floa
     reach = max_tilt
     for step in _STEPS:
         tilts = torch.as_tensor(centre + _mesh(reach, step), dtype=torch.float32)
-        found = log_likelihood(vectors, spots, tilts, math.radians(step), _SCATTER)
+        found = _log_posterior(vectors, spots, tilts, step)
         best = found.argmax(-1)
         centre = tilts.gather(2, best[..., None, None].expand(-1, -1, 1, 2)).numpy()
         if log_weight is None:
@@ -143,13 +145,19 @@ def _tilt(vectors: VectorBatch, radius: float, max_tilt: float, wavelength: floa
     tilt = centre[0, lattice, 0]
     near = torch.as_tensor(tilt + _mesh(8 * _STEPS[1], _STEPS[1]), dtype=torch.float32)
     one = SpotLists(*(column[:, lattice : lattice + 1] for column in spots))
-    local = log_likelihood(vectors, one, near[None, None], math.radians(_STEPS[1]), _SCATTER)[0, 0]
+    local = _log_posterior(vectors, one, near[None, None], _STEPS[1])[0, 0]
     error = math.sqrt(_spread(local, near, tilt) ** 2 + _spread(log_weight, points, tilt, 8 * _STEPS[1]) ** 2)
     x, y = zone_axis_after_tilt(*tilt)
     number_on, plane = _on_lattice(vectors, lattices[lattice])
     if not plane:
         return None
     return np.degrees([x, y]), math.degrees(error), laue_circle_center(x, y, wavelength), number_on, lattices[lattice]
+
+
+def _log_posterior(vectors: VectorBatch, spots: SpotLists, tilts: torch.Tensor, step: float) -> torch.Tensor:
+    """Logarithm of the probability (1, lattices, tilts) of tilts that stand for `step` degrees."""
+    prior = -0.5 * tilts.square().sum(-1) / math.radians(_USUAL_TILT) ** 2
+    return log_likelihood(vectors, spots, tilts, math.radians(step), _SCATTER) + prior
 
 
 def _spread(log_weight: torch.Tensor, points: torch.Tensor, tilt, beyond: float = 0.0) -> float:
@@ -203,9 +211,12 @@ def find_lattices(kx, ky, confidence, variance, number: int = _LATTICES) -> np.n
     bases = bases[(area > 0.3 * lengths.prod(1)) & (area > _SHORTEST**2)]
     if not len(bases):
         return np.zeros((0, 2, 2))
-    order = np.argsort(-_evidence(bases, places, confidence, variance), kind="stable")
+    evidence = _evidence(bases, places, confidence, variance)
+    order = np.argsort(-evidence.sum(1), kind="stable")[: 50 * number]
+    # the two disks that a lattice is made of lie on it whatever they are, and many lattices were tried
+    beside = np.sort(evidence[order], axis=1)[:, :-2].sum(1)
     found = []
-    for basis in bases[order[: 50 * number]]:
+    for basis in bases[order[beside > math.log(len(bases))]]:
         basis = _fitted(_reduced(basis), places, confidence, variance)
         if basis is not None and not any(_same(basis, other) for other in found):
             found.append(basis)
@@ -221,11 +232,11 @@ def _misfit(bases, places):
 
 
 def _evidence(bases, places, confidence, variance) -> np.ndarray:
-    """Logarithm of how much likelier places are on lattices (n,) than anywhere: small cells have nodes everywhere."""
+    """Logarithm of how much likelier places (n, m) are on lattices than anywhere: small cells have nodes everywhere."""
     squared = _misfit(bases, places)[1]
     density = np.exp(-0.5 * squared / variance) / (2 * np.pi * variance)
     on = np.abs(np.linalg.det(bases))[:, None] * density
-    return np.log1p(confidence * (_STRAY + (1 - _STRAY) * on - 1)).sum(1)
+    return np.log1p(confidence * (_STRAY + (1 - _STRAY) * on - 1))
 
 
 def _fitted(basis, places, confidence, variance):

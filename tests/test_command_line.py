@@ -455,3 +455,14 @@ def test_pairs_of_files_may_have_drives(monkeypatch):
     for wrong in ("scan.zspy", r"C:\scan.zspy", "scan.zspy:", ":labels.h5"):
         with pytest.raises(typer.BadParameter, match="must be like"):
             options.read_labelled([wrong])
+
+
+def test_match_takes_vectors_too(run, crystals, tmp_path):
+    import hyperspy.api as hs
+
+    scan, structure, rotations = crystals
+    vectors, output = tmp_path / "vectors.hspy", tmp_path / "map.h5"
+    hs.load(scan).match_disks(show_progressbar=False).save(vectors)
+    result = run("match", vectors, "--phases", structure, "--no-progress", "--output", output)
+    assert result.exit_code == 0, result.output
+    assert "Bragg vectors at" in result.output and output.exists()

@@ -311,3 +311,27 @@ def test_interaction_constant_of_kirkland():
     # 0.0007288 rad / (V Å) at 200 kV, 0.0009244 at 100 kV
     assert 1 / electrons.potential_per_radian(200) == pytest.approx(7.288e-4, rel=1e-3)
     assert 1 / electrons.potential_per_radian(100) == pytest.approx(9.244e-4, rel=1e-3)
+
+
+def test_small_tilts_move_excitation_errors_zone_axes_and_the_laue_circle_alike():
+    from pyxem_dl.crystals import near_ewald_sphere
+    from pyxem_dl.rotations import exponential, multiply, random_rotations, to_matrix
+
+    wavelength, tilt = 0.02508, torch.tensor([0.004, -0.007, 0.0], dtype=torch.float64)
+    rotation = random_rotations(1, torch.Generator().manual_seed(0)).double()
+    g = torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.6
+    lab, before, _ = near_ewald_sphere(g, rotation, wavelength, 1.0)
+    _, after, _ = near_ewald_sphere(g, multiply(rotation, exponential(tilt)), wavelength, 1.0)
+    first_order = frames.excitation_error_after_tilt(before, lab[..., 0], lab[..., 1], *tilt[:2])
+    assert (after - first_order).abs().max() < 5e-4 and (after - before).abs().max() > 5e-3
+    # the axis that was along the beam, where it is now
+    axis = to_matrix(rotation)[0, :, 2]
+    now = to_matrix(multiply(rotation, exponential(tilt)))[0].T @ axis
+    x, y = frames.zone_axis_after_tilt(*tilt[:2])
+    np.testing.assert_allclose(now[:2], (x, y), atol=1e-4)
+    # reflections of that zone are excited on the Laue circle
+    center = np.array(frames.laue_circle_center(*now[:2].numpy(), wavelength))
+    angle = np.linspace(0, 6, 9)
+    k = center + np.hypot(*center) * np.stack([np.cos(angle), np.sin(angle)], -1)
+    q_z = -(k @ now[:2].numpy()) / float(now[2])
+    np.testing.assert_allclose(frames.excitation_error(*k.T, q_z, wavelength), 0, atol=1e-4)

@@ -335,6 +335,29 @@ def test_vectors_that_are_not_calibrated(halves):
     assert np.abs(found.values).max() < 1e-7
 
 
+@pytest.mark.parametrize("table", [None, np.ones((4, 5)), np.ones(3), 0.0, [[0.1, 0.2]]], ids=repr)
+def test_tables_that_are_none(table, halves):
+    scan = halves.deepcopy()
+    scan.data[1, 2] = table
+    with pytest.raises(ValueError, match=r"3 columns .ky, kx, intensity., but the table at \(1, 2\)"):
+        measure(scan)
+
+
+def test_tables_of_nothing_in_any_shape(halves):
+    scan = halves.deepcopy()
+    scan.data[1, 2], scan.data[1, 3], scan.data[1, 4] = np.zeros(0), np.zeros((0, 2)), []
+    assert np.flatnonzero(measure(scan).n_disks == 0).tolist() == [10, 11, 12]
+
+
+def test_vectors_of_two_columns_only():
+    places = [one(SQUARE)] * 3 + [one(SQUARE, xx=0.01)]
+    vectors = lattices.vectors_of(places, (2, 2))
+    for index in np.ndindex(2, 2):
+        vectors.data[index] = vectors.data[index][:, :2].astype(np.float32)
+    bare = type(vectors)(vectors.data, column_names=["ky", "kx"], units=["1/Å", "1/Å"])
+    assert measure(bare).e_xx[1, 1] == pytest.approx(0.01, abs=1e-5)
+
+
 def test_columns_in_different_units():
     places = [one(SQUARE)] * 3 + [one(SQUARE, yy=0.01)]
     mixed = lattices.vectors_of([k * [1, 10] for k in places], (2, 2), units=["1/nm", "1/Å", "a.u."])
@@ -405,6 +428,8 @@ def test_lazy_vectors_and_the_method(halves):
     lazy = halves.as_lazy()
     found = lazy.strain_map(reference=np.s_[:, :4], show_progressbar=False)
     assert found.values == pytest.approx(measure(halves, reference=np.s_[:, :4]).values)
+    refined = found.refine(lazy)
+    assert not refined._lazy and lazy._lazy and refined.data[4, 7] == pytest.approx(found.refine(halves).data[4, 7])
 
 
 def test_any_block_gives_the_same(halves, monkeypatch):

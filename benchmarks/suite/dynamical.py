@@ -42,7 +42,7 @@ _CALIBRATION = Calibration((0.01171875,) * 2, (128.0, 128.0), (256, 256), _ENERG
 # What is scattered to this radius (Å⁻¹) takes part in multislice, and the points of many-beam disks along a diameter
 _RADIUS, _GRID = 2.0, 33
 # Mean intensity of disks that count, of the incident beam's, and of those that spoil the pixels that they cover
-_BRIGHT, _SPOILING = 2e-3, 1e-5
+_BRIGHT, _SPOILING = 2e-3, 2e-4
 
 
 def phase_of(name: str) -> Phase:

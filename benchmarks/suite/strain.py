@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from pyxem_dl.data.patterns import draw_beams
 
 from pyxem_dl.data.multilayer import StrainedMultilayer, strained_multilayer
 from pyxem_dl.data.phases import phase_of_atoms
@@ -15,7 +14,7 @@ from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, in_plane_quaternion
 from pyxem_dl.rotations import from_matrix, multiply
 from pyxem_dl.scans import make_signal
-from pyxem_dl.simulation.detector import draw_spots
+from pyxem_dl.simulation.detector import draw_beams, draw_spots
 from pyxem_dl.simulation.many_beam import ManyBeam
 from pyxem_dl.strain import strain_map
 from suite.tables import header, line, percent

@@ -26,8 +26,8 @@ ELECTRONS = 1e5
 _KNOWN, _ASKED = 1.0, 0.2
 # A disk is on a node, or is a reflection, so near to it (Å⁻¹), and is sure enough
 _NEAR, _CONFIDENCE = 0.02, 0.3
-# Largest index of a zone axis
-_INDEX = 7
+# Longest period along a zone axis (Å): planes of longer ones lie too near to each other to be told apart
+_PERIOD = 30.0
 
 
 def measure(find: Callable, label: str, folder: Path, device: str) -> Iterator[tuple[str, str, dict]]:
@@ -97,11 +97,9 @@ def _true_tilt(phase, rotation, lattice, table) -> np.ndarray:
     away = np.linalg.norm(k[on][:, None] - lab[None, :, :2], axis=-1)
     nearest = (away + 0.05 * np.abs(error)).argmin(1)
     hkl = hkl[nearest[away[np.arange(len(away)), nearest] < 1.5 * _NEAR]]
-    steps = np.arange(-_INDEX, _INDEX + 1)
-    zones = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-    zones = zones[np.gcd.reduce(zones, axis=1) == 1]
+    zones, length = _zones(phase.structure.lattice)
     inside = hkl @ zones.T == 0
-    order = np.argsort(-(inside.sum(0) - 1e-3 * np.abs(zones).sum(1)), kind="stable")
+    order = np.argsort(length / 1e3 - inside.sum(0), kind="stable")
     for zone in order[:80]:
         if inside[:, zone].sum() >= 3 and np.linalg.matrix_rank(hkl[inside[:, zone]]) == 2:
             axis = to_matrix(rotation.double()).mT.numpy() @ (zones[zone] @ phase.structure.lattice.base)
@@ -110,13 +108,22 @@ def _true_tilt(phase, rotation, lattice, table) -> np.ndarray:
     return nothing
 
 
+def _zones(lattice) -> tuple[np.ndarray, np.ndarray]:
+    """List indices [uvw] of zone axes, and their periods in Å."""
+    limits = (np.floor(_PERIOD * np.linalg.norm(lattice.recbase, axis=0))).astype(int)
+    zones = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij"), -1).reshape(-1, 3)
+    zones = zones[np.gcd.reduce(zones, axis=1) == 1]
+    length = np.linalg.norm(zones @ lattice.base, axis=1)
+    return zones[length <= _PERIOD], length[length <= _PERIOD]
+
+
 def table(rows: list[dict], letter: Callable) -> str:
     """Write the table; `letter` names the run of a row."""
     lines = [
         "## Tilt from disks", "",
         f"Multislice patterns of 40 orientations, 3 mrad, 10⁵ electrons (asked on Al: ≤ {_ASKED}°). Of planes: the tilt"
-        " of the zone axis whose plane the disks are found on, without the crystal, from positions and intensities; known:"
-        f" with an error of its own below {_KNOWN:g}°. Of a known crystal: the direction along the beam of the"
+        " of the zone axis whose plane the disks are found on, without the crystal, from positions and intensities;"
+        f" known: with an error of its own below {_KNOWN:g}°. Of a known crystal: the direction along the beam of the"
         " orientation that the vectors are matched with. Random orientations are seldom near a zone axis: often no"
         " plane has more than a few disks.",
         "",

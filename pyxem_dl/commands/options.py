@@ -97,6 +97,23 @@ def load_scan(path: Path, scale: float | None):
     return signal
 
 
+def load_vectors(path: Path):
+    """Bragg vectors of a HyperSpy file; None for what holds no vectors."""
+    if path.suffix.lower() not in (".hspy", ".zspy") or not path.exists():
+        return None
+    import hyperspy.api as hs
+
+    from pyxem_dl.results.vector_scan import is_vectors
+
+    try:
+        signal = hs.load(str(path), lazy=True)
+    except Exception:  # what cannot be read is an error of `load_scan`, which names the file
+        return None
+    if isinstance(signal, list) or not is_vectors(signal):
+        return None
+    return hs.load(str(path))
+
+
 def read_center(text: str | None):
     """Read `center` as `predict_orientation` takes it."""
     if text is None or text == "auto":

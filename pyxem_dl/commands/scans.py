@@ -18,6 +18,7 @@ from pyxem_dl.commands.options import (
     ScanOptions,
     check_structures,
     load_scan,
+    load_vectors,
     read_mask,
     read_numbers,
     read_region,
@@ -95,9 +96,14 @@ def match(
     *,
     options: ScanOptions,
 ) -> None:
-    """Match templates with a scan, to check `predict`; if interrupted, the same command continues."""
+    """Match templates with a scan or its Bragg vectors, to check `predict`; if interrupted, the same command continues.
+
+    Vectors are those of `pyxem-dl vectors scan.zspy --threshold 0.05 --output vectors.hspy`.
+    """
     check_structures(phases)
-    signal = load_scan(scan, options.scale)
+    signal = load_vectors(scan)
+    if signal is None:
+        signal = load_scan(scan, options.scale)
     from pyxem_dl.template_matching import match_templates
 
     xmap = match_templates(

@@ -80,7 +80,8 @@ def polycrystal(
     generator = np.random.default_rng(seed)
     grains = _draw_grains(shape, n_grains, generator)
     calibration = Calibration((2 * _RADIUS / pixels,) * 2, (pixels / 2,) * 2, (pixels, pixels), _ENERGY)
-    simulate = ManyBeam(phase, _ENERGY, _RADIUS)
+    # grains stand in any orientation: few beams are enough
+    simulate = ManyBeam(phase, _ENERGY, _RADIUS, n_beams=64)
     n = shape[0] * shape[1]
     counts = np.zeros((n, pixels, pixels), dtype=np.uint16)
     for part in np.array_split(np.arange(n), math.ceil(n / _BATCH)):

@@ -15,9 +15,9 @@ from pyxem_dl.patterns.views import DiskViews
 from pyxem_dl.preprocessing.elementary import log_1p, square_root
 
 N_NUMBERS = 8
-_N_CHANNELS = 5
-# Of the parts of the loss
-_WEIGHTS = {"position": 1.0, "excitation_error": 0.3, "potential": 0.3}
+_N_CHANNELS = 6
+# Of the parts of the loss. With a smaller part for excitation errors it takes long until their sign is learnt at all
+_WEIGHTS = {"position": 1.0, "excitation_error": 1.0, "potential": 0.5}
 
 
 class DiskReadings(NamedTuple):
@@ -105,14 +105,19 @@ class DiskReader(nn.Module):
     ----------
     widths : tuple of int
         Channels of the four convolutions and of the layer behind them.
+    strides : tuple of int
+        Of the convolutions; together 8.
     dropout : float
         In front of the last layer.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 64, 96, 160), dropout: float = 0.02) -> None:
+    def __init__(
+        self, widths: tuple[int, ...] = (24, 48, 64, 96, 160), strides: tuple[int, ...] = (2, 2, 1, 2),
+        dropout: float = 0.02,
+    ) -> None:  # fmt: skip
         super().__init__()
         layers, channels = [], _N_CHANNELS
-        for width, size, stride in zip(widths, (5, 3, 3, 3), (2, 2, 1, 2), strict=False):
+        for width, size, stride in zip(widths, (5, 3, 3, 3), strides, strict=False):
             layers += [
                 nn.Conv2d(channels, width, size, stride, size // 2, bias=False),
                 nn.BatchNorm2d(width), nn.ReLU(inplace=True),
@@ -136,9 +141,12 @@ class DiskReader(nn.Module):
         """Features (p, n) of disks, each seen alone."""
         highest = views.patches.amax((-1, -2), keepdim=True).clamp_min(1e-3)
         shape = views.probe / views.probe.amax((-1, -2), keepdim=True).clamp_min(1e-12)
+        # what is not symmetric about the middle tells the sign of an excitation error
+        turned = views.patches.flip(2)
+        odd = (views.patches - turned) / square_root(views.patches + turned + 1)
         channels = (
             log_1p(views.patches), square_root(views.patches / highest), shape.expand_as(views.patches),
-            log_1p(views.others), views.seen.expand_as(views.patches),
+            log_1p(views.others), views.seen.expand_as(views.patches), odd.sign() * log_1p(odd.abs()),
         )  # fmt: skip
         features = torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
         features = (self.layers if self.training else folded(self.layers))(features)

@@ -21,8 +21,8 @@ from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 
 _GRID = 9
-# Disks are wanted to here (Å⁻¹); so many beams take part: with more, patterns cost more than learning from them
-_RADIUS, _N_BEAMS = 1.6, 80
+# Disks are wanted to here (Å⁻¹); in random orientations so many beams are as good as 128, which take four times as long
+_RADIUS, _N_BEAMS = 1.6, 64
 # Electrons that are always expected under a disk, so that one is not certain because nothing else is there
 _DARK = 1.0
 # Dynamical patterns are kept in pools, each of one phase and convergence angle, and used

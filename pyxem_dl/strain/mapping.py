@@ -127,7 +127,7 @@ def _read_mask(navigation_mask, shape: tuple[int, ...]) -> np.ndarray:
     """Mask (n,) of excluded positions."""
     if navigation_mask is None:
         return np.zeros(math.prod(shape), dtype=bool)
-    mask = np.asarray(getattr(navigation_mask, "data", navigation_mask))
+    mask = np.asarray(navigation_mask.data if hasattr(navigation_mask, "axes_manager") else navigation_mask)
     if mask.shape != shape or mask.dtype != bool:
         raise ValueError(
             f"navigation_mask must be bool of the shape {shape} (rows first; True = excluded), not {mask.dtype} of "

@@ -55,7 +55,7 @@ class Reference:
         elif isinstance(given, slice) or (isinstance(given, tuple) and any(isinstance(g, slice) for g in given)):
             self.region = _region_of_slices(given, shape)
         else:
-            self._read_array(np.asarray(getattr(given, "data", given)), shape, to_k)
+            self._read_array(np.asarray(given.data if hasattr(given, "axes_manager") else given), shape, to_k)
         if self.region is not None and not self.region.any():
             raise ValueError("The reference region has no positions: give one inside of the scan.")
 

@@ -211,7 +211,11 @@ class Strain:
         for begin in range(0, len(refined), _BLOCK):
             part = np.arange(begin, min(begin + _BLOCK, len(refined)))
             refined[part] = self._refined(tables, part)
-        result = vectors._deepcopy_with_new_data(refined.reshape(vectors.data.shape))
+        # a lazy signal's class would take the tables for those of dask
+        result = vectors.deepcopy()
+        if result._lazy:
+            result.compute(show_progressbar=False)
+        result.data = refined.reshape(vectors.data.shape)
         return result
 
     def _refined(self, tables: VectorTables, part: np.ndarray) -> np.ndarray:
@@ -221,7 +225,7 @@ class Strain:
         index, on = nearest_points(disks, tables.to_k(parameters), self.scale)
         place = np.concatenate([index, np.ones((len(index), 1))], axis=1)[on]
         owner = disks.owner[on]
-        table = np.concatenate([np.asarray(tables.tables[i], dtype=float) for i in part])[rows[on]]
+        table = tables.joined(part)[rows[on]]
         table[:, :2] = np.einsum("ni,nij->nj", place, parameters[owner])
         if tables.error_column is not None:
             covariance = self.covariance.reshape(-1, 3, 3)[part][owner]

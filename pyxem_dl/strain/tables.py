@@ -44,6 +44,7 @@ class VectorTables:
         self.units = [str(unit) for unit in vectors.units]
         self.beam_energy = beam_energy_of(vectors) if beam_energy is None else read_beam_energy(beam_energy)
         self._columns = [str(name) for name in vectors.column_names]
+        self._check_tables()
         self.to_k(np.zeros((1, 2)))  # its error for units, before anything is computed
         self._check_origin(vectors)
 
@@ -60,12 +61,16 @@ class VectorTables:
 
         Disks without a finite place are left out.
         """
-        rows = [np.asarray(self.tables[i], dtype=float).reshape(-1, len(self._columns)) for i in positions]
-        table = np.concatenate(rows) if rows else np.zeros((0, len(self._columns)))
-        owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        table = self.joined(positions)
+        owner = np.repeat(np.arange(len(positions)), [len(self.tables[i]) for i in positions])
         k = self.to_k(table[:, :2])
         there = np.flatnonzero(np.isfinite(k).all(axis=1))
-        return Disks(k[there], self._variance(table[there]), owner[there], len(rows)), there
+        return Disks(k[there], self._variance(table[there]), owner[there], len(positions)), there
+
+    def joined(self, positions: np.ndarray) -> np.ndarray:
+        """Tables (n, columns) of some positions below each other."""
+        rows = [self.tables[i] for i in positions if len(self.tables[i])]
+        return np.concatenate(rows).astype(float, copy=False) if rows else np.zeros((0, len(self._columns)))
 
     @property
     def knows_errors(self) -> bool:
@@ -99,10 +104,23 @@ class VectorTables:
         known = np.isfinite(variance) & (variance > 0)
         return np.where(known, variance, np.median(variance[known]) if known.any() else 1.0)
 
+    def _check_tables(self) -> None:
+        n = len(self._columns)
+        for i, table in enumerate(self.tables):
+            shape = np.shape(table)
+            if not shape or (shape[0] and (len(shape) != 2 or shape[1] != n)):
+                where = tuple(int(each) for each in np.unravel_index(i, self.shape)) if self.shape else ()
+                raise ValueError(
+                    f"The vectors have {n} columns ({', '.join(self._columns)}), but the table at {where} (rows first) "
+                    f"has the shape {shape}: each must be an array (disks, {n}), (0, {n}) where there are none."
+                )
+
     def _check_origin(self, vectors) -> None:
         offsets = np.asarray(vectors.offsets if vectors.offsets is not None else 0, dtype=float)
-        filled = [np.asarray(row, dtype=float)[:, :2] for row in self.tables if np.ndim(row) == 2 and len(row)]
-        if filled and not offsets.any() and np.nanmin(np.concatenate(filled)) >= 0:
+        if offsets.any():
+            return
+        places = self.joined(np.arange(len(self.tables)))[:, :2]
+        if np.isfinite(places).any() and np.nanmin(places) >= 0:
             raise ValueError(
                 "The vectors seem to be measured from the first pixel, not from the direct beam. Find them with "
                 "`subtract_center=True`, or subtract the position of the direct beam."

@@ -1,0 +1,263 @@
+"""Pixels, units and reciprocal space: where on the detector a scattering vector lies."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyxem_dl.electrons import HOW_TO_SET_BEAM_ENERGY, beam_energy_of, electron_wavelength, read_beam_energy
+
+if TYPE_CHECKING:
+    from hyperspy.signals import BaseSignal
+
+_TO_INVERSE_ANGSTROM = {"A": 1.0, "nm": 0.1, "pm": 100.0, "um": 1e-4}
+_REAL_SPACE = {"A", "nm", "pm", "um", "mm", "m"}
+_ANGLES = {"rad": 1.0, "mrad": 1e-3, "deg": math.pi / 180}
+@dataclass(frozen=True)
+class Calibration:
+    """How a detector's pixels lie in reciprocal space.
+
+    Parameters
+    ----------
+    scale : tuple of float
+        Size of a pixel in Å⁻¹, (along rows, along columns); both positive.
+    center : tuple of float
+        Position of the direct beam in pixels, (row, column); pixel centres are integers.
+    shape : tuple of int
+        Shape of the pattern, (rows, columns).
+    beam_energy : float, optional
+        In kV.
+    """
+
+    scale: tuple[float, float]
+    center: tuple[float, float]
+    shape: tuple[int, int]
+    beam_energy: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "center", "shape"):
+            numbers = getattr(self, name)
+            if np.shape(numbers) != (2,) or any(isinstance(n, str) for n in numbers):
+                raise ValueError(f"{name} of a calibration is two numbers, of rows and of columns, not {numbers!r}.")
+        if not all(np.isfinite(s) and s > 0 for s in self.scale):
+            raise ValueError(
+                f"The scale must be positive and finite (Å⁻¹ per pixel), not {self.scale}. "
+                "Set it with `s.calibration.scale = ...`. If an axis runs backwards, "
+                "flip the data first."
+            )
+
+    @property
+    def wavelength(self) -> float:
+        """Wavelength in Angstrom; a ValueError where the beam energy is not known."""
+        if self.beam_energy is None:
+            raise ValueError(
+                "The beam energy is unknown. " + HOW_TO_SET_BEAM_ENERGY
+            )
+        return electron_wavelength(self.beam_energy)
+
+    @property
+    def reciprocal_radius(self) -> float:
+        """Distance in Å⁻¹ from the direct beam to the detector's nearest edge."""
+        (rows, cols), (row, col) = self.shape, self.center
+        return min(
+            (row + 0.5) * self.scale[0],
+            (rows - 0.5 - row) * self.scale[0],
+            (col + 0.5) * self.scale[1],
+            (cols - 0.5 - col) * self.scale[1],
+        )
+
+    def replace(self, **changes) -> Calibration:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    @classmethod
+    def from_signal(cls, signal: BaseSignal, beam_energy: float | None = None) -> Calibration:
+        """Read a diffraction signal's axes and metadata.
+
+        Parameters
+        ----------
+        signal : hyperspy.signals.Signal2D
+            Two signal axes in units of reciprocal length or of angle.
+        beam_energy : float, optional
+            In kV; by default that of the metadata.
+
+        Raises
+        ------
+        ValueError
+            If the signal is not a calibrated diffraction pattern; the message says what to do.
+        """
+        axes = signal.axes_manager.signal_axes
+        if len(axes) != 2:
+            raise ValueError(
+                f"Diffraction patterns have two signal dimensions; this signal has {len(axes)}. "
+                "Use `s.transpose(signal_axes=2)` to make the detector axes the signal axes."
+            )
+        x, y = axes
+        if not (x.is_uniform and y.is_uniform):
+            raise ValueError("The signal axes must be uniform; use `s.interpolate_on_axis(...)`.")
+        beam_energy = beam_energy_of(signal) if beam_energy is None else read_beam_energy(beam_energy)
+        factors = [_unit_factor(axis.units, beam_energy) for axis in (y, x)]
+        if x.scale == 0 or y.scale == 0:
+            raise ValueError("A signal axis has scale 0. Set it with `s.calibration.scale = ...`.")
+        # The direct beam is where the axis says 0.
+        center = (-y.offset / y.scale, -x.offset / x.scale)
+        if x.offset == 0 and y.offset == 0:
+            # Axes that were never centred: the middle of the detector, as pyxem takes it.
+            center = (y.size / 2, x.size / 2)
+        return cls(
+            scale=(y.scale * factors[0], x.scale * factors[1]),
+            center=center,
+            shape=(y.size, x.size),
+            beam_energy=beam_energy,
+        )
+
+
+def _plain_unit(units) -> str:
+    """Strip TeX, brackets and spaces from a unit; ``1/nm`` and its like become ``nm^-1``."""
+    text = str(units).replace("$", "").replace("\\AA", "A").replace("\\mathrm", "")
+    text = re.sub(r"[{}\s]|\\", "", text)
+    for angstrom in ("Å", "Å", "angstrom", "Angstrom", "Ang"):
+        # "Angle" is no Angstrom
+        if not text.lower().startswith("angle"):
+            text = text.replace(angstrom, "A")
+    text = text.replace("µ", "u").replace("μ", "u").replace("⁻¹", "^-1").replace("**", "^")
+    text = text.removeprefix("k_")  # pyFAI's and pyxem's "k_nm^-1"
+    if text.startswith("1/"):
+        text = text[2:] + "^-1"
+    return re.sub(r"_?(\^|-|\^-)1$", "^-1", text)
+
+
+def _unit_factor(units, beam_energy: float | None) -> float:
+    """Return what a length in some unit is multiplied with to be Å⁻¹."""
+    how = (
+        "Set the calibration, for example `s.calibration.scale = 0.02; "
+        "s.calibration.units = '1/Å'; s.calibration.center = None` (pyxem), "
+        "or `for ax in s.axes_manager.signal_axes: ax.scale, ax.units = 0.02, '1/Å'`."
+    )
+    if units is None or str(units) in ("", "<undefined>", "px", "None"):
+        raise ValueError(f"The signal axes are not calibrated (units {units!r}). {how}")
+    plain = _plain_unit(units)
+    if plain.endswith("^-1") and plain[:-3] in _TO_INVERSE_ANGSTROM:
+        return _TO_INVERSE_ANGSTROM[plain[:-3]]
+    if plain in _ANGLES:
+        if beam_energy is None:
+            raise ValueError(
+                f"The signal axes are angles ({units!r}): this needs the beam energy. " + HOW_TO_SET_BEAM_ENERGY
+            )
+        return _ANGLES[plain] / electron_wavelength(beam_energy)
+    if plain in _REAL_SPACE:
+        raise ValueError(
+            f"The signal axes are in real space (units {units!r}): this looks like an image, not "
+            f"a diffraction pattern. If it is a pattern: {how}"
+        )
+    raise ValueError(f"The unit {units!r} of the signal axes is not understood. {how}")
+
+
+def pixel_to_k(row, column, calibration: Calibration, center=None):
+    """Pixel position to reciprocal coordinates.
+
+    Parameters
+    ----------
+    row, column : array
+        Position in pixels, any shape (NumPy or torch).
+    calibration : Calibration
+        Of the detector.
+    center : tuple of array, optional
+        Direct beam (row, column) in pixels, by default the calibration's.
+
+    Returns
+    -------
+    kx, ky : array
+        In Å⁻¹.
+    """
+    row0, column0 = calibration.center if center is None else center
+    kx = (column - column0) * calibration.scale[1]
+    ky = -(row - row0) * calibration.scale[0]
+    return kx, ky
+
+
+def k_to_pixel(kx, ky, calibration: Calibration, center=None):
+    """Reciprocal coordinates to pixel position: the inverse of :func:`pixel_to_k`."""
+    row0, column0 = calibration.center if center is None else center
+    return row0 - ky / calibration.scale[0], column0 + kx / calibration.scale[1]
+
+
+def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = None):
+    """Wave vectors of pyxem's diffraction vectors, which run as the rows and columns of the pattern do.
+
+    Parameters
+    ----------
+    along_rows, along_columns : float, array or tensor
+        First and second column of the vectors, measured from the direct beam.
+    units : sequence of str
+        Of the two.
+    beam_energy : float, optional
+        In kV; needed where the units are angles.
+
+    Returns
+    -------
+    kx, ky
+        Å⁻¹.
+
+    Raises
+    ------
+    ValueError
+        For units that are neither a reciprocal length nor an angle.
+    """
+    row_factor, column_factor = (_unit_factor(unit, beam_energy) for unit in units)
+    return along_columns * column_factor, -along_rows * row_factor
+
+
+def k_to_vector(kx, ky, units, beam_energy: float | None = None):
+    """Components of pyxem's diffraction vectors, the inverse of :func:`vector_to_k`.
+
+    Parameters
+    ----------
+    kx, ky : float, array or tensor
+        Å⁻¹.
+    units, beam_energy
+        As there.
+
+    Returns
+    -------
+    along_rows, along_columns
+        In these units.
+    """
+    row_factor, column_factor = (_unit_factor(unit, beam_energy) for unit in units)
+    return -ky / row_factor, kx / column_factor
+
+
+def beam_shift_to_center(shifts, calibration: Calibration):
+    """Centre of the direct beam from pyxem's ``BeamShift``.
+
+    Parameters
+    ----------
+    shifts : array, shape (..., 2)
+        What ``get_direct_beam_position`` returns: (x, y) in pixels, the shift that brings
+        the direct beam to the middle ``shape / 2`` of the detector.
+    calibration : Calibration
+        Of the detector.
+
+    Returns
+    -------
+    array, shape (..., 2)
+        (row, column) in pixels.
+    """
+    rows, columns = calibration.shape
+    shifts = np.asarray(shifts, dtype=float)
+    return np.stack([rows / 2 - shifts[..., 1], columns / 2 - shifts[..., 0]], axis=-1)
+
+
+def grid_center(calibration: Calibration) -> tuple[float, float]:
+    """Where on a grid [kx, ky], whose indices grow with kx and ky, the direct beam lies: its two indices."""
+    (row, column), rows = calibration.center, calibration.shape[0]
+    return column, rows - 1 - row
+
+
+def grid_to_pattern(grid):
+    """Grid (..., columns, rows) whose indices grow with kx and ky, to patterns (..., rows, columns); a view."""
+    return grid.swapaxes(-1, -2)[..., ::-1, :]

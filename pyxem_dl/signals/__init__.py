@@ -1,0 +1,27 @@
+"""What pyxem's signals gain: thin methods, each of which is a function of its own, too.
+
+`pyxem_dl._autoload` sets the functions of `METHODS` on pyxem's classes. To add a method, write a function in a module
+of this room that delegates to where the work is done, and add its line to the table. Nothing here imports torch or
+pyxem: a method imports what it needs when it is called.
+"""
+
+from pyxem_dl.signals.diffraction import (
+    iter_predict_orientation,
+    match_disks,
+    match_templates,
+    predict_bragg_vectors,
+    predict_orientation,
+)
+from pyxem_dl.signals.vectors import strain_map, tilt_map
+
+#: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it
+METHODS = (
+    ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),
+    ("pyxem.signals.diffraction_vectors", "DiffractionVectors", match_templates),
+    ("pyxem.signals.diffraction_vectors", "DiffractionVectors", strain_map),
+    ("pyxem.signals.diffraction_vectors", "DiffractionVectors", tilt_map),
+)

@@ -254,7 +254,8 @@ _SECTIONS = {
         "The same patterns: their disks are found first, with the probe estimated from the direct beam (by the network"
         " from a confidence of 0.05 on), and matched: templates 3° apart give candidates, which are refined by the"
         " likelihood of positions and intensities, see `match_templates`. No training for the crystal. Settings of the"
-        " likelihood were tried on other crystals only (MgO, Fe, Mg, Al₂O₃, Si, TiO₂, by our many-beam code); the"
+        " likelihood were tried on other crystals (MgO, Fe, Mg, Al₂O₃, Si, TiO₂, by our many-beam code), but the width"
+        " of the search and the number of templates were chosen when aluminium's numbers here had been seen, too; the"
         " templates' exponent and weights were chosen while looking at these very patterns.",
         asked_of="nothing",
     ),

@@ -125,7 +125,8 @@ def table(rows: list[dict], letter: Callable) -> str:
         " of the zone axis whose plane the disks are found on, without the crystal, from positions and intensities;"
         f" known: with an error of its own below {_KNOWN:g}°. Of a known crystal: the direction along the beam of the"
         " orientation that the vectors are matched with. Random orientations are seldom near a zone axis: often no"
-        " plane has more than a few disks.",
+        " plane has more than a few disks. How planes are found was developed on these very patterns: the numbers"
+        " without a crystal are a little too good.",
         "",
         *header("data", "method", "n", *(f"{kind}{what}" for kind in ("answered", "known") for what in (
             "", f", within {_ASKED}°", ", median")), "patterns/s", "run"),

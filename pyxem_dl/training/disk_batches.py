@@ -25,6 +25,8 @@ _STORE = 512
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
 # Most disks of thick crystals are many half ranges from Bragg's condition, and have less to tell: so many are read
 _FAR_RANGES, _FAR_READ = 6.0, 0.35
+# Below so many radians a reflection is lit by electrons that are scattered twice, and does not tell its potential
+_NO_PHASE = 1e-3
 # How well a disk's counts are known before it is read; shares of setups without a beam energy, and with a known mask
 _AMOUNT_ERROR, _NO_ENERGY, _KNOWN_MASK = 0.2, 0.15, 0.5
 
@@ -153,8 +155,8 @@ class ReadingBatches(DiskBatches):
         offset = torch.stack([-off[:, 0] * row - off[:, 1] * column, off[:, 1] * row - off[:, 0] * column], dim=1)
         half_range, phase, beam = p.half_range[pattern, rank], p.phase[pattern, rank], rank == 0
         truth = DiskTruth(
-            offset, p.excitation_error[pattern, rank] / half_range.clamp_min(1e-6), phase.clamp_min(1e-6).log(), ~beam,
-            ~beam & (phase > 0),
+            offset, p.excitation_error[pattern, rank] / half_range.clamp_min(1e-6), phase.clamp_min(_NO_PHASE).log(), ~beam,
+            ~beam & (phase > _NO_PHASE),
         )  # fmt: skip
         return views, truth
 

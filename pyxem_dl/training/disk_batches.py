@@ -155,8 +155,8 @@ class ReadingBatches(DiskBatches):
         offset = torch.stack([-off[:, 0] * row - off[:, 1] * column, off[:, 1] * row - off[:, 0] * column], dim=1)
         half_range, phase, beam = p.half_range[pattern, rank], p.phase[pattern, rank], rank == 0
         truth = DiskTruth(
-            offset, p.excitation_error[pattern, rank] / half_range.clamp_min(1e-6), phase.clamp_min(_NO_PHASE).log(), ~beam,
-            ~beam & (phase > _NO_PHASE),
+            offset, p.excitation_error[pattern, rank] / half_range.clamp_min(1e-6),
+            phase.clamp_min(_NO_PHASE).log(), ~beam, ~beam & (phase > _NO_PHASE),
         )  # fmt: skip
         return views, truth
 

@@ -230,7 +230,7 @@ def test_a_reader_learns_where_disks_lie():
         views, none = views_of(images, place, off), torch.zeros(n, dtype=torch.bool)
         row, column = views.direction.unbind(1)
         offset = torch.stack([-off[:, 0] * row - off[:, 1] * column, off[:, 1] * row - off[:, 0] * column], dim=1)
-        return views, DiskTruth(offset, torch.zeros(n), torch.zeros(n), none, none)
+        return views, DiskTruth(offset, *[torch.zeros(n)] * 3, none, none)
 
     for _ in range(200):
         loss, _ = reader.loss(*draw())
@@ -252,12 +252,15 @@ class Told(torch.nn.Module):
 
     def __init__(self, **readings) -> None:
         super().__init__()
-        self.readings = readings
+        self.readings, self.dropout = readings, torch.nn.Dropout()
 
-    def forward(self, views):
-        zero = torch.zeros(len(views.patches))
+    def look(self, views):
+        return torch.zeros(len(views.patches), 1)
+
+    def conclude(self, features, views):
+        zero = torch.zeros(len(features))
         two = torch.zeros(len(zero), 2)
-        base = DiskReadings(two, two - 8, zero, zero - 5, zero + 9, zero, zero - 5)
+        base = DiskReadings(two, two - 8, zero, zero - 5, zero + 9, zero, zero - 5, zero, zero - 5)
         return base._replace(**{name: value.expand_as(getattr(base, name)) for name, value in self.readings.items()})
 
 

@@ -17,7 +17,7 @@ from pyxem_dl.preprocessing.elementary import log_1p, square_root
 N_NUMBERS = 8
 _N_CHANNELS = 6
 # Of the parts of the loss. With a smaller part for excitation errors it takes long until their sign is learnt at all
-_WEIGHTS = {"position": 1.0, "excitation_error": 1.0, "potential": 0.5}
+_WEIGHTS = {"position": 1.0, "excitation_error": 1.0, "potential": 0.5, "thickness": 0.5}
 
 
 class DiskReadings(NamedTuple):
@@ -27,7 +27,9 @@ class DiskReadings(NamedTuple):
     deviations.  ``distance (p,)``: inverse hyperbolic sine of the modulus of the excitation error in half ranges,
     ``log_distance_error`` of it, and ``side``: logit of its being positive.  ``log_phase (p,)``: logarithm of the
     phase (radians) by which the projected potential turns the electrons' wave, and ``log_phase_error``, the logarithm
-    of its standard deviation.
+    of its standard deviation.  ``log_thickness`` and ``log_thickness_error`` likewise of the thickness in units of
+    1 / half range: how many fringes are in half of the disk.  It is the same crystal for all disks of a pattern: who
+    knows the thickness knows what is bright for being strong, and what for being near its Bragg condition.
     """
 
     offset: torch.Tensor
@@ -37,6 +39,8 @@ class DiskReadings(NamedTuple):
     side: torch.Tensor
     log_phase: torch.Tensor
     log_phase_error: torch.Tensor
+    log_thickness: torch.Tensor
+    log_thickness_error: torch.Tensor
 
 
 class PatternContext(nn.Module):
@@ -128,9 +132,10 @@ class DiskReader(nn.Module):
         self.joined = nn.Linear(channels * left**2 + N_NUMBERS, widths[-1])
         self.context = PatternContext(widths[-1] + N_NUMBERS)
         self.hidden = nn.Linear(widths[-1] + N_NUMBERS + self.context.n_numbers, widths[-1])
-        self.hidden_2 = nn.Linear(widths[-1], widths[-1])
+        self.again = PatternContext(widths[-1])
+        self.hidden_2 = nn.Linear(widths[-1] + self.again.n_numbers, widths[-1])
         self.dropout = nn.Dropout(dropout)
-        self.last = nn.Linear(widths[-1], 9)
+        self.last = nn.Linear(widths[-1], 11)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, views: DiskViews) -> DiskReadings:
@@ -157,11 +162,13 @@ class DiskReader(nn.Module):
         # bfloat16 knows no hundredths of a pixel
         with torch.autocast(features.device.type, enabled=False):
             features = torch.cat([features.float(), views.numbers], dim=1)
+            # what disks tell each other twice: first what each has seen, then what it makes of what the others have
             features = functional.relu(self.hidden(torch.cat([features, self.context(features, views)], dim=1)))
-            raw = self.last(self.dropout(functional.relu(self.hidden_2(features))))
+            features = functional.relu(self.hidden_2(torch.cat([features, self.again(features, views)], dim=1)))
+            raw = self.last(self.dropout(features))
         return DiskReadings(
             raw[:, :2], raw[:, 2:4].clamp(-8, 0), raw[:, 4], raw[:, 5].clamp(-5, 2), raw[:, 6], raw[:, 7],
-            raw[:, 8].clamp(-5, 2),
+            raw[:, 8].clamp(-5, 2), raw[:, 9], raw[:, 10].clamp(-5, 2),
         )  # fmt: skip
 
     def loss(self, views: DiskViews, truth: DiskTruth) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -171,15 +178,16 @@ class DiskReader(nn.Module):
         position = (0.5 * wrong * torch.exp(-2 * read.log_error) + read.log_error).sum(1).mean()
         # the modulus and the sign apart: bands tell how far it is to Bragg's condition, hardly to which side
         modulus, sigma = truth.distance.abs().asinh(), read.log_distance_error
-        distance = 0.5 * (read.distance - modulus).square() * torch.exp(-2 * sigma) + sigma
+        distance = _unlikely(read.distance, sigma, modulus)
         side = functional.binary_cross_entropy_with_logits(read.side, (truth.distance > 0).float(), reduction="none")
-        phase = 0.5 * (read.log_phase - truth.log_phase).square() * torch.exp(-2 * read.log_phase_error)
-        phase = phase + read.log_phase_error
+        phase = _unlikely(read.log_phase, read.log_phase_error, truth.log_phase)
+        thickness = _unlikely(read.log_thickness, read.log_thickness_error, truth.log_thickness)
         with_range, with_phase = truth.has_distance.float(), truth.has_phase.float()
         parts = {
             "position": position,
             "excitation_error": ((distance + side) * with_range).sum() / with_range.sum().clamp_min(1),
             "potential": (phase * with_phase).sum() / with_phase.sum().clamp_min(1),
+            "thickness": (thickness * with_range).sum() / with_range.sum().clamp_min(1),
         }
         loss = sum(weight * parts[name] for name, weight in _WEIGHTS.items())
         return loss, {name: value.detach() for name, value in parts.items()}
@@ -189,11 +197,17 @@ class DiskTruth(NamedTuple):
     """What is true of disks.
 
     ``offset (p, 2)`` along g and across it, in radii; ``distance (p,)`` from Bragg's condition in half ranges;
-    ``log_phase (p,)``; and whether the two are known.
+    ``log_phase (p,)``; ``log_thickness (p,)`` in 1 / half range; and whether there are such (not for the direct beam).
     """
 
     offset: torch.Tensor
     distance: torch.Tensor
     log_phase: torch.Tensor
+    log_thickness: torch.Tensor
     has_distance: torch.Tensor
     has_phase: torch.Tensor
+
+
+def _unlikely(mean: torch.Tensor, log_error: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Negative logarithm of a normal distribution's density, less a constant."""
+    return 0.5 * (mean - truth).square() * torch.exp(-2 * log_error) + log_error

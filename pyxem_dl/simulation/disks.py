@@ -110,7 +110,7 @@ class DiskPatterns(NamedTuple):
     potential V_g x thickness turns the phase of the electrons, 0 for the direct beam, which comes first.  As the
     detector has them: ``counts (n, rows, columns)``, ``lost`` of the same shape (True behind a beam stop),
     ``places (n, m, 2)`` of the disks, their ``radius`` and the ``center (2,)`` of the direct beam in px;
-    ``half_range_per_px``: of a disk for each px of its distance from the direct beam (Å⁻¹).
+    ``half_range_per_px``: of a disk for each px of its distance from the direct beam (Å⁻¹); ``thickness (n,)`` in Å.
     """
 
     patterns: torch.Tensor
@@ -127,6 +127,7 @@ class DiskPatterns(NamedTuple):
     radius: float
     center: torch.Tensor
     half_range_per_px: float
+    thickness: torch.Tensor
 
 
 class DiskSimulator(RandomNumbers):
@@ -181,9 +182,10 @@ class DiskSimulator(RandomNumbers):
         row, column = k_to_pixel(kx, ky, setup.calibration)
         significance = _significance(expected, lost, row, column, held, setup)
         half_range = setup.calibration.wavelength * setup.disk_radius * torch.hypot(kx, ky)
-        phase = math.pi * beams.coupling * self._sent(pool.thickness)[chosen, None]
+        thickness = self._sent(pool.thickness)[chosen]
+        phase = math.pi * beams.coupling * thickness[:, None]
         truth = held * gain * (significance > 0), significance, beams.excitation_error, half_range, phase
-        return self._rescaled(counts, lost, torch.stack([row, column], dim=-1), truth, setup)
+        return self._rescaled(counts, lost, torch.stack([row, column], dim=-1), truth, thickness, setup)
 
     def _take_pool(self, n: int) -> _Pool:
         """Take a pool for `n` patterns at random, filled anew where it has been used up."""
@@ -313,7 +315,7 @@ class DiskSimulator(RandomNumbers):
             flat[faulty[:, None], pixel] = level * self._happens(0.5, len(faulty), 6)
         return counts, lost, gain
 
-    def _rescaled(self, counts, lost, places, truth, setup: _DiskSetup) -> DiskPatterns:
+    def _rescaled(self, counts, lost, places, truth, thickness, setup: _DiskSetup) -> DiskPatterns:
         size, factor = self.settings.size, setup.factor
         patterns = rescale(counts, factor)[:, :size, :size]
         positions = (places + 0.5) * factor - 0.5
@@ -327,7 +329,7 @@ class DiskSimulator(RandomNumbers):
         center = torch.tensor(setup.calibration.center, device=self.device)
         return DiskPatterns(
             patterns, probe / probe.sum(), positions, *truth, counts, lost, places, setup.radius, center,
-            setup.calibration.wavelength * setup.disk_radius * setup.calibration.scale[0],
+            setup.calibration.wavelength * setup.disk_radius * setup.calibration.scale[0], thickness,
         )  # fmt: skip
 
 

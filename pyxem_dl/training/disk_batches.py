@@ -156,7 +156,8 @@ class ReadingBatches(DiskBatches):
         half_range, phase, beam = p.half_range[pattern, rank], p.phase[pattern, rank], rank == 0
         truth = DiskTruth(
             offset, p.excitation_error[pattern, rank] / half_range.clamp_min(1e-6),
-            phase.clamp_min(_NO_PHASE).log(), ~beam, ~beam & (phase > _NO_PHASE),
+            phase.clamp_min(_NO_PHASE).log(), (p.thickness[pattern] * half_range.clamp_min(1e-6)).log(),
+            ~beam, ~beam & (phase > _NO_PHASE),
         )  # fmt: skip
         return views, truth
 

@@ -34,5 +34,5 @@ for lazy in (False, True):
 
 from pyxem.signals import Diffraction2D  # noqa: E402
 
-assert Diffraction2D.predict_orientation.__module__ == "pyxem_dl.signals"
+assert Diffraction2D.predict_orientation.__module__ == "pyxem_dl.signals.diffraction"
 print(f"HyperSpy {hs.__version__} with pyxem_dl {pyxem_dl.__version__} from {package}: all well")

@@ -95,6 +95,33 @@ class VectorReader:
         return rows[:, (np.hypot(kx, ky) > _DIRECT_BEAM) & np.isfinite(rows[:4]).all(0) & (rows[3] > 0)]
 
 
+def check_origin(vectors, tables) -> None:
+    """Make sure that vectors are measured from the direct beam.
+
+    Parameters
+    ----------
+    vectors : pyxem.signals.DiffractionVectors
+        Whose offsets say so where they are not 0.
+    tables : sequence of array, shape (m, columns)
+        Of all positions.
+
+    Raises
+    ------
+    ValueError
+        If no vector points up or to the left, and there are no offsets.
+    """
+    offsets = np.asarray(vectors.offsets if vectors.offsets is not None else 0, dtype=float)
+    filled = [np.asarray(row[:, :2], dtype=float) for row in tables if len(row)]
+    if offsets.any() or not filled:
+        return
+    places = np.concatenate(filled)
+    if np.isfinite(places).any() and np.nanmin(places) >= 0:
+        raise ValueError(
+            "The vectors seem to be measured from the first pixel, not from the direct beam. Find them with "
+            "`subtract_center=True`, or subtract the position of the direct beam."
+        )
+
+
 class VectorScan:
     """Diffraction vectors of a scan as what computes with them needs them.
 
@@ -130,17 +157,8 @@ class VectorScan:
         )  # fmt: skip
         units = [str(unit) for unit in vectors.units[:2]]
         self.reader = VectorReader(units, beam_energy, [str(name) for name in vectors.column_names])
-        self._check_origin(vectors)
+        check_origin(vectors, self.tables.reshape(-1))
         self._detector_radius = _detector_radius(vectors, units, beam_energy)
-
-    def _check_origin(self, vectors) -> None:
-        offsets = np.asarray(vectors.offsets if vectors.offsets is not None else 0, dtype=float)
-        filled = [row[:, :2] for row in self.tables.reshape(-1) if len(row)]
-        if filled and not offsets.any() and np.concatenate(filled).min() >= 0:
-            raise ValueError(
-                "The vectors seem to be measured from the first pixel, not from the direct beam. Find them with "
-                "`subtract_center=True`, or subtract the position of the direct beam."
-            )
 
     def describe(self) -> str:
         """Return in a line what there is."""

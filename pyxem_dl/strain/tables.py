@@ -7,6 +7,7 @@ import numpy as np
 from pyxem_dl.electrons import beam_energy_of, read_beam_energy
 from pyxem_dl.frames import k_to_vector, vector_to_k
 from pyxem_dl.patterns.lattice import Disks
+from pyxem_dl.results.vector_scan import check_origin
 
 # Squared correlations are taken to be smaller than this: no disk is like the probe in every pixel
 _PERFECT = 0.98
@@ -46,7 +47,7 @@ class VectorTables:
         self._columns = [str(name) for name in vectors.column_names]
         self._check_tables()
         self.to_k(np.zeros((1, 2)))  # its error for units, before anything is computed
-        self._check_origin(vectors)
+        check_origin(vectors, self.tables)
 
     def to_k(self, places: np.ndarray) -> np.ndarray:
         """(kx, ky) in Å⁻¹ of vectors (..., 2) as pyxem has them, row axis first."""
@@ -114,17 +115,6 @@ class VectorTables:
                     f"The vectors have {n} columns ({', '.join(self._columns)}), but the table at {where} (rows first) "
                     f"has the shape {shape}: each must be an array (disks, {n}), (0, {n}) where there are none."
                 )
-
-    def _check_origin(self, vectors) -> None:
-        offsets = np.asarray(vectors.offsets if vectors.offsets is not None else 0, dtype=float)
-        if offsets.any():
-            return
-        places = self.joined(np.arange(len(self.tables)))[:, :2]
-        if np.isfinite(places).any() and np.nanmin(places) >= 0:
-            raise ValueError(
-                "The vectors seem to be measured from the first pixel, not from the direct beam. Find them with "
-                "`subtract_center=True`, or subtract the position of the direct beam."
-            )
 
 
 def _check_kind(vectors) -> None:

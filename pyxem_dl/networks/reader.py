@@ -116,7 +116,7 @@ class DiskReader(nn.Module):
     """
 
     def __init__(
-        self, widths: tuple[int, ...] = (24, 48, 64, 96, 160), strides: tuple[int, ...] = (2, 2, 1, 2),
+        self, widths: tuple[int, ...] = (32, 48, 64, 96, 160), strides: tuple[int, ...] = (2, 2, 1, 2),
         dropout: float = 0.02,
     ) -> None:  # fmt: skip
         super().__init__()

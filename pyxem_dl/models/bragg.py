@@ -16,7 +16,7 @@ from pyxem_dl.preprocessing import rescale
 from pyxem_dl.preprocessing.usable import usable_patterns
 
 # Patterns that go through the network at once
-_MICRO_BATCH = {"cpu": 8, "other": 64}
+_MICRO_BATCH = {"cpu": 16, "other": 64}
 
 
 @dataclass

@@ -26,7 +26,7 @@ _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
 # Disks that are read at once
-_BLOCK = {"cpu": 32, "other": 512}
+_BLOCK = {"cpu": 64, "other": 512}
 # Nearer to the direct beam than so many radii a disk is the direct beam
 _IS_BEAM = 0.5
 _READ = ("excitation_error", "excitation_error_error", "phase", "phase_error")

@@ -151,7 +151,7 @@ class DiskReader(nn.Module):
         odd = (views.patches - turned) / square_root(views.patches + turned + 1)
         channels = (
             log_1p(views.patches), square_root(views.patches / highest), shape.expand_as(views.patches),
-            log_1p(views.others), views.seen.expand_as(views.patches), odd.sign() * log_1p(odd.abs()),
+            log_1p(views.others), views.seen.expand_as(views.patches), log_1p(odd.abs()).copysign_(odd),
         )  # fmt: skip
         features = torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
         features = (self.layers if self.training else folded(self.layers))(features)

@@ -72,6 +72,7 @@ class PatternContext(nn.Module):
         logit, *values = said.split(self.n_channels, dim=1)
         # of one pattern after the other, in the order of its disks: a sum does not depend on what is beside it
         weight = torch.exp(logit.clamp(-12, 12)) * views.there
+        values = [torch.where(views.there > 0, x, 0) for x in values]
         cos, sin = views.direction[:, 1:], views.direction[:, :1]
         turns = not_beam(views)
         cos, sin = cos * turns, sin * turns

@@ -131,8 +131,9 @@ class Neighbours(NamedTuple):
 
 
 def other_disks(
-    known: Neighbours, pattern: torch.Tensor, rank: torch.Tensor, radius: float, direction: torch.Tensor
-) -> torch.Tensor:
+    known: Neighbours, pattern: torch.Tensor, rank: torch.Tensor, position: torch.Tensor, radius: float,
+    direction: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
     """Draw what the neighbours of disks leave in their surroundings, as even disks.
 
     Parameters
@@ -141,17 +142,15 @@ def other_disks(
         All disks.
     pattern, rank : tensor of int, shape (p,)
         Which of them are looked at.
-    radius : float
-        Of the disks in px.
-    direction : tensor, shape (p, 2)
-        As in :func:`cut_patches`.
+    position, radius, direction
+        As in :func:`cut_patches`: the middles of the surroundings, which need not be where the disks are known to be.
 
     Returns
     -------
     tensor, shape (p, PATCH_SIZE, PATCH_SIZE)
         Counts per sample.
     """
-    away = (known.places[pattern] - known.places[pattern, rank][:, None]) * (_SAMPLES / radius)
+    away = (known.places[pattern] - position[:, None]) * (_SAMPLES / radius)
     amount = known.amount[pattern].scatter(1, rank[:, None], 0)
     # so far from the middle of the surroundings a disk no longer reaches into them
     amount = amount * (away.norm(dim=-1) < math.sqrt(2) * _HALF + _SAMPLES)

@@ -58,7 +58,8 @@ def _seen(patterns, seen, pattern, position, radius: float, direction) -> torch.
     where = pattern if len(seen) > 1 else torch.zeros_like(pattern)
     whole = cut_patches(torch.ones_like(seen[:1]), torch.zeros_like(pattern), position, radius, direction)
     # parts of a sample beyond the border are not masked, and not seen
-    return (cut_patches(seen, where, position, radius, direction) / whole.amax((1, 2), keepdim=True)).clamp(0, 1)
+    most = whole.amax((1, 2), keepdim=True).clamp_min(1e-6)  # 0 far beyond the border
+    return (cut_patches(seen, where, position, radius, direction) / most).clamp(0, 1)
 
 
 def look_at(
@@ -120,7 +121,7 @@ def look_at(
         log_1p(amount) / 4 - 1,
         knows_range.to(distance), (electrons > 0).to(distance), is_beam.to(distance),
     ]  # fmt: skip
-    others = other_disks(known, pattern, rank, radius, direction)
+    others = other_disks(known, pattern, rank, position, radius, direction)
     there = torch.ones_like(distance) if there is None else there.to(distance)
     return DiskViews(
         patches, probe, others, share, torch.stack(columns, dim=1), direction, pattern, there[:, None]

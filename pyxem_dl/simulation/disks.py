@@ -195,7 +195,8 @@ class DiskSimulator(RandomNumbers):
             phase = self._choice(self.phases)
             disk_radius = self._log_number(*s.disk_radius)
             rotations = random_rotations(_IN_POOL, self.generator)
-            thickness = self._log_numbers(*s.thickness, _IN_POOL)
+            # what is simulated is what is told
+            thickness = torch.tensor([*map(ManyBeam.whole_slices, self._log_numbers(*s.thickness, _IN_POOL).tolist())])
             beams = phase(rotations, thickness, disk_radius, _GRID)
             beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
             self._pools[i] = _Pool(disk_radius, phase.beam_energy, thickness, beams, _USES * _IN_POOL)

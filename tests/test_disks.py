@@ -185,7 +185,8 @@ def test_neighbours_are_drawn_where_they_are(rng):
     places = torch.tensor([[[40.0, 40.0], [46.0, 47.0], [37.0, 33.0], [90.0, 90.0]]])
     amount = torch.tensor([[50.0, 1000.0, 400.0, 9000.0]])
     direction = torch.tensor([[0.6, -0.8]])
-    drawn = other_disks(Neighbours(places, amount), torch.tensor([0]), torch.tensor([0]), places[0, :1], 5.0, direction)[0]
+    first = torch.tensor([0])
+    drawn = other_disks(Neighbours(places, amount), first, first, places[0, :1], 5.0, direction)[0]
     image = disk_image(places[:, 1:3], amount[:, 1:3])
     seen = cut_patches(image, torch.tensor([0]), places[0, :1], 5.0, direction)[0]
     assert float(drawn.sum()) == pytest.approx(float(seen.sum()), rel=0.05)
@@ -257,7 +258,7 @@ class Told(torch.nn.Module):
     def look(self, views):
         return torch.zeros(len(views.patches), 1)
 
-    def conclude(self, features, views):
+    def conclude(self, features, views, n):
         zero = torch.zeros(len(features))
         two = torch.zeros(len(zero), 2)
         base = DiskReadings(two, two - 8, zero, zero - 5, zero + 9, zero, zero - 5, zero, zero - 5)

@@ -137,7 +137,7 @@ class DetectionFinder:
         if isinstance(self.model, SentModel):
             self.model = self.model.load()
         self.model.to(device)
-        self._image = self._image.to(device)
+        self._image, self._center = self._image.to(device), self._center.to(device)
         if self.signal_mask is not None:
             self.signal_mask = self.signal_mask.to(device)
         if self._hidden is not None:
@@ -145,6 +145,7 @@ class DetectionFinder:
 
     def __post_init__(self) -> None:
         self._image = self.probe.resampled(self.model.network.radius / self.probe.radius).image
+        self._center = torch.tensor(self.optics.calibration.center, dtype=torch.float32)
         self._hidden = self._hidden_beam()
 
     def _hidden_beam(self) -> torch.Tensor | None:
@@ -177,8 +178,7 @@ class DetectionFinder:
         centers : tensor, shape (n, 2), optional
             Direct beams in px, where they are not all at `center`.
         """
-        if centers is None:
-            centers = patterns.new_tensor(self.center)
+        centers = self._center if centers is None else centers
         disks = self.model.predict_batch(
             self._with_beam(in_electrons(patterns, self.gain)), self._image, self.probe.radius,
             signal_mask=self.signal_mask, filled=self._hidden is not None,

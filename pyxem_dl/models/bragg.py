@@ -113,18 +113,19 @@ class BraggModel(Model):
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
-        works = None if mask is None or filled else (~mask)[None].float()
+        works = None if mask is None else (~mask)[None].float()
         size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
         probe = probe.to(device)
         if center is None:
-            center = torch.tensor([n // 2 for n in patterns.shape[1:]], dtype=torch.float32)
+            center = torch.stack([torch.full((), float(n // 2), device=device) for n in patterns.shape[1:]])
         centers = center.float().expand(len(patterns), 2)
 
         def predict(micro_batch, center):
             seen, usable = usable_patterns(micro_batch, mask)
+            looked_at = seen
             if filled:
-                seen = torch.where(mask & usable[:, None, None], micro_batch.clamp_min(0), seen)
-            found = self._find(seen, probe, radius, size, max_disks, n_samples)
+                looked_at = torch.where(mask & usable[:, None, None], micro_batch.clamp_min(0), seen)
+            found = self._find(looked_at, probe, radius, size, max_disks, n_samples)
             optics = Optics(probe[None], self.network.radius, radius, center, half_range)
             with computing(device, self.precision):
                 found = self.network.read(seen, found, optics, works, n_samples, least)
@@ -196,7 +197,9 @@ class BraggModel(Model):
         found = self.network.predict(inputs, probe / probe.sum(), 4)
         radius = self.network.radius
         center = torch.full((len(inputs), 2), 32.0, device=inputs.device)
-        return self.network.read(inputs, found, Optics(probe[None], radius, radius, center, 1e-4))._asdict()
+        found = self.network.read(inputs, found, Optics(probe[None], radius, radius, center, 1e-4))
+        # what is not known of a disk is compared as 0
+        return {name: column.nan_to_num() for name, column in found._asdict().items()}
 
     def _differences(self, now: dict, stored: dict) -> str:
         confidence = float((now["confidence"] - stored["confidence"]).abs().max())

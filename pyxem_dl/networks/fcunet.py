@@ -14,21 +14,20 @@ from torch import nn
 from torch.nn import functional
 
 from pyxem_dl.networks.outline import moved
-from pyxem_dl.networks.reader import DiskReader, DiskReadings
+from pyxem_dl.networks.reader import DiskReader, DiskReadings, not_beam
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
 from pyxem_dl.patterns.patches import Neighbours, in_blocks, places_to_look_at
 from pyxem_dl.patterns.peaks import are_highest
-from pyxem_dl.patterns.views import DiskViews, Optics, look_at
+from pyxem_dl.patterns.views import DIRECT_BEAM, DiskViews, Optics, look_at
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
-# Disks that are read at once
+# Disks that are read at once, and of a pattern at most: the most confident
+_MOST_READ = 96
 _BLOCK = {"cpu": 64, "other": 512}
-# Nearer to the direct beam than so many radii a disk is the direct beam
-_IS_BEAM = 0.5
 _READ = ("excitation_error", "excitation_error_error", "phase", "phase_error")
 
 
@@ -264,16 +263,19 @@ class FCUNet(nn.Module):
             Without those that are another one again: two cells may have found the same.
         """
         which = disks.confidence > least
-        pattern, rank = places_to_look_at(which)
+        pattern, rank = places_to_look_at(which[:, :_MOST_READ])
         if self.reader is not None and len(pattern):
             self._sample(n_samples > 0)
-            views = self._views(patterns, disks, which, pattern, rank, optics, seen)
             size = _BLOCK["cpu" if patterns.device.type == "cpu" else "other"]
+            # hundredths of a pixel need more digits than bfloat16 has
+            with torch.autocast(patterns.device.type, enabled=False):
+                views = self._views(patterns, disks, which, pattern, rank, optics, seen)
             # each disk alone in blocks of one size, then all disks of a pattern together
             (features,) = in_blocks(lambda *block: (self.reader.look(DiskViews(*block)),), size, *views)
-            samples = [self.reader.conclude(features, views) for _ in range(max(1, n_samples))]
-            readings = DiskReadings(*(torch.stack(x).float() for x in zip(*samples, strict=True)))
-            disks = _with_readings(disks, readings, views.direction, which, pattern, rank, optics)
+            full, whole = _filled_up(features, views, size)
+            samples = [self.reader.conclude(full, whole, len(patterns)) for _ in range(max(1, n_samples))]
+            readings = DiskReadings(*(torch.stack(x)[:, : len(rank)].float() for x in zip(*samples, strict=True)))
+            disks = _with_readings(disks, readings, views, which, pattern, rank, optics)
         again = _again(torch.stack([disks.row, disks.column], dim=-1), which, _SAME_DISK * optics.radius)
         return disks._replace(confidence=disks.confidence * ~again)
 
@@ -281,8 +283,10 @@ class FCUNet(nn.Module):
         """Show the reader the disks that are read."""
         place = torch.stack([disks.row, disks.column], dim=-1)
         amount = disks.intensity * which
+        if seen is not None:  # of what is behind a mask nobody knows how strong it is
+            amount = amount * _at(seen, place)
         from_beam = (place - optics.center[:, None]).norm(dim=-1)
-        has_beam = ((from_beam < _IS_BEAM * optics.radius) & which).any(1)
+        has_beam = ((from_beam < DIRECT_BEAM * optics.radius) & (amount > 0)).any(1)
         incident = torch.where(has_beam, amount.sum(1), 0)
         known = Neighbours(place.nan_to_num(), amount)
         there = which[pattern, rank]
@@ -296,11 +300,11 @@ class FCUNet(nn.Module):
             layer.train(on)
 
 
-def _with_readings(disks: Disks, read: DiskReadings, direction, which, pattern, rank, optics: Optics) -> Disks:
+def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, pattern, rank, optics: Optics) -> Disks:
     """Disks with what was read of them; readings (samples, p, ...)."""
     radius, wanted = optics.radius, which[pattern, rank]
     start = torch.stack([disks.row, disks.column], dim=-1)[pattern, rank]
-    row, column = direction.unbind(1)
+    row, column = views.direction.unbind(1)
     along, across = read.offset.unbind(-1)
     offset = torch.stack([along * row + across * column, along * column - across * row], dim=-1)
     mean = offset.mean(0)
@@ -309,7 +313,7 @@ def _with_readings(disks: Disks, read: DiskReadings, direction, which, pattern, 
     place = torch.where(near[:, None], start + mean * radius, start)
     log_error = read.log_error.mean(0)
     from_beam = (place - optics.center[pattern]).norm(dim=1)
-    diffracted = wanted & (from_beam > _IS_BEAM * radius)
+    diffracted = wanted & (not_beam(views)[:, 0] > 0)
     half_range = optics.half_range * from_beam
     known = diffracted & half_range.isfinite()
     distance = read.distance.mean(0).clamp(0, 6)
@@ -326,13 +330,32 @@ def _with_readings(disks: Disks, read: DiskReadings, direction, which, pattern, 
     return disks._replace(
         row=put(disks.row, place[:, 0], near), column=put(disks.column, place[:, 1], near),
         # of the distance, not along g and across it
-        position_error=put(disks.position_error, radius * (2 * log_error).exp().sum(1).sqrt(), wanted),
-        position_variance=put(disks.position_variance, radius**2 * offset.var(0, correction=0).sum(1), wanted),
+        position_error=put(disks.position_error, radius * (2 * log_error).exp().sum(1).sqrt(), near),
+        position_variance=put(disks.position_variance, radius**2 * offset.var(0, correction=0).sum(1), near),
         excitation_error=put(disks.excitation_error, towards * modulus, known),
         excitation_error_error=put(disks.excitation_error_error, (spread**2 + wrong_side).sqrt(), known),
         phase=put(disks.phase, phase, diffracted),
         phase_error=put(disks.phase_error, phase * read.log_phase_error.mean(0).exp(), diffracted),
     )  # fmt: skip
+
+
+def _filled_up(features: torch.Tensor, views: DiskViews, size: int) -> tuple[torch.Tensor, DiskViews]:
+    """Let few disks be as many as a block has: the last digits of a product depend on how many rows there are."""
+    missing = size - len(features)
+    if missing <= 0:
+        return features, views
+    features, *columns = (torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in (features, *views))
+    views = DiskViews(*columns)
+    there = torch.cat([views.there[:-missing], torch.zeros_like(views.there[-missing:])])
+    return features, views._replace(there=there)
+
+
+def _at(image: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Values (n, m) of images (1 or n, rows, columns) in the pixels nearest to places (n, m, 2)."""
+    rows, columns = image.shape[1:]
+    row, column = place.nan_to_num().round().long().unbind(-1)
+    index = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    return image.flatten(1).expand(len(index), -1).gather(1, index)
 
 
 def _again(place: torch.Tensor, which: torch.Tensor, distance: float) -> torch.Tensor:

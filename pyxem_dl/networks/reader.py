@@ -13,6 +13,7 @@ from pyxem_dl.networks.folding import folded
 from pyxem_dl.patterns.patches import PATCH_SIZE
 from pyxem_dl.patterns.views import DiskViews
 from pyxem_dl.preprocessing.elementary import log_1p, square_root
+from pyxem_dl.rotations import full_float32
 
 N_NUMBERS = 8
 _N_CHANNELS = 6
@@ -66,8 +67,8 @@ class PatternContext(nn.Module):
         )
         self.n_numbers = 5 * n_channels + 1
 
-    def forward(self, features: torch.Tensor, views: DiskViews) -> torch.Tensor:
-        """From features (p, n_features) to what is known of the pattern, (p, n_numbers)."""
+    def forward(self, features: torch.Tensor, views: DiskViews, n: int) -> torch.Tensor:
+        """From features (p, n_features) of the disks of n patterns to what is known of theirs, (p, n_numbers)."""
         said = self.say(features).float()
         logit, *values = said.split(self.n_channels, dim=1)
         # of one pattern after the other, in the order of its disks: a sum does not depend on what is beside it
@@ -78,7 +79,7 @@ class PatternContext(nn.Module):
         cos, sin = cos * turns, sin * turns
         twice = cos**2 - sin**2, 2 * sin * cos
         columns = [values[0], values[1] * cos, values[1] * sin, values[2] * twice[0], values[2] * twice[1]]
-        sums = _over_pattern(torch.cat([weight, *(weight * x for x in columns), views.there], 1), views.pattern)
+        sums = _over_pattern(torch.cat([weight, *(weight * x for x in columns), views.there], 1), views.pattern, n)
         total, same, x1, y1, x2, y2, count = sums.split([self.n_channels] * 6 + [1], dim=1)
         told = [
             same, x1 * cos + y1 * sin, y1 * cos - x1 * sin, x2 * twice[0] + y2 * twice[1], y2 * twice[0] - x2 * twice[1]
@@ -92,11 +93,14 @@ def not_beam(views: DiskViews) -> torch.Tensor:
     return 1 - views.numbers[:, -1:]
 
 
-def _over_pattern(x: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
-    """Sum of rows (p, k) over the disks of the same pattern, for each disk."""
-    # on a device nothing looks at a number, and there are no fewer disks than patterns, padding included
-    n = len(pattern) if x.device.type != "cpu" else int(pattern.max()) + 1
-    return x.new_zeros(n, x.shape[1]).index_add(0, pattern, x)[pattern]
+def _over_pattern(x: torch.Tensor, pattern: torch.Tensor, n: int) -> torch.Tensor:
+    """Sum of rows (p, k) over the disks of the same one of n patterns, for each disk."""
+    if x.device.type == "cpu":
+        return x.new_zeros(n, x.shape[1]).index_add(0, pattern, x)[pattern]
+    # where many threads add up, only a product of matrices does it in one order
+    same = (pattern == torch.arange(n, device=x.device)[:, None]).to(x)
+    with full_float32():
+        return (same @ x)[pattern]
 
 
 class DiskReader(nn.Module):
@@ -141,7 +145,7 @@ class DiskReader(nn.Module):
 
     def forward(self, views: DiskViews) -> DiskReadings:
         """Read disks as :func:`~pyxem_dl.patterns.views.look_at` shows them."""
-        return self.conclude(self.look(views), views)
+        return self.conclude(self.look(views), views, int(views.pattern.max()) + 1)
 
     def look(self, views: DiskViews) -> torch.Tensor:
         """Features (p, n) of disks, each seen alone."""
@@ -158,14 +162,14 @@ class DiskReader(nn.Module):
         features = (self.layers if self.training else folded(self.layers))(features)
         return functional.relu(self.joined(torch.cat([features, views.numbers.to(features)], dim=1)))
 
-    def conclude(self, features: torch.Tensor, views: DiskViews) -> DiskReadings:
-        """Read disks from the features of all disks of their patterns."""
+    def conclude(self, features: torch.Tensor, views: DiskViews, n: int) -> DiskReadings:
+        """Read disks from the features of all disks of n patterns."""
         # bfloat16 knows no hundredths of a pixel
         with torch.autocast(features.device.type, enabled=False):
             features = torch.cat([features.float(), views.numbers], dim=1)
             # what disks tell each other twice: first what each has seen, then what it makes of what the others have
-            features = functional.relu(self.hidden(torch.cat([features, self.context(features, views)], dim=1)))
-            features = functional.relu(self.hidden_2(torch.cat([features, self.again(features, views)], dim=1)))
+            features = functional.relu(self.hidden(torch.cat([features, self.context(features, views, n)], dim=1)))
+            features = functional.relu(self.hidden_2(torch.cat([features, self.again(features, views, n)], dim=1)))
             raw = self.last(self.dropout(features))
         return DiskReadings(
             raw[:, :2], raw[:, 2:4].clamp(-8, 0), raw[:, 4], raw[:, 5].clamp(-5, 2), raw[:, 6], raw[:, 7],

@@ -10,10 +10,11 @@ import torch
 from pyxem_dl.patterns.patches import Neighbours, cut_patches, on_detector, other_disks, turned_probe
 from pyxem_dl.preprocessing.elementary import log_1p
 
-# Nearer to the direct beam than so many radii a disk is the direct beam
-_DIRECT_BEAM = 0.5
-# Half ranges (Å⁻¹) and radii (px) that are usual: numbers that a network sees are about 1
-_USUAL_RANGE, _USUAL_RADIUS = 0.003, 5.0
+#: Nearer to the direct beam than so many radii a disk is the direct beam
+DIRECT_BEAM = 0.5
+# Half ranges (Å⁻¹) and radii (px) that are usual: numbers that a network sees are about 1. Larger disks are made
+# smaller before they are sampled, and look as those of the largest radius
+_USUAL_RANGE, _USUAL_RADIUS, _LARGEST_RADIUS = 0.003, 5.0, 10.0
 
 
 class DiskViews(NamedTuple):
@@ -104,8 +105,8 @@ def look_at(
     radius = optics.radius
     from_beam = position - optics.center[pattern]
     distance = from_beam.norm(dim=1)
-    is_beam = distance < _DIRECT_BEAM * radius
-    right = torch.tensor([0.0, 1.0], device=position.device)
+    is_beam = distance < DIRECT_BEAM * radius
+    right = torch.stack([torch.zeros_like(distance), torch.ones_like(distance)], dim=1)
     direction = torch.where(is_beam[:, None], right, from_beam / distance.clamp_min(1e-6)[:, None])
     patches = cut_patches(patterns, pattern, position, radius, direction)
     share = _seen(patterns, seen, pattern, position, radius, direction)
@@ -116,7 +117,7 @@ def look_at(
     columns = [
         torch.where(knows_range, (half_range.clamp_min(1e-6) / _USUAL_RANGE).log(), 0),
         torch.where(electrons > 0, (log_1p(amount) - log_1p(electrons)) / 4, 0),
-        torch.full_like(distance, math.log(radius / _USUAL_RADIUS)),
+        torch.full_like(distance, math.log(min(radius, _LARGEST_RADIUS) / _USUAL_RADIUS)),
         log_1p(distance / radius) - 2,
         log_1p(amount) / 4 - 1,
         knows_range.to(distance), (electrons > 0).to(distance), is_beam.to(distance),

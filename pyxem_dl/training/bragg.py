@@ -201,7 +201,7 @@ def validate_reader(reader, batches: list[ReadingBatch]) -> dict[str, float]:
     read = type(read[0])(*map(torch.cat, zip(*read, strict=True)))
     truth = type(batches[0].truth)(*map(torch.cat, zip(*(b.truth for b in batches), strict=True)))
     near = truth.has_distance & (truth.distance.abs() < _NEAR)
-    distance = torch.where(read.side > 0, 1, -1) * read.distance.clamp(0, 6).sinh()
+    distance = torch.tanh(read.side / 2) * read.distance.clamp(0, 6).sinh()  # the mean of both signs, as it is told
     wrong = (distance - truth.distance)[near]
     phases = torch.stack([read.log_phase, truth.log_phase], dim=1)[truth.has_phase]
     return {
@@ -209,7 +209,7 @@ def validate_reader(reader, batches: list[ReadingBatch]) -> dict[str, float]:
         "expected_error": float((2 * read.log_error).exp().sum(1).mean().sqrt()),
         "near_error": float(wrong.square().mean().sqrt()),
         "near_sign": float((distance * truth.distance > 0)[near].float().mean()),
-        "potential": rank_correlation(phases.numpy()),
+        "potential": rank_correlation(phases.cpu().numpy()),
         "reading_loss": float(loss),
     }
 

@@ -170,6 +170,21 @@ def test_views_have_the_truth_of_their_disks():
     assert float(wrong.abs().median()) < 0.1
 
 
+def test_views_of_diffracted_disks_are_turned_as_their_truth():
+    settings = DiskSettings(
+        size=64, native_radius=(5.0, 6.0), electrons=(1e6, 1e7), background=(1e-4, 2e-4), ghost_share=0.0,
+        blank_share=0.0, clipped_share=0.0, aberrated_share=0.0,
+    )  # fmt: skip
+    batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
+    views, truth = batches.make()
+    alone = (views.others.sum((1, 2)) < 0.05 * views.patches.sum((1, 2))) & (views.numbers[:, 7] == 0)
+    at = (torch.arange(views.patches.shape[-1]) - views.patches.shape[-1] // 2) / 10.0
+    # bands run across g: in this direction the middle of what is seen is that of the disk
+    across = (views.patches.sum(2) * at).sum(1) / views.patches.sum((1, 2))
+    assert int(alone.sum()) > 20
+    assert float(torch.corrcoef(torch.stack([across, truth.offset[:, 1]])[:, alone])[0, 1]) > 0.8
+
+
 def test_bands_lie_where_the_excitation_error_is_zero():
     settings = DiskSettings(
         size=64, native_radius=(5.0, 6.0), disk_radius=(0.08, 0.1), thickness=(300.0, 500.0), electrons=(1e6, 1e7),

@@ -13,7 +13,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.networks.fcunet import Disks, FCUNet
 from pyxem_dl.networks.reader import DiskReader, DiskReadings, DiskTruth
 from pyxem_dl.patterns.patches import PATCH_SIZE, Neighbours, cut_patches, other_disks
-from pyxem_dl.patterns.views import Optics, look_at
+from pyxem_dl.patterns.views import DiskViews, Optics, look_at
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.simulation.detector import draw_spots
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator, _significance
@@ -152,7 +152,8 @@ def test_patches_are_cut_where_they_are_asked_for(radius):
     size = round(9 * radius)
     place = torch.tensor([[[3.5 * radius + 0.3, 4.1 * radius - 0.2]]])
     image = disk_image(place, torch.full((1, 1), 1e4), size=size, radius=radius)
-    patch = cut_patches(image, torch.tensor([0]), place[0], radius)[0]
+    right = torch.tensor([[0.0, 1.0]])
+    patch = cut_patches(image, torch.tensor([0]), place[0], radius, right)[0]
     assert patch.shape == (PATCH_SIZE, PATCH_SIZE)
     assert float(patch.sum()) == pytest.approx(1e4, rel=0.03)
     at = torch.arange(PATCH_SIZE) - PATCH_SIZE // 2
@@ -162,18 +163,18 @@ def test_patches_are_cut_where_they_are_asked_for(radius):
     inside = torch.hypot(at[:, None].float(), at[None].float()) < 12
     assert float(patch[inside].sum()) > 0.9e4
     # a place beyond the border has nothing around it
-    far = cut_patches(image, torch.tensor([0]), torch.tensor([[-4 * radius, 0.0]]), radius)
+    far = cut_patches(image, torch.tensor([0]), torch.tensor([[-4 * radius, 0.0]]), radius, right)
     assert float(far.abs().max()) < 1
 
 
 def test_surroundings_are_turned_to_a_direction():
     image = disk_image(torch.tensor([[[40.0, 40.0], [43.0, 44.0]]]), torch.tensor([[100.0, 900.0]]))
     one, middle = torch.tensor([0]), torch.tensor([[40.0, 40.0]])
-    plain = cut_patches(image, one, middle, 5.0)
     right = cut_patches(image, one, middle, 5.0, torch.tensor([[0.0, 1.0]]))
-    assert float((plain - right).abs().max()) < 1e-5 * float(plain.max())
+    # a sample is half a pixel: every second one from the middle is a pixel of its own
+    assert float((4 * right[0, 1::2, 1::2] - image[0, 32:49, 32:49]).abs().max()) < 1e-4 * float(image.max())
     down = cut_patches(image, one, middle, 5.0, torch.tensor([[1.0, 0.0]]))
-    assert float((down - plain.rot90(1, (1, 2))).abs().max()) < 1e-5 * float(plain.max())
+    assert float((down - right.rot90(1, (1, 2))).abs().max()) < 1e-5 * float(right.max())
     # the second disk, 5 px away, lies on the right where the surroundings are turned to it
     along = cut_patches(image, one, middle, 5.0, torch.tensor([[0.6, 0.8]]))[0]
     at = torch.arange(PATCH_SIZE) - PATCH_SIZE // 2
@@ -277,6 +278,59 @@ def read(found, **readings):
     network.reader = Told(**readings)
     optics = Optics(torch.ones(1, 11, 11), 5.0, 5.0, torch.tensor([[32.0, 32.0]]), 1e-4)
     return network.read(torch.zeros(1, 64, 64), found, optics)
+
+
+class Seen(Told):
+    """A reader that keeps what it is shown."""
+
+    def look(self, views):
+        self.shown = views
+        return super().look(views)
+
+
+def shown(found, patterns, seen=None, center=(32.0, 32.0)):
+    network = FCUNet()
+    network.reader = Seen()
+    optics = Optics(torch.ones(1, 11, 11), 5.0, 5.0, torch.tensor([center]), 1e-4)
+    network.read(patterns, found, optics, seen)
+    return DiskViews(*(x[: int((found.confidence > 0.03).sum())] for x in network.reader.shown))
+
+
+def test_a_masked_beam_is_unknown_to_the_reader():
+    found, patterns = found_disks([32.0, 20.0], [32.0, 40.0], [0.9, 0.8]), torch.ones(1, 64, 64)
+    seen = torch.ones(1, 64, 64)
+    seen[:, 26:39, 26:39] = 0
+    known, unknown = shown(found, patterns), shown(found, patterns * seen, seen)
+    assert known.numbers[:, 6].tolist() == [1, 1] and unknown.numbers[:, 6].tolist() == [0, 0]
+    assert float(unknown.seen[0, 12:23, 12:23].max()) == 0 and float(known.seen.min()) == 1
+    assert float(unknown.others[1].sum()) == 0 < float(known.others[1].sum())
+
+
+def test_views_are_as_sharp_in_half_precision(rng):
+    found = found_disks([32.0, 20.3], [32.0, 40.7], [0.9, 0.8])
+    patterns = torch.as_tensor(rng.poisson(50, (1, 64, 64)), dtype=torch.float32)
+    full = shown(found, patterns)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = shown(found, patterns)
+    for one, other in zip(full, half, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_large_disks_look_as_small_ones(rng):
+    small = torch.as_tensor(rng.poisson(90, (1, 96, 96)), dtype=torch.float32)
+    small = torch.nn.functional.avg_pool2d(small[None], 5, 1, 2)[0]
+    views = []
+    for factor in (1, 3):
+        images = small.repeat_interleave(factor, 1).repeat_interleave(factor, 2) / factor**2
+        place = (torch.tensor([[[40.0, 60.0]]]) + 0.5) * factor - 0.5
+        center = tuple((c + 0.5) * factor - 0.5 for c in (48.0, 48.0))
+        views.append(
+            views_of(images, place, torch.zeros(1, 2), 10.0 * factor, center, half_range=1e-4 / factor)
+        )
+    one, other = views
+    assert other.numbers[0, :3].tolist() == pytest.approx(one.numbers[0, :3].tolist(), abs=1e-4)
+    assert np.corrcoef(one.patches.flatten(), other.patches.flatten())[0, 1] > 0.98
+    assert float(other.patches.sum()) == pytest.approx(float(one.patches.sum()), rel=0.02)
 
 
 def test_readings_are_turned_back_and_put_into_units():

@@ -27,7 +27,7 @@ def cut_patches(
     pattern: torch.Tensor,
     position: torch.Tensor,
     radius: float,
-    direction: torch.Tensor | None = None,
+    direction: torch.Tensor,
 ) -> torch.Tensor:
     """Sample the surroundings of disks.
 
@@ -41,9 +41,8 @@ def cut_patches(
         Row and column in px.
     radius : float
         Of the disks in px.
-    direction : tensor, shape (p, 2), optional
-        Unit vectors along (row, column): the surroundings are turned so that their columns run along them.  By default
-        they are not turned.
+    direction : tensor, shape (p, 2)
+        Unit vectors along (row, column): the surroundings are turned so that their columns run along them.
 
     Returns
     -------
@@ -55,22 +54,6 @@ def cut_patches(
         patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
     step = radius / _SAMPLES
     position = position.nan_to_num()  # a device stops at an index that is none
-    if direction is not None:
-        return _turned(patterns, pattern, position, step, direction)
-    size = math.ceil((PATCH_SIZE - 1) * step) + 3
-    first = (position - _HALF * step).floor()
-    square = _cut(patterns, pattern, first.long(), size)
-    offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step
-    at = (position - first)[:, :, None] + offsets
-    before = at.floor().long().clamp(0, size - 2)
-    share = at - before
-    rows, columns = before[:, 0, :, None].expand(-1, -1, size), before[:, 1, None].expand(-1, PATCH_SIZE, -1)
-    square = torch.lerp(square.gather(1, rows), square.gather(1, rows + 1), share[:, 0, :, None])
-    return torch.lerp(square.gather(2, columns), square.gather(2, columns + 1), share[:, 1, None]) * step**2
-
-
-def _turned(patterns, pattern, position, step: float, direction) -> torch.Tensor:
-    """Sample surroundings whose columns run along directions (p, 2)."""
     half = math.ceil(math.sqrt(2) * _HALF * step) + 1
     first = position.floor()
     square = _cut(patterns, pattern, first.long() - half, 2 * half + 2)
@@ -173,12 +156,6 @@ def _cut(patterns: torch.Tensor, pattern: torch.Tensor, first: torch.Tensor, siz
     # whole lines at once: an index for each pixel takes ten times as long
     lines = padded.flatten().unfold(0, size, 1).index_select(0, start.flatten())
     return lines.unflatten(0, (len(pattern), size))
-
-
-def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
-    """Sample a probe (size, size), whose centre is its middle pixel, as the surroundings of disks are."""
-    middle = torch.full((1, 2), float(image.shape[-1] // 2), device=image.device)
-    return cut_patches(image[None], torch.zeros(1, dtype=torch.long, device=image.device), middle, radius)
 
 
 def places_to_look_at(which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

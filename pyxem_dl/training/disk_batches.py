@@ -19,8 +19,9 @@ from pyxem_dl.simulation.disks import DiskPatterns, DiskSimulator
 #: instead of 2.75 it learns to pass over disks of 20 electrons.
 VISIBLE, INVISIBLE = 2.75, 0.8
 SETUP_SIZE = 8
-# Patterns that wait to be drawn
+# Patterns that wait to be drawn, and how many of them a batch may take
 _STORE = 512
+MOST_IN_BATCH = _STORE
 # How far off (radii) disks are found before they are read: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
 # Most disks of thick crystals are many half ranges from Bragg's condition, and have less to tell: so many are read

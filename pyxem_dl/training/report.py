@@ -198,8 +198,8 @@ GPL-3.0-or-later.
 """
 
 
-def bragg_card(model, modules: dict, phases, visible: float) -> str:
-    """Card of a disk detector in Markdown."""
+def bragg_card(model, modules: dict, phases, held_out: list, visible: float) -> str:
+    """Card of a disk detector in Markdown; `held_out` are the phases that are not trained on."""
     r, configuration = modules["detect"].results, modules["detect"].configuration
     where, stages = _how_it_went(model)
     read = ""
@@ -210,6 +210,7 @@ def bragg_card(model, modules: dict, phases, visible: float) -> str:
             f" electrons); excitation errors within three half ranges of a disk {e['near_error']:.2f} half ranges, the"
             f" sign right for {e['near_sign']:.0%}; rank correlation of V_g x thickness {e['potential']:.2f}."
         )
+    validation = f"{len(held_out)} of these crystals, on which it was not trained" if held_out else "the same crystals"
     settings, simulation = _tables(configuration)
     crystals = f"{len(phases)} crystals (`crystals.json`)" if len(phases) > 12 else ", ".join(p.name for p in phases)
     low, high = model.domain["disk_radius"]
@@ -238,7 +239,7 @@ patterns different), each seen twice, on {where}:
 | --- | --- |
 {simulation}
 
-## Metrics on simulated patterns of crystals that are held out
+## Metrics on simulated patterns of {validation}
 At the threshold of {r["threshold"]:.2f}: F1 {r["f1"]:.3f}, precision {r["precision"]:.3f}, recall
 {r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square, of the U-Net
 alone); rank correlation of the intensities {r["intensity"]:.3f}.{read}

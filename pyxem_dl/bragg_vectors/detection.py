@@ -79,9 +79,9 @@ def predict_bragg_vectors(
         its expected error (root mean square of the distance).  ``v_g`` is V_g x thickness in V Å, ``q_z`` the component
         of the reciprocal vector along the beam, towards the source, in Å⁻¹; ``v_g_error`` and ``q_z_error`` are their
         expected errors.  A single disk tells ``q_z`` near its Bragg condition only, and further off hardly its sign:
-        look at the error.  NaN where they cannot be known: for the direct beam, and without a beam energy.  With
-        `n_samples` also ``position_variance``, in those units squared, and
-        ``confidence_variance``.
+        look at the error.  NaN where they are not known: for the direct beam, without a beam energy, for models that
+        read no disks, and beyond the 96 most confident disks of a pattern.  With `n_samples` also
+        ``position_variance``, in those units squared, and ``confidence_variance``.
 
     Raises
     ------

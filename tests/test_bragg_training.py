@@ -2,22 +2,23 @@
 
 import pytest
 import torch
+from sample_phases import raw_phase
 
+from pyxem_dl.crystals import load_phases, read_manifest
 from pyxem_dl.models import load_model
 from pyxem_dl.networks.fcunet import Disks, FCUNet
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
-from pyxem_dl.training import bragg
+from pyxem_dl.training import bragg, disk_batches
 from pyxem_dl.training.bragg import (
     BraggConfiguration,
     BraggTraining,
-    DiskBatch,
-    DiskBatches,
-    LocalisationBatches,
+    divided,
     scores_at,
     train_bragg,
     training_phases,
     validate,
 )
+from pyxem_dl.training.disk_batches import DiskBatch, DiskBatches, ReadingBatches
 from pyxem_dl.training.running import fit
 
 
@@ -33,7 +34,7 @@ def batch(visible, counted):
 def detections(*rows):
     row, column, confidence = (torch.tensor([values]) for values in zip(*rows, strict=True))
     one = torch.ones_like(row)
-    return Disks(row, column, 7 * one, confidence, one, 0 * one, 0 * one)
+    return Disks(row, column, 7 * one, confidence, one, *[0 * one] * 6)
 
 
 def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
@@ -53,23 +54,24 @@ def test_matching_is_one_to_one_and_doubtful_disks_count_neither_way():
     assert (none.n_hits, none.n_false, none.recall) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("stage", ["detect", "place"])
+@pytest.mark.parametrize("stage", ["detect", "read"])
 def test_a_detector_is_trained_through_lightning(stage, tmp_path):
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
-    simulator = DiskSimulator(training_phases()[:1], settings=settings, seed=0)
-    batches = (DiskBatches if stage == "detect" else LocalisationBatches)(simulator, 8)
+    simulator = DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0)
+    batches = (DiskBatches if stage == "detect" else ReadingBatches)(simulator, 8)
     configuration = BraggConfiguration(
-        max_minutes=60.0, max_steps=6, placement_share=0.5, batch_size=8, simulation=settings
+        max_minutes=60.0, max_steps=6, reading_share=0.5, batch_size=8, simulation=settings
     )
-    network = FCUNet(widths=(8, 8, 8), placement=True)
+    network = FCUNet(widths=(8, 8, 8), reader=True)
     before = {name: weights.clone() for name, weights in network.state_dict().items()}
     module = BraggTraining(network, configuration, stage, batches, [batches.make()])
     fit(module, tmp_path / "detect", torch.device("cpu"), "32-true", False)
     changed = {name for name, weights in network.state_dict().items() if not torch.equal(weights, before[name])}
     parts = {name.partition(".")[0] for name in changed}
-    assert parts == ({"unet", "heads"} if stage == "detect" else {"placement"})
+    assert parts == ({"unet", "heads"} if stage == "detect" else {"reader"})
     detected = {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
-    assert set(module.results) == (detected if stage == "detect" else {"position_error", "expected_error"})
+    read = {"position_error", "expected_error", "near_error", "near_sign", "potential", "reading_loss"}
+    assert set(module.results) == (detected if stage == "detect" else read)
     assert (tmp_path / "detect" / "last.ckpt").is_file()
     assert module.patterns_seen == 24
 
@@ -81,7 +83,7 @@ def test_a_perfect_detector_scores_one():
         def predict(self, patterns, probe, most):
             t = truth
             confidence = torch.where(t.visible, 0.95, 0.0)
-            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, *[confidence] * 4)
+            return Disks(t.positions[..., 0], t.positions[..., 1], t.electrons, *[confidence] * 8)
 
     truth = batch([True, True, True], [True, True, True])
     results = validate(Perfect(), [truth])
@@ -96,13 +98,108 @@ def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
         "max_steps": 2, "batch_size": 8, "network": {"widths": (8, 8, 8)},
         "simulation": DiskSettings(**settings), "show_progressbar": False,
     }  # fmt: skip
-    made = train_bragg(training_phases()[:1], output=tmp_path / "small", **arguments)
+    made = train_bragg(raw_phase("Mg"), output=tmp_path / "small", **arguments)
     back = load_model(tmp_path / "small")
     back.verify(tmp_path / "small")
     assert back.thresholds == made.thresholds and back.training["simulation"]["size"] == 48
     card = (tmp_path / "small" / "README.md").read_text()
-    assert "Cu" in card and "F1" in card
-    assert [stage["name"] for stage in back.provenance["stages"]] == ["detect", "place"]
+    assert "Mg" in card and "F1" in card
+    assert [stage["name"] for stage in back.provenance["stages"]] == ["detect", "read"]
     assert not (tmp_path / "small" / "checkpoint").exists()
+    (crystal,) = read_manifest(tmp_path / "small" / "crystals.json")
+    assert crystal["formula"] == "Mg" and crystal["source"] == "user"
     with pytest.raises(FileExistsError, match="already holds a model"):
         train_bragg(output=tmp_path / "small", **arguments)
+
+
+def test_crystals_are_divided_between_training_and_validation():
+    configuration = BraggConfiguration(validation_share=0.2)
+    learnt, held_out = divided(list(range(20)), configuration)
+    assert len(held_out) == 4 and sorted(learnt + held_out) == list(range(20))
+    assert divided(list(range(20)), configuration) == (learnt, held_out)
+    # of two none can be spared
+    assert divided([1, 2], configuration) == ([1, 2], [1, 2])
+
+
+@pytest.mark.slow
+def test_the_bundled_detector_has_not_seen_what_it_is_measured_on():
+    crystals = training_phases(show_progressbar=False)
+    formulas = {entry["formula"] for entry in crystals.manifest}
+    assert len(crystals) > 200 and not formulas & set(bragg.HELD_OUT)
+    cubic = [p for p in crystals if p.space_group.number == 225 and len(p.structure) == 4]
+    assert all(abs(p.structure.lattice.a - a) > 0.1 for p in cubic for a in (3.61, 4.05, 4.09))
+
+
+def test_every_visible_disk_is_a_target_however_far_from_its_bragg_condition():
+    settings = DiskSettings(size=48, native_radius=(5.0, 6.0), electrons=(1e6, 1e7), background=(1e-4, 2e-4))
+    simulator = DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0)
+    simulated, batches = [], DiskBatches(lambda n: simulated.append(simulator(n)) or simulated[-1], 8)
+    examples = batches._examples() + batches._examples()
+    error = torch.cat([p.excitation_error for p in simulated])
+    visible = torch.cat([example.visible for example in examples])
+    assert bool((visible & (error.abs() > 0.12)).any())
+
+
+def test_batches_are_drawn_from_many_setups_and_each_pattern_as_often_as_is_said(monkeypatch):
+    monkeypatch.setattr(disk_batches, "_STORE", 40)
+    settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
+    simulator = DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0)
+    batches = DiskBatches(simulator, 16, uses=2)
+    made = [batches.make() for _ in range(12)]
+    keys = [tuple(pattern.flatten().tolist()) for batch in made for pattern in batch.patterns]
+    counts = [keys.count(key) for key in set(keys)]
+    assert max(counts) <= 2 and sum(counts) == 12 * 16 and counts.count(2) > len(counts) / 2
+    assert len({float(probe.max()) for probe in made[-1].probe}) > 3
+    # and again the same from the same seed
+    again = DiskBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 16, uses=2)
+    assert torch.equal(again.make().patterns, made[0].patterns)
+
+
+def test_views_have_the_truth_of_their_disks():
+    settings = DiskSettings(size=64, native_radius=(5.0, 6.0), electrons=(1e6, 1e7), ghost_share=0.0, blank_share=0.0)
+    batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 32)
+    made = batches.make()
+    views, truth = made.views, made.truth
+    assert len(views.patches) == len(truth.offset) > 50
+    # where offsets are taken back, the bright part of an isolated disk is in the middle
+    at = (torch.arange(views.patches.shape[-1]) - views.patches.shape[-1] // 2) / 10.0
+    alone = (views.others.sum((1, 2)) < 0.01 * views.patches.sum((1, 2))) & (views.numbers[:, 7] == 1)
+    found = torch.stack([(views.patches.sum(d) * at).sum(1) / views.patches.sum((1, 2)) for d in (1, 2)], dim=1)
+    assert int(alone.sum()) > 3
+    wrong = (found - truth.offset)[alone]
+    assert float(wrong.abs().median()) < 0.1
+
+
+def test_views_of_diffracted_disks_are_turned_as_their_truth():
+    settings = DiskSettings(
+        size=64, native_radius=(5.0, 6.0), electrons=(1e6, 1e7), background=(1e-4, 2e-4), ghost_share=0.0,
+        blank_share=0.0, clipped_share=0.0, aberrated_share=0.0,
+    )  # fmt: skip
+    batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
+    views, truth = batches.make()
+    alone = (views.others.sum((1, 2)) < 0.05 * views.patches.sum((1, 2))) & (views.numbers[:, 7] == 0)
+    at = (torch.arange(views.patches.shape[-1]) - views.patches.shape[-1] // 2) / 10.0
+    # bands run across g: in this direction the middle of what is seen is that of the disk
+    across = (views.patches.sum(2) * at).sum(1) / views.patches.sum((1, 2))
+    assert int(alone.sum()) > 20
+    assert float(torch.corrcoef(torch.stack([across, truth.offset[:, 1]])[:, alone])[0, 1]) > 0.8
+
+
+def test_bands_lie_where_the_excitation_error_is_zero():
+    settings = DiskSettings(
+        size=64, native_radius=(5.0, 6.0), disk_radius=(0.08, 0.1), thickness=(300.0, 500.0), electrons=(1e6, 1e7),
+        background=(1e-4, 2e-4), ghost_share=0.0, blank_share=0.0, clipped_share=0.0, aberrated_share=0.0,
+    )  # fmt: skip
+    batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
+    at = (torch.arange(35) - 17) / 10.0
+    columns, distances = [], []
+    for _ in range(2):
+        views, truth = batches.make()
+        near = truth.has_distance & (truth.distance.abs() > 0.3) & (truth.distance.abs() < 1.0)
+        near &= views.others.sum((1, 2)) < 0.2 * views.patches.sum((1, 2))
+        columns.append(((views.patches.sum(1) * at).sum(1) / views.patches.sum((1, 2)) - truth.offset[:, 0])[near])
+        distances.append(truth.distance[near])
+    columns, distances = torch.cat(columns), torch.cat(distances)
+    assert len(columns) > 10
+    # s(q) = s + wavelength g q: zero towards -g where s is positive
+    assert float((columns * distances > 0).float().mean()) < 0.25

@@ -87,11 +87,15 @@ def test_a_lattice_has_no_residual_and_its_noise_one(rng):
 def test_tables_say_what_was_asked_and_reached():
     truth = {
         "kind": "truth", "data": "multislice Al, 3mrad, 1e+05 electrons", "predictor": "network x", "disks": 10,
-        "f1": 0.5, "precision": 0.4, "recall": 0.6, "f1_far": 0.7, "position_error": 0.9, "rank_correlation": 0.99,
+        "f1": 0.5, "precision": 0.4, "recall": 0.6, "position_error": 0.9, "rank_correlation": 0.99,
+        "position_isolated": 0.8, "position_overlapped": 1.2, "position_cut": float("nan"), "n_near": 7,
+        "q_z_error": 0.0025, "q_z_sign": 0.9, "v_g": 0.93,
     }  # fmt: skip
     speed = {"kind": "speed", "data": "speed", "predictor": "network x", "n": 3, "patterns_per_second": 321.0}
     text = disk_report.disk_tables([truth, speed], lambda row: "a")
-    assert "| network x | 10 | 0.500 | ≥ 0.97 | 0.400 / 0.600 | 0.700 | 0.90 | ≤ 0.5 | 0.990 (≥ 0.98) | a |" in text
+    wanted = "| network x | 10 | 0.500 | ≥ 0.97 | 0.400 / 0.600 | 0.90 | ≤ 0.60 | 0.36 | 0.80 / 1.20 / – | 0.990 | a |"
+    assert wanted in text
+    assert "| network x | 7 | 0.0025 | 90.0 % | 0.930 | a |" in text
     assert "*py4DSTEM 0.14, best threshold for this line*" in text and "*0.94*" in text
     assert "| network x | 3 | 321 | a |" in text and "not measured" in text
 

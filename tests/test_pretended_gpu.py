@@ -12,7 +12,7 @@ from fake_network import make_phase
 from pretend_device import pretend_device
 
 from pyxem_dl import rotations as rot
-from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder
+from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder, ReciprocalSpace
 from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
@@ -286,8 +286,9 @@ def make_step(verb):
         return DiskStep(scan, find, 1.0, True, 4)
     model = load_model("bragg-disks")
     model.precision, model.follows_device = "float32", False
-    find = DetectionFinder(model, Probe.ideal(5.0), mask, 2.5, 0.025, 32, 0, 0.3, CALIBRATION.center)
-    return DiskStep(scan, find, 1.0, True, 5)
+    space = ReciprocalSpace(CALIBRATION)
+    find = DetectionFinder(model, Probe.ideal(5.0), mask, 2.5, 0.025, 32, 0, 0.3, CALIBRATION.center, space)
+    return DiskStep(scan, find, 1.0, True, 9)
 
 
 @pytest.mark.parametrize("verb", ["orientation", "template matching", "correlation", "detection"])

@@ -13,7 +13,7 @@ from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.scans import make_signal
 from suite import datasets
 from suite.datasets import CUBES, EMPTY, region
-from suite.disks import BraggDisks, bragg_disks, score
+from suite.disks import BraggDisks, bragg_disks, found_disks, position_errors, readings, score
 from suite.measure import patterns_per_second
 
 # Positions of the MgO scan that are looked at in each region
@@ -39,11 +39,14 @@ def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
     Returns
     -------
     dict
-        ``f1``, ``precision``, ``recall``; ``f1_far``, the same with detections at far reflections counting neither
-        way; ``position_error`` (px, root mean square); ``rank_correlation`` of intensities; ``false_per_pattern``.
+        ``f1``, ``precision``, ``recall``; ``position_error`` (px, root mean square), and that of isolated, overlapped
+        and cut disks; ``rank_correlation`` of intensities; ``false_per_pattern``; for vectors with ``q_z`` what
+        :func:`~suite.disks.readings` returns.
     """
     vectors = find(disks.signal, disks.vacuum)
-    found, lenient = score(vectors, disks), score(vectors, disks, with_far=True)
+    found = score(vectors, disks)
+    by_kind = position_errors(found_disks(vectors, disks), disks)
+    read = readings(vectors, disks) if "q_z" in vectors.column_names else {}
     return {
         "kind": "truth",
         "n": found.n_patterns,
@@ -51,10 +54,11 @@ def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
         "f1": _round(found.f1),
         "precision": _round(found.precision),
         "recall": _round(found.recall),
-        "f1_far": _round(lenient.f1),
         "position_error": _round(found.position_error),
+        **{f"position_{kind}": _round(error) for kind, error in by_kind.items()},
         "rank_correlation": _round(found.rank_correlation),
         "false_per_pattern": _round(found.false_per_pattern),
+        **{name: _round(value) for name, value in read.items()},
     }
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 
-from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
-from pyxem_dl.frames import Calibration, k_to_pixel
-from pyxem_dl.metrics.disks import HIT_RADII, DiskScore, score_disks
+from pyxem_dl.crystals import near_ewald_sphere, structure_factors
+from pyxem_dl.electrons import POTENTIAL, electron_wavelength
+from pyxem_dl.frames import Calibration, k_to_pixel, out_of_plane, pixel_to_k
+from pyxem_dl.metrics.disks import HIT_RADII, DiskScore, match_points, rank_correlation, score_disks
 from pyxem_dl.scans import make_signal
 from suite.datasets import SEED, multislice_file, multislice_phase
 
@@ -21,6 +23,16 @@ ELECTRONS = (1e4, 1e5, 1e6)
 _EXCITATION_ERROR = 0.03
 _RADIUS = 1.5
 _LEAST_ELECTRONS = 20
+# Where a detection counts neither way: points of the lattice so near to the Ewald sphere and to the origin (Å⁻¹)
+_LATTICE_DISTANCE, _LATTICE_RADIUS = 0.3, 2.3
+#: What a true disk may be: with nothing near it; within two radii of one with a tenth of its electrons; cut by the
+#: frame
+KINDS = ("isolated", "overlapped", "cut")
+_COVERS = 0.1
+# Half ranges of a disk within which its reflection is near Bragg's condition
+_NEAR = 3.0
+# Å², of the multislice patterns (see the data's README)
+_DEBYE_WALLER = 0.49
 
 
 @dataclass(frozen=True)
@@ -39,10 +51,13 @@ class BraggDisks:
         Of a disk in pixels.
     truth : list of array, shape (t, 3)
         For each pattern row, column (px) and expected electrons of its disks.
+    kinds : list of array of int, shape (t,)
+        For each true disk whether it is isolated (0), overlapped (1) or cut by the frame (2): see :data:`KINDS`.
+    details : list of array, shape (t, 3)
+        Of each true disk excitation error and half range (Å⁻¹), and V_g x thickness (V Å).
     ignored : list of array, shape (w, 2)
-        Row and column (px) of all else that scatters there: weak reflections, and the direct beam.
-    far : list of array, shape (f, 2)
-        Row and column (px) of the crystal's reflections that are further from their Bragg condition than those.
+        Row and column (px) of all points of the lattice, allowed or forbidden, within 0.3 Å⁻¹ of the Ewald sphere that
+        are none of the true ones, and of the direct beam: what is found there counts neither way.
     """
 
     title: str
@@ -50,8 +65,9 @@ class BraggDisks:
     vacuum: np.ndarray
     radius: float
     truth: list
+    kinds: list
+    details: list
     ignored: list
-    far: list
 
 
 def bragg_disks(
@@ -104,32 +120,66 @@ def bragg_disks(
     scale, energy = float(data["px"]), float(data["energy"]) / 1000
     calibration = Calibration((scale, scale), tuple(float(c) for c in data["centre"]), images.shape[1:], energy)
     patterns = np.random.default_rng(seed).poisson(images * factor[:, None, None]).astype(np.float32)
-    truth, ignored = [], []
+    truth, kinds, details, ignored = [], [], [], []
+    potential = _Potential(folder, name)
+    lattice = _lattice_points(folder, name, data["quat"][: len(images)], calibration)
     for i in range(len(images)):
         spots, weak = (_reflections(data, kind, i, calibration) for kind in ("spot", "weak"))
         expected = spots[:, 2] * factor[i]
-        visible = (spots[:, 3] < _RADIUS) & (spots[:, 4] < _EXCITATION_ERROR) & (expected > least)
+        visible = (spots[:, 3] < _RADIUS) & (np.abs(spots[:, 4]) < _EXCITATION_ERROR) & (expected > least)
         if isolated:
             visible &= _isolated(spots[:, :2], expected, calibration.center, 2 * radius)
         truth.append(np.column_stack([spots[visible, :2], expected[visible]]))
-        ignored.append(np.concatenate([spots[~visible, :2], weak[:, :2], [calibration.center]]))
+        beam = [*calibration.center, factor[i] * float(data["i000"][i])]
+        everything = np.concatenate([np.column_stack([spots[:, :2], expected]), [beam]])
+        kinds.append(_kinds(truth[-1], everything, images.shape[1:], radius))
+        half_range = electron_wavelength(energy) * spots[visible, 3] * radius * scale
+        volts = potential(spots[visible, 5:]) * float(data["thickness"][i])
+        details.append(np.column_stack([spots[visible, 4], half_range, volts]))
+        # a true one is not left out: what is found there twice is wrong once
+        others = lattice[i][(cdist(lattice[i], truth[-1][:, :2]) > 1).all(1)]
+        ignored.append(np.concatenate([spots[~visible, :2], weak[:, :2], others, [calibration.center]]))
     title = f"multislice {name}, {semi_angle}, {electrons:.0e} electrons"
     signal = make_signal(patterns, calibration, title)
-    far = _far_reflections(folder, name, data["quat"][: len(images)], calibration)
-    return BraggDisks(title, signal, data["vacuum"], radius, truth, ignored, far)
+    return BraggDisks(title, signal, data["vacuum"], radius, truth, kinds, details, ignored)
 
 
-def _far_reflections(folder: Path, name: str, rotations, calibration: Calibration) -> list[np.ndarray]:
-    """Row and column (px) of reflections with excitation errors from 0.12 to 0.4 Å⁻¹ in patterns."""
-    table = ReflectionTable.stack([reflections(multislice_phase(folder, name), 1.6)], calibration.beam_energy, "cpu")
-    spots = find_spots(
-        table, torch.zeros(len(rotations), dtype=torch.long), torch.as_tensor(rotations, dtype=torch.float32),
-        calibration.beam_energy, n_spots=2000, max_excitation_error=0.4,
-    )  # fmt: skip
-    there = (spots.structure_factor > 0) & (spots.excitation_error.abs() > 0.12)
-    row, column = k_to_pixel(spots.kx, spots.ky, calibration)
-    positions = torch.stack([row, column], dim=-1).numpy()
-    return [found[here] for found, here in zip(positions, there.numpy(), strict=True)]
+class _Potential:
+    """Moduli of V_g in volts of a benchmark crystal's reflections, with the damping that its patterns have."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.phase = multislice_phase(folder, name)
+
+    def __call__(self, hkl) -> np.ndarray:
+        hkl = np.asarray(hkl).astype(int)
+        limits = np.abs(hkl).max(axis=0, initial=0)
+        factors = np.abs(structure_factors(self.phase, limits, _DEBYE_WALLER))
+        return POTENTIAL / self.phase.structure.lattice.volume * factors[tuple((hkl + limits).T)]
+
+
+def _lattice_points(folder: Path, name: str, rotations, calibration: Calibration) -> list[np.ndarray]:
+    """Row and column (px) of the points of a crystal's lattice within 0.3 Å⁻¹ of the Ewald sphere, in patterns."""
+    lattice = multislice_phase(folder, name).structure.lattice
+    limits = np.ceil(_LATTICE_RADIUS * np.array([lattice.a, lattice.b, lattice.c])).astype(int)
+    hkl = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij"), axis=-1).reshape(-1, 3)
+    g = hkl @ lattice.recbase.T
+    length = np.linalg.norm(g, axis=1)
+    g = torch.as_tensor(g[(length > 0) & (length < _LATTICE_RADIUS)])
+    wavelength, points = electron_wavelength(calibration.beam_energy), []
+    for rotation in torch.as_tensor(rotations, dtype=torch.float64):
+        lab, _, near = near_ewald_sphere(g, rotation[None], wavelength, _LATTICE_DISTANCE)
+        kx, ky, _ = lab[0, near[0]].unbind(-1)
+        points.append(torch.stack(k_to_pixel(kx, ky, calibration), dim=-1).numpy())
+    return points
+
+
+def _kinds(true, everything, shape, radius: float) -> np.ndarray:
+    """Which of :data:`KINDS` disks (t, 3) are, among all that is there (m, 3): rows, columns, electrons."""
+    apart = cdist(true[:, :2], everything[:, :2])
+    covers = everything[None, :, 2] > _COVERS * true[:, None, 2]
+    overlapped = ((apart < 2 * radius) & (apart > 1e-6) & covers).any(1)
+    edge = np.minimum(true[:, :2], np.subtract(shape, 1) - true[:, :2]).min(1) if len(true) else np.zeros(0)
+    return np.where(edge < radius, 2, np.where(overlapped, 1, 0))
 
 
 def _isolated(positions, expected, center, distance: float) -> np.ndarray:
@@ -140,14 +190,14 @@ def _isolated(positions, expected, center, distance: float) -> np.ndarray:
 
 
 def _reflections(data, kind: str, i: int, calibration: Calibration) -> np.ndarray:
-    """Row, column (px), share of the beam, |k| and |excitation error| (Å⁻¹) of a pattern's reflections."""
+    """Row, column (px), share of the beam, |k| and excitation error (Å⁻¹), h, k, l of a pattern's reflections."""
     here = slice(*data[f"{kind}_ptr"][i : i + 2])
     kx, ky, s, share, hkl = (data[f"{kind}_{x}"][here] for x in ("kx", "ky", "s", "idisk", "hkl"))
-    table = np.column_stack([*k_to_pixel(kx, ky, calibration), share, np.hypot(kx, ky), np.abs(s)])
+    table = np.column_stack([*k_to_pixel(kx, ky, calibration), share, np.hypot(kx, ky), s, hkl])
     return table[np.abs(hkl).sum(1) > 0]
 
 
-def score(vectors, disks: BraggDisks, threshold: float | None = None, *, with_far: bool = False) -> DiskScore:
+def score(vectors, disks: BraggDisks, threshold: float | None = None) -> DiskScore:
     """Compare vectors with the known disks.
 
     Parameters
@@ -158,18 +208,66 @@ def score(vectors, disks: BraggDisks, threshold: float | None = None, *, with_fa
         The truth.
     threshold : float, optional
         Only vectors with at least this confidence are taken.
-    with_far : bool
-        A detection at a reflection that no list has, since it is so far from its Bragg condition, counts neither way:
-        at 10⁶ electrons many of these are there to be seen.
     """
-    calibration = Calibration.from_signal(disks.signal)
-    found = []
+    found = found_disks(vectors, disks, threshold)
+    return score_disks(found, disks.truth, disks.ignored, HIT_RADII * disks.radius)
+
+
+def found_disks(vectors, disks: BraggDisks, threshold: float | None = None) -> list[np.ndarray]:
+    """Row and column (px), then all further columns, of the vectors of each pattern."""
+    calibration, found = Calibration.from_signal(disks.signal), []
     for table in vectors.data:
         table = table if threshold is None else table[table[:, 3] >= threshold]
         # pyxem's y axis runs downwards, along the rows
         positions = table[:, :2] / calibration.scale + calibration.center
-        found.append(np.column_stack([positions, table[:, 2]]))
-    ignored = disks.ignored
-    if with_far:
-        ignored = [np.concatenate(both) for both in zip(ignored, disks.far, strict=True)]
-    return score_disks(found, disks.truth, ignored, HIT_RADII * disks.radius)
+        found.append(np.column_stack([positions, table[:, 2:]]))
+    return found
+
+
+def position_errors(found: list, disks: BraggDisks) -> dict[str, float]:
+    """Root mean square distance (px) of the hits from the truth, of each of :data:`KINDS`."""
+    distances, kinds = [], []
+    for here, there, kind in zip(found, disks.truth, disks.kinds, strict=True):
+        i, j = match_points(here[:, :2], there[:, :2], HIT_RADII * disks.radius)
+        distances.append(np.hypot(*(here[i, :2] - there[j, :2]).T))
+        kinds.append(kind[j])
+    distances, kinds = np.concatenate(distances), np.concatenate(kinds)
+    return {
+        name: float(np.sqrt(np.mean(distances[kinds == i] ** 2))) if (kinds == i).any() else float("nan")
+        for i, name in enumerate(KINDS)
+    }  # fmt: skip
+
+
+def readings(vectors, disks: BraggDisks) -> dict[str, float]:
+    """Errors of what single disks tell of excitation errors and potentials.
+
+    Parameters
+    ----------
+    vectors : pyxem.signals.DiffractionVectors
+        Of `disks.signal`, centred, with the columns v_g, q_z and their errors.
+    disks : BraggDisks
+        The truth.
+
+    Returns
+    -------
+    dict of float
+        ``q_z_error`` (Å⁻¹, root mean square) and ``q_z_sign`` (share of excitation errors whose sign is right) of hits
+        within three half ranges of Bragg's condition, ``n_near`` of them; ``v_g``: rank correlation of V_g x thickness
+        of all hits.
+    """
+    calibration, names = Calibration.from_signal(disks.signal), list(vectors.column_names)
+    v_g, q_z = (names.index(name) for name in ("v_g", "q_z"))
+    pairs = []
+    for here, there, details in zip(found_disks(vectors, disks), disks.truth, disks.details, strict=True):
+        i, j = match_points(here[:, :2], there[:, :2], HIT_RADII * disks.radius)
+        kx, ky = pixel_to_k(*here[i, :2].T, calibration)
+        # the distance from the Ewald sphere is that of the sphere from the plane less that of the reflection
+        s = out_of_plane(kx, ky, 0 * kx, calibration.wavelength) - here[i, q_z]
+        pairs.append(np.column_stack([s, here[i, v_g], details[j]]))
+    s, volts, true_s, half_range, true_volts = np.concatenate(pairs).T
+    near = np.abs(true_s) < _NEAR * half_range
+    return {
+        "n_near": int(near.sum()), "q_z_error": float(np.sqrt(np.mean((s - true_s)[near] ** 2))),
+        "q_z_sign": float(np.mean((s * true_s > 0)[near])),
+        "v_g": rank_correlation(np.column_stack([volts, true_volts])),
+    }  # fmt: skip

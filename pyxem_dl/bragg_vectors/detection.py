@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyxem_dl.bragg_vectors.finders import DetectionFinder
+from pyxem_dl.bragg_vectors.finders import DetectionFinder, ReciprocalSpace
 from pyxem_dl.bragg_vectors.searching import Search, check_arguments, target_of
 from pyxem_dl.checks import whole_number
 from pyxem_dl.models import BraggModel, load_model
@@ -76,8 +76,12 @@ def predict_bragg_vectors(
     pyxem.signals.DiffractionVectors or LazyDiffractionVectors
         See :func:`to_diffraction_vectors`.  ``intensity`` is what the disk holds above the background, in the units of
         the patterns; ``confidence`` is that of the detector; ``position_error``, in the units of the signal axes, is
-        its expected error.  With `n_samples` also ``position_variance``, in those units squared, and
-        ``confidence_variance``.
+        its expected error (root mean square of the distance).  ``v_g`` is V_g x thickness in V Å, ``q_z`` the component
+        of the reciprocal vector along the beam, towards the source, in Å⁻¹; ``v_g_error`` and ``q_z_error`` are their
+        expected errors.  A single disk tells ``q_z`` near its Bragg condition only, and further off hardly its sign:
+        look at the error.  NaN where they are not known: for the direct beam, without a beam energy, for models that
+        read no disks, and beyond the 96 most confident disks of a pattern.  With `n_samples` also
+        ``position_variance``, in those units squared, and ``confidence_variance``.
 
     Raises
     ------
@@ -103,13 +107,19 @@ def predict_bragg_vectors(
     least = model.thresholds.get("confidence", _CONFIDENCE) if threshold is None else threshold
     # errors are told in the unit of the signal axes, as positions are: the calibration's scale is in Å⁻¹
     scale = math.sqrt(math.prod(abs(float(axis.scale)) for axis in signal.axes_manager.signal_axes))
-    columns = (*COLUMNS, "position_error", *(("position_variance", "confidence_variance") if n_samples else ()))
+    columns = (
+        *COLUMNS, "position_error", *ReciprocalSpace.NAMES,
+        *(("position_variance", "confidence_variance") if n_samples else ()),
+    )  # fmt: skip
     lines = {"Model": model.name, "Probe": f"radius {probe.radius:.3g} px", "Threshold": f"{least:.3g}"}
+    if search.scan.calibration.beam_energy is None:
+        lines["Beam energy"] = "not known: v_g and q_z will be NaN (give beam_energy=)"
     if gain != 1:
         lines["Counts per electron"] = f"{gain:.3g}"
     find = DetectionFinder(
-        model, probe, search.scan.signal_mask, gain, scale, max_peaks, n_samples, least, search.beam
-    )
+        model, probe, search.scan.signal_mask, gain, scale, max_peaks, n_samples, least, search.beam,
+        ReciprocalSpace(search.scan.calibration),
+    )  # fmt: skip
     return search.vectors(
         "Detection of disks", lines, find, columns, [model.fingerprint, least, max_peaks, n_samples],
         reciprocal_radius=reciprocal_radius, subtract_center=subtract_center, lazy_output=lazy_output, target=target,

@@ -17,8 +17,8 @@ class DiskStep(Step):
     scan : Scan
         Without its patterns.
     find : CorrelationFinder or DetectionFinder
-        ``find(patterns)`` returns row and column (n, m) in pixels, a tuple of further columns (n, m), and which of
-        them are there.
+        ``find(patterns, centers)`` returns row and column (n, m) in pixels, a tuple of further columns (n, m), and
+        which of them are there.
     reciprocal_radius : float, optional
         Disks beyond are left out, in Å⁻¹.
     subtract_center : bool
@@ -43,8 +43,8 @@ class DiskStep(Step):
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, Padded]:
         """Tables (n, m, columns) in pixels from the direct beam or from the first pixel, and which rows are there."""
-        row, column, extras, keep = self.find(patterns)
         centers = self.scan.batch_centers(patterns, indices)
+        row, column, extras, keep = self.find(patterns, centers)
         middle = self.scan.calibration.center if centers is None else centers.to(row)[:, :, None].unbind(1)
         from_beam = row - middle[0], column - middle[1]
         if self.reciprocal_radius is not None:

@@ -140,7 +140,7 @@ def study(
 def train_bragg(
     output: Annotated[Path, typer.Option(help="Folder of the model.")],
     structures: Annotated[
-        list[Path] | None, typer.Argument(help="CIF files to simulate disks of; by default eleven common crystals.")
+        list[Path] | None, typer.Argument(help="CIF files to simulate disks of; by default the embedded crystals.")
     ] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time limit; 115 by default.")] = None,
     unet: Annotated[str, typer.Option(help="'real', or 'complex' (on spectra, as it was published).")] = "real",

@@ -151,7 +151,7 @@ def _expected(simulate: ManyBeam, grains: _Grains, part, electrons: float, calib
         diffracted = diffracted._replace(present=diffracted.present & there[:, None])
         images = images + draw_beams(diffracted, electrons, calibration, disk_radius=disk_radius, blur=0.5)
     zero = torch.zeros(len(part), 1)
-    beam = BeamIntensities(zero, zero, zero, torch.ones(len(part), 1, 5, 5), zero == 0)
+    beam = BeamIntensities(zero, zero, zero, torch.ones(len(part), 1, 5, 5), zero == 0, zero)
     images = images + draw_beams(beam, electrons * direct[:, None], calibration, disk_radius=disk_radius, blur=0.5)
     k = torch.linspace(0, 1.5 * _RADIUS, 256)
     parts = (torch.exp(-k / 0.12), torch.exp(-(((k - 0.48) / 0.09) ** 2)), torch.ones_like(k))

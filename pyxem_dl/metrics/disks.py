@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["HIT_RADII", "DiskScore", "match_points", "score_disks"]
+__all__ = ["HIT_RADII", "DiskScore", "match_points", "rank_correlation", "score_disks"]
 
 #: A detection within so many radii of a disk is that disk
 HIT_RADII = 0.6
@@ -118,7 +118,7 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
         n_hits=hits,
         n_false=false,
         position_error=float(np.sqrt(np.mean(distances**2))) if len(distances) else math.nan,
-        rank_correlation=_rank_correlation(np.concatenate(intensities) if intensities else np.empty((0, 2))),
+        rank_correlation=rank_correlation(np.concatenate(intensities) if intensities else np.empty((0, 2))),
     )
 
 
@@ -126,7 +126,8 @@ def _distances(a, b) -> np.ndarray:
     return np.linalg.norm(a[:, None] - b[None], axis=-1)
 
 
-def _rank_correlation(pairs) -> float:
+def rank_correlation(pairs) -> float:
+    """Spearman's correlation of the two columns of an array (n, 2); NaN for fewer than three or equal ones."""
     from scipy.stats import spearmanr
 
     if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +11,12 @@ from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
-from pyxem_dl.patterns.patches import probe_patch
+from pyxem_dl.patterns.views import Optics
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.preprocessing.usable import usable_patterns
 
 # Patterns that go through the network at once
-_MICRO_BATCH = {"cpu": 8, "other": 64}
+_MICRO_BATCH = {"cpu": 16, "other": 64}
 
 
 @dataclass
@@ -73,6 +74,8 @@ class BraggModel(Model):
         max_disks: int = 128,
         n_samples: int = 0,
         least: float = 0.03,
+        center: torch.Tensor | None = None,
+        half_range: float = math.nan,
     ) -> Disks:
         """Find the disks of a batch of patterns.
 
@@ -95,7 +98,12 @@ class BraggModel(Model):
             Predictions drawn with dropout (Monte-Carlo dropout), whose mean is given and whose variance
             is known; 0 predicts once, without.
         least : float
-            What has less confidence is not localised exactly.
+            What has less confidence is not read at full resolution.
+        center : tensor, shape (n, 2) or (2,), optional
+            Of the direct beam in px, (row, column); by default the middle of the patterns.
+        half_range : float
+            From a disk's centre to its edge the excitation error changes by so much (Å⁻¹) per px of distance from the
+            direct beam; NaN if that is not known: then excitation errors are not known either.
 
         Returns
         -------
@@ -105,20 +113,25 @@ class BraggModel(Model):
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
+        works = None if mask is None else (~mask)[None].float()
         size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
         probe = probe.to(device)
-        sampled = probe_patch(probe, self.network.radius)
+        if center is None:
+            center = torch.stack([torch.full((), float(n // 2), device=device) for n in patterns.shape[1:]])
+        centers = center.float().expand(len(patterns), 2)
 
-        def predict(micro_batch):
+        def predict(micro_batch, center):
             seen, usable = usable_patterns(micro_batch, mask)
+            looked_at = seen
             if filled:
-                seen = torch.where(mask & usable[:, None, None], micro_batch.clamp_min(0), seen)
-            found = self._find(seen, probe, radius, size, max_disks, n_samples)
+                looked_at = torch.where(mask & usable[:, None, None], micro_batch.clamp_min(0), seen)
+            found = self._find(looked_at, probe, radius, size, max_disks, n_samples)
+            optics = Optics(probe[None], self.network.radius, radius, center, half_range)
             with computing(device, self.precision):
-                found = self.network.localise(seen, found, radius, sampled, n_samples, least)
+                found = self.network.read(seen, found, optics, works, n_samples, least)
             return self._reported(found, usable, mask)
 
-        return Disks(*in_micro_batches(predict, size, device, patterns))
+        return Disks(*in_micro_batches(predict, size, device, patterns, centers))
 
     def _find(self, patterns, probe, radius: float, size: int, max_disks: int, n_samples: int) -> Disks:
         """Find disks with the U-Net; all in px of the patterns."""
@@ -183,7 +196,10 @@ class BraggModel(Model):
         probe = (torch.hypot(at[:, None], at[None]) < self.network.radius).float()
         found = self.network.predict(inputs, probe / probe.sum(), 4)
         radius = self.network.radius
-        return self.network.localise(inputs, found, radius, probe_patch(probe, radius))._asdict()
+        center = torch.full((len(inputs), 2), 32.0, device=inputs.device)
+        found = self.network.read(inputs, found, Optics(probe[None], radius, radius, center, 1e-4))
+        # what is not known of a disk is compared as 0
+        return {name: column.nan_to_num() for name, column in found._asdict().items()}
 
     def _differences(self, now: dict, stored: dict) -> str:
         confidence = float((now["confidence"] - stored["confidence"]).abs().max())

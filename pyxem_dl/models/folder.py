@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from pyxem_dl.checks import thresholds
+from pyxem_dl.crystals.provenance import manifest_text
 from pyxem_dl.devices import computing, native_precision
 from pyxem_dl.files import replacing_files
 from pyxem_dl.models.description import (
@@ -34,6 +35,7 @@ WEIGHTS = "model.safetensors"
 REFERENCE = "reference.safetensors"
 CARD = "README.md"
 TRAINING_LOG = "training_log.csv"
+CRYSTALS = "crystals.json"
 
 # Numbers of the inputs in reference.safetensors
 _LARGEST_REFERENCE = 10**8
@@ -141,6 +143,7 @@ class Model(ABC):
         card: str | None = None,
         training_log=None,
         reference: torch.Tensor | None = None,
+        crystals: list[dict] | None = None,
     ) -> Path:
         """Write the model as a folder that :func:`load_model` reads; one that is killed leaves no half of a model.
 
@@ -157,6 +160,9 @@ class Model(ABC):
         reference : tensor, shape (n, channels, n_k, n_phi), optional
             Inputs of the network, that are stored with its predictions for :meth:`verify`; by
             default a few synthetic ones.
+        crystals : list of dict, optional
+            Where the crystals come from that it was trained on, for ``crystals.json``: a manifest of
+            :func:`pyxem_dl.structures`.
 
         Returns
         -------
@@ -177,6 +183,8 @@ class Model(ABC):
             save_file(_reference_predictions(rounded, reference.cpu().float()), new / REFERENCE)
             if card is not None or not (folder / CARD).exists():
                 (new / CARD).write_text(card or self._minimal_card(), encoding="utf-8")
+            if crystals is not None:
+                (new / CRYSTALS).write_text(manifest_text(crystals), encoding="utf-8")
             if training_log is not None and Path(training_log).resolve() != (folder / TRAINING_LOG).resolve():
                 shutil.copyfile(training_log, new / TRAINING_LOG)
         return folder

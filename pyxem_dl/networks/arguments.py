@@ -194,7 +194,7 @@ class DiskArguments(Strict):
     unet: Literal["real", "complex"] = "real"
     widths: list_of(Annotated[int, Field(ge=1, le=1024)], 3, 3) | None = None
     dropout: Dropout = 0.1
-    placement: bool = False
+    reader: bool = False
 
 
 #: By the names of the networks

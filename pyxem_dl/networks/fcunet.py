@@ -13,19 +13,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pyxem_dl.networks.localisation import SubpixelLocalisation
 from pyxem_dl.networks.outline import moved
+from pyxem_dl.networks.reader import DiskReader, DiskReadings, not_beam
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
-from pyxem_dl.patterns.patches import cut_patches, in_blocks, places_to_look_at
+from pyxem_dl.patterns.patches import Neighbours, in_blocks, places_to_look_at
 from pyxem_dl.patterns.peaks import are_highest
+from pyxem_dl.patterns.views import DIRECT_BEAM, DiskViews, Optics, look_at
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
-# Disks that are localised at once
-_BLOCK = {"cpu": 32, "other": 512}
+# Disks that are read at once, and of a pattern at most: the most confident
+_MOST_READ = 96
+_BLOCK = {"cpu": 64, "other": 512}
+_READ = ("excitation_error", "excitation_error_error", "phase", "phase_error")
 
 
 class Disks(NamedTuple):
@@ -34,7 +37,9 @@ class Disks(NamedTuple):
     Of the network in rescaled px, of a model in those of the detector.  ``row`` and ``column``;
     ``intensity`` in counts above the background; ``confidence`` between 0 and 1;
     ``position_error``, the expected root mean square distance; ``position_variance`` (px squared)
-    and ``confidence_variance`` of the samples.
+    and ``confidence_variance`` of the samples; ``excitation_error`` with its expected error in Å⁻¹; ``phase``: by how
+    many radians the projected potential V_g x thickness turns the electrons' wave, with its expected error.  The last
+    four are NaN where they are not known.
     """
 
     row: torch.Tensor
@@ -44,6 +49,10 @@ class Disks(NamedTuple):
     position_error: torch.Tensor
     position_variance: torch.Tensor
     confidence_variance: torch.Tensor
+    excitation_error: torch.Tensor
+    excitation_error_error: torch.Tensor
+    phase: torch.Tensor
+    phase_error: torch.Tensor
 
 
 class FCUNet(nn.Module):
@@ -59,13 +68,13 @@ class FCUNet(nn.Module):
         Channels at half, quarter and eighth size; by default the U-Net's own.
     dropout : float
         In the lowest level; with :meth:`predict`'s `n_samples` it stays on (Monte-Carlo dropout).
-    placement : bool
-        Whether it has a :class:`~pyxem_dl.networks.localisation.SubpixelLocalisation`.
+    reader : bool
+        Whether it has a :class:`~pyxem_dl.networks.reader.DiskReader`.
     """
 
     def __init__(
         self, radius: float = 5.0, unet: str = "real", widths: tuple[int, ...] | None = None, dropout: float = 0.1,
-        placement: bool = False,
+        reader: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if unet not in UNETS:
@@ -79,16 +88,16 @@ class FCUNet(nn.Module):
         nn.init.zeros_(self.heads.bias)
         with torch.no_grad():
             self.heads.bias[0] = -4.0  # few cells hold a disk
-        self.placement = None  # called so in the files of models
+        self.reader = None
         self.to(memory_format=torch.channels_last)
-        if placement:
-            self.add_localisation()
+        if reader:
+            self.add_reader()
 
-    def add_localisation(self) -> None:
-        """Let disks be localised by a network of their own, see :meth:`localise`."""
+    def add_reader(self) -> None:
+        """Let disks be read by a network of their own, see :meth:`read`."""
         device = self.heads.weight.device
-        self.placement = moved(SubpixelLocalisation(), device).to(memory_format=torch.channels_last)
-        self.arguments["placement"] = True
+        self.reader = moved(DiskReader(), device).to(memory_format=torch.channels_last)
+        self.arguments["reader"] = True
 
     def correlate(self, patterns: torch.Tensor, probe: torch.Tensor) -> Correlation:
         """Correlate patterns with their probe, padded so that cells of all levels are whole.
@@ -225,10 +234,13 @@ class FCUNet(nn.Module):
             position_error=torch.exp(at(predictions[:, :, 3]).mean(0).clamp(-4, 2)),
             position_variance=sum(offset.var(0, correction=0) for offset in offsets),
             confidence_variance=at(probability).var(0, correction=0),
+            **{name: torch.full_like(row, math.nan) for name in _READ},
         )  # fmt: skip
 
-    def localise(self, patterns, disks: Disks, radius: float, probe, n_samples: int = 0, least: float = 0.03) -> Disks:
-        """Localise disks that were found, at the full resolution of the detector.
+    def read(
+        self, patterns, disks: Disks, optics: Optics, seen=None, n_samples: int = 0, least: float = 0.03
+    ) -> Disks:
+        """Read disks that were found, at the full resolution of the detector: see :class:`DiskReader`.
 
         Parameters
         ----------
@@ -236,55 +248,114 @@ class FCUNet(nn.Module):
             Counts, not rescaled.
         disks : Disks
             Found in them, in their px.
-        radius : float
-            Of the disks in px.
-        probe : tensor, shape (1, PATCH_SIZE, PATCH_SIZE)
-            From :func:`~pyxem_dl.patterns.patches.probe_patch`.
+        optics : Optics
+            Probe, radius, direct beam.
+        seen : tensor, shape (1 or n, rows, columns), optional
+            1 where the detector works, 0 under a mask.
         n_samples : int
             As in :meth:`predict`.
         least : float
-            What has less confidence stays where it is.
+            What has less confidence stays where it is, and is not read.
 
         Returns
         -------
         Disks
             Without those that are another one again: two cells may have found the same.
         """
-        place = torch.stack([disks.row, disks.column], dim=-1)
         which = disks.confidence > least
-        pattern, rank = places_to_look_at(which)
-        error, variance = disks.position_error.clone(), disks.position_variance.clone()
-        if self.placement is not None and len(pattern):
+        pattern, rank = places_to_look_at(which[:, :_MOST_READ])
+        if self.reader is not None and len(pattern):
             self._sample(n_samples > 0)
-            start = place[pattern, rank]
-            patches = cut_patches(patterns, pattern, start, radius)
-            size = _BLOCK["cpu" if patches.device.type == "cpu" else "other"]
-            samples = [
-                in_blocks(lambda block: self.placement(block, probe), size, patches) for _ in range(max(1, n_samples))
-            ]
-            offset, log_error = (torch.stack(x).float() for x in zip(*samples, strict=True))
-            # what is moved to another disk was not understood
-            wanted = which[pattern, rank]
-            near = wanted & (offset.mean(0).norm(dim=1) < 1)
-            place[pattern, rank] = torch.where(near[:, None], start + offset.mean(0) * radius, start)
-            # of the distance, not of row and column each
-            error[pattern, rank] = torch.where(
-                wanted, math.sqrt(2) * radius * log_error.mean(0).exp(), error[pattern, rank]
-            )
-            variance[pattern, rank] = torch.where(
-                wanted, radius**2 * offset.var(0, correction=0).sum(1), variance[pattern, rank]
-            )
-        again = _again(place, which, _SAME_DISK * radius)
-        return disks._replace(
-            row=place[..., 0], column=place[..., 1], confidence=disks.confidence * ~again,
-            position_error=error, position_variance=variance,
-        )  # fmt: skip
+            size = _BLOCK["cpu" if patterns.device.type == "cpu" else "other"]
+            # hundredths of a pixel need more digits than bfloat16 has
+            with torch.autocast(patterns.device.type, enabled=False):
+                views = self._views(patterns, disks, which, pattern, rank, optics, seen)
+            # each disk alone in blocks of one size, then all disks of a pattern together
+            (features,) = in_blocks(lambda *block: (self.reader.look(DiskViews(*block)),), size, *views)
+            full, whole = _filled_up(features, views, size)
+            samples = [self.reader.conclude(full, whole, len(patterns)) for _ in range(max(1, n_samples))]
+            readings = DiskReadings(*(torch.stack(x)[:, : len(rank)].float() for x in zip(*samples, strict=True)))
+            disks = _with_readings(disks, readings, views, which, pattern, rank, optics)
+        again = _again(torch.stack([disks.row, disks.column], dim=-1), which, _SAME_DISK * optics.radius)
+        return disks._replace(confidence=disks.confidence * ~again)
+
+    def _views(self, patterns, disks: Disks, which, pattern, rank, optics: Optics, seen) -> DiskViews:
+        """Show the reader the disks that are read."""
+        place = torch.stack([disks.row, disks.column], dim=-1)
+        amount = disks.intensity * which
+        if seen is not None:  # of what is behind a mask nobody knows how strong it is
+            amount = amount * _at(seen, place)
+        from_beam = (place - optics.center[:, None]).norm(dim=-1)
+        has_beam = ((from_beam < DIRECT_BEAM * optics.radius) & (amount > 0)).any(1)
+        incident = torch.where(has_beam, amount.sum(1), 0)
+        known = Neighbours(place.nan_to_num(), amount)
+        there = which[pattern, rank]
+        return look_at(patterns, seen, known, pattern, rank, place[pattern, rank], incident, optics, there)
 
     def _sample(self, on: bool) -> None:
         """Let dropout be on or off."""
-        for layer in self.modules():
-            if isinstance(layer, (nn.Dropout, nn.Dropout2d)):
-                layer.train(on)
+        # going through all modules takes as long as a layer
+        layers = [self.unet.dropout] + ([self.reader.dropout] if self.reader is not None else [])
+        for layer in layers:
+            layer.train(on)
+
+
+def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, pattern, rank, optics: Optics) -> Disks:
+    """Disks with what was read of them; readings (samples, p, ...)."""
+    radius, wanted = optics.radius, which[pattern, rank]
+    start = torch.stack([disks.row, disks.column], dim=-1)[pattern, rank]
+    row, column = views.direction.unbind(1)
+    along, across = read.offset.unbind(-1)
+    offset = torch.stack([along * row + across * column, along * column - across * row], dim=-1)
+    mean = offset.mean(0)
+    # what is moved to another disk was not understood
+    near = wanted & (mean.norm(dim=1) < 1)
+    place = torch.where(near[:, None], start + mean * radius, start)
+    log_error = read.log_error.mean(0)
+    from_beam = (place - optics.center[pattern]).norm(dim=1)
+    diffracted = wanted & (not_beam(views)[:, 0] > 0)
+    half_range = optics.half_range * from_beam
+    known = diffracted & half_range.isfinite()
+    distance = read.distance.mean(0).clamp(0, 6)
+    modulus, side = distance.sinh() * half_range, read.side.mean(0)
+    # the mean of both signs, by how probable they are, and what is left: the error of the modulus, or the other sign
+    towards = torch.tanh(side / 2)
+    spread = distance.cosh() * read.log_distance_error.mean(0).exp() * half_range
+    wrong_side = (1 - towards**2) * modulus**2
+    phase = read.log_phase.mean(0).clamp(-20, 5).exp()
+
+    def put(old, values, where):
+        return old.index_put((pattern, rank), torch.where(where, values.to(old), old[pattern, rank]))
+
+    return disks._replace(
+        row=put(disks.row, place[:, 0], near), column=put(disks.column, place[:, 1], near),
+        # of the distance, not along g and across it
+        position_error=put(disks.position_error, radius * (2 * log_error).exp().sum(1).sqrt(), near),
+        position_variance=put(disks.position_variance, radius**2 * offset.var(0, correction=0).sum(1), near),
+        excitation_error=put(disks.excitation_error, towards * modulus, known),
+        excitation_error_error=put(disks.excitation_error_error, (spread**2 + wrong_side).sqrt(), known),
+        phase=put(disks.phase, phase, diffracted),
+        phase_error=put(disks.phase_error, phase * read.log_phase_error.mean(0).exp(), diffracted),
+    )  # fmt: skip
+
+
+def _filled_up(features: torch.Tensor, views: DiskViews, size: int) -> tuple[torch.Tensor, DiskViews]:
+    """Let few disks be as many as a block has: the last digits of a product depend on how many rows there are."""
+    missing = size - len(features)
+    if missing <= 0:
+        return features, views
+    features, *columns = (torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in (features, *views))
+    views = DiskViews(*columns)
+    there = torch.cat([views.there[:-missing], torch.zeros_like(views.there[-missing:])])
+    return features, views._replace(there=there)
+
+
+def _at(image: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Values (n, m) of images (1 or n, rows, columns) in the pixels nearest to places (n, m, 2)."""
+    rows, columns = image.shape[1:]
+    row, column = place.nan_to_num().round().long().unbind(-1)
+    index = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    return image.flatten(1).expand(len(index), -1).gather(1, index)
 
 
 def _again(place: torch.Tensor, which: torch.Tensor, distance: float) -> torch.Tensor:

@@ -101,7 +101,7 @@ class CorrelationLayer(nn.Module):
         channels = [
             log_1p(patterns),
             normalised,
-            significance.sign() * log_1p(significance.abs()),
+            log_1p(significance.abs()).copysign_(significance),
             ((disk + 1) / (ring * area + 1)).log(),
         ]
         return Correlation(patterns, disk, excess, torch.stack(channels, dim=1))

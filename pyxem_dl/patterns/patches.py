@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
+from pyxem_dl.patterns.correlation import soft_disk
 from pyxem_dl.preprocessing import rescale
 
 # Samples along the radius of a disk, and how many radii are looked at to each side
@@ -16,10 +18,16 @@ _HALF = math.ceil(_REACH * _SAMPLES)
 PATCH_SIZE = 2 * _HALF + 1
 # Disks with a larger radius (px) are made smaller before they are sampled, so that no count is lost between samples
 _LARGEST = 13.0
+# So many of the strongest neighbours of a disk are told of
+_NEIGHBOURS = 4
 
 
 def cut_patches(
-    patterns: torch.Tensor, pattern: torch.Tensor, position: torch.Tensor, radius: float
+    patterns: torch.Tensor,
+    pattern: torch.Tensor,
+    position: torch.Tensor,
+    radius: float,
+    direction: torch.Tensor,
 ) -> torch.Tensor:
     """Sample the surroundings of disks.
 
@@ -33,6 +41,8 @@ def cut_patches(
         Row and column in px.
     radius : float
         Of the disks in px.
+    direction : tensor, shape (p, 2)
+        Unit vectors along (row, column): the surroundings are turned so that their columns run along them.
 
     Returns
     -------
@@ -43,17 +53,98 @@ def cut_patches(
         factor = _SAMPLES / radius
         patterns, position, radius = rescale(patterns, factor), (position + 0.5) * factor - 0.5, float(_SAMPLES)
     step = radius / _SAMPLES
-    size = math.ceil((PATCH_SIZE - 1) * step) + 3
     position = position.nan_to_num()  # a device stops at an index that is none
-    first = (position - _HALF * step).floor()
-    square = _cut(patterns, pattern, first.long(), size)
-    offsets = (torch.arange(PATCH_SIZE, device=patterns.device) - _HALF) * step
-    at = (position - first)[:, :, None] + offsets
-    before = at.floor().long().clamp(0, size - 2)
-    share = at - before
-    rows, columns = before[:, 0, :, None].expand(-1, -1, size), before[:, 1, None].expand(-1, PATCH_SIZE, -1)
-    square = torch.lerp(square.gather(1, rows), square.gather(1, rows + 1), share[:, 0, :, None])
-    return torch.lerp(square.gather(2, columns), square.gather(2, columns + 1), share[:, 1, None]) * step**2
+    half = math.ceil(math.sqrt(2) * _HALF * step) + 1
+    first = position.floor()
+    square = _cut(patterns, pattern, first.long() - half, 2 * half + 2)
+    # in units of half the square, from its middle, as the grid wants it
+    unit = half + 0.5
+    return _sample(square, (position - first - 0.5) / unit, direction, _HALF * step / unit) * step**2
+
+
+def turned_probe(image: torch.Tensor, radius: float, direction: torch.Tensor) -> torch.Tensor:
+    """Sample a probe (size, size) of a radius (px) as :func:`cut_patches` does disks, turned to directions (p, 2)."""
+    half = image.shape[-1] // 2
+    # its middle pixel is not the middle of an image with an even size
+    unit = (image.shape[-1] - 1) / 2
+    middle = torch.full_like(direction, (half - unit) / unit)
+    images, reach = image.expand(len(direction), -1, -1), _HALF * radius / _SAMPLES
+    return _sample(images, middle, direction, reach / unit) * (radius / _SAMPLES) ** 2
+
+
+def _sample(images: torch.Tensor, middle, direction, reach: float) -> torch.Tensor:
+    """Sample images (p, size, size) on turned squares; places and `reach` in half images, from their middles."""
+    row, column = direction.unbind(1)
+    # x before y: the columns of the square run along the direction, its rows across it
+    matrix = torch.stack([column, -row, row, column], dim=1).unflatten(1, (2, 2)) * reach
+    theta = torch.cat([matrix, middle.flip(1)[..., None]], dim=2)
+    grid = functional.affine_grid(theta, [len(images), 1, PATCH_SIZE, PATCH_SIZE], align_corners=True)
+    return functional.grid_sample(images[:, None], grid, align_corners=True)[:, 0]
+
+
+def on_detector(
+    shape: tuple[int, int], position: torch.Tensor, radius: float, direction: torch.Tensor
+) -> torch.Tensor:
+    """Tell which samples of the surroundings of disks lie on a detector.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the detector.
+    position, radius, direction
+        As in :func:`cut_patches`.
+
+    Returns
+    -------
+    tensor of bool, shape (p, PATCH_SIZE, PATCH_SIZE)
+    """
+    at = (torch.arange(PATCH_SIZE, device=position.device) - _HALF) * (radius / _SAMPLES)
+    row, column = direction[:, 0, None, None], direction[:, 1, None, None]
+    along, across = at, at[:, None]
+    y = position[:, 0, None, None] + row * along + column * across
+    x = position[:, 1, None, None] + column * along - row * across
+    return ((y - (shape[0] - 1) / 2).abs() <= shape[0] / 2) & ((x - (shape[1] - 1) / 2).abs() <= shape[1] / 2)
+
+
+class Neighbours(NamedTuple):
+    """What is known of all disks of patterns: ``places (n, m, 2)`` in px, and ``amount (n, m)``, their counts."""
+
+    places: torch.Tensor
+    amount: torch.Tensor
+
+
+def other_disks(
+    known: Neighbours, pattern: torch.Tensor, rank: torch.Tensor, position: torch.Tensor, radius: float,
+    direction: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """Draw what the neighbours of disks leave in their surroundings, as even disks.
+
+    Parameters
+    ----------
+    known : Neighbours
+        All disks.
+    pattern, rank : tensor of int, shape (p,)
+        Which of them are looked at.
+    position, radius, direction
+        As in :func:`cut_patches`: the middles of the surroundings, which need not be where the disks are known to be.
+
+    Returns
+    -------
+    tensor, shape (p, PATCH_SIZE, PATCH_SIZE)
+        Counts per sample.
+    """
+    away = (known.places[pattern] - position[:, None]) * (_SAMPLES / radius)
+    amount = known.amount[pattern].scatter(1, rank[:, None], 0)
+    # so far from the middle of the surroundings a disk no longer reaches into them
+    amount = amount * (away.norm(dim=-1) < math.sqrt(2) * _HALF + _SAMPLES)
+    amount, index = amount.topk(min(_NEIGHBOURS, amount.shape[1]), dim=1)
+    away = away.gather(1, index[..., None].expand(-1, -1, 2))
+    along = (away * direction[:, None]).sum(-1)
+    across = away[..., 0] * direction[:, None, 1] - away[..., 1] * direction[:, None, 0]
+    at = torch.arange(PATCH_SIZE, device=away.device) - _HALF
+    y, x = at[:, None] - across[..., None, None], at - along[..., None, None]
+    distance = (y.square() + x.square()).sqrt_()
+    return (soft_disk(distance, _SAMPLES) * (amount / (math.pi * _SAMPLES**2))[..., None, None]).sum(1)
 
 
 def _cut(patterns: torch.Tensor, pattern: torch.Tensor, first: torch.Tensor, size: int) -> torch.Tensor:
@@ -65,12 +156,6 @@ def _cut(patterns: torch.Tensor, pattern: torch.Tensor, first: torch.Tensor, siz
     # whole lines at once: an index for each pixel takes ten times as long
     lines = padded.flatten().unfold(0, size, 1).index_select(0, start.flatten())
     return lines.unflatten(0, (len(pattern), size))
-
-
-def probe_patch(image: torch.Tensor, radius: float) -> torch.Tensor:
-    """Sample a probe (size, size), whose centre is its middle pixel, as the surroundings of disks are."""
-    middle = torch.full((1, 2), float(image.shape[-1] // 2), device=image.device)
-    return cut_patches(image[None], torch.zeros(1, dtype=torch.long, device=image.device), middle, radius)
 
 
 def places_to_look_at(which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -171,6 +171,7 @@ def _units(axes, columns) -> list[str]:
     """Units of all columns, of which the first two are those of the axes (row axis first)."""
     unit = str(axes[0].units)
     known = {"position_error": unit, "position_variance": f"({unit})^2"}
+    known |= dict.fromkeys(("v_g", "v_g_error"), "V Å") | dict.fromkeys(("q_z", "q_z_error"), "1/Å")
     return [*(str(axis.units) for axis in axes), *(known.get(name, "a.u.") for name in columns[2:])]
 
 

@@ -491,8 +491,9 @@ def predict_bragg_vectors(
     Returns
     -------
     pyxem.signals.DiffractionVectors
-        Columns ky, kx (in the units of the signal axes), intensity above the background, confidence, and
-        position_error (in the units of the signal axes).
+        Columns ky, kx (in the units of the signal axes), intensity above the background, confidence, position_error
+        (in the units of the signal axes), v_g (V_g x thickness in V Å) and q_z (out of the plane, in Å⁻¹) with their
+        errors v_g_error and q_z_error.
 
     See Also
     --------

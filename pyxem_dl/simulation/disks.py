@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -20,6 +21,8 @@ from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 
 _GRID = 9
+# Disks are wanted to here (Å⁻¹); in random orientations so many beams are as good as 128, which take four times as long
+_RADIUS, _N_BEAMS = 1.6, 64
 # Electrons that are always expected under a disk, so that one is not certain because nothing else is there
 _DARK = 1.0
 # Dynamical patterns are kept in pools, each of one phase and convergence angle, and used
@@ -45,6 +48,8 @@ class DiskSettings:
         Semi-convergence angle over wavelength in Å⁻¹, log.
     thickness : tuple of float
         In Angstrom, log.
+    beam_energy : tuple of float
+        In kV; one for each phase.
     electrons : tuple of float
         Per pattern, the direct beam included, log.
     background : tuple of float
@@ -66,7 +71,8 @@ class DiskSettings:
     size: int = 96
     native_radius: tuple[float, float] = (1.5, 10.0)
     disk_radius: tuple[float, float] = (0.025, 0.16)
-    thickness: tuple[float, float] = (40.0, 900.0)
+    thickness: tuple[float, float] = (20.0, 1100.0)
+    beam_energy: tuple[float, float] = (60.0, 300.0)
     electrons: tuple[float, float] = (1e2, 1e7)
     background: tuple[float, float] = (1e-4, 3.0)
     texture: tuple[float, float] = (0.0, 0.25)
@@ -76,13 +82,16 @@ class DiskSettings:
     clipped_share: float = 0.15
     bullseye_share: float = 0.1
     aberrated_share: float = 0.2
-    ghost_share: float = 0.15
+    ghost_share: float = 0.25
     fault_share: float = 0.2
-    beam_stop_share: float = 0.08
-    blank_share: float = 0.05
+    beam_stop_share: float = 0.12
+    blank_share: float = 0.1
 
     def __post_init__(self) -> None:
-        drawn_settings(self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1))
+        drawn_settings(
+            self, radius=(1, 64), size=(16, 1024), native_radius=(0.1, 1000), disk_radius=(1e-6, 1),
+            beam_energy=(1, 3000),
+        )  # fmt: skip
 
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""
@@ -96,8 +105,12 @@ class DiskPatterns(NamedTuple):
     pixel (size // 2, size // 2), sum 1; ``positions (n, m, 2)`` (row, column) of the disks in
     rescaled px; ``electrons (n, m)`` counts expected in each; ``significance (n, m)`` by how many
     standard deviations each stands out of the counts of all that lies under it;
-    ``excitation_error (n, m)`` in Å⁻¹; 0 electrons is padding.  As the detector has them:
-    ``counts (n, rows, columns)``, ``places (n, m, 2)`` of the disks and their ``radius`` in px.
+    ``excitation_error (n, m)`` in Å⁻¹; 0 electrons is padding.  ``half_range (n, m)``: from a disk's centre to its edge
+    along g the excitation error changes by so much (Å⁻¹); ``phase (n, m)``: by how many radians the projected
+    potential V_g x thickness turns the phase of the electrons, 0 for the direct beam, which comes first.  As the
+    detector has them: ``counts (n, rows, columns)``, ``lost`` of the same shape (True behind a beam stop),
+    ``places (n, m, 2)`` of the disks, their ``radius`` and the ``center (2,)`` of the direct beam in px;
+    ``half_range_per_px``: of a disk for each px of its distance from the direct beam (Å⁻¹); ``thickness (n,)`` in Å.
     """
 
     patterns: torch.Tensor
@@ -106,9 +119,15 @@ class DiskPatterns(NamedTuple):
     electrons: torch.Tensor
     significance: torch.Tensor
     excitation_error: torch.Tensor
+    half_range: torch.Tensor
+    phase: torch.Tensor
     counts: torch.Tensor
+    lost: torch.Tensor
     places: torch.Tensor
     radius: float
+    center: torch.Tensor
+    half_range_per_px: float
+    thickness: torch.Tensor
 
 
 class DiskSimulator(RandomNumbers):
@@ -118,8 +137,6 @@ class DiskSimulator(RandomNumbers):
     ----------
     phases : list of orix.crystal_map.Phase
         From :func:`pyxem_dl.crystals.load_phases`.
-    beam_energy : float
-        In kV.  The disks do not tell it: one will do.
     settings : DiskSettings, optional
         What is drawn.
     seed : int
@@ -129,14 +146,17 @@ class DiskSimulator(RandomNumbers):
     """
 
     def __init__(
-        self, phases: list, beam_energy: float = 200.0, settings: DiskSettings | None = None, *,
-        seed: int = 0, device="cpu",
+        self, phases: list, settings: DiskSettings | None = None, *, seed: int = 0, device="cpu"
     ) -> None:  # fmt: skip
         super().__init__(seed, device)
         self.settings = settings or DiskSettings()
-        # in random orientations 64 beams are as good as 128, which take four times as long
-        self.phases = [ManyBeam(phase, beam_energy, 1.6, n_beams=64, device=device) for phase in phases]
-        self.beam_energy = float(beam_energy)
+        # the same for each phase in whatever order patterns are drawn
+        low, high = self.settings.beam_energy
+        energies = np.random.default_rng(seed).uniform(low, high, len(phases))
+        self.phases = [
+            ManyBeam(phase, float(energy), _RADIUS, n_beams=_N_BEAMS, device=device)
+            for phase, energy in zip(phases, energies)
+        ]
         self._pools = [None] * _POOLS
 
     # ---------------------------------------------------------------- one setup
@@ -144,7 +164,7 @@ class DiskSimulator(RandomNumbers):
         """Simulate the patterns of one setup: one phase, detector and probe."""
         s = self.settings
         pool = self._take_pool(n)
-        setup = self._draw_setup(pool.disk_radius)
+        setup = self._draw_setup(pool.disk_radius, pool.beam_energy)
         chosen = (self._uniform(0, _IN_POOL, n)).long().clamp_max(_IN_POOL - 1)
         beams = BeamIntensities(*(column[chosen] for column in pool.beams))
         kx, ky, inside = _turned(beams, self._uniform(0, 2 * math.pi, n), setup)
@@ -161,8 +181,11 @@ class DiskSimulator(RandomNumbers):
         counts, lost, gain = self._detect(expected, setup)
         row, column = k_to_pixel(kx, ky, setup.calibration)
         significance = _significance(expected, lost, row, column, held, setup)
-        truth = held * gain * (significance > 0), significance, beams.excitation_error
-        return self._rescaled(counts, row, column, truth, setup)
+        half_range = setup.calibration.wavelength * setup.disk_radius * torch.hypot(kx, ky)
+        thickness = self._sent(pool.thickness)[chosen]
+        phase = math.pi * beams.coupling * thickness[:, None]
+        truth = held * gain * (significance > 0), significance, beams.excitation_error, half_range, phase
+        return self._rescaled(counts, lost, torch.stack([row, column], dim=-1), truth, thickness, setup)
 
     def _take_pool(self, n: int) -> _Pool:
         """Take a pool for `n` patterns at random, filled anew where it has been used up."""
@@ -172,21 +195,22 @@ class DiskSimulator(RandomNumbers):
             phase = self._choice(self.phases)
             disk_radius = self._log_number(*s.disk_radius)
             rotations = random_rotations(_IN_POOL, self.generator)
-            thickness = self._log_numbers(*s.thickness, _IN_POOL)
+            # what is simulated is what is told
+            thickness = torch.tensor([*map(ManyBeam.whole_slices, self._log_numbers(*s.thickness, _IN_POOL).tolist())])
             beams = phase(rotations, thickness, disk_radius, _GRID)
             beams = beams.joined(phase.far(rotations, thickness, disk_radius, _GRID))
-            self._pools[i] = _Pool(disk_radius, beams, _USES * _IN_POOL)
+            self._pools[i] = _Pool(disk_radius, phase.beam_energy, thickness, beams, _USES * _IN_POOL)
         self._pools[i].left -= n
         return self._pools[i]
 
-    def _draw_setup(self, disk_radius: float) -> _DiskSetup:
+    def _draw_setup(self, disk_radius: float, beam_energy: float) -> _DiskSetup:
         s = self.settings
         radius = self._log_number(*s.native_radius)
         factor = s.radius / radius
         size = math.ceil((s.size + 1) / factor)
         center = (size * self._numbers(0.05, 0.95, 2)).tolist()
         return _DiskSetup(
-            calibration=Calibration((disk_radius / radius,) * 2, tuple(center), (size, size), self.beam_energy),
+            calibration=Calibration((disk_radius / radius,) * 2, tuple(center), (size, size), beam_energy),
             disk_radius=disk_radius,
             radius=radius,
             factor=factor,
@@ -240,13 +264,25 @@ class DiskSimulator(RandomNumbers):
         return halo * torch.exp(self._uniform(*s.texture, n)[:, None, None] * grain)
 
     def _draw_ghosts(self, electrons, setup: _DiskSetup) -> torch.Tensor:
-        """Draw a blurred spot that is no disk: images of the beam, as detectors and lenses make."""
+        """Draw spots that are no disks: images of the beam, as detectors and lenses make."""
         n = len(electrons)
         amount = electrons * self._log_uniform(1e-4, 0.1, n) * self._happens(self.settings.ghost_share, n)
-        k = self._uniform(1, 12, n) * setup.disk_radius
-        angle = self._uniform(0, 2 * math.pi, n)
+        k, angle = self._uniform(1, 12, n) * setup.disk_radius, self._uniform(0, 2 * math.pi, n)
         # clearly smaller or larger than a disk, and soft
-        size = self._log_number(0.15, 0.4) if self._is_so(0.5) else self._log_number(1.7, 3.0)
+        size = self._log_number(0.15, 0.4) if self._is_so(0.3) else self._log_number(1.7, 6.0)
+        ghosts = self._draw_ghost(k, angle, amount, size, setup)
+        if size > 2:
+            # a brighter speck on the rim of a large one
+            side = self._uniform(0, 2 * math.pi, n)
+            kx = k * angle.cos() + size * setup.disk_radius * side.cos()
+            ky = k * angle.sin() + size * setup.disk_radius * side.sin()
+            share = self._log_uniform(0.01, 0.3, n) * self._happens(0.5, n)
+            speck = self._log_number(0.3, 0.6)
+            ghosts = ghosts + self._draw_ghost(torch.hypot(kx, ky), torch.atan2(ky, kx), amount * share, speck, setup)
+        return ghosts
+
+    def _draw_ghost(self, k, angle, amount, size: float, setup: _DiskSetup) -> torch.Tensor:
+        """One soft spot in each pattern, of a size in radii."""
         return draw_spots(
             (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None], setup.calibration,
             disk_radius=size * setup.disk_radius, blur=0.3 * size * setup.radius + 0.3,
@@ -280,10 +316,9 @@ class DiskSimulator(RandomNumbers):
             flat[faulty[:, None], pixel] = level * self._happens(0.5, len(faulty), 6)
         return counts, lost, gain
 
-    def _rescaled(self, counts, row, column, truth, setup: _DiskSetup) -> DiskPatterns:
+    def _rescaled(self, counts, lost, places, truth, thickness, setup: _DiskSetup) -> DiskPatterns:
         size, factor = self.settings.size, setup.factor
         patterns = rescale(counts, factor)[:, :size, :size]
-        places = torch.stack([row, column], dim=-1)
         positions = (places + 0.5) * factor - 0.5
         middle = Calibration((1.0, 1.0), (size // 2, size // 2), (size, size))
         zero, one = torch.zeros(1, 1, device=self.device), torch.ones(1, 1, device=self.device)
@@ -292,7 +327,11 @@ class DiskSimulator(RandomNumbers):
             blur=max(0.3, setup.blur * factor),
             rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
         )[0]  # fmt: skip
-        return DiskPatterns(patterns, probe / probe.sum(), positions, *truth, counts, places, setup.radius)
+        center = torch.tensor(setup.calibration.center, device=self.device)
+        return DiskPatterns(
+            patterns, probe / probe.sum(), positions, *truth, counts, lost, places, setup.radius, center,
+            setup.calibration.wavelength * setup.disk_radius * setup.calibration.scale[0], thickness,
+        )  # fmt: skip
 
 
 @dataclass
@@ -300,6 +339,8 @@ class _Pool:
     """Dynamical patterns of one phase and convergence angle, and for how many more patterns they serve."""
 
     disk_radius: float
+    beam_energy: float
+    thickness: torch.Tensor
     beams: BeamIntensities
     left: int
 

@@ -40,7 +40,9 @@ class BeamIntensities(NamedTuple):
 
     ``kx``, ``ky``, ``excitation_error`` of the disks' centres, shape (n, beams), in Å⁻¹;
     ``intensity (n, beams, p, p)`` on a grid of positions (qy, qx) in the disk, from -1 to 1
-    times its radius, relative to the incident beam; ``present (n, beams)`` is False for padding.
+    times its radius, relative to the incident beam; ``present (n, beams)`` is False for padding;
+    ``coupling (n, beams)`` how strongly each reflection and the direct beam scatter into each other: the inverse of
+    the extinction distance in 1/Å, 0 for the direct beam itself.
     """
 
     kx: torch.Tensor
@@ -48,6 +50,7 @@ class BeamIntensities(NamedTuple):
     excitation_error: torch.Tensor
     intensity: torch.Tensor
     present: torch.Tensor
+    coupling: torch.Tensor
 
     def joined(self, other: BeamIntensities) -> BeamIntensities:
         """Put further beams of the same patterns behind these."""
@@ -196,7 +199,9 @@ class ManyBeam:
         amplitude = self._propagate(in_disk.flatten(2), self._scattering(hkl, present), thickness)
         intensity = (amplitude.abs() ** 2 * present[:, None]).transpose(1, 2)
         shape = (*kx.shape, n_grid, n_grid)
-        return BeamIntensities(kx, ky, error, intensity.reshape(shape), present)
+        coupling = self._coupling[(hkl + self._offset).unbind(-1)].abs() * present
+        coupling[:, 0] = 0
+        return BeamIntensities(kx, ky, error, intensity.reshape(shape), present, coupling)
 
     def far(
         self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9, n_beams: int = 40
@@ -227,7 +232,7 @@ class ManyBeam:
         )
         wave = torch.sin(math.pi * sent(thickness, self.device)[:, None, None, None] * in_disk)
         intensity = (coupling[..., None, None] * wave / torch.where(in_disk.abs() < 1e-3, 1e-3, in_disk)) ** 2
-        return BeamIntensities(kx, ky, error, intensity, present)
+        return BeamIntensities(kx, ky, error, intensity, present, coupling)
 
     def _scattering(self, hkl, present) -> torch.Tensor:
         """Matrices (n, beams, beams): how a slice scatters the beams into each other."""

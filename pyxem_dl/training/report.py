@@ -198,15 +198,21 @@ GPL-3.0-or-later.
 """
 
 
-def bragg_card(model, modules: dict, phases, visible: float) -> str:
-    """Card of a disk detector in Markdown."""
+def bragg_card(model, modules: dict, phases, held_out: list, visible: float) -> str:
+    """Card of a disk detector in Markdown; `held_out` are the phases that are not trained on."""
     r, configuration = modules["detect"].results, modules["detect"].configuration
     where, stages = _how_it_went(model)
-    placed = ""
-    if "place" in modules:
-        error = modules["place"].results["position_error"]
-        placed = f" Sub-pixel localisation of visible disks: {error:.3f} radii, largest for disks of few electrons."
+    read = ""
+    if "read" in modules:
+        e = modules["read"].results
+        read = (
+            f"\n\nRead at full resolution: position {e['position_error']:.3f} radii (largest for disks of few"
+            f" electrons); excitation errors within three half ranges of a disk {e['near_error']:.2f} half ranges, the"
+            f" sign right for {e['near_sign']:.0%}; rank correlation of V_g x thickness {e['potential']:.2f}."
+        )
+    validation = f"{len(held_out)} of these crystals, on which it was not trained" if held_out else "the same crystals"
     settings, simulation = _tables(configuration)
+    crystals = f"{len(phases)} crystals (`crystals.json`)" if len(phases) > 12 else ", ".join(p.name for p in phases)
     low, high = model.domain["disk_radius"]
     least = configuration.simulation.electrons[0]
     return f"""# {model.name}
@@ -218,8 +224,8 @@ Disks of {low:g} to {high:g} px radius, any crystal, any dose from {least:g} ele
 
 ## Recipe
 `pyxem_dl.training.bragg.train_bragg(output=..., ...)` with the settings below, on patterns of
-{", ".join(p.name for p in phases)} in random orientations and thicknesses (many-beam disks, all
-patterns different), each seen once, on {where}:
+{crystals} in random orientations and thicknesses (many-beam disks, all
+patterns different), each seen twice, on {where}:
 
 | stage | minutes | patterns |
 | --- | --- | --- |
@@ -233,10 +239,11 @@ patterns different), each seen once, on {where}:
 | --- | --- |
 {simulation}
 
-## Metrics on fresh simulated patterns of the same kind
+## Metrics on simulated patterns of {validation}
 At the threshold of {r["threshold"]:.2f}: F1 {r["f1"]:.3f}, precision {r["precision"]:.3f}, recall
 {r["recall"]:.3f}; position error {r["position_error"]:.3f} disk radii (root mean square, of the U-Net
-alone); rank correlation of the intensities {r["intensity"]:.3f}.{placed}
+alone); rank correlation of the intensities {r["intensity"]:.3f}.{read}
+
 Doses go down to {least:g} electrons per pattern, and disks of {visible:g} times the noise count.
 
 ## Limits

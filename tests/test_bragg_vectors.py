@@ -326,6 +326,17 @@ def test_scores_are_counted_by_hand():
     assert nothing.recall == 0 and np.isnan(nothing.position_error)
 
 
+def test_a_second_detection_is_wrong_whatever_is_ignored_near_it():
+    truth, ignored = [np.array([[10.0, 10]])], [np.array([[10.0, 13], [30, 30]])]
+    once = score_disks([np.array([[10.0, 10], [30, 30]])], truth, ignored, 2.0)
+    assert (once.n_hits, once.n_false) == (1, 0)
+    twice = score_disks([np.array([[10.0, 10], [10, 11.5]])], truth, ignored, 2.0)
+    assert (twice.n_hits, twice.n_false) == (1, 1)
+    # out of the disk's reach it is the ignored one's again
+    beside = score_disks([np.array([[10.0, 10], [10, 12.5]])], truth, ignored, 2.0)
+    assert (beside.n_hits, beside.n_false) == (1, 0)
+
+
 def test_pairs_are_as_many_as_can_be():
     # the nearest pair first would leave one without a partner
     i, j = match_points([[0.0, 0], [0, 3]], [[0.0, 2], [0, 5]], 2.5)

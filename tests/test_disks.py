@@ -297,7 +297,7 @@ def shown(found, patterns, seen=None, center=(32.0, 32.0)):
 
 
 def test_a_masked_beam_is_unknown_to_the_reader():
-    found, patterns = found_disks([32.0, 20.0], [32.0, 40.0], [0.9, 0.8]), torch.ones(1, 64, 64)
+    found, patterns = found_disks([32.0, 22.0], [32.0, 37.0], [0.9, 0.8]), torch.ones(1, 64, 64)
     seen = torch.ones(1, 64, 64)
     seen[:, 26:39, 26:39] = 0
     known, unknown = shown(found, patterns), shown(found, patterns * seen, seen)

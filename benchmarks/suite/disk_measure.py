@@ -13,7 +13,7 @@ from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.scans import make_signal
 from suite import datasets
 from suite.datasets import CUBES, EMPTY, region
-from suite.disks import BraggDisks, bragg_disks, found_disks, position_errors, readings, score
+from suite.disks import BraggDisks, bragg_disks, found_disks, ignored_share, position_errors, readings, score
 from suite.measure import patterns_per_second
 
 # Positions of the MgO scan that are looked at in each region
@@ -40,8 +40,8 @@ def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
     -------
     dict
         ``f1``, ``precision``, ``recall``; ``position_error`` (px, root mean square), and that of isolated, overlapped
-        and cut disks; ``rank_correlation`` of intensities; ``false_per_pattern``; for vectors with ``q_z`` what
-        :func:`~suite.disks.readings` returns.
+        and cut disks; ``rank_correlation`` of intensities; ``false_per_pattern``; ``ignored_share`` of the area, see
+        :func:`~suite.disks.ignored_share`; for vectors with ``q_z`` what :func:`~suite.disks.readings` returns.
     """
     vectors = find(disks.signal, disks.vacuum)
     found = score(vectors, disks)
@@ -58,6 +58,7 @@ def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
         **{f"position_{kind}": _round(error) for kind, error in by_kind.items()},
         "rank_correlation": _round(found.rank_correlation),
         "false_per_pattern": _round(found.false_per_pattern),
+        "ignored_share": _round(ignored_share(disks)),
         **{name: _round(value) for name, value in read.items()},
     }
 
@@ -74,6 +75,7 @@ def small_disks(find: Callable, folder: Path, name: str) -> dict:
         "n": found.n_patterns,
         "recall": _round(found.recall),
         "false_per_pattern": _round(found.false_per_pattern),
+        "ignored_share": _round(ignored_share(disks)),
         "position_error": _round(strong.position_error),
     }
 

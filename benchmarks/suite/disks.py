@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 
 from pyxem_dl.crystals import near_ewald_sphere, structure_factors
@@ -25,10 +26,12 @@ _RADIUS = 1.5
 _LEAST_ELECTRONS = 20
 # Where a detection counts neither way: points of the lattice so near to the Ewald sphere and to the origin (Å⁻¹)
 _LATTICE_DISTANCE, _LATTICE_RADIUS = 0.3, 2.3
-#: What a true disk may be: with nothing near it; within two radii of one with a tenth of its electrons; cut by the
-#: frame
+#: What a true disk may be: with nothing near it; within two radii of one with more than a tenth of its electrons; cut
+#: by the frame
 KINDS = ("isolated", "overlapped", "cut")
 _COVERS = 0.1
+# Patterns with fewer disks do not tell whether potentials are in the right order
+_LEAST_DISKS = 5
 # Half ranges of a disk within which its reflection is near Bragg's condition
 _NEAR = 3.0
 # Å², of the multislice patterns (see the data's README)
@@ -57,7 +60,8 @@ class BraggDisks:
         Of each true disk excitation error and half range (Å⁻¹), and V_g x thickness (V Å).
     ignored : list of array, shape (w, 2)
         Row and column (px) of all points of the lattice, allowed or forbidden, within 0.3 Å⁻¹ of the Ewald sphere that
-        are none of the true ones, and of the direct beam: what is found there counts neither way.
+        are none of the true ones, and of the direct beam: what is found there counts neither way, unless it is a true
+        disk's second detection.
     """
 
     title: str
@@ -131,12 +135,12 @@ def bragg_disks(
             visible &= _isolated(spots[:, :2], expected, calibration.center, 2 * radius)
         truth.append(np.column_stack([spots[visible, :2], expected[visible]]))
         beam = [*calibration.center, factor[i] * float(data["i000"][i])]
-        everything = np.concatenate([np.column_stack([spots[:, :2], expected]), [beam]])
+        everything = np.concatenate([x[:, :3] * [1, 1, factor[i]] for x in (spots, weak)] + [[beam]])
         kinds.append(_kinds(truth[-1], everything, images.shape[1:], radius))
         half_range = electron_wavelength(energy) * spots[visible, 3] * radius * scale
         volts = potential(spots[visible, 5:]) * float(data["thickness"][i])
         details.append(np.column_stack([spots[visible, 4], half_range, volts]))
-        # a true one is not left out: what is found there twice is wrong once
+        # the true ones are points of the lattice, too
         others = lattice[i][(cdist(lattice[i], truth[-1][:, :2]) > 1).all(1)]
         ignored.append(np.concatenate([spots[~visible, :2], weak[:, :2], others, [calibration.center]]))
     title = f"multislice {name}, {semi_angle}, {electrons:.0e} electrons"
@@ -174,12 +178,36 @@ def _lattice_points(folder: Path, name: str, rotations, calibration: Calibration
 
 
 def _kinds(true, everything, shape, radius: float) -> np.ndarray:
-    """Which of :data:`KINDS` disks (t, 3) are, among all that is there (m, 3): rows, columns, electrons."""
+    """Which of :data:`KINDS` disks are, by what lies near them.
+
+    Parameters
+    ----------
+    true, everything : array, shape (t, 3) and (m, 3)
+        Row, column (px) and electrons of the disks in question, and of all that is there, they and the direct beam
+        among it. Electrons are all those within the disk, whichever reflection they belong to.
+    shape : tuple of int
+        Rows and columns of the pattern.
+    radius : float
+        Of the disks in px.
+
+    Returns
+    -------
+    array of int, shape (t,)
+    """
     apart = cdist(true[:, :2], everything[:, :2])
-    covers = everything[None, :, 2] > _COVERS * true[:, None, 2]
+    mine, theirs, shared = true[:, None, 2], everything[None, :, 2], _shared_area(apart, radius)
+    # A dark reflection half in a bright disk has electrons of that: of two disks that share an area, each has its own
+    # and this share of the other's. Both sides are times 1 - shared².
+    covers = theirs - shared * mine > _COVERS * (mine - shared * theirs)
     overlapped = ((apart < 2 * radius) & (apart > 1e-6) & covers).any(1)
     edge = np.minimum(true[:, :2], np.subtract(shape, 1) - true[:, :2]).min(1) if len(true) else np.zeros(0)
     return np.where(edge < radius, 2, np.where(overlapped, 1, 0))
+
+
+def _shared_area(apart, radius: float) -> np.ndarray:
+    """Part of a disk's area that lies in an equal one whose middle is so far (px, any shape) from its own."""
+    half = np.clip(np.asarray(apart) / (2 * radius), 0, 1)
+    return 2 / np.pi * (np.arccos(half) - half * np.sqrt(1 - half**2))
 
 
 def _isolated(positions, expected, center, distance: float) -> np.ndarray:
@@ -224,6 +252,29 @@ def found_disks(vectors, disks: BraggDisks, threshold: float | None = None) -> l
     return found
 
 
+def ignored_share(disks: BraggDisks) -> float:
+    """Share of the area outside the true disks' reach where a detection counts neither way.
+
+    Only in the rest of it a detection can be wrong. NaN where true disks are in reach of every pixel.
+    """
+    shape, reach = disks.signal.data.shape[-2:], HIT_RADII * disks.radius
+    # a quarter of the pixels tells a share as well as all
+    pixels = np.indices(shape)[:, ::2, ::2].reshape(2, -1).T
+    outside = neither = 0
+    for there, ignored in zip(disks.truth, disks.ignored, strict=True):
+        free = ~_within(pixels, there[:, :2], reach)
+        outside += free.sum()
+        neither += (free & _within(pixels, ignored, reach)).sum()
+    return float(neither / outside) if outside else float("nan")
+
+
+def _within(places, points, reach: float) -> np.ndarray:
+    """Tell which places (n, 2) have one of the points (m, 2) within reach, all in px: bool, shape (n,)."""
+    if not len(points):
+        return np.zeros(len(places), dtype=bool)
+    return np.isfinite(KDTree(points).query(places, distance_upper_bound=reach)[0])
+
+
 def position_errors(found: list, disks: BraggDisks) -> dict[str, float]:
     """Root mean square distance (px) of the hits from the truth, of each of :data:`KINDS`."""
     distances, kinds = [], []
@@ -251,23 +302,63 @@ def readings(vectors, disks: BraggDisks) -> dict[str, float]:
     Returns
     -------
     dict of float
-        ``q_z_error`` (Å⁻¹, root mean square) and ``q_z_sign`` (share of excitation errors whose sign is right) of hits
-        within three half ranges of Bragg's condition, ``n_near`` of them; ``v_g``: rank correlation of V_g x thickness
-        of all hits.
+        ``q_z_error`` (Å⁻¹, root mean square) and ``q_z_sign`` (share of excitation errors whose sign is right; true
+        ones of exactly 0 have none) of hits within three half ranges of Bragg's condition, ``n_near`` of them; rank
+        correlation of V_g x thickness, ``v_g`` of all hits, and ``v_g_within``, the mean of that in each pattern with
+        at least five, ``n_within`` of them. Hits whose numbers are not finite are left out of each.
+    """
+    s, true_s, half_range, volts, true_volts, pattern = _read_hits(vectors, disks).T
+    near = (np.abs(true_s) < _NEAR * half_range) & np.isfinite(s)
+    signed = near & (true_s != 0)
+    told = np.isfinite(volts) & np.isfinite(true_volts)
+    within = _within_patterns(np.column_stack([volts, true_volts])[told], pattern[told])
+    return {
+        "n_near": int(near.sum()), "q_z_error": _mean((s - true_s)[near] ** 2) ** 0.5,
+        "q_z_sign": _mean((s * true_s > 0)[signed]),
+        "v_g": rank_correlation(np.column_stack([volts, true_volts])[told]),
+        "v_g_within": _mean(within), "n_within": len(within),
+    }  # fmt: skip
+
+
+def _read_hits(vectors, disks: BraggDisks) -> np.ndarray:
+    """List what was read of the hits, and the truth.
+
+    Parameters
+    ----------
+    vectors : pyxem.signals.DiffractionVectors
+        As for :func:`readings`.
+    disks : BraggDisks
+        The truth.
+
+    Returns
+    -------
+    array, shape (p, 6)
+        Excitation error, the true one, half range (Å⁻¹), V_g x thickness, the true one (V Å), index of the pattern.
     """
     calibration, names = Calibration.from_signal(disks.signal), list(vectors.column_names)
     v_g, q_z = (names.index(name) for name in ("v_g", "q_z"))
-    pairs = []
-    for here, there, details in zip(found_disks(vectors, disks), disks.truth, disks.details, strict=True):
+    hits = [np.empty((0, 6))]
+    found = found_disks(vectors, disks)
+    for n, (here, there, details) in enumerate(zip(found, disks.truth, disks.details, strict=True)):
         i, j = match_points(here[:, :2], there[:, :2], HIT_RADII * disks.radius)
         kx, ky = pixel_to_k(*here[i, :2].T, calibration)
         # the distance from the Ewald sphere is that of the sphere from the plane less that of the reflection
         s = out_of_plane(kx, ky, 0 * kx, calibration.wavelength) - here[i, q_z]
-        pairs.append(np.column_stack([s, here[i, v_g], details[j]]))
-    s, volts, true_s, half_range, true_volts = np.concatenate(pairs).T
-    near = np.abs(true_s) < _NEAR * half_range
-    return {
-        "n_near": int(near.sum()), "q_z_error": float(np.sqrt(np.mean((s - true_s)[near] ** 2))),
-        "q_z_sign": float(np.mean((s * true_s > 0)[near])),
-        "v_g": rank_correlation(np.column_stack([volts, true_volts])),
-    }  # fmt: skip
+        true_s, half_range, volts = details[j].T
+        hits.append(np.column_stack([s, true_s, half_range, here[i, v_g], volts, np.full(len(i), n)]))
+    return np.concatenate(hits)
+
+
+def _within_patterns(pairs, pattern) -> list[float]:
+    """Rank correlations of pairs (p, 2) in each pattern (p,) with enough of them, where there is one.
+
+    Thickness is the same there: over all patterns it alone puts V_g x thickness in some order.
+    """
+    index, count = np.unique(pattern, return_counts=True)
+    each = [rank_correlation(pairs[pattern == n]) for n in index[count >= _LEAST_DISKS]]
+    return [x for x in each if np.isfinite(x)]
+
+
+def _mean(values) -> float:
+    """Mean of numbers (n,); NaN, without a warning, where there are none."""
+    return float(np.mean(values)) if len(values) else float("nan")

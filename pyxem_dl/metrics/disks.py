@@ -93,9 +93,10 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
     truth : sequence of array, shape (t, 2) or (t, 3)
         For each pattern the disks that should be found.
     ignored : sequence of array, shape (w, 2)
-        Positions at which a detection counts neither as right nor as wrong: weak reflections, the direct beam.
+        Positions at which a detection counts neither as right nor as wrong: weak reflections, the direct beam. Where
+        it is a disk's second one, it is wrong all the same.
     tolerance : float
-        Largest distance of a hit, in pixels.
+        Largest distance of a hit, or of a detection from the ignored position that explains it, in pixels.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
         if here.shape[1] > 2 and there.shape[1] > 2:
             intensities.append(np.stack([here[i, 2], there[j, 2]], 1))
         rest = np.delete(here[:, :2], i, axis=0)
-        false += int((_distances(rest, neither.reshape(-1, 2)) > tolerance).all(1).sum())
+        false += int(_wrong(rest, there[:, :2], neither.reshape(-1, 2), tolerance).sum())
     distances = np.concatenate(distances) if distances else np.empty(0)
     return DiskScore(
         n_patterns=len(found),
@@ -120,6 +121,13 @@ def score_disks(found: Sequence, truth: Sequence, ignored: Sequence, tolerance: 
         position_error=float(np.sqrt(np.mean(distances**2))) if len(distances) else math.nan,
         rank_correlation=rank_correlation(np.concatenate(intensities) if intensities else np.empty((0, 2))),
     )
+
+
+def _wrong(rest, truth, ignored, tolerance: float) -> np.ndarray:
+    """Tell which detections without a partner, rows and columns (px) of shape (m, 2), are wrong: bool, shape (m,)."""
+    # as many pairs are made as can be, so a true disk within reach has its partner already, and this is its second
+    again = (_distances(rest, truth) <= tolerance).any(1)
+    return again | (_distances(rest, ignored) > tolerance).all(1)
 
 
 def _distances(a, b) -> np.ndarray:

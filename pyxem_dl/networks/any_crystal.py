@@ -213,7 +213,10 @@ class _Named:
         self.on = lru_cache(maxsize=1)(self._on)
 
     def _on(self, device: str) -> Crystals:
-        return Crystals.of(list(self.phases), self.beam_energy, self.preprocessing, device=device)
+        # symmetry needs all digits, and what is made in the middle of a prediction may be learnt with, too
+        kind = torch.device(device).type
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
+            return Crystals.of(list(self.phases), self.beam_energy, self.preprocessing, device=device)
 
     def __getstate__(self) -> tuple:
         return self.phases, self.beam_energy, self.preprocessing

@@ -351,7 +351,7 @@ def train_any_crystal(
         provenance=provenance([module], root, precision),
     )  # fmt: skip
     model.save(
-        output, dtype=torch.float16, card=any_crystal_card(model, results, phases, held_out),
+        output, dtype=torch.float16, card=any_crystal_card(model, configuration, results, phases, held_out),
         training_log=join_logs(work, configuration.stages()), crystals=manifest_of(phases),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)

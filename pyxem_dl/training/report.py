@@ -198,6 +198,43 @@ GPL-3.0-or-later.
 """
 
 
+def any_crystal_card(model, configuration, results: dict, phases, held_out: list) -> str:
+    """Card of a model that takes any crystal, in Markdown; `held_out` are the phases that are not trained on."""
+    where, stages = _how_it_went(model)
+    settings, simulation = _tables(configuration)
+    r = results
+    return f"""# {model.name}
+
+{model.description}. Orientation model of pyxem_dl: name the phases when you look for them.
+
+## Recipe
+`pyxem_dl.training.any_crystal.train_any_crystal(output=..., ...)` with the settings below, on simulated patterns of
+{len(phases)} crystals (`crystals.json`) in random orientations, many-beam and kinematical, on {where}:
+
+| stage | minutes | patterns |
+| --- | --- | --- |
+{stages}
+
+| setting | |
+| --- | --- |
+{settings}
+
+| simulation | |
+| --- | --- |
+{simulation}
+
+## Metrics on simulated patterns of {len(held_out)} crystals on which it was not trained
+Modulo 180 degrees about the beam: within 5 degrees {r["within_5_modulo_180"]:.1%}, within 2 degrees
+{r["within_2_modulo_180"]:.1%}, median {r["median_modulo_180"]:.2f} degrees. Strict: {r["within_5_strict"]:.1%},
+{r["within_2_strict"]:.1%}, {r["median_strict"]:.2f} degrees; the mean score, which should be the first of these, is
+{r["score"]:.1%}. Patterns without the crystal, empty or of another one, with a score above one half:
+{r["false"]:.1%}.
+
+## Licence
+GPL-3.0-or-later.
+"""
+
+
 def bragg_card(model, modules: dict, phases, held_out: list, visible: float) -> str:
     """Card of a disk detector in Markdown; `held_out` are the phases that are not trained on."""
     r, configuration = modules["detect"].results, modules["detect"].configuration

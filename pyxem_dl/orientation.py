@@ -303,8 +303,9 @@ class OrientationStep(Step):
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Predictions for a batch, the uncertainty in degrees."""
         found = self.model.predict_batch(
-            in_electrons(patterns, self.gain), self.scan.calibration, centers=self.scan.batch_centers(patterns, indices),
-            signal_mask=self.scan.signal_mask, n_best=max(2, self.n_best), n_samples=self.n_samples,
+            in_electrons(patterns, self.gain), self.scan.calibration,
+            centers=self.scan.batch_centers(patterns, indices), signal_mask=self.scan.signal_mask,
+            n_best=max(2, self.n_best), n_samples=self.n_samples,
         )._asdict()  # fmt: skip
         if "uncertainty" in found:
             found["uncertainty"] = self.model.calibrated(found["uncertainty"])

@@ -56,11 +56,18 @@ def demo(
 @with_scan_options
 def predict(
     scan: ScanFile,
-    model: Annotated[
-        list[str],
-        typer.Option(help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble."),
-    ],
     output: OutputMap,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble; by default "
+            "'any-crystal'."
+        ),
+    ] = None,
+    phase: Annotated[
+        list[Path] | None,
+        typer.Option(help="CIF file of a phase, for a model that takes any crystal; repeat for several phases."),
+    ] = None,
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for a map of their uncertainty in degrees.", min=0)
@@ -70,12 +77,14 @@ def predict(
     options: ScanOptions,
 ) -> None:
     """Predict the orientations of a scan with a network; if interrupted, the same command continues."""
+    check_structures(phase or [])
     signal = load_scan(scan, options.scale)
     from pyxem_dl.orientation import predict_orientation
 
+    model = model[0] if model and len(model) == 1 else model or None
     xmap = predict_orientation(
-        signal, model[0] if len(model) == 1 else model, n_best=n_best, n_samples=samples, output=output,
-        overwrite=overwrite, **options.settings(),
+        signal, model, phases=phase or None, n_best=n_best, n_samples=samples, output=output, overwrite=overwrite,
+        **options.settings(),
     )  # fmt: skip
     _say_what_is_saved(xmap, output)
 

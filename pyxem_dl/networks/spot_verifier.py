@@ -36,7 +36,8 @@ class PatternView(NamedTuple):
 
     ``intensity (n, n_k, n_phi + 2)``: square roots, of a root mean square of 1, with one column beyond each end, which
     closes the circle; ``counts``, of the same shape, electrons per bin; ``valid (n or 1, n_k, n_phi)``;
-    ``ring (n, n_k)``: electrons per bin without what stands out; ``log_electrons (n,)`` of what stands out of the rings in all.
+    ``ring (n, n_k)``: electrons per bin without what stands out; ``log_electrons (n,)`` of what stands out of the rings
+    in all.
     """
 
     intensity: torch.Tensor
@@ -184,11 +185,9 @@ class SpotVerifier(nn.Module):
         # at a small angle a spot is hardly moved: the unit is the angle at 1 Å⁻¹
         return 5 * (a * ux - b * uy), 5 * (a * uy + b * ux), 5 * c
 
-    def improve(self, view, table, rotations, phase_id, belief, beam_energy, reciprocal_radius, n_spots=40, refined=0.0):
-        """Compare and correct: logits (n, m), and improved rotations (n, m, 4)."""
-        score, correction = self(
-            view, table, rotations, phase_id, belief, beam_energy, reciprocal_radius, n_spots, refined
-        )
+    def improve(self, view, table, rotations, phase_id, belief, *further, **settings):
+        """Compare and correct, see :meth:`forward`: logits (n, m), and improved rotations (n, m, 4)."""
+        score, correction = self(view, table, rotations, phase_id, belief, *further, **settings)
         return score, rot.multiply(rotations, rot.exponential(correction))
 
 

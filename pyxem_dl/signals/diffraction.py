@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def predict_orientation(
     self: Diffraction2D,
-    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
+    phases: str | Path | Phase | PhaseList | Sequence[str | Path | Phase] | None = None,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -38,9 +39,11 @@ def predict_orientation(
 
     Parameters
     ----------
-    model : str, pathlib.Path or OrientationModel, or a list of these
+    model : str, pathlib.Path or OrientationModel, or a list of these, optional
         Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model. A list of models of the
-        same phases is used as an ensemble.
+        same phases is used as an ensemble. Default is ``"any-crystal"``, which has to be told the `phases`.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        What may be in the scan, for a model that takes any crystal. Several phases are told apart.
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
@@ -94,13 +97,14 @@ def predict_orientation(
     --------
     >>> import hyperspy.api as hs
     >>> s = hs.load("scan.zspy", lazy=True)  # doctest: +SKIP
-    >>> xmap = s.predict_orientation("mgo-300kv", n_best=3)  # doctest: +SKIP
+    >>> xmap = s.predict_orientation(phases="MgO.cif", n_best=3)  # doctest: +SKIP
     """
     from pyxem_dl import orientation
 
     return orientation.predict_orientation(
         self,
         model,
+        phases=phases,
         n_best=n_best,
         n_samples=n_samples,
         navigation_mask=navigation_mask,
@@ -119,8 +123,9 @@ def predict_orientation(
 
 def iter_predict_orientation(
     self: Diffraction2D,
-    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel],
+    model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
+    phases: str | Path | Phase | PhaseList | Sequence[str | Path | Phase] | None = None,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -136,9 +141,11 @@ def iter_predict_orientation(
 
     Parameters
     ----------
-    model : str, pathlib.Path or OrientationModel, or a list of these
+    model : str, pathlib.Path or OrientationModel, or a list of these, optional
         Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model. A list of models of the
-        same phases is used as an ensemble.
+        same phases is used as an ensemble. Default is ``"any-crystal"``, which has to be told the `phases`.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        What may be in the scan, for a model that takes any crystal. Several phases are told apart.
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
@@ -188,6 +195,7 @@ def iter_predict_orientation(
     return orientation.iter_predict_orientation(
         self,
         model,
+        phases=phases,
         n_best=n_best,
         n_samples=n_samples,
         navigation_mask=navigation_mask,

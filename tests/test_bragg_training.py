@@ -215,7 +215,7 @@ def test_bands_lie_where_the_excitation_error_is_zero():
     batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
     at = (torch.arange(35) - 17) / 10.0
     columns, distances = [], []
-    for _ in range(2):
+    for _ in range(5):
         views, truth = batches.make()
         near = truth.has_distance & (truth.distance.abs() > 0.3) & (truth.distance.abs() < 1.0)
         near &= views.others.sum((1, 2)) < 0.2 * views.patches.sum((1, 2))

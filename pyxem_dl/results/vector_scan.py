@@ -18,9 +18,6 @@ MOST_VECTORS = 48
 _DIRECT_BEAM = 0.05
 # Of vectors that say nothing, and at most: any detector is wrong now and then
 _CONFIDENCE, _MOST_CONFIDENT = 0.9, 0.98
-# With a larger error (Å⁻¹) a disk hardly tells the sign of its excitation error, and what all disks of a pattern have
-# wrong together would outweigh their positions
-_USEFUL_Q_Z_ERROR = 0.002
 # No q_z is known better (Å⁻¹)
 _LEAST_Q_Z_ERROR = 5e-4
 
@@ -85,7 +82,7 @@ class VectorReader:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_intensity = np.log(column("intensity", 1.0))
         q_z = column("q_z", np.nan)
-        known = np.isfinite(q_z) & (q_z_error < _USEFUL_Q_Z_ERROR)
+        known = np.isfinite(q_z) & np.isfinite(q_z_error)
         error = np.zeros(len(table))
         if known.any():
             error[known] = excitation_error(kx[known], ky[known], q_z[known], electron_wavelength(self.beam_energy))

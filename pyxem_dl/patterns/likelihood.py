@@ -21,9 +21,6 @@ _FREEDOM = 3.0
 _DISTANCE, _DISTORTION = 0.004, 0.005
 # Of excitation errors of disks, whatever the crystal (Å⁻¹)
 _ANY_EXCITATION_ERROR = 0.04
-# With a larger error a disk hardly tells the sign of its excitation error, and what all disks of a pattern have wrong
-# together would outweigh their positions (Å⁻¹)
-_USEFUL_ERROR = 0.002
 # What the logarithm of the scale of intensities may differ from the sum over all reflections by
 _SCALE_SPREAD = 1.0
 
@@ -200,7 +197,7 @@ def _found(vectors: VectorBatch, pairs: _Pairs, paired, log_scale, error, scatte
 def _of_excitation_errors(vectors: VectorBatch, error: torch.Tensor, per_k: float) -> torch.Tensor:
     """How much more probable (n, c, m, t) reflections make the excitation errors that the detector gives."""
     variance = vectors.excitation_variance
-    known = variance < _USEFUL_ERROR**2
+    known = torch.isfinite(variance)
     variance = torch.where(known, variance, 1.0) + per_k**2 * (vectors.kx**2 + vectors.ky**2)
     measured = torch.where(known, vectors.excitation_error, 0.0)
     wide = variance + _ANY_EXCITATION_ERROR**2

@@ -7,6 +7,7 @@ from sample_phases import raw_phase
 from pyxem_dl.crystals import load_phases, read_manifest
 from pyxem_dl.models import load_model
 from pyxem_dl.networks.fcunet import Disks, FCUNet
+from pyxem_dl.patterns.patches import PATCH_SIZE
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training import bragg, disk_batches
 from pyxem_dl.training.bragg import (
@@ -69,7 +70,7 @@ def test_a_detector_is_trained_through_lightning(stage, tmp_path):
     changed = {name for name, weights in network.state_dict().items() if not torch.equal(weights, before[name])}
     parts = {name.partition(".")[0] for name in changed}
     assert parts == ({"unet", "heads"} if stage == "detect" else {"reader"})
-    detected = {"f1", "precision", "recall", "threshold", "position_error", "intensity"}
+    detected = {"f1", "precision", "recall", "threshold", "best_f1", "position_error", "intensity"}
     read = {"position_error", "expected_error", "near_error", "near_sign", "potential", "reading_loss"}
     assert set(module.results) == (detected if stage == "detect" else read)
     assert (tmp_path / "detect" / "last.ckpt").is_file()
@@ -89,6 +90,21 @@ def test_a_perfect_detector_scores_one():
     results = validate(Perfect(), [truth])
     assert results["f1"] == 1 and results["precision"] == 1 and results["position_error"] == 0
     assert results["intensity"] > 0.999
+
+
+def test_the_threshold_is_the_lowest_that_is_precise():
+    class Doubtful(torch.nn.Module):
+        radius = 5.0
+
+        def predict(self, patterns, probe, most):
+            positions = torch.cat([truth.positions, truth.positions + 200], dim=1)
+            confidence = torch.cat([0.6 * truth.visible, 0.31 * truth.visible], dim=1)
+            return Disks(positions[..., 0], positions[..., 1], *[confidence] * 9)
+
+    truth = batch([True, True, True], [True, True, True])
+    results = validate(Doubtful(), [truth])
+    assert 0.31 < results["threshold"] < 0.36
+    assert results["precision"] == results["f1"] == results["best_f1"] == 1
 
 
 def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
@@ -176,13 +192,19 @@ def test_views_of_diffracted_disks_are_turned_as_their_truth():
         blank_share=0.0, clipped_share=0.0, aberrated_share=0.0,
     )  # fmt: skip
     batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
-    views, truth = batches.make()
-    alone = (views.others.sum((1, 2)) < 0.05 * views.patches.sum((1, 2))) & (views.numbers[:, 7] == 0)
-    at = (torch.arange(views.patches.shape[-1]) - views.patches.shape[-1] // 2) / 10.0
-    # bands run across g: in this direction the middle of what is seen is that of the disk
-    across = (views.patches.sum(2) * at).sum(1) / views.patches.sum((1, 2))
-    assert int(alone.sum()) > 20
-    assert float(torch.corrcoef(torch.stack([across, truth.offset[:, 1]])[:, alone])[0, 1]) > 0.8
+    at, seen, true = (torch.arange(PATCH_SIZE) - PATCH_SIZE // 2) / 10.0, [], []
+    for _ in range(3):
+        views, truth = batches.make()
+        whole = views.patches.sum((1, 2))
+        # bands run across g: in this direction the middle of what stands out is that of the disk
+        level = torch.cat([views.patches[:, :2], views.patches[:, -2:]], dim=1).flatten(1).amax(1)
+        bright = (views.patches - level[:, None, None]).clamp_min(0) + 1e-6
+        alone = (views.others.sum((1, 2)) < 0.05 * whole) & (views.numbers[:, 7] == 0)
+        alone &= (views.seen.amin((1, 2)) == 1) & (bright.sum((1, 2)) > 0.3 * whole)
+        seen.append(((bright.sum(2) * at).sum(1) / bright.sum((1, 2)))[alone])
+        true.append(truth.offset[alone, 1])
+    seen, true = torch.cat(seen), torch.cat(true)
+    assert len(seen) > 20 and float(torch.corrcoef(torch.stack([seen, true]))[0, 1]) > 0.5  # of the other sign: -0.7
 
 
 def test_bands_lie_where_the_excitation_error_is_zero():
@@ -193,7 +215,7 @@ def test_bands_lie_where_the_excitation_error_is_zero():
     batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
     at = (torch.arange(35) - 17) / 10.0
     columns, distances = [], []
-    for _ in range(2):
+    for _ in range(5):
         views, truth = batches.make()
         near = truth.has_distance & (truth.distance.abs() > 0.3) & (truth.distance.abs() < 1.0)
         near &= views.others.sum((1, 2)) < 0.2 * views.patches.sum((1, 2))
@@ -202,4 +224,4 @@ def test_bands_lie_where_the_excitation_error_is_zero():
     columns, distances = torch.cat(columns), torch.cat(distances)
     assert len(columns) > 10
     # s(q) = s + wavelength g q: zero towards -g where s is positive
-    assert float((columns * distances > 0).float().mean()) < 0.25
+    assert float((columns * distances > 0).float().mean()) < 0.35  # of the other sign: 0.7

@@ -1,5 +1,7 @@
 """The benchmark of Bragg disks: what it says of answers that are known to be right, and wrong by a known amount."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,16 +94,20 @@ def test_tables_say_what_was_asked_and_reached():
         "f1": 0.5, "precision": 0.4, "recall": 0.6, "position_error": 0.9, "rank_correlation": 0.99,
         "position_isolated": 0.8, "position_overlapped": 1.2, "position_cut": float("nan"), "n_near": 7,
         "q_z_error": 0.0025, "q_z_sign": 0.9, "v_g": 0.93, "v_g_within": 0.87, "n_within": 6, "ignored_share": 0.5,
+        "n": 40, "false_per_pattern": 0.15, "false_visible": 0.5,
     }  # fmt: skip
     speed = {"kind": "speed", "data": "speed", "predictor": "network x", "n": 3, "patterns_per_second": 321.0}
     other = truth | {"data": "multislice LiNiO2, 3mrad, 1e+06 electrons", "ignored_share": 0.41}
     text = disk_report.disk_tables([truth, other | {"ignored_share": 0.43}, other, speed], lambda row: "a")
-    wanted = "| network x | 10 | 0.500 | ≥ 0.97 | 0.400 / 0.600 | 0.90 | ≤ 0.60 | 0.36 | 0.80 / 1.20 / – | 0.990 | a |"
+    wanted = (
+        "| network x | 10 | 0.500 | ≥ 0.97 | 0.400 / 0.600 | 6 (50.0 %) | 0.90 | ≤ 0.60 | 0.36 | 0.80 / 1.20 / – |"
+        " 0.990 | a |"
+    )
     assert wanted in text
     assert "| network x | 7 | 0.0025 | 90.0 % | 0.930 | 0.870 (6) | a |" in text
     assert "take 50.0 % (Al) and 42.0 % (LiNiO2) of the area" in text
     # its F1 is of another count
-    assert "| *py4DSTEM 0.14, best threshold for this line* |  |  |  |  | *1.15* |" in text and "*0.94*" not in text
+    assert "| *py4DSTEM 0.14, best threshold for this line* |  |  |  |  |  | *1.15* |" in text and "*0.94*" not in text
     assert "| network x | 3 | 321 | a |" in text and "not measured" in text
 
 
@@ -127,6 +133,18 @@ def vectors_of(known, read, off=0.0):
         rows[i] = np.column_stack([where - calibration.center, table[:, 2], np.ones(len(table)), volts, q_z])
     columns = ("ky", "kx", "intensity", "confidence", "v_g", "q_z")
     return to_diffraction_vectors(known.signal, rows, calibration, columns=columns)
+
+
+def test_a_wrong_detection_may_be_a_disk_that_is_there():
+    known = made_up([[(16.0, 16, 500)]])
+    row, column = np.indices((64, 64))
+    image = np.full((1, 64, 64), 0.1)
+    for place, electrons in (((16, 16), 500), ((44, 44), 300)):
+        image[0, np.hypot(row - place[0], column - place[1]) < 5] += electrons / 78.5
+    known = replace(known, expected=image)
+    found = [np.array([[16.0, 16, 1], [44, 44, 1], [44, 14, 1]])]  # true; not listed, but there; nowhere
+    assert disks.visible_false(found, known) == 0.5
+    assert np.isnan(disks.visible_false([found[0][:1]], known))
 
 
 PLACES = [(10.0, 10, 5), (10, 32, 6), (10, 50, 7), (50, 10, 8), (50, 32, 9)]

@@ -284,7 +284,7 @@ class Seen(Told):
     """A reader that keeps what it is shown."""
 
     def look(self, views):
-        self.shown = views
+        self.shown, self.looks = views, getattr(self, "looks", 0) + 1
         return super().look(views)
 
 
@@ -294,6 +294,20 @@ def shown(found, patterns, seen=None, center=(32.0, 32.0)):
     optics = Optics(torch.ones(1, 11, 11), 5.0, 5.0, torch.tensor([center]), 1e-4)
     network.read(patterns, found, optics, seen)
     return DiskViews(*(x[: int((found.confidence > 0.03).sum())] for x in network.reader.shown))
+
+
+@pytest.mark.parametrize("offset, looks", [(0.05, 1), (0.4, 2), (1.5, 1)])
+def test_disks_that_lie_far_from_where_they_were_found_are_read_twice(offset, looks):
+    network = FCUNet()
+    network.reader = Seen(offset=torch.tensor([offset, 0.0]))
+    optics = Optics(torch.ones(1, 11, 11), 5.0, 5.0, torch.tensor([[32.0, 32.0]]), 1e-4)
+    disks = network.read(torch.ones(1, 64, 64), found_disks([32.0], [42.0], [0.9]), optics)
+    assert network.reader.looks == looks
+    # what is a radius away was not understood
+    expected = 42 + (looks * offset * 5 if offset < 1 else 0)
+    assert float(disks.column[0, 0]) == pytest.approx(expected, abs=1e-4)
+    if looks == 2:  # from where the first look saw it
+        assert float(network.reader.shown.numbers[0, 3]) == pytest.approx(np.log(1 + 12 / 5) - 2, abs=1e-4)
 
 
 def test_a_masked_beam_is_unknown_to_the_reader():
@@ -336,12 +350,12 @@ def test_large_disks_look_as_small_ones(rng):
 def test_readings_are_turned_back_and_put_into_units():
     found = found_disks([32.0, 50.0, 32.2], [12.0, 32.0, 32.0], [0.9, 0.8, 0.7])
     two = torch.asinh(torch.tensor(2.0))
-    disks = read(found, offset=torch.tensor([0.2, 0.1]), distance=two, side=torch.tensor(-9.0))
+    disks = read(found, offset=torch.tensor([0.08, 0.04]), distance=two, side=torch.tensor(-9.0))
     # the first lies to the left: along g is to the left, and across it up
-    assert disks.column[0, 0] == pytest.approx(11.0) and disks.row[0, 0] == pytest.approx(31.5)
+    assert disks.column[0, 0] == pytest.approx(11.6) and disks.row[0, 0] == pytest.approx(31.8)
     # the second lies below: along g is down
-    assert disks.row[0, 1] == pytest.approx(51.0) and disks.column[0, 1] == pytest.approx(31.5)
-    assert disks.excitation_error[0, 0] == pytest.approx(-2 * 1e-4 * np.hypot(21, 0.5), rel=1e-3)
+    assert disks.row[0, 1] == pytest.approx(50.4) and disks.column[0, 1] == pytest.approx(31.8)
+    assert disks.excitation_error[0, 0] == pytest.approx(-2 * 1e-4 * np.hypot(20.4, 0.2), rel=1e-3)
     assert disks.phase[0, :2].tolist() == [1, 1]
     # of the direct beam there is nothing to tell
     assert bool(disks.phase[0, 2].isnan()) and bool(disks.excitation_error[0, 2].isnan())

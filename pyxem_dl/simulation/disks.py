@@ -327,7 +327,7 @@ class DiskSimulator(RandomNumbers):
             blur=max(0.3, setup.blur * factor),
             rocking_curve=lambda x, y: setup.shape(x / self.settings.radius, y / self.settings.radius),
         )[0]  # fmt: skip
-        center = torch.tensor(setup.calibration.center, device=self.device)
+        center = self._sent(torch.tensor(setup.calibration.center))
         return DiskPatterns(
             patterns, probe / probe.sum(), positions, *truth, counts, lost, places, setup.radius, center,
             setup.calibration.wavelength * setup.disk_radius * setup.calibration.scale[0], thickness,

@@ -24,6 +24,9 @@ _FARTHEST = 0.12
 _DEBYE_WALLER = 0.5
 # A search: how far tilts go, and their step, in units of the templates' step, and how many candidates are searched
 _SEARCH = ((0.8, 0.4, None), (0.3, 0.15, 8), (0.12, 0.06, 4), (0.045, 0.0225, 2))
+# With a larger error a disk hardly tells the sign of its excitation error, and what all disks of a pattern have wrong
+# together would outweigh their positions (Å⁻¹)
+_USEFUL_ERROR = 0.002
 # Likelihoods are too sure of themselves, since the errors of intensities hang together
 _TEMPERATURE = 3.0
 
@@ -86,6 +89,8 @@ class VectorMatcher:
         Match
             Scores are shares of the likelihood of all candidates, tempered, between 0 and 1.
         """
+        useful = vectors.excitation_variance < _USEFUL_ERROR**2
+        vectors = vectors._replace(excitation_variance=torch.where(useful, vectors.excitation_variance, math.inf))
         index, angle = self._candidates(vectors, n_best)
         tilt = torch.zeros(*angle.shape, 2, device=angle.device)
         likelihood = torch.zeros_like(angle)

@@ -123,6 +123,11 @@ def padded(x: torch.Tensor | None, size: int) -> torch.Tensor | None:
     return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
+def as_column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Mask (n,) with the dimensions of another tensor (n, ...)."""
+    return mask.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def _in_threads(function, threads: int, *micro_batches) -> list:
     """Compute micro-batches side by side, each on one core: faster than all cores on one micro-batch."""
     with one_core_each(threads) as pool:

@@ -109,6 +109,7 @@ def test_the_threshold_is_the_lowest_that_is_precise():
 
 def test_train_bragg_leaves_a_model_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(bragg, "VALIDATION_BATCHES", 2)
+    monkeypatch.setattr(disk_batches, "STORE", 16)
     settings = {"size": 48, "native_radius": (5.0, 6.0)}
     arguments = {
         "max_steps": 2, "batch_size": 8, "network": {"widths": (8, 8, 8)},
@@ -157,7 +158,7 @@ def test_every_visible_disk_is_a_target_however_far_from_its_bragg_condition():
 
 
 def test_batches_are_drawn_from_many_setups_and_each_pattern_as_often_as_is_said(monkeypatch):
-    monkeypatch.setattr(disk_batches, "_STORE", 40)
+    monkeypatch.setattr(disk_batches, "STORE", 40)
     settings = DiskSettings(size=48, native_radius=(5.0, 6.0))
     simulator = DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0)
     batches = DiskBatches(simulator, 16, uses=2)
@@ -186,7 +187,8 @@ def test_views_have_the_truth_of_their_disks():
     assert float(wrong.abs().median()) < 0.1
 
 
-def test_views_of_diffracted_disks_are_turned_as_their_truth():
+def test_views_of_diffracted_disks_are_turned_as_their_truth(monkeypatch):
+    monkeypatch.setattr(disk_batches, "STORE", 64)  # no more than are looked at
     settings = DiskSettings(
         size=64, native_radius=(5.0, 6.0), electrons=(1e6, 1e7), background=(1e-4, 2e-4), ghost_share=0.0,
         blank_share=0.0, clipped_share=0.0, aberrated_share=0.0,
@@ -207,7 +209,8 @@ def test_views_of_diffracted_disks_are_turned_as_their_truth():
     assert len(seen) > 20 and float(torch.corrcoef(torch.stack([seen, true]))[0, 1]) > 0.5  # of the other sign: -0.7
 
 
-def test_bands_lie_where_the_excitation_error_is_zero():
+def test_bands_lie_where_the_excitation_error_is_zero(monkeypatch):
+    monkeypatch.setattr(disk_batches, "STORE", 64)  # no more than are looked at
     settings = DiskSettings(
         size=64, native_radius=(5.0, 6.0), disk_radius=(0.08, 0.1), thickness=(300.0, 500.0), electrons=(1e6, 1e7),
         background=(1e-4, 2e-4), ghost_share=0.0, blank_share=0.0, clipped_share=0.0, aberrated_share=0.0,
@@ -215,13 +218,14 @@ def test_bands_lie_where_the_excitation_error_is_zero():
     batches = ReadingBatches(DiskSimulator(load_phases(raw_phase("Mg")), settings=settings, seed=0), 64)
     at = (torch.arange(35) - 17) / 10.0
     columns, distances = [], []
-    for _ in range(5):
+    for _ in range(12):
         views, truth = batches.make()
         near = truth.has_distance & (truth.distance.abs() > 0.3) & (truth.distance.abs() < 1.0)
+        near &= views.seen.amin((1, 2)) == 1  # of a disk at the border only a part tells where the band lies
         near &= views.others.sum((1, 2)) < 0.2 * views.patches.sum((1, 2))
         columns.append(((views.patches.sum(1) * at).sum(1) / views.patches.sum((1, 2)) - truth.offset[:, 0])[near])
         distances.append(truth.distance[near])
     columns, distances = torch.cat(columns), torch.cat(distances)
     assert len(columns) > 10
     # s(q) = s + wavelength g q: zero towards -g where s is positive
-    assert float((columns * distances > 0).float().mean()) < 0.35  # of the other sign: 0.7
+    assert float((columns * distances > 0).float().mean()) < 0.25

@@ -346,20 +346,18 @@ def test_setups_share_the_calls_of_one(device):
 def test_disks_are_simulated_without_waiting_but_for_a_matrix_exponential(device, monkeypatch):
     monkeypatch.setattr(disks, "_IN_POOL", 4)
     monkeypatch.setattr(disks, "_POOLS", 3)
+    # a detector that is large enough for a disk beside the beam stop
     settings = DiskSettings(
-        beam_stop_share=0.5, blank_share=0.0, thickness=(10, 30), native_radius=(2, 4), size=48
+        beam_stop_share=0.5, blank_share=0.0, thickness=(10, 30), native_radius=(2, 4), size=96
     )  # fmt: skip
     simulator = DiskSimulator([make_phase()], settings=settings, seed=1, device="cuda")
     simulator(4)
     device.waits.clear()
     device.uploads.clear()
     n_filled = -sum(pool is not None for pool in simulator._pools)
-    lit = 0
     for _ in range(5):
         made = simulator(4)
-        assert made.patterns.held.isfinite().all() and made.electrons.held.isfinite().all()
-        lit += int(made.electrons.held.amax(1).gt(0).sum())
-    assert lit >= 16  # of 20: a beam stop may hide the only disk of a thin crystal on a small detector
+        assert made.patterns.held.isfinite().all() and made.electrons.held.amax(1).gt(0).all()
     n_filled += sum(pool is not None for pool in simulator._pools)
     assert not device.uploads
     assert all("linalg_matrix_exp" in place for place in device.waits)

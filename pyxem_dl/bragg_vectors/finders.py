@@ -176,7 +176,7 @@ class DetectionFinder:
         patterns : tensor, shape (n, rows, columns)
             Intensities.
         centers : tensor, shape (n, 2), optional
-            Direct beams in px, where they are not all at `center`.
+            Direct beams in px, where they are not all at the calibration's.
         """
         centers = self._center if centers is None else centers
         disks = self.model.predict_batch(

@@ -11,6 +11,7 @@ from pyxem_dl.devices import computing, in_micro_batches, padded
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
 from pyxem_dl.networks.fcunet import Disks
+from pyxem_dl.patterns.patches import nearest_pixels
 from pyxem_dl.patterns.views import Optics
 from pyxem_dl.preprocessing import rescale
 from pyxem_dl.preprocessing.usable import usable_patterns
@@ -153,9 +154,7 @@ class BraggModel(Model):
         row, column = found.row, found.column
         good = usable[:, None] & row.isfinite() & column.isfinite() & found.intensity.isfinite()
         if mask is not None:
-            rows, columns = mask.shape
-            at = row.round().long().clamp(0, rows - 1) * columns + column.round().long().clamp(0, columns - 1)
-            good &= ~mask.flatten()[at]
+            good &= ~nearest_pixels(mask[None], torch.stack([row, column], dim=-1))
         return found._replace(confidence=found.confidence * good)
 
     def check_domain(self, radius: float) -> None:

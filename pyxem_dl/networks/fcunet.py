@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pyxem_dl.devices import as_column, padded
 from pyxem_dl.networks.outline import moved
 from pyxem_dl.networks.reader import DiskReader, DiskReadings, not_beam
 from pyxem_dl.networks.unets import HALVINGS, STRIDE, UNETS
 from pyxem_dl.patterns.correlation import Correlation, CorrelationLayer
-from pyxem_dl.patterns.patches import Neighbours, in_blocks, places_to_look_at
+from pyxem_dl.patterns.patches import Neighbours, in_blocks, nearest_pixels, places_to_look_at
 from pyxem_dl.patterns.peaks import are_highest
 from pyxem_dl.patterns.views import DIRECT_BEAM, DiskViews, Optics, look_at
 
@@ -286,7 +287,7 @@ class FCUNet(nn.Module):
             return first
         better, told = self._look(patterns, first, which, tuple(index[rows] for index in at), optics, seen)
         features, *columns = (
-            torch.where(_as(far, old), old.index_put((rows,), new), old)
+            torch.where(as_column(far, old), old.index_put((rows,), new), old)
             for old, new in zip((features, *views), (told, *better), strict=True)
         )
         views = DiskViews(*columns)
@@ -305,16 +306,20 @@ class FCUNet(nn.Module):
 
     def _conclude(self, features, views: DiskViews, n: int, n_samples: int) -> DiskReadings:
         """Read the disks of n patterns together: readings (samples, p, ...)."""
-        full, whole = _filled_up(features, views, _BLOCK["cpu" if features.device.type == "cpu" else "other"])
-        samples = [self.reader.conclude(full, whole, n) for _ in range(n_samples)]
-        return DiskReadings(*(torch.stack(x)[:, : len(features)].float() for x in zip(*samples, strict=True)))
+        p, size = len(features), _BLOCK["cpu" if features.device.type == "cpu" else "other"]
+        if p < size:
+            features, *columns = (padded(x, size) for x in (features, *views))
+            views = DiskViews(*columns)
+            views = views._replace(there=views.there * (torch.arange(size, device=features.device) < p)[:, None])
+        samples = [self.reader.conclude(features, views, n) for _ in range(n_samples)]
+        return DiskReadings(*(torch.stack(x)[:, :p].float() for x in zip(*samples, strict=True)))
 
     def _views(self, patterns, disks: Disks, which, pattern, rank, optics: Optics, seen) -> DiskViews:
         """Show the reader the disks that are read."""
         place = torch.stack([disks.row, disks.column], dim=-1)
         amount = disks.intensity * which
         if seen is not None:  # of what is behind a mask nobody knows how strong it is
-            amount = amount * _at(seen, place)
+            amount = amount * nearest_pixels(seen, place)
         from_beam = (place - optics.center[:, None]).norm(dim=-1)
         has_beam = ((from_beam < DIRECT_BEAM * optics.radius) & (amount > 0)).any(1)
         incident = torch.where(has_beam, amount.sum(1), 0)
@@ -367,30 +372,6 @@ def _with_readings(disks: Disks, read: DiskReadings, views: DiskViews, which, at
         phase=put(disks.phase, phase, diffracted),
         phase_error=put(disks.phase_error, phase * read.log_phase_error.mean(0).exp(), diffracted),
     )  # fmt: skip
-
-
-def _as(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Mask (p,) with the dimensions of another tensor (p, ...)."""
-    return mask.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _filled_up(features: torch.Tensor, views: DiskViews, size: int) -> tuple[torch.Tensor, DiskViews]:
-    """Let few disks be as many as a block has: the last digits of a product depend on how many rows there are."""
-    missing = size - len(features)
-    if missing <= 0:
-        return features, views
-    features, *columns = (torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in (features, *views))
-    views = DiskViews(*columns)
-    there = torch.cat([views.there[:-missing], torch.zeros_like(views.there[-missing:])])
-    return features, views._replace(there=there)
-
-
-def _at(image: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """Values (n, m) of images (1 or n, rows, columns) in the pixels nearest to places (n, m, 2)."""
-    rows, columns = image.shape[1:]
-    row, column = place.nan_to_num().round().long().unbind(-1)
-    index = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
-    return image.flatten(1).expand(len(index), -1).gather(1, index)
 
 
 def _again(place: torch.Tensor, which: torch.Tensor, distance: float) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pyxem_dl import rotations as rot, symmetry
+from pyxem_dl.devices import as_column
 from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.outline import moved
 from pyxem_dl.networks.verifier import CandidateVerifier, PolarView, channels_of
@@ -340,7 +341,7 @@ class PolarNetwork(nn.Module):
         if certain.device.type != "cpu":  # to ask which they are would be to wait for the device
             improved, verified = self._improve_best(view, proposed, n_best), self._verify(view, proposed, n_best)
             pairs = zip(improved, verified, strict=True)
-            return OrientationCandidates(*(torch.where(_as_column(certain, new), new, old) for new, old in pairs))
+            return OrientationCandidates(*(torch.where(as_column(certain, new), new, old) for new, old in pairs))
         found = OrientationCandidates(*(column[:, :n_best].clone() for column in proposed[:3]), proposed.crystal)
         for look, mask in ((self._improve_best, certain), (self._verify, ~certain)):
             for rows, kept in _micro_batches(mask.nonzero()[:, 0]):
@@ -429,11 +430,6 @@ def _micro_batches(rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
     for some in rows.split(_TOGETHER) if len(rows) else ():
         kept = len(some)
         yield torch.cat([some, some[-1:].expand(_TOGETHER - kept)]), kept
-
-
-def _as_column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Mask (n,) with the dimensions of another tensor (n, ...)."""
-    return mask.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _append(found: OrientationCandidates, proposed: OrientationCandidates):

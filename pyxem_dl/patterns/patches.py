@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from pyxem_dl.devices import padded
 from pyxem_dl.patterns.correlation import soft_disk
 from pyxem_dl.preprocessing import rescale
 
@@ -192,12 +193,16 @@ def in_blocks(function, size: int, *columns: torch.Tensor) -> list[torch.Tensor]
     """
     n, parts = len(columns[0]), []
     for start in range(0, n, size):
-        block = [column[start : start + size] for column in columns]
-        missing = size - len(block[0])
-        if missing:
-            block = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in block]
-        parts.append(function(*block))
+        parts.append(function(*(padded(column[start : start + size], size) for column in columns)))
     return [torch.cat(column)[:n] for column in zip(*parts, strict=True)]
+
+
+def nearest_pixels(images: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Values (n, m) of images (1 or n, rows, columns) in the pixels nearest to places (n, m, 2), rows and columns."""
+    rows, columns = images.shape[1:]
+    row, column = place.nan_to_num().round().long().unbind(-1)
+    index = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    return images.flatten(1).expand(len(index), -1).gather(1, index)
 
 
 def squares(

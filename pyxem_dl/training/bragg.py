@@ -19,7 +19,7 @@ from pyxem_dl.models import BraggModel
 from pyxem_dl.networks import Disks, build_network
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.training.configuration import LearningConfiguration, check_names
-from pyxem_dl.training.disk_batches import MOST_IN_BATCH, VISIBLE, DiskBatch, DiskBatches, ReadingBatch, ReadingBatches
+from pyxem_dl.training.disk_batches import STORE, VISIBLE, DiskBatch, DiskBatches, ReadingBatch, ReadingBatches
 from pyxem_dl.training.learning import ClockedTraining
 from pyxem_dl.training.report import bragg_card, join_logs, provenance
 from pyxem_dl.training.running import begin, device_and_precision, fit
@@ -67,8 +67,8 @@ class BraggConfiguration(LearningConfiguration):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_positive("learning_rate")
-        if not 1 <= self.batch_size <= MOST_IN_BATCH:
-            raise ValueError(f"batch_size must be from 1 to {MOST_IN_BATCH}, not {self.batch_size!r}.")
+        if self.batch_size > STORE:
+            raise ValueError(f"batch_size must be from 1 to {STORE}, not {self.batch_size!r}.")
         for name in ("reading_share", "validation_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}.")

@@ -19,9 +19,8 @@ from pyxem_dl.simulation.disks import DiskPatterns, DiskSimulator
 #: instead of 2.75 it learns to pass over disks of 20 electrons.
 VISIBLE, INVISIBLE = 2.75, 0.8
 SETUP_SIZE = 8
-# Patterns that wait to be drawn, and how many of them a batch may take
-_STORE = 512
-MOST_IN_BATCH = _STORE
+#: Patterns that wait to be drawn: a batch has no more
+STORE = 512
 # How far off (radii) disks are found before they are read: most a little, some far
 _OFF, _FAR_OFF, _FAR_SHARE, _FURTHEST = 0.12, 0.4, 0.15, 0.8
 # Most disks of thick crystals are many half ranges from Bragg's condition, and have less to tell: so many are read
@@ -66,7 +65,7 @@ class DiskBatches(IterableDataset):
 
     def make(self):
         """Draw a batch."""
-        while len(self._waiting) < _STORE:
+        while len(self._waiting) < STORE:
             with torch.no_grad():
                 self._waiting += [[example, self.uses] for example in self._examples()]
         order = torch.randperm(len(self._waiting), generator=self.simulator.host_generator)[: self.batch_size]

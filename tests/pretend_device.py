@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import torch
@@ -229,7 +229,7 @@ def pretend_device():
         mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: False),
         mock.patch.object(torch, "Generator", _Generator),
         # without it torch takes composite operations apart before they come here
-        mock.patch.object(torch, "inference_mode", torch.no_grad),
+        mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()),
         _Device() as device,
         _Calls(device),
     ):

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,10 +235,10 @@ def test_patterns_of_another_crystal_are_none():
 
     from pyxem_dl.training.any_crystal import AnyCrystalConfiguration, _Setup
 
-    c = AnyCrystalConfiguration(reciprocal_radius=(1.0, 1.0), simulation=CLEAR)
+    c = AnyCrystalConfiguration(reciprocal_radius=(1.0, 1.0), simulation=replace(CLEAR, setup_size=8))
     setups = (_Setup(AnyCrystalNetwork(8), phase(n), random.Random(0), c, torch.device("cpu")) for n in ("Al", "Mg"))
     one, other = setups
-    own, foreign = one.look_at(one.simulator, 8), one.look_at(other.simulator, 8)
+    own, foreign = one.look_at(one.simulator, 1), one.look_at(other.simulator, 1)
     assert own.phase_id.tolist() == [0] * 8 and foreign.phase_id.tolist() == [-1] * 8
     assert own.inputs[0].shape == foreign.inputs[0].shape
 

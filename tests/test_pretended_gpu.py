@@ -14,6 +14,7 @@ from pretend_device import pretend_device
 from pyxem_dl import rotations as rot
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder, ReciprocalSpace
 from pyxem_dl.bragg_vectors.step import DiskStep
+from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
@@ -173,6 +174,38 @@ def test_losses_of_the_polar_network_wait_for_nothing(device):
         return network.comparison.loss(polar, proposed, q, phase, network.operations)
 
     assert settled(device, verify).held.isfinite()
+
+
+@pytest.fixture
+def crystals():
+    return load_phases(make_phase()), 200.0, PolarPreprocessing(1.0, n_k=42)
+
+
+def test_a_micro_batch_of_any_crystal(device, patterns, crystals):
+    torch.manual_seed(0)
+    preprocessing = crystals[2]
+    network = build_network("any_crystal", width=8).eval()
+    inputs = preprocessing.counted(patterns.nan_to_num(), CALIBRATION)
+    with torch.inference_mode():
+        expected = network.with_phases(*crystals).predict(inputs)
+    found = network.to("cuda").with_phases(*crystals)
+    x = patterns.nan_to_num().to("cuda")
+
+    def predict():
+        with torch.inference_mode():
+            return found.predict(preprocessing.counted(x, CALIBRATION))
+
+    answer = settled(device, predict)
+    np.testing.assert_allclose(answer.scores.held.numpy(), expected.scores, atol=0.01)
+
+
+def test_losses_of_any_crystal_wait_for_nothing(device, patterns, crystals):
+    torch.manual_seed(0)
+    network = build_network("any_crystal", width=8).to("cuda").with_phases(*crystals)
+    inputs = crystals[2].counted(patterns.nan_to_num().to("cuda"), CALIBRATION)
+    q, phase = rot.random_rotations(8).to("cuda"), torch.tensor([0, 0, -1, 0, 0, 0, -1, 0]).to("cuda")
+    loss, _ = settled(device, lambda: network.loss(inputs, q, phase))
+    assert loss.detach().held.isfinite()
 
 
 # ---------------------------------------------------------------- disks and peaks

@@ -16,6 +16,7 @@ from pyxem_dl.crystals import ReflectionTable, reflections
 from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.spot_verifier import PatternView, SpotVerifier
 from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.templates.modes import are_near
 from pyxem_dl.templates.proposals import Proposer
 
 # Proposals, and how many of them are looked at a second and a third time
@@ -54,6 +55,19 @@ class Crystals(NamedTuple):
             ReflectionTable.stack(lists, beam_energy, device),
             symmetry.stack_operations([symmetry.proper_operations(phase) for phase in phases]).to(device),
         )  # fmt: skip
+
+
+class Verified(NamedTuple):
+    """The last proposals: ``rotations (n, m, 4)``, ``phase_id (n, m)``, and logits ``score (n, m)``; none of them: 0."""
+
+    rotations: torch.Tensor
+    phase_id: torch.Tensor
+    score: torch.Tensor
+
+    def probabilities(self, temperature: float) -> torch.Tensor:
+        """Of each proposal, and of none of them: (n, m + 1)."""
+        score = torch.cat([self.score, torch.zeros_like(self.score[:, :1])], dim=1)
+        return score.div(temperature).softmax(dim=1)
 
 
 class AnyCrystalNetwork(nn.Module):
@@ -123,13 +137,32 @@ class AnyCrystalNetwork(nn.Module):
         ----------
         inputs : sequence of tensor
             Mean electrons per pixel (n, n_k, n_phi), validity (n or 1, n_k, n_phi), normalised intensities
-            (n, n_k, n_phi), pixels in a bin (n_k,).
+            (n, n_k, n_phi), pixels in a bin (n_k,) or (n, n_k).
         n_best : int
             Number of separated orientations to return.
         """
+        return self.separated(self.verify(inputs), n_best)
+
+    def separated(self, found: Verified, n_best: int) -> OrientationCandidates:
+        """Pick separated orientations from the last proposals."""
+        p = found.probabilities(self.arguments["temperature"])
+        rows, left, columns = torch.arange(len(p), device=p.device), p[:, :-1], []
+        for _ in range(n_best):
+            # what agrees with the likeliest one has its probability
+            best = left.argmax(1)
+            rotation, phase_id = found.rotations[rows, best], found.phase_id[rows, best]
+            agree = are_near(rotation, found.rotations, self.operations[phase_id])
+            agree &= found.phase_id == phase_id[:, None]
+            columns.append((rotation, phase_id, (left * agree).sum(1)))
+            left = left * ~agree
+        columns = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+        return OrientationCandidates(*columns, 1 - p[:, -1])
+
+    def verify(self, inputs: Sequence[torch.Tensor]) -> Verified:
+        """Propose orientations and compare them with the patterns, see :meth:`predict`."""
         polar, valid, normalised, pixels = inputs
         radius = self.crystals.proposer.preprocessing.reciprocal_radius
-        view = PatternView.of(polar, valid, normalised, pixels)
+        view = PatternView.of(polar, valid, normalised, pixels, radius)
         rotations, belief, phase_id = self._propose(polar, valid)
         score, rotations = self._look(
             view, rotations, phase_id, belief, radius, n_spots=_FEW_SPOTS, refined=0.0
@@ -140,12 +173,7 @@ class AnyCrystalNetwork(nn.Module):
             torch.cat([x, y], dim=1) for x, y in with_twins(*_best(_THIRD, score, rotations, belief, phase_id))
         )
         score, rotations = self._look(view, rotations, phase_id, belief, radius, n_spots=_SPOTS, refined=1.0)
-        p = torch.cat([score, torch.zeros_like(score[:, :1])], dim=1).div(self.arguments["temperature"]).softmax(dim=1)
-        order = p[:, :-1].argsort(dim=1, descending=True)[:, :n_best]
-        at = order[..., None].expand(-1, -1, 4)
-        return OrientationCandidates(
-            rotations.gather(1, at), phase_id.gather(1, order), p.gather(1, order), 1 - p[:, -1]
-        )
+        return Verified(rotations, phase_id, score)
 
     # ---------------------------------------------------------------- loss
     def loss(self, inputs, rotations: torch.Tensor, phase_id: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -160,7 +188,7 @@ class AnyCrystalNetwork(nn.Module):
         """
         polar, valid, normalised, pixels = inputs
         radius = self.crystals.proposer.preprocessing.reciprocal_radius
-        view, truth = PatternView.of(polar, valid, normalised, pixels), (rotations, phase_id)
+        view, truth = PatternView.of(polar, valid, normalised, pixels, radius), (rotations, phase_id)
         with torch.no_grad():
             proposed, belief, phases = self._propose(polar, valid)
         near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[phases]

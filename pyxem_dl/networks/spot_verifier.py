@@ -1,8 +1,10 @@
 """Verification of proposed orientations, for crystals that it has never seen.
 
 For each proposal the reflections near the Ewald sphere are looked up in the polar pattern.  What stands there, next to
-what the reflection could give and to what noise could, goes through one small network for each reflection; what all of
-them say together gives the proposal's score, and a small rotation that improves it.  No weight belongs to a crystal.
+what the reflection could give and to what noise could, goes through one small network for each reflection.  The other
+way round, the pattern's peaks are looked up among the reflections: one that none explains speaks against the proposal.
+What all of them say together gives the proposal's score, and a small rotation that improves it.  No weight belongs to a
+crystal.
 """
 
 from __future__ import annotations
@@ -17,37 +19,85 @@ from pyxem_dl import rotations as rot
 from pyxem_dl.crystals import ReflectionTable, find_spots
 from pyxem_dl.preprocessing.elementary import log_1p, square_root
 
-# Sample points around each predicted spot, in Å⁻¹ along the radius and across it
+# Distance (Å⁻¹) between sample points around each predicted spot; how many along the radius and across it
 _PITCH = 0.03
-_RADIAL, _AZIMUTHAL = (-2, -1, 0, 1, 2), (-2, -1, 0, 1, 2)
+_RADIAL, _AZIMUTHAL = 5, 5
 # Unit of the corrections (radians), and of excitation errors (Å⁻¹)
 _ANGLE = math.radians(1.0)
 _ERROR, _FURTHEST = 0.01, 0.06
 # Numbers of each reflection besides its samples, and of each proposal
 _KNOWN, _GLOBAL = 12, 8
+# Sums of what reflections, and peaks, say
+_SAID = 4
+# Peaks of a pattern that are to be explained; numbers of each, and width of their network
+_PEAKS, _OF_PEAK, _PEAK_WIDTH = 16, 7, 32
+# A peak is the highest of so many bins along the radius and the angle, and a sum over so many
+_APART, _SUMMED = 5, 3
 # Of a ring's level: so many times it stands out, and after so many rounds it is left out
 _OUT, _ROUNDS = 3.0, 3
+# Peaks that are fainter say nothing; what is further (Å⁻¹) from all reflections is as far; unit of the evidence
+_FAINT, _FAR, _SPOKEN = 2.0, 0.2, 4.0
 # What stands out by more standard deviations is not more certain
 _CLEAR = 30.0
+
+
+class Peaks(NamedTuple):
+    """The peaks of patterns: ``kx``, ``ky`` in Å⁻¹, and by how many standard deviations they stand out; (n, peaks)."""
+
+    kx: torch.Tensor
+    ky: torch.Tensor
+    significance: torch.Tensor
+
+    @classmethod
+    def of(cls, found: torch.Tensor, ring: torch.Tensor, valid: torch.Tensor, radius: float) -> Peaks:
+        """Find them in mean counts around each bin (n, n_k, n_phi)."""
+        n_bins = _SUMMED**2
+        out = _stands_out(n_bins * found, n_bins * ring[..., None]) * valid
+        around = _highest(out, _APART)
+        significance, at = torch.where(out >= around, out, 0).flatten(1).topk(_PEAKS, dim=1)
+        n_k, n_phi = out.shape[1:]
+        k, phi = (at // n_phi + 0.5) * (radius / n_k), (at % n_phi) * (2 * math.pi / n_phi)
+        return cls(k * phi.cos(), k * phi.sin(), significance)
+
+
+def _around(x: torch.Tensor, n: int) -> torch.Tensor:
+    """Means over n x n bins of polar arrays (n, n_k, n_phi); beyond the first and the last ring is nothing."""
+    half = n // 2
+    x = torch.cat([x[..., -half:], x, x[..., :half]], dim=-1)
+    x = sum(x[..., i : x.shape[-1] - n + 1 + i] for i in range(n))
+    x = nn.functional.pad(x, (0, 0, half, half))
+    return sum(x[:, i : x.shape[1] - n + 1 + i] for i in range(n)) / n**2
+
+
+def _highest(x: torch.Tensor, n: int) -> torch.Tensor:
+    """Maxima of n x n bins, as the means of :func:`_around`; for n = 5."""
+    half = n // 2
+    x = torch.cat([x[..., -half:], x, x[..., :half]], dim=-1)
+    pair = torch.maximum(x[..., :-1], x[..., 1:])
+    x = torch.maximum(torch.maximum(pair[..., :-3], pair[..., 2:-1]), x[..., 4:])
+    x = nn.functional.pad(x, (0, 0, half, half))
+    pair = torch.maximum(x[:, :-1], x[:, 1:])
+    return torch.maximum(torch.maximum(pair[:, :-3], pair[:, 2:-1]), x[:, 4:])
 
 
 class PatternView(NamedTuple):
     """What all looks at the same patterns share.
 
-    ``intensity (n, n_k, n_phi + 2)``: square roots, of a root mean square of 1, with one column beyond each end, which
-    closes the circle; ``counts``, of the same shape, electrons per bin; ``valid (n or 1, n_k, n_phi)``;
+    ``intensity (n, 1, n_k, n_phi + 2)``: square roots, of a root mean square of 1, with one column beyond each end,
+    which closes the circle; ``found (n, n_k, n_phi)``, electrons per bin around each; ``valid (n or 1, n_k, n_phi)``;
     ``ring (n, n_k)``: electrons per bin without what stands out; ``log_electrons (n,)`` of what stands out of the rings
-    in all.
+    in all; ``peaks`` of the counts.
     """
 
     intensity: torch.Tensor
-    counts: torch.Tensor
+    found: torch.Tensor
     valid: torch.Tensor
     ring: torch.Tensor
     log_electrons: torch.Tensor
+    peaks: Peaks
 
     @classmethod
-    def of(cls, polar, valid, normalised, pixels) -> PatternView:
+    def of(cls, polar, valid, normalised, pixels, radius: float) -> PatternView:
         """Look at polar patterns.
 
         Parameters
@@ -58,24 +108,25 @@ class PatternView(NamedTuple):
             1 where the bin was measured.
         normalised : tensor, shape (n, n_k, n_phi)
             The same, compressed and normalised.
-        pixels : tensor, shape (n_k,)
+        pixels : tensor, shape (n_k,) or (n, n_k)
             Of the detector in a bin.
+        radius : float
+            To which the patterns go, in Å⁻¹.
         """
-        counts = polar * pixels[:, None]
+        counts = polar * pixels[..., None]
         ring = counts.mean(2)
         for _ in range(_ROUNDS):  # what stands out of a ring does not count for its level
             ring = torch.minimum(counts, _OUT * ring[..., None] + 1 / _OUT).mean(2)
         excess = (counts - ring[..., None]).clamp_min(0).sum((1, 2))
-        return cls(_closed(normalised), _closed(counts), valid, ring, log_1p(excess))
+        found = _around(counts, _SUMMED)
+        closed = torch.cat([normalised[..., -1:], normalised, normalised[..., :1]], dim=-1)[:, None]
+        return cls(closed, found, valid, ring, log_1p(excess), Peaks.of(found, ring, valid, radius))
 
     def at(self, rows: torch.Tensor) -> PatternView:
         """Look at some of the patterns."""
         valid = self.valid if len(self.valid) == 1 else self.valid[rows]
-        return PatternView(*(x[rows] for x in self[:2]), valid, self.ring[rows], self.log_electrons[rows])
-
-
-def _closed(polar: torch.Tensor) -> torch.Tensor:
-    return torch.cat([polar[..., -1:], polar, polar[..., :1]], dim=-1)
+        peaks = Peaks(*(x[rows] for x in self.peaks))
+        return PatternView(*(x[rows] for x in self[:2]), valid, self.ring[rows], self.log_electrons[rows], peaks)
 
 
 class SpotVerifier(nn.Module):
@@ -89,16 +140,19 @@ class SpotVerifier(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        n_samples = len(_RADIAL) * len(_AZIMUTHAL)
-        self.spot = nn.Sequential(
-            nn.Linear(n_samples + _KNOWN, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
-        )
-        # what a reflection says of the score and its weight among the others; and its pull
-        self.weight, self.correction = nn.Linear(width, 2), nn.Linear(width, 4)
+        self.width = width
+        self.sample = nn.Linear(_RADIAL * _AZIMUTHAL + _KNOWN, width)
+        # what all reflections say of the pattern (how thick, how clear) decides on what each one says
+        self.context = nn.Sequential(nn.Linear(2 * width + _GLOBAL, width), nn.GELU(), nn.Linear(width, width))
+        self.spot = nn.Linear(width, width)
+        # of each reflection: its weights among the others, what it says for the proposal or against it, and its pull
+        self.say = nn.Linear(width, 2 + _SAID + 3)
+        self.peak = nn.Sequential(nn.Linear(_OF_PEAK, _PEAK_WIDTH), nn.GELU(), nn.Linear(_PEAK_WIDTH, _SAID))
         self.score = nn.Sequential(
-            nn.Linear(3 * width + _GLOBAL, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
-        )
-        for layer in (self.weight, self.correction):
+            nn.Linear(2 * width + _GLOBAL + _SAID, width), nn.GELU(), nn.Linear(width, width), nn.GELU(),
+            nn.Linear(width, 1),
+        )  # fmt: skip
+        for layer in (self.say, self.peak[-1], self.context[-1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -135,55 +189,38 @@ class SpotVerifier(nn.Module):
             Rotation vectors v in radians; ``R * exp(v)`` is the better orientation.
         """
         n, m = phase_id.shape
-        spots = find_spots(
+        found = find_spots(
             table, phase_id.reshape(-1), rotations.reshape(-1, 4), beam_energy, n_spots=n_spots,
             max_excitation_error=_FURTHEST,
         )
-        kx, ky, error, factor, distance, _ = (column.reshape(n, m, -1) for column in spots)
-        k = torch.hypot(kx, ky)
-        there = (factor > 0) & (k < reciprocal_radius)
-        seen = _Samples(view, kx.flatten(1), ky.flatten(1), reciprocal_radius)
-        samples, found, level, valid = (x.reshape(*k.shape, *x.shape[2:]) for x in seen.read())
-        there = there & (valid > 0)
-        strength = factor**2 / (1 + (error / _ERROR) ** 2) * there
-        share = strength / strength.sum(2, keepdim=True).clamp_min(1e-12)
-        # electrons that would be there, if the pattern's were shared out kinematically
-        expected = share * view.log_electrons.exp()[:, None, None]
-        out = _stands_out(found, level)
+        spots = _Spots.of(view, *(column.reshape(n, m, -1) for column in found[:5]), reciprocal_radius)
+        there = spots.there[..., None]
+        h = nn.functional.gelu(self.sample(torch.cat([spots.samples, spots.known()], dim=-1)))
+        numbers = torch.stack([*spots.numbers(), *_beliefs(belief, refined)], dim=-1).to(h)
+        mean = (h * there).sum(2) / there.sum(2).clamp_min(1)
+        context = self.context(torch.cat([mean, (h * there).amax(2), numbers], dim=-1))
+        h = nn.functional.gelu(self.spot(h) + context[:, :, None])
+        weight, said, pull = self.say(h).split([2, _SAID, 3], dim=-1)
+        weight = (weight + -1e4 * ~there).softmax(dim=2) * there
+        said = (said * there).sum(2) + self._explain(view.peaks, spots)
+        pooled = torch.cat([(weight[..., :1] * h).sum(2), (h * there).amax(2), numbers, said / _SPOKEN], dim=-1)
+        score = self.score(pooled)[..., 0] + said[..., 0]
+        correction = (spots.pulls(pull) * weight[..., 1:]).sum(2)
+        return score.float(), _ANGLE * correction.float()
+
+    def _explain(self, peaks: Peaks, spots: _Spots) -> torch.Tensor:
+        """What the pattern's peaks say of proposals (n, m, s), by how near the nearest reflection is."""
+        x = peaks.kx[:, None, :, None] - spots.kx[:, :, None]
+        y = peaks.ky[:, None, :, None] - spots.ky[:, :, None]
+        distance, nearest = (x * x + y * y + 1e3 * ~spots.there[:, :, None]).min(3)
+        distance = distance.sqrt().clamp_max(_FAR)
+        k, out = (column[:, None].expand_as(distance) for column in (torch.hypot(peaks.kx, peaks.ky), peaks.significance))
         known = (
-            k, error / _ERROR, error.abs() / _ERROR, 1 / (1 + (error / _ERROR) ** 2), 100 / distance.clamp_min(1.0),
-            share.clamp_min(1e-4).log() / 4, out.clamp(-_CLEAR, _CLEAR) / 5,
-            _stands_out(level + expected, level).clamp_max(_CLEAR) / 5, log_1p(level) / 2, log_1p(found) / 4,
-            (out > 3).to(k), valid,
+            distance / _PITCH, torch.exp(-0.5 * (distance / _PITCH) ** 2), k, out.clamp_max(_CLEAR) / 5, (out > 3).to(k),
+            log_1p(out) / 2, spots.share.gather(2, nearest).clamp_min(1e-4).log() / 4,
         )  # fmt: skip
-        h = self.spot(torch.cat([samples, *(x[..., None] for x in known)], dim=-1))
-        weight, pull = self._weights(h, there)
-        pooled = torch.cat([(weight[..., i, None] * h).sum(2) for i in range(2)] + [(h * there[..., None]).amax(2)], -1)
-        explained = ((found - level).clamp_min(0) * there).sum(2)
-        expected_out = (expected > 3 * square_root(level + 1)) & there
-        numbers = (
-            belief, belief - belief.amax(1, keepdim=True), log_1p(explained) / 4,
-            log_1p(explained) - view.log_electrons[:, None], view.log_electrons[:, None].expand(n, m) / 4,
-            log_1p(there.to(k).sum(2)) / 2,
-            (expected_out & (out > 2)).sum(2) / expected_out.sum(2).clamp_min(1), torch.full_like(belief, refined),
-        )  # fmt: skip
-        score = self.score(torch.cat([pooled, *(x[..., None].to(pooled) for x in numbers)], dim=-1))[..., 0]
-        ux, uy = kx / k.clamp_min(1e-3), ky / k.clamp_min(1e-3)
-        a, b, c = ((pull * x).sum(2) for x in self._pulls(h, ux, uy, k))
-        return score.float(), _ANGLE * torch.stack([a, b, c], dim=-1).float()
-
-    def _weights(self, h, there) -> tuple[torch.Tensor, torch.Tensor]:
-        """How much each reflection counts: two columns that sum to 1 for the score, one for the correction."""
-        hidden = -1e4 * ~there[..., None]
-        weight = (self.weight(h) + hidden).softmax(dim=2) * there[..., None]
-        pull = (self.correction(h)[..., 3] + hidden[..., 0]).softmax(dim=2) * there
-        return weight, pull
-
-    def _pulls(self, h, ux, uy, k):
-        """Rotations that each reflection asks for: about the axis across it, along it, and about the beam."""
-        a, b, c, _ = self.correction(h).unbind(-1)
-        # at a small angle a spot is hardly moved: the unit is the angle at 1 Å⁻¹
-        return 5 * (a * ux - b * uy), 5 * (a * uy + b * ux), 5 * c
+        said = self.peak(torch.stack(known, dim=-1))
+        return (said * (out > _FAINT)[..., None]).sum(2)
 
     def improve(self, view, table, rotations, phase_id, belief, *further, **settings):
         """Compare and correct, see :meth:`forward`: logits (n, m), and improved rotations (n, m, 4)."""
@@ -191,33 +228,90 @@ class SpotVerifier(nn.Module):
         return score, rot.multiply(rotations, rot.exponential(correction))
 
 
-class _Samples:
-    """Values of patterns around and at points (n, p)."""
+class _Spots(NamedTuple):
+    """Reflections of proposals (n, m, s), and what stands in the patterns where they should be.
 
-    def __init__(self, view: PatternView, kx, ky, reciprocal_radius: float) -> None:
-        self.view = view
-        n, n_k, n_phi = view.intensity.shape[0], view.intensity.shape[1], view.intensity.shape[2] - 2
+    ``kx``, ``ky`` and excitation ``error`` in Å⁻¹; extinction ``distance`` in Å; ``there`` where there is one, and it
+    was looked; ``share`` of the intensity, kinematically; ``samples (n, m, s, p)`` around them; electrons ``found`` in a
+    bin, and in others of the ring (``level``); ``electrons (n, 1)`` of the patterns, as logarithms.
+    """
+
+    kx: torch.Tensor
+    ky: torch.Tensor
+    error: torch.Tensor
+    distance: torch.Tensor
+    there: torch.Tensor
+    share: torch.Tensor
+    samples: torch.Tensor
+    found: torch.Tensor
+    level: torch.Tensor
+    electrons: torch.Tensor
+
+    @classmethod
+    def of(cls, view: PatternView, kx, ky, error, factor, distance, reciprocal_radius: float) -> _Spots:
+        """Look reflections up in patterns."""
+        n, n_k, n_phi = view.found.shape
         k, phi = torch.hypot(kx, ky), torch.atan2(ky, kx)
-        radial = torch.tensor(_RADIAL, device=k.device)[:, None] * _PITCH
-        azimuthal = torch.tensor(_AZIMUTHAL, device=k.device)[None] * _PITCH
-        k_at = (k[..., None, None] + radial).clamp_min(0)
-        phi_at = phi[..., None, None] + azimuthal / k[..., None, None].clamp_min(0.1)
-        column = (phi_at * (n_phi / (2 * math.pi))) % n_phi + 1
-        row = k_at * (n_k / reciprocal_radius) - 0.5
-        x, y = column * (2 / (n_phi + 1)) - 1, row * (2 / (n_k - 1)) - 1
-        self.grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).reshape(n, kx.shape[1], -1, 2)
-        self.row = (k * (n_k / reciprocal_radius)).long().clamp_max(n_k - 1)
-        self.bin = self.row * n_phi + (phi * (n_phi / (2 * math.pi))).round().long() % n_phi
+        row, column = k * (n_k / reciprocal_radius), phi * (n_phi / (2 * math.pi))
+        at = (row.long().clamp_max(n_k - 1) * n_phi + column.round().long() % n_phi).flatten(1)
+        found, valid = (x.flatten(1).expand(n, -1).gather(1, at).reshape(k.shape) for x in (view.found, view.valid))
+        level = view.ring.gather(1, at // n_phi).reshape(k.shape)
+        there = (factor > 0) & (k < reciprocal_radius) & (valid > 0)
+        strength = factor * factor / (1 + (error / _ERROR) ** 2) * there
+        share = strength / strength.sum(2, keepdim=True).clamp_min(1e-12)
+        samples = cls._samples(view.intensity, k, row, column, reciprocal_radius)
+        return cls(kx, ky, error, distance, there, share, samples, found, level, view.log_electrons[:, None])
 
-    def read(self) -> tuple[torch.Tensor, ...]:
-        """Return samples (n, p, s), electrons per bin of the spots and of their rings, and whether it was measured."""
-        view = self.view
-        both = torch.stack([view.intensity, view.counts], dim=1)
-        values = nn.functional.grid_sample(both, self.grid, align_corners=True, padding_mode="zeros")
-        middle = values[:, 1].unflatten(2, (len(_RADIAL), len(_AZIMUTHAL)))[:, :, 1:4, 1:4].flatten(2)
-        found, level = middle.mean(2), view.ring.gather(1, self.row)
-        valid = view.valid.flatten(1).expand(len(self.bin), -1).gather(1, self.bin)
-        return values[:, 0], found, level, valid
+    @staticmethod
+    def _samples(intensity, k, row, column, reciprocal_radius: float) -> torch.Tensor:
+        n_k, n_phi = intensity.shape[2], intensity.shape[3] - 2
+        # made on the device: nothing is sent there
+        radial, azimuthal = (
+            (torch.arange(number, device=k.device) - number // 2) * _PITCH for number in (_RADIAL, _AZIMUTHAL)
+        )
+        y = row[..., None] + radial * (n_k / reciprocal_radius)
+        x = column[..., None] + azimuthal * (n_phi / (2 * math.pi)) / k[..., None].clamp_min(0.1)
+        y = ((y - 0.5) * (2 / (n_k - 1)) - 1)[..., :, None]
+        x = ((x % n_phi + 1) * (2 / (n_phi + 1)) - 1)[..., None, :]
+        grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).flatten(1, 2).flatten(2, 3)
+        values = nn.functional.grid_sample(intensity, grid, align_corners=True, padding_mode="zeros")
+        return values[:, 0].unflatten(1, k.shape[1:])
+
+    def expected(self) -> torch.Tensor:
+        """Electrons that would be there, if the pattern's were shared out kinematically."""
+        return self.share * self.electrons.exp()[..., None]
+
+    def known(self) -> torch.Tensor:
+        """Numbers of each reflection."""
+        rocking = self.error / _ERROR
+        out = _stands_out(self.found, self.level)
+        k = torch.hypot(self.kx, self.ky)
+        columns = (
+            k, rocking, rocking.abs(), 1 / (1 + rocking * rocking), 100 / self.distance.clamp_min(1.0),
+            self.share.clamp_min(1e-4).log() / 4, out.clamp(-_CLEAR, _CLEAR) / 5,
+            _stands_out(self.level + self.expected(), self.level).clamp_max(_CLEAR) / 5, log_1p(self.level) / 2,
+            log_1p(self.found) / 4, (out > 3).to(k), self.there.to(k),
+        )  # fmt: skip
+        return torch.stack(columns, dim=-1)
+
+    def numbers(self) -> tuple[torch.Tensor, ...]:
+        """Numbers of each proposal (n, m)."""
+        explained = log_1p(((self.found - self.level).clamp_min(0) * self.there).sum(2))
+        due = (self.expected() > 3 * square_root(self.level + 1)) & self.there
+        seen = (due & (_stands_out(self.found, self.level) > 2)).sum(2) / due.sum(2).clamp_min(1)
+        n_there = log_1p(self.there.sum(2).to(explained))
+        return explained / 4, explained - self.electrons, self.electrons.expand_as(explained) / 4, n_there / 2, seen
+
+    def pulls(self, pull: torch.Tensor) -> torch.Tensor:
+        """Rotation vectors (n, m, s, 3) that reflections ask for: about the axis across each, along it, and the beam."""
+        k = torch.hypot(self.kx, self.ky).clamp_min(1e-3)
+        x, y = self.kx / k, self.ky / k
+        a, b, c = pull.unbind(-1)
+        return 5 * torch.stack([a * x - b * y, a * y + b * x, c], dim=-1)
+
+
+def _beliefs(belief: torch.Tensor, refined: float) -> tuple[torch.Tensor, ...]:
+    return belief, belief - belief.amax(1, keepdim=True), torch.full_like(belief, refined)
 
 
 def _stands_out(found: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

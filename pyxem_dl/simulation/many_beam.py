@@ -245,18 +245,25 @@ class ManyBeam:
 
     def _propagate(self, error, scattering, thickness) -> torch.Tensor:
         """Amplitudes (n, positions, beams) behind the crystal."""
+        slices = (thickness / _SLICE).round().long().clamp_min(1)
+        # the thickest first: of those that are left at a slice only these are scattered
+        order = slices.argsort(descending=True)
+        left = [int(n) for n in slices.bincount().flip(0).cumsum(0).flip(0)[1:]]
+        error, scattering = (x[sent(order, self.device)] for x in (error, scattering))
         # half a slice of free propagation before and after each scattering
         half = torch.exp(1j * excitation_phase(error.transpose(1, 2), _SLICE / 2))
+        between, scattering = half * half, scattering.transpose(1, 2)
         amplitude = torch.zeros_like(half)
-        amplitude[..., 0] = 1
-        slices = (thickness / _SLICE).round().long().clamp_min(1)
-        most, slices = int(slices.max()), sent(slices, self.device)
-        result = amplitude
+        amplitude[..., 0] = half[..., 0]
+        done = []
         with full_float32():
-            for i in range(1, most + 1):
-                amplitude = half * ((half * amplitude) @ scattering.transpose(1, 2))
-                result = torch.where((slices == i)[:, None, None], amplitude, result)
-        return result
+            for n, rest in zip(left, [*left[1:], 0], strict=True):
+                amplitude = torch.bmm(amplitude, scattering)
+                if rest < n:
+                    done.append(half[rest:n] * amplitude[rest:])
+                    amplitude, scattering, between = amplitude[:rest], scattering[:rest], between[:rest]
+                amplitude = between * amplitude
+        return torch.cat(done[::-1])[sent(order.argsort(), self.device)]
 
 
 def _promise(coupling: np.ndarray, hkl: np.ndarray, span: np.ndarray) -> np.ndarray:

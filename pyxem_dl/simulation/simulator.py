@@ -307,7 +307,8 @@ class PatternSimulator(RandomNumbers):
     def _draw_dynamical(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
         """Draw the patterns of one setup with many-beam intensities."""
         s, optics = self.settings, setup.optics[0]
-        thickness = self._log_uniform(*s.thickness, len(phase_id)).cpu()
+        # on the host: how many slices there are is looked at
+        thickness = self._log_numbers(*s.thickness, len(phase_id))
         radius, points = (optics.disk_radius, _POSITIONS) if optics.is_resolved else (1e-4, 1)
         patterns = torch.zeros(len(phase_id), *optics.calibration.shape, device=self.device)
         for phase, crystal in enumerate(self._many_beam):

@@ -50,10 +50,10 @@ def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Ma
         same = phase == phase[rows, best][:, None]
         allowed = operations[phase[rows, best]]
         center = rotation[rows, best]
-        near = same & _near(center, rotation, allowed)
+        near = same & are_near(center, rotation, allowed)
         if len(picked) == 1:
             twin = rotate_in_plane(center, torch.full_like(center[:, 0], math.pi))
-            alike = near | (same & _near(twin, rotation, allowed))
+            alike = near | (same & are_near(twin, rotation, allowed))
             second = left.masked_fill(alike, -math.inf).amax(1).clamp_min(0)
         left = left.masked_fill(near, -math.inf)
     picked, scores = torch.stack(picked, 1), torch.stack(scores, 1)
@@ -70,8 +70,8 @@ def separate_modes(score, rotation, index, phase, operations, n_best: int) -> Ma
     )
 
 
-def _near(a, b, operations) -> torch.Tensor:
-    """Tell which of the orientations b (n, t, 4) are one mode with a (n, 4)."""
+def are_near(a, b, operations) -> torch.Tensor:
+    """Tell which of the orientations b (n, t, 4) are one mode with a (n, 4), by the operations (n or 1, o, 4)."""
     equivalent = multiply(operations, a[:, None, :])  # (n, m, 4)
     cosine = matmul(equivalent, b.transpose(1, 2)).abs().amax(1)
     return cosine > math.cos(math.radians(MODE_DISTANCE) / 2)

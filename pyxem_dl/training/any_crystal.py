@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +17,14 @@ from torch.utils.data import IterableDataset
 
 from pyxem_dl import symmetry
 from pyxem_dl.crystals import Structures, load_phases, manifest_of
+from pyxem_dl.crystals.twins import SIMILARITY, intensity_curve, similarity
 from pyxem_dl.messages import say
 from pyxem_dl.models import OrientationModel
 from pyxem_dl.networks import build_network
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
+from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.simulation import PatternSimulator, SimulationSettings
+from pyxem_dl.simulation import PatternSimulator, SimulatedPatterns, SimulationSettings
 from pyxem_dl.training.bragg import divided, training_phases
 from pyxem_dl.training.configuration import LearningConfiguration, check_names
 from pyxem_dl.training.learning import FALSE_CRYSTALS, ClockedTraining
@@ -57,6 +60,8 @@ class AnyCrystalConfiguration(LearningConfiguration):
         Between which they are drawn for each crystal, in kV and Å⁻¹.
     crystals_at_once : int
         So many wait to be drawn for batches; one of them is replaced after every `steps_each` batches.
+    setups_each : int
+        So many setups of a crystal go through the network together: on a GPU several take as long as one.
     foreign_share : float
         Of the patterns, that are of another crystal than the one that is looked for.
     validation_share : float
@@ -77,17 +82,24 @@ class AnyCrystalConfiguration(LearningConfiguration):
     reciprocal_radius: tuple[float, float] = (1.0, 2.0)
     crystals_at_once: int = 24
     steps_each: int = 4
+    setups_each: int = 1
     foreign_share: float = 0.12
     validation_share: float = 0.1
     simulation: SimulationSettings = field(default_factory=_simulation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("learning_rate", "crystals_at_once", "steps_each")
-        self._check_batch_size(self.simulation.setup_size)
+        self._check_positive("learning_rate", "crystals_at_once", "steps_each", "setups_each")
+        self._check_batch_size(self.patterns_each)
         for name in ("foreign_share", "validation_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}.")
+
+
+    @property
+    def patterns_each(self) -> int:
+        """Patterns of each crystal in a batch."""
+        return self.setups_each * self.simulation.setup_size
 
 
 class NamedPatterns(NamedTuple):
@@ -107,6 +119,7 @@ class _Setup:
     """A crystal at a beam energy, with all that is looked for and simulated of it."""
 
     def __init__(self, network, phase, draw: random.Random, configuration: AnyCrystalConfiguration, device) -> None:
+        self.phase = phase
         low, high = map(math.log, configuration.beam_energy)
         energy, radius = math.exp(draw.uniform(low, high)), draw.uniform(*configuration.reciprocal_radius)
         most = (_MOST_REFLECTIONS / (4 / 3 * math.pi * phase.structure.lattice.volume)) ** (1 / 3)
@@ -118,13 +131,31 @@ class _Setup:
             [phase], energy, radius, configuration.simulation, seed=draw.randrange(2**31), device=device
         )
 
-    def look_at(self, simulator: PatternSimulator, n: int | None = None) -> NamedPatterns:
-        """Simulate patterns of this crystal, or of another one, and look for this one in them."""
+    def is_like(self, other: _Setup) -> bool:
+        """Whether the patterns of the other crystal might be of this one."""
+        return similarity(_curve(self.phase), _curve(other.phase)) >= SIMILARITY
+
+    def look_at(self, simulator: PatternSimulator, n_setups: int = 1, n: int | None = None) -> NamedPatterns:
+        """Simulate setups of this crystal, or of another one, and look for this one in their patterns."""
         with torch.no_grad():
-            s = simulator(n)
-            inputs = self.preprocessing.counted(s.patterns, s.calibration, signal_mask=s.signal_mask)
-        phase_id = s.phase_id if simulator is self.simulator else torch.full_like(s.phase_id, -1)
-        return NamedPatterns(self.network, inputs, s.rotations, phase_id)
+            made = simulator.several(n_setups, n)
+            inputs, rotations, phase_id = zip(*((self._inputs(s), s.rotations, s.phase_id) for s in made), strict=True)
+        inputs = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+        phase_id = torch.cat(phase_id)
+        phase_id = phase_id if simulator is self.simulator else torch.full_like(phase_id, -1)
+        return NamedPatterns(self.network, inputs, torch.cat(rotations), phase_id)
+
+    def _inputs(self, s: SimulatedPatterns) -> tuple[torch.Tensor, ...]:
+        """What the network takes, each of its parts for every pattern."""
+        polar, valid, intensity, pixels = self.preprocessing.counted(
+            s.patterns, s.calibration, signal_mask=s.signal_mask
+        )
+        return polar, valid.expand_as(polar), intensity, pixels.expand(len(polar), -1)
+
+
+@lru_cache(maxsize=1024)
+def _curve(phase):
+    return intensity_curve(phase)
 
 
 class CrystalBatches(IterableDataset):
@@ -167,12 +198,14 @@ class CrystalBatches(IterableDataset):
         if self._made % c.steps_each == 0:
             self._waiting[self._draw.randrange(len(self._waiting))] = self.fresh()
         self._made += 1
-        chosen = self._draw.sample(self._waiting, min(len(self._waiting), c.batch_size // c.simulation.setup_size))
-        return [setup.look_at(self._source(setup)) for setup in chosen]
+        chosen = self._draw.sample(self._waiting, min(len(self._waiting), c.batch_size // c.patterns_each))
+        return [setup.look_at(self._source(setup), c.setups_each) for setup in chosen]
 
     def _source(self, setup: _Setup) -> PatternSimulator:
-        foreign = self._draw.random() < self.configuration.foreign_share
-        return self._draw.choice(self._waiting).simulator if foreign else setup.simulator
+        if self._draw.random() >= self.configuration.foreign_share:
+            return setup.simulator
+        others = [other for other in self._waiting if not setup.is_like(other)]
+        return self._draw.choice(others or [setup]).simulator
 
     def __iter__(self) -> Iterator[list[NamedPatterns]]:
         while True:
@@ -239,7 +272,7 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     training = network.training
     network.eval()
     with torch.inference_mode():
-        columns = [_angles(each) for each in patterns]
+        columns = [_angles(each, each.network.predict(each.inputs, 1)) for each in patterns]
     network.train(training)
     angle, modulo_180, score, there = (torch.cat(column) for column in zip(*columns, strict=True))
     result = {}
@@ -251,9 +284,8 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     return result
 
 
-def _angles(patterns: NamedPatterns) -> tuple[torch.Tensor, ...]:
+def _angles(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torch.Tensor, ...]:
     """Disorientations (n,) in degrees, strict and modulo 180°, scores, and where there is a crystal."""
-    found = patterns.network.predict(patterns.inputs, 1)
     operations = patterns.network.operations[patterns.phase_id.clamp_min(0)]
     angles = (
         torch.rad2deg(
@@ -274,17 +306,21 @@ def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> flo
     patterns : list of NamedPatterns
         Of crystals that are not trained on.
     """
-    best = (math.inf, 1.0)
-    for temperature in _TEMPERATURES.tolist():
+    with torch.inference_mode():
+        found = [each.network.verify(each.inputs) for each in patterns]
+
+    def measured(temperature: float):
         network.set_temperature(temperature)
         with torch.inference_mode():
-            angle, _, score, there = (torch.cat(c) for c in zip(*map(_angles, patterns), strict=True))
-        right = (there & (angle < 5)).float()
-        unlikely = torch.nn.functional.binary_cross_entropy(score.clamp(1e-4, 1 - 1e-4), right)
-        best = min(best, (float(unlikely), temperature))
-    network.set_temperature(best[1])
-    with torch.inference_mode():
-        _, _, score, there = (torch.cat(c) for c in zip(*map(_angles, patterns), strict=True))
+            columns = [_angles(each, each.network.separated(f, 1)) for each, f in zip(patterns, found, strict=True)]
+        angle, _, score, there = (torch.cat(column) for column in zip(*columns, strict=True))
+        return (there & (angle < 5)).to(score), score, there
+
+    def unlikely(temperature: float) -> float:
+        right, score, _ = measured(temperature)
+        return float(torch.nn.functional.binary_cross_entropy(score.clamp(1e-4, 1 - 1e-4), right))
+
+    _, score, there = measured(min(_TEMPERATURES.tolist(), key=unlikely))
     return round(float(score[~there].quantile(1 - FALSE_CRYSTALS)), 4) if bool((~there).any()) else 0.5
 
 
@@ -364,6 +400,6 @@ def validation_patterns(network, phases: list, configuration: AnyCrystalConfigur
     setups = [batches.fresh(phase) for phase in phases[:_VALIDATION_CRYSTALS]]
     others = [*setups[1:], setups[0]]
     n = _VALIDATION_PATTERNS
-    return [s.look_at(s.simulator, n) for s in setups] + [
-        s.look_at(other.simulator, n // 4) for s, other in zip(setups, others, strict=True) if s is not other
+    return [s.look_at(s.simulator, n=n) for s in setups] + [
+        s.look_at(other.simulator, n=n // 4) for s, other in zip(setups, others, strict=True) if not s.is_like(other)
     ]

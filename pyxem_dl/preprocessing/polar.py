@@ -253,7 +253,7 @@ def _average(bins: _Bins, images: torch.Tensor) -> torch.Tensor:
     return averages.T.contiguous().to(images.device)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _bins(radius, n_k, n_phi, calibration: Calibration, device: str) -> tuple[_Bins, torch.Tensor]:
     """Bins of a polar pattern on a detector, and how much of each (bins) the detector covers."""
     bins = _make_bins(radius, n_k, n_phi, calibration)

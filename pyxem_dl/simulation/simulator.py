@@ -386,6 +386,9 @@ class PatternSimulator(RandomNumbers):
         n, chosen = len(on_host), self._sent(on_host)
         phase_id = self._uniform(0, len(self.phases), n).long().clamp_max(len(self.phases) - 1)
         part = setup.select(on_host.tolist(), chosen)
+        # of the weaker one, two beams at a time are near enough to many
+        optics = [replace(o, shape_factor="two_beam") if o.is_dynamical else o for o in part.optics]
+        part = replace(part, optics=optics)
         second = self._draw_crystal(phase_id, random_rotations(n, self.generator), part)
         second = second / second.sum((1, 2), keepdim=True).clamp_min(1e-30)
         share = self._uniform(0.03, 0.45, n)[:, None, None]

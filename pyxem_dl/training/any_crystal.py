@@ -80,8 +80,8 @@ class AnyCrystalConfiguration(LearningConfiguration):
     validation_minutes: float = 10.0
     beam_energy: tuple[float, float] = (60.0, 300.0)
     reciprocal_radius: tuple[float, float] = (1.0, 2.0)
-    crystals_at_once: int = 24
-    steps_each: int = 4
+    crystals_at_once: int = 32
+    steps_each: int = 8
     setups_each: int = 1
     foreign_share: float = 0.12
     validation_share: float = 0.1

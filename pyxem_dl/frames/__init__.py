@@ -48,6 +48,7 @@ from pyxem_dl.frames.ewald import (
 )
 from pyxem_dl.frames.turns import (
     MIRROR_QUATERNION,
+    after_turn,
     angle_before_turn,
     before_turn,
     euler_to_quaternion,
@@ -68,6 +69,7 @@ __all__ = [
     "Calibration",
     "HOW_TO_SET_BEAM_ENERGY",
     "MIRROR_QUATERNION",
+    "after_turn",
     "angle_before_turn",
     "beam_energy_of",
     "beam_shift_to_center",

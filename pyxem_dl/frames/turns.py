@@ -85,6 +85,11 @@ def before_turn(kx, ky, angle):
     return cos * kx + sin * ky, cos * ky - sin * kx
 
 
+def after_turn(kx, ky, angle):
+    """Say where in a pattern is after a turn about the beam what was at (kx, ky), see :func:`before_turn`."""
+    return before_turn(kx, ky, -angle)
+
+
 def angle_before_turn(angle, turn):
     """Do the same for an angle, counter-clockwise from +kx in the unit of the turn."""
     return angle - turn

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from pyxem_dl import rotations as rot, symmetry
-from pyxem_dl.crystals import ReflectionTable, reflections
+from pyxem_dl.crystals import ReflectionTable, Spots, find_spots, reflections
+from pyxem_dl.frames import after_turn
 from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.spot_verifier import PatternView, SpotVerifier
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.templates.modes import are_near
-from pyxem_dl.templates.proposals import Proposer
+from pyxem_dl.templates.proposals import Proposals, Proposer
 
 # Proposals, and how many of them are looked at a second and a third time
 _PROPOSED, _SECOND, _THIRD = 12, 3, 2
@@ -26,6 +27,8 @@ _FEW_SPOTS, _SPOTS = 20, 40
 # Proposals are this share of the distance between zone axes from the truth, at most; at the last look what is further
 # from the truth (radians) is wrong
 _NEAR, _RIGHT = 1.2, math.radians(3.0)
+# Excitation errors (Å⁻¹) of what is looked up, and templates whose reflections are found at once
+_FURTHEST, _AT_ONCE = 0.06, 256
 # Width (radians) of what is called the truth
 _TRUTH = math.radians(1.0)
 # Reflections a little outside: distortions bring them in
@@ -35,13 +38,15 @@ _BEYOND = 1.02
 class Crystals(NamedTuple):
     """What is looked for: phases at a beam energy (kV), on a device.
 
-    ``operations (phases, o, 4)`` of their Laue groups; the proposer has their templates.
+    ``operations (phases, o, 4)`` of their Laue groups; the proposer has their templates, whose
+    ``spots (t, s)`` are kept.
     """
 
     beam_energy: float
     proposer: Proposer
     table: ReflectionTable
     operations: torch.Tensor
+    spots: Spots
 
     @classmethod
     def of(
@@ -50,15 +55,33 @@ class Crystals(NamedTuple):
         """Make templates and reflections of phases."""
         radius = preprocessing.reciprocal_radius
         lists = [reflections(phase, _BEYOND * radius) for phase in phases]
-        return cls(
-            float(beam_energy), Proposer.from_phases(phases, beam_energy, preprocessing, resolution, device),
-            ReflectionTable.stack(lists, beam_energy, device),
-            symmetry.stack_operations([symmetry.proper_operations(phase) for phase in phases]).to(device),
-        )  # fmt: skip
+        proposer = Proposer.from_phases(phases, beam_energy, preprocessing, resolution, device)
+        table = ReflectionTable.stack(lists, beam_energy, device)
+        operations = symmetry.stack_operations([symmetry.proper_operations(phase) for phase in phases]).to(device)
+        spots = [
+            _find(table, q, phase_id, beam_energy, _FEW_SPOTS)
+            for q, phase_id in zip(proposer.quaternions.split(_AT_ONCE), proposer.phase_id.split(_AT_ONCE), strict=True)
+        ]
+        spots = Spots(*map(torch.cat, zip(*spots, strict=True)))
+        return cls(float(beam_energy), proposer, table, operations, spots)
+
+    def find(self, rotations: torch.Tensor, phase_id: torch.Tensor) -> Spots:
+        """Find the reflections (n, m, s) of orientations (n, m, 4)."""
+        found = _find(self.table, rotations.flatten(0, 1), phase_id.flatten(), self.beam_energy, _SPOTS)
+        return Spots(*(column.unflatten(0, phase_id.shape) for column in found))
+
+    def turned(self, proposals: Proposals) -> Spots:
+        """Turn the reflections of templates as proposals are turned, (n, m, s)."""
+        kx, ky, *others = (column[proposals.template] for column in self.spots)
+        return Spots(*after_turn(kx, ky, proposals.angle[..., None]), *others)
+
+
+def _find(table, rotations, phase_id, beam_energy: float, n_spots: int) -> Spots:
+    return find_spots(table, phase_id, rotations, beam_energy, n_spots=n_spots, max_excitation_error=_FURTHEST)
 
 
 class Verified(NamedTuple):
-    """The last proposals: ``rotations (n, m, 4)``, ``phase_id (n, m)``, and logits ``score (n, m)``; none of them: 0."""
+    """The last proposals: ``rotations (n, m, 4)``, ``phase_id (n, m)``, logits ``score (n, m)``; of none of them: 0."""
 
     rotations: torch.Tensor
     phase_id: torch.Tensor
@@ -122,13 +145,23 @@ class AnyCrystalNetwork(nn.Module):
         """Rotations of the phases' Laue groups."""
         return self.crystals.operations
 
-    def _propose(self, polar, valid, n_best: int = _PROPOSED):
-        return self.crystals.proposer(polar, valid, n_best)
+    def _propose(self, polar, valid) -> Proposals:
+        return self.crystals.proposer(polar, valid, _PROPOSED)
 
-    def _look(self, view, rotations, phase_id, belief, radius, *, n_spots, refined):
-        return self.verifier.improve(
-            view, self.crystals.table, rotations, phase_id, belief, self.crystals.beam_energy, radius, n_spots, refined
-        )
+    def _look(self, view: PatternView, rotations, belief, spots: Spots, *, refined: float):
+        """Compare proposals with patterns, and improve them: logits (n, m), and rotations (n, m, 4)."""
+        radius = self.crystals.proposer.preprocessing.reciprocal_radius
+        score, correction = self.verifier(view, spots, belief, radius, refined)
+        return score, rot.multiply(rotations, rot.exponential(correction))
+
+    def _look_at_all(self, view: PatternView, proposals: Proposals):
+        """Look for the first time, with few reflections."""
+        spots = self.crystals.turned(proposals)
+        return self._look(view, proposals.rotations, proposals.score, spots, refined=0.0)
+
+    def _look_closer(self, view: PatternView, rotations, belief, phase_id):
+        """Look again, with more reflections."""
+        return self._look(view, rotations, belief, self.crystals.find(rotations, phase_id), refined=1.0)
 
     def predict(self, inputs: Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
         """Propose orientations, and verify them.
@@ -160,20 +193,17 @@ class AnyCrystalNetwork(nn.Module):
 
     def verify(self, inputs: Sequence[torch.Tensor]) -> Verified:
         """Propose orientations and compare them with the patterns, see :meth:`predict`."""
-        polar, valid, normalised, pixels = inputs
-        radius = self.crystals.proposer.preprocessing.reciprocal_radius
-        view = PatternView.of(polar, valid, normalised, pixels, radius)
-        rotations, belief, phase_id = self._propose(polar, valid)
-        score, rotations = self._look(
-            view, rotations, phase_id, belief, radius, n_spots=_FEW_SPOTS, refined=0.0
-        )
-        rotations, belief, phase_id = _best(_SECOND, score, rotations, belief, phase_id)
-        score, rotations = self._look(view, rotations, phase_id, belief, radius, n_spots=_SPOTS, refined=1.0)
-        rotations, belief, phase_id = (
-            torch.cat([x, y], dim=1) for x, y in with_twins(*_best(_THIRD, score, rotations, belief, phase_id))
-        )
-        score, rotations = self._look(view, rotations, phase_id, belief, radius, n_spots=_SPOTS, refined=1.0)
-        return Verified(rotations, phase_id, score)
+        polar, valid, *_ = inputs
+        view, proposals = self._view(inputs), self._propose(polar, valid)
+        score, rotations = self._look_at_all(view, proposals)
+        best = _best(_SECOND, score, rotations, proposals.score, proposals.phase_id)
+        score, rotations = self._look_closer(view, *best)
+        last = _with_twins(*_best(_THIRD, score, rotations, *best[1:]))
+        score, rotations = self._look_closer(view, *last)
+        return Verified(rotations, last[2], score)
+
+    def _view(self, inputs) -> PatternView:
+        return PatternView.of(*inputs, self.crystals.proposer.preprocessing.reciprocal_radius)
 
     # ---------------------------------------------------------------- loss
     def loss(self, inputs, rotations: torch.Tensor, phase_id: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -186,26 +216,20 @@ class AnyCrystalNetwork(nn.Module):
         rotations, phase_id : tensor, shapes (n, 4) and (n,)
             The truth; phase -1 where none of the crystals is.
         """
-        polar, valid, normalised, pixels = inputs
-        radius = self.crystals.proposer.preprocessing.reciprocal_radius
-        view, truth = PatternView.of(polar, valid, normalised, pixels, radius), (rotations, phase_id)
+        polar, valid, *_ = inputs
+        view, truth = self._view(inputs), (rotations, phase_id)
         with torch.no_grad():
-            proposed, belief, phases = self._propose(polar, valid)
-        near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[phases]
-        looks, parts = ((_FEW_SPOTS, 0.0, _SECOND), (_SPOTS, 1.0, _THIRD), (_SPOTS, 1.0, None)), []
-        for n_spots, refined, kept in looks:
-            score, better = self._look(
-                view, proposed, phases, belief, radius, n_spots=n_spots, refined=refined
-            )
-            parts.append(self._part(score, proposed, better, phases, truth, near, strict=kept is None))
-            if kept:
-                proposed, belief, phases = (x.detach() for x in _best(kept, score, better, belief, phases))
-                near = torch.full_like(belief, _RIGHT)
-            if kept == _THIRD:
-                proposed, belief, phases = (
-                    torch.cat([x, y], dim=1) for x, y in with_twins(proposed, belief, phases)
-                )
-                near = torch.cat([near, near], dim=1)
+            proposals = self._propose(polar, valid)
+        near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[proposals.phase_id]
+        score, better = self._look_at_all(view, proposals)
+        parts = [self._part(score, proposals.rotations, better, proposals.phase_id, truth, near, strict=False)]
+        best = _detached(_best(_SECOND, score, better, proposals.score, proposals.phase_id))
+        for strict in (False, True):
+            score, better = self._look_closer(view, *best)
+            near = torch.full_like(score, _RIGHT)
+            parts.append(self._part(score, best[0], better, best[2], truth, near, strict=strict))
+            if not strict:
+                best = _detached(_with_twins(*_best(_THIRD, score, better, *best[1:])))
         names = ("score", "correction")
         parts = {name: torch.stack(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
         loss = sum(column.mean() for column in parts.values())
@@ -264,9 +288,16 @@ def _best(n: int, score, rotations, belief, phase_id):
     )
 
 
-def with_twins(rotations, belief, phase_id):
-    """Pairs of what is, and what a turn by 180° about the beam makes of it."""
-    return (rotations, _turned(rotations)), (belief, belief), (phase_id, phase_id)
+def _with_twins(rotations, belief, phase_id):
+    """Add to what is there what a turn by 180° about the beam makes of it."""
+    return tuple(
+        torch.cat([one, other], dim=1)
+        for one, other in ((rotations, _turned(rotations)), (belief, belief), (phase_id, phase_id))
+    )
+
+
+def _detached(columns) -> tuple[torch.Tensor, ...]:
+    return tuple(column.detach() for column in columns)
 
 
 def _turned(rotations: torch.Tensor) -> torch.Tensor:

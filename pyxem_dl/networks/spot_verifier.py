@@ -15,16 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pyxem_dl import rotations as rot
-from pyxem_dl.crystals import ReflectionTable, find_spots
+from pyxem_dl.crystals import Spots
 from pyxem_dl.preprocessing.elementary import log_1p, square_root
 
 # Distance (Å⁻¹) between sample points around each predicted spot; how many along the radius and across it
 _PITCH = 0.03
 _RADIAL, _AZIMUTHAL = 5, 5
 # Unit of the corrections (radians), and of excitation errors (Å⁻¹)
-_ANGLE = math.radians(1.0)
-_ERROR, _FURTHEST = 0.01, 0.06
+_ANGLE, _ERROR = math.radians(1.0), 0.01
 # Numbers of each reflection besides its samples, and of each proposal
 _KNOWN, _GLOBAL = 12, 8
 # Sums of what reflections, and peaks, say
@@ -157,27 +155,20 @@ class SpotVerifier(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, view: PatternView, table: ReflectionTable, rotations, phase_id, belief, beam_energy: float,
-        reciprocal_radius: float, n_spots: int = 40, refined: float = 0.0,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        self, view: PatternView, spots: Spots, belief: torch.Tensor, reciprocal_radius: float, refined: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare proposals with patterns.
 
         Parameters
         ----------
         view : PatternView
             Of n patterns.
-        table : ReflectionTable
-            Of the phases.
-        rotations, phase_id : tensor, shapes (n, m, 4) and (n, m)
-            Proposals.
+        spots : Spots
+            Reflections of the proposals, (n, m, s), those that promise most.
         belief : tensor, shape (n, m)
-            Their correlation with templates.
-        beam_energy : float
-            In kV.
+            Correlation of the proposals with templates.
         reciprocal_radius : float
             Of the polar patterns, in Å⁻¹.
-        n_spots : int
-            Reflections that are looked up for each, the most promising ones.
         refined : float
             0 for proposals as they come, 1 for those that were improved.
 
@@ -188,12 +179,7 @@ class SpotVerifier(nn.Module):
         correction : tensor, shape (n, m, 3)
             Rotation vectors v in radians; ``R * exp(v)`` is the better orientation.
         """
-        n, m = phase_id.shape
-        found = find_spots(
-            table, phase_id.reshape(-1), rotations.reshape(-1, 4), beam_energy, n_spots=n_spots,
-            max_excitation_error=_FURTHEST,
-        )
-        spots = _Spots.of(view, *(column.reshape(n, m, -1) for column in found[:5]), reciprocal_radius)
+        spots = _Seen.of(view, *spots[:5], reciprocal_radius)
         there = spots.there[..., None]
         h = nn.functional.gelu(self.sample(torch.cat([spots.samples, spots.known()], dim=-1)))
         numbers = torch.stack([*spots.numbers(), *_beliefs(belief, refined)], dim=-1).to(h)
@@ -208,32 +194,28 @@ class SpotVerifier(nn.Module):
         correction = (spots.pulls(pull) * weight[..., 1:]).sum(2)
         return score.float(), _ANGLE * correction.float()
 
-    def _explain(self, peaks: Peaks, spots: _Spots) -> torch.Tensor:
-        """What the pattern's peaks say of proposals (n, m, s), by how near the nearest reflection is."""
+    def _explain(self, peaks: Peaks, spots: _Seen) -> torch.Tensor:
+        """Let the pattern's peaks speak of proposals (n, m, said), by how near the nearest reflection is."""
         x = peaks.kx[:, None, :, None] - spots.kx[:, :, None]
         y = peaks.ky[:, None, :, None] - spots.ky[:, :, None]
         distance, nearest = (x * x + y * y + 1e3 * ~spots.there[:, :, None]).min(3)
         distance = distance.sqrt().clamp_max(_FAR)
-        k, out = (column[:, None].expand_as(distance) for column in (torch.hypot(peaks.kx, peaks.ky), peaks.significance))
+        columns = torch.hypot(peaks.kx, peaks.ky), peaks.significance
+        k, out = (column[:, None].expand_as(distance) for column in columns)
         known = (
-            distance / _PITCH, torch.exp(-0.5 * (distance / _PITCH) ** 2), k, out.clamp_max(_CLEAR) / 5, (out > 3).to(k),
-            log_1p(out) / 2, spots.share.gather(2, nearest).clamp_min(1e-4).log() / 4,
+            distance / _PITCH, torch.exp(-0.5 * (distance / _PITCH) ** 2), k, out.clamp_max(_CLEAR) / 5,
+            (out > 3).to(k), log_1p(out) / 2, spots.share.gather(2, nearest).clamp_min(1e-4).log() / 4,
         )  # fmt: skip
         said = self.peak(torch.stack(known, dim=-1))
         return (said * (out > _FAINT)[..., None]).sum(2)
 
-    def improve(self, view, table, rotations, phase_id, belief, *further, **settings):
-        """Compare and correct, see :meth:`forward`: logits (n, m), and improved rotations (n, m, 4)."""
-        score, correction = self(view, table, rotations, phase_id, belief, *further, **settings)
-        return score, rot.multiply(rotations, rot.exponential(correction))
 
-
-class _Spots(NamedTuple):
+class _Seen(NamedTuple):
     """Reflections of proposals (n, m, s), and what stands in the patterns where they should be.
 
     ``kx``, ``ky`` and excitation ``error`` in Å⁻¹; extinction ``distance`` in Å; ``there`` where there is one, and it
-    was looked; ``share`` of the intensity, kinematically; ``samples (n, m, s, p)`` around them; electrons ``found`` in a
-    bin, and in others of the ring (``level``); ``electrons (n, 1)`` of the patterns, as logarithms.
+    was looked; ``share`` of the intensity, kinematically; ``samples (n, m, s, p)`` around them; electrons ``found`` in
+    a bin, and in others of the ring (``level``); ``electrons (n, 1)`` of the patterns, as logarithms.
     """
 
     kx: torch.Tensor
@@ -248,7 +230,7 @@ class _Spots(NamedTuple):
     electrons: torch.Tensor
 
     @classmethod
-    def of(cls, view: PatternView, kx, ky, error, factor, distance, reciprocal_radius: float) -> _Spots:
+    def of(cls, view: PatternView, kx, ky, error, factor, distance, reciprocal_radius: float) -> _Seen:
         """Look reflections up in patterns."""
         n, n_k, n_phi = view.found.shape
         k, phi = torch.hypot(kx, ky), torch.atan2(ky, kx)
@@ -303,7 +285,7 @@ class _Spots(NamedTuple):
         return explained / 4, explained - self.electrons, self.electrons.expand_as(explained) / 4, n_there / 2, seen
 
     def pulls(self, pull: torch.Tensor) -> torch.Tensor:
-        """Rotation vectors (n, m, s, 3) that reflections ask for: about the axis across each, along it, and the beam."""
+        """Rotation vectors (n, m, s, 3) that reflections ask for: about the axis across each, along it, and z."""
         k = torch.hypot(self.kx, self.ky).clamp_min(1e-3)
         x, y = self.kx / k, self.ky / k
         a, b, c = pull.unbind(-1)

@@ -29,12 +29,14 @@ class Proposals(NamedTuple):
     """Orientations that patterns may have, most similar first.
 
     ``rotations (n, m, 4)`` lab to crystal, each as good as the one turned by 180° about the beam; ``score (n, m)``,
-    the correlation, below 1; ``phase_id (n, m)``.
+    the correlation, below 1; ``phase_id (n, m)``; each is the ``template (n, m)`` turned by ``angle (n, m)`` radians.
     """
 
     rotations: torch.Tensor
     score: torch.Tensor
     phase_id: torch.Tensor
+    template: torch.Tensor
+    angle: torch.Tensor
 
 
 def coarse_resolution(phase, wanted: float, most: int = MOST_TEMPLATES) -> float:
@@ -61,7 +63,7 @@ class Proposer:
     resolution : tensor, shape (phases,)
         Degrees between the zone axes of each phase.
     templates : tensor, shape (2 frequencies, 2 rings, t)
-        Real factors of the real and of the imaginary parts of the correlation.
+        Real factors of the real parts, and then of the imaginary parts, of the correlation.
     """
 
     preprocessing: PolarPreprocessing
@@ -129,19 +131,25 @@ class Proposer:
         Proposals
         """
         spectra, found = self._spectra(polar, valid), []
-        inverse = self._inverse(spectra)
-        size = _AT_ONCE["cpu" if polar.device.type == "cpu" else "other"] // (_ANGLES * len(self))
+        templates, (even, odd) = self.templates.to(spectra.dtype), self._inverse(spectra)
+        size = _AT_ONCE["cpu" if polar.device.type == "cpu" else "other"] // (len(even) * len(self))
         # a power of two, so that micro-batches come out whole
         size = 2 ** max(0, size.bit_length() - 1)
         with full_float32():
             for part in spectra.split(size, dim=1):
-                product = torch.bmm(part, self.templates.to(part.dtype))
-                score, step = (inverse @ product.flatten(1)).unflatten(1, product.shape[1:]).max(0)
-                score, template = score.float().topk(min(n_best, len(self)), dim=1)
-                found.append((score, template, step.gather(1, template)))
+                real, imaginary = torch.bmm(part, templates).unflatten(0, (2, -1)).flatten(2)
+                # of an angle and its negative the correlation is the sum and the difference of these
+                both, either = ((x @ y).unflatten(1, (part.shape[1], -1)) for x, y in ((even, real), (odd, imaginary)))
+                score, template = (both + either.abs()).amax(0).topk(min(n_best, len(self)), dim=1)
+                at = template.expand(len(even), -1, -1)
+                both, either = both.gather(2, at), either.gather(2, at)
+                step = (both + either.abs()).argmax(0)
+                negative = either.gather(0, step[None])[0] > 0
+                found.append((score.float(), template, torch.where(negative, _ANGLES - step, step)))
         score, template, step = (torch.cat(column) for column in zip(*found, strict=True))
         angle = step * (2 * math.pi / _ANGLES)
-        return Proposals(rotate_in_plane(self.quaternions[template], angle), score, self.phase_id[template])
+        rotations = rotate_in_plane(self.quaternions[template], angle)
+        return Proposals(rotations, score, self.phase_id[template], template, angle)
 
     def _spectra(self, polar, valid) -> torch.Tensor:
         """Factors (2 frequencies, n, 2 rings) of polar patterns."""
@@ -160,14 +168,15 @@ class Proposer:
         spectrum = torch.cat(spectrum.split(_FREQUENCIES, dim=2), dim=1).permute(2, 0, 1)
         device = spectrum.device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else spectrum.dtype
-        return spectrum.to(kind).repeat_interleave(2, dim=0)
+        return spectrum.to(kind).repeat(2, 1, 1)
 
     @staticmethod
-    def _inverse(like: torch.Tensor) -> torch.Tensor:
-        """Matrix (angles, 2 frequencies) from real and imaginary parts to the correlation at the angles."""
+    def _inverse(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matrices (angles, frequencies) from real, and imaginary, parts to the correlation at angles up to 180°."""
         order = torch.arange(1, _FREQUENCIES + 1, device=like.device)
-        wave = torch.arange(_ANGLES, device=like.device)[:, None] * (2 * math.pi / _ANGLES) * order
-        return torch.stack([wave.cos(), -wave.sin()], dim=2).flatten(1).to(like.dtype)
+        step = torch.arange(_ANGLES // 2 + 1, device=like.device)
+        wave = step[:, None] * (2 * math.pi / _ANGLES) * order
+        return wave.cos().to(like.dtype), wave.sin().to(like.dtype)
 
 
 def _ring_weights(preprocessing: PolarPreprocessing, like: torch.Tensor) -> torch.Tensor:
@@ -182,4 +191,4 @@ def _factors(spectra: torch.Tensor) -> torch.Tensor:
     low = spectra[1 : _FREQUENCIES + 1]
     low = low / torch.view_as_real(low).square().sum((0, 1, 3)).sqrt().clamp_min(1e-20)
     real, imaginary = torch.cat([low.real, -low.imag], dim=1), torch.cat([low.imag, low.real], dim=1)
-    return torch.stack([real, imaginary], dim=1).flatten(0, 1)
+    return torch.cat([real, imaginary])

@@ -146,7 +146,7 @@ class _Setup:
         return NamedPatterns(self.network, inputs, torch.cat(rotations), phase_id)
 
     def _inputs(self, s: SimulatedPatterns) -> tuple[torch.Tensor, ...]:
-        """What the network takes, each of its parts for every pattern."""
+        """Make what the network takes, each of its parts for every pattern."""
         polar, valid, intensity, pixels = self.preprocessing.counted(
             s.patterns, s.calibration, signal_mask=s.signal_mask
         )

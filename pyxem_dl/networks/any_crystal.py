@@ -21,7 +21,11 @@ from pyxem_dl.templates.modes import are_near
 from pyxem_dl.templates.proposals import Proposals, Proposer
 
 # Proposals, and how many of them are looked at a second and a third time
-_PROPOSED, _SECOND, _THIRD = 12, 3, 2
+_PROPOSED, _SECOND, _THIRD = 12, 4, 3
+# While it learns, fewer are
+_SECOND_LEARNT, _THIRD_LEARNT = 3, 2
+# How much the second look counts beside the third
+_EARLIER = 0.5
 # Reflections that are looked up for each at the first look, and later
 _FEW_SPOTS, _SPOTS = 20, 40
 # Proposals are this share of the distance between zone axes from the truth, at most; at the last look what is further
@@ -65,10 +69,15 @@ class Crystals(NamedTuple):
         spots = Spots(*map(torch.cat, zip(*spots, strict=True)))
         return cls(float(beam_energy), proposer, table, operations, spots)
 
-    def find(self, rotations: torch.Tensor, phase_id: torch.Tensor) -> Spots:
-        """Find the reflections (n, m, s) of orientations (n, m, 4)."""
+    def find(self, rotations: torch.Tensor, phase_id: torch.Tensor, twins: bool = False) -> Spots:
+        """Find the reflections (n, m, s) of orientations (n, m, 4); with `twins` also of those turned by 180°."""
         found = _find(self.table, rotations.flatten(0, 1), phase_id.flatten(), self.beam_energy, _SPOTS)
-        return Spots(*(column.unflatten(0, phase_id.shape) for column in found))
+        kx, ky, *others = (column.unflatten(0, phase_id.shape) for column in found)
+        if not twins:
+            return Spots(kx, ky, *others)
+        turned = after_turn(kx, ky, torch.full_like(kx, math.pi))
+        both = (torch.cat(pair, dim=1) for pair in zip((kx, ky), turned, strict=True))
+        return Spots(*both, *(torch.cat([column, column], dim=1) for column in others))
 
     def turned(self, proposals: Proposals) -> Spots:
         """Turn the reflections of templates as proposals are turned, (n, m, s)."""
@@ -159,9 +168,11 @@ class AnyCrystalNetwork(nn.Module):
         spots = self.crystals.turned(proposals)
         return self._look(view, proposals.rotations, proposals.score, spots, refined=0.0)
 
-    def _look_closer(self, view: PatternView, rotations, belief, phase_id):
-        """Look again, with more reflections."""
-        return self._look(view, rotations, belief, self.crystals.find(rotations, phase_id), refined=1.0)
+    def _look_closer(self, view: PatternView, rotations, belief, phase_id, *, twins: bool = False):
+        """Look again, with more reflections; where the last half are `twins` of the first, at these together."""
+        n = rotations.shape[1] // (2 if twins else 1)
+        spots = self.crystals.find(rotations[:, :n], phase_id[:, :n], twins)
+        return self._look(view, rotations, belief, spots, refined=1.0)
 
     def predict(self, inputs: Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
         """Propose orientations, and verify them.
@@ -197,10 +208,10 @@ class AnyCrystalNetwork(nn.Module):
         view, proposals = self._view(inputs), self._propose(polar, valid)
         score, rotations = self._look_at_all(view, proposals)
         best = _best(_SECOND, score, rotations, proposals.score, proposals.phase_id)
-        score, rotations = self._look_closer(view, *best)
-        last = _with_twins(*_best(_THIRD, score, rotations, *best[1:]))
-        score, rotations = self._look_closer(view, *last)
-        return Verified(rotations, last[2], score)
+        earlier, rotations = self._look_closer(view, *best)
+        *last, earlier = _with_twins(*_best(_THIRD, earlier, rotations, *best[1:], earlier))
+        score, rotations = self._look_closer(view, *last, twins=True)
+        return Verified(rotations, last[2], score + _EARLIER * earlier)
 
     def _view(self, inputs) -> PatternView:
         return PatternView.of(*inputs, self.crystals.proposer.preprocessing.reciprocal_radius)
@@ -223,13 +234,13 @@ class AnyCrystalNetwork(nn.Module):
         near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[proposals.phase_id]
         score, better = self._look_at_all(view, proposals)
         parts = [self._part(score, proposals.rotations, better, proposals.phase_id, truth, near, strict=False)]
-        best = _detached(_best(_SECOND, score, better, proposals.score, proposals.phase_id))
+        best = _detached(_best(_SECOND_LEARNT, score, better, proposals.score, proposals.phase_id))
         for strict in (False, True):
-            score, better = self._look_closer(view, *best)
+            score, better = self._look_closer(view, *best, twins=strict)
             near = torch.full_like(score, _RIGHT)
             parts.append(self._part(score, best[0], better, best[2], truth, near, strict=strict))
             if not strict:
-                best = _detached(_with_twins(*_best(_THIRD, score, better, *best[1:])))
+                best = _detached(_with_twins(*_best(_THIRD_LEARNT, score, better, *best[1:])))
         names = ("score", "correction")
         parts = {name: torch.stack(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
         loss = sum(column.mean() for column in parts.values())
@@ -280,20 +291,15 @@ class _Named:
         return self
 
 
-def _best(n: int, score, rotations, belief, phase_id):
-    """Proposals with the best scores."""
+def _best(n: int, score, rotations, *columns):
+    """Proposals with the best scores: their rotations, and what else is known of them."""
     index = score.topk(min(n, score.shape[1]), dim=1).indices
-    return (
-        rotations.gather(1, index[..., None].expand(-1, -1, 4)), belief.gather(1, index), phase_id.gather(1, index)
-    )
+    return rotations.gather(1, index[..., None].expand(-1, -1, 4)), *(column.gather(1, index) for column in columns)
 
 
-def _with_twins(rotations, belief, phase_id):
+def _with_twins(rotations, *columns):
     """Add to what is there what a turn by 180° about the beam makes of it."""
-    return tuple(
-        torch.cat([one, other], dim=1)
-        for one, other in ((rotations, _turned(rotations)), (belief, belief), (phase_id, phase_id))
-    )
+    return torch.cat([rotations, _turned(rotations)], dim=1), *(torch.cat([x, x], dim=1) for x in columns)
 
 
 def _detached(columns) -> tuple[torch.Tensor, ...]:

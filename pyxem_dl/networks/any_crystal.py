@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -273,9 +272,16 @@ class _Named:
 
     def __init__(self, phases: tuple, beam_energy: float, preprocessing: PolarPreprocessing) -> None:
         self.phases, self.beam_energy, self.preprocessing = phases, beam_energy, preprocessing
-        self.on = lru_cache(maxsize=1)(self._on)
+        self._made: tuple[str, Crystals] | None = None
 
-    def _on(self, device: str) -> Crystals:
+    def on(self, device: str) -> Crystals:
+        """Templates and tables on a device; made once."""
+        made = self._made  # another thread may ask for another device
+        if made is None or made[0] != device:
+            made = self._made = device, self._make(device)
+        return made[1]
+
+    def _make(self, device: str) -> Crystals:
         # symmetry needs all digits, and what is made in the middle of a prediction may be learnt with, too
         kind = torch.device(device).type
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):

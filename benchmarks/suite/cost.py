@@ -67,8 +67,10 @@ def orientations(folder: Path, models: dict[str, list[str]]):
         labelled = datasets.multislice(folder, name, datasets.DOSES[0])
         patterns = np.resize(labelled.signal.data, (_PATTERNS, *labelled.signal.data.shape[1:]))
         patterns, calibration = torch.from_numpy(patterns), Calibration.from_signal(labelled.signal)
-        for each in models[material]:
+        for each in (*models[material], *models["any"]):
             model = load_model(each)
+            if model.takes_phases:
+                model = model.with_phases(labelled.phase, calibration.beam_energy, 1.5)
             model.predict_batch(patterns, calibration)  # makes tables
             found = []
             for _ in range(_REPEATS):

@@ -37,7 +37,9 @@ FAINT = 0.05
 TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
 #: The bundled model of each material, and of disks
-MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks"}
+MODELS = {
+    "al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks", "any": "any-crystal",
+}  # fmt: skip
 
 
 def run(
@@ -167,6 +169,12 @@ def _predictors(material: str, phase, *, models, kinds, device, results, **setti
             label = f"network {Path(model).name}"
             results.add_model(label, training_of(model))
             found[label] = partial(predict_orientation, model=model, device=device, show_progressbar=False)
+        for model in models["any"]:
+            label = f"network {Path(model).name}"
+            results.add_model(label, training_of(model))
+            found[label] = partial(
+                predict_orientation, model=model, phases=phase, device=device, show_progressbar=False
+            )
     templates = partial(match_templates, phases=phase, resolution=1.0, show_progressbar=False, **settings)
     if "torch" in kinds:
         found["templates, torch, 1°"] = partial(templates, engine="torch", device=device)

@@ -49,6 +49,10 @@ class Reflections:
     def __len__(self) -> int:
         return len(self.hkl)
 
+    def strongest(self, n: int) -> Reflections:
+        """Leave out all but the `n` strongest."""
+        return Reflections(self.hkl[:n], self.g[:n], self.structure_factor[:n], self.volume)
+
     def extinction_distance(self, beam_energy: float) -> torch.Tensor:
         """Two-beam extinction distances (n,) in Angstrom at a beam energy in kV."""
         scale = np.pi * self.volume / interaction_parameter(beam_energy)

@@ -17,7 +17,7 @@ from pyxem_dl.networks.candidates import OrientationCandidates
 from pyxem_dl.networks.spot_verifier import PatternView, SpotVerifier
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.templates.modes import are_near
-from pyxem_dl.templates.proposals import Proposals, Proposer
+from pyxem_dl.templates.proposals import MOST_REFLECTIONS, Proposals, Proposer
 
 # Proposals, and how many of them are looked at a second and a third time
 _PROPOSED, _SECOND, _THIRD = 12, 4, 3
@@ -57,7 +57,7 @@ class Crystals(NamedTuple):
     ) -> Crystals:
         """Make templates and reflections of phases."""
         radius = preprocessing.reciprocal_radius
-        lists = [reflections(phase, _BEYOND * radius) for phase in phases]
+        lists = [reflections(phase, _BEYOND * radius).strongest(MOST_REFLECTIONS) for phase in phases]
         proposer = Proposer.from_phases(phases, beam_energy, preprocessing, resolution, device)
         table = ReflectionTable.stack(lists, beam_energy, device)
         operations = symmetry.stack_operations([symmetry.proper_operations(phase) for phase in phases]).to(device)

@@ -96,6 +96,7 @@ class TemplateBank:
         *,
         max_excitation_error: float = 0.08,
         spot_radius: float | None = None,
+        most_reflections: int | None = None,
         device: str | torch.device = "cpu",
     ) -> TemplateBank:
         """Simulate the templates of some phases.
@@ -116,6 +117,8 @@ class TemplateBank:
             factor, in Å⁻¹.
         spot_radius : float, optional
             Standard deviation of the spots in Å⁻¹; by default 0.8 bins of the radius.
+        most_reflections : int, optional
+            Of each phase, the strongest ones; by default all.
         device : str or torch.device
             Where the templates are simulated and kept.
 
@@ -129,7 +132,7 @@ class TemplateBank:
         phases = load_phases(phases)
         check_size(phases, preprocessing, resolution, max_excitation_error)
         simulate = _Simulation(
-            preprocessing, electron_wavelength(beam_energy), max_excitation_error, spot_radius
+            preprocessing, electron_wavelength(beam_energy), max_excitation_error, spot_radius, most_reflections
         )
         grids = [reduced_grid(phase, resolution).to(device) for phase in phases]
         ends = list(accumulate(map(len, grids)))
@@ -387,10 +390,11 @@ def _spot_radius(preprocessing: PolarPreprocessing) -> float:
 class _Simulation:
     """Make the spectra of a phase's templates."""
 
-    def __init__(self, preprocessing, wavelength, max_excitation_error, spot_radius) -> None:
+    def __init__(self, preprocessing, wavelength, max_excitation_error, spot_radius, most_reflections) -> None:
         self.preprocessing = preprocessing
         self.wavelength = wavelength
         self.max_excitation_error = max_excitation_error
+        self.most_reflections = most_reflections
         self.spot_radius = _spot_radius(preprocessing) if spot_radius is None else spot_radius
 
     def __call__(self, phase, quaternions, spectra) -> None:
@@ -398,6 +402,7 @@ class _Simulation:
         # Reflections a little outside still reach into the outermost ring
         radius = self.preprocessing.reciprocal_radius + 2 * self.spot_radius
         crystal = reflections(phase, radius)
+        crystal = crystal.strongest(self.most_reflections or len(crystal))
         reflections(phase, self.preprocessing.reciprocal_radius)  # its error, if there is none
         g, strength = (x.to(quaternions.device) for x in (crystal.g, crystal.structure_factor))
         near = len(g) * min(1.0, 1.5 * self.max_excitation_error / radius)

@@ -21,6 +21,8 @@ _GAMMA, _ANGLES, _FREQUENCIES = 0.25, 72, 24
 _RINGS = 2
 # Templates of a phase, at most: for crystals of low symmetry the zone axes are further apart
 MOST_TEMPLATES = 2000
+# Reflections of a phase, at most: of the largest cells the weakest are left out
+MOST_REFLECTIONS = 6000
 # Numbers of the correlation that are in memory at once
 _AT_ONCE = {"cpu": 2**21, "other": 2**27}
 
@@ -96,7 +98,9 @@ class Proposer:
         factors, quaternions, resolutions = [], [], []
         for phase in phases:
             resolutions.append(coarse_resolution(phase, resolution))
-            bank = TemplateBank.from_phases([phase], beam_energy, grid, resolutions[-1], device=device)
+            bank = TemplateBank.from_phases(
+                [phase], beam_energy, grid, resolutions[-1], most_reflections=MOST_REFLECTIONS, device=device
+            )
             factors.append(_factors(bank.spectra))
             quaternions.append(bank.quaternions)
         phase_id = torch.repeat_interleave(torch.arange(len(phases)), torch.tensor([len(q) for q in quaternions]))

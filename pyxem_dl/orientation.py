@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import whole_number
-from pyxem_dl.frames import Calibration
-from pyxem_dl.models import OrientationEnsemble, OrientationModel, SentModel, load_model
+from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
 from pyxem_dl.preprocessing import counts_per_electron, in_electrons
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
@@ -28,10 +27,6 @@ __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation",
 
 # More modes than this no distribution has; and so many predictions take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
-#: The model that takes any crystal
-ANY_CRYSTAL = "any-crystal"
-# Radii (Å⁻¹) to which it may look
-_NEAREST, _FURTHEST = 0.5, 2.0
 
 
 def predict_orientation(
@@ -224,39 +219,6 @@ def _job(signal, model, phases, n_best, n_samples, reading: Reading, computing: 
         computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds)),
         [model.fingerprint, n_best, n_samples, gain], signal,
     )  # fmt: skip
-
-
-def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
-    """Let a model look for phases in a scan.
-
-    Parameters
-    ----------
-    model : OrientationModel
-        That takes phases.
-    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
-        What may be there.
-    calibration : Calibration
-        Of the scan, with a beam energy.
-
-    Returns
-    -------
-    OrientationModel
-        That looks as far out as the detector reaches all around, up to 2 Å⁻¹.
-    """
-    if isinstance(model, OrientationEnsemble):
-        raise ValueError("An ensemble of models has its own phases: leave phases out.")
-    if calibration.beam_energy is None:
-        raise ValueError(
-            "The beam energy of the scan is not known. Give beam_energy= in kV, or set it with "
-            "s.set_experimental_parameters(beam_energy=200)."
-        )
-    radius = min(calibration.reciprocal_radius, _FURTHEST)
-    if radius < _NEAREST:
-        raise ValueError(
-            f"The detector reaches only {radius:.3g} Å⁻¹ from the direct beam, too little to tell orientations. Check "
-            "the scale, unit and center of the calibration."
-        )
-    return model.with_phases(phases, calibration.beam_energy, radius)
 
 
 class OrientationStep(Step):

@@ -24,6 +24,7 @@ LAYERS = (
     ("metrics", "simulation", "networks"),
     ("models", "scans"),
     ("results",),
+    ("calibration",),
     ("orientation", "bragg_vectors", "template_matching", "strain", "tilt", "training", "data", "quartets"),
     ("plot", "study", "live", "evaluation"),
     ("signals", "gui", "demo"),

@@ -1,4 +1,4 @@
-"""Find the calibration of a scan: first answers, a fit to the confident ones, better answers, and what speaks against."""
+"""Find the calibration of a scan: first answers, a fit to the confident ones, better answers; what speaks against."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from pyxem_dl.calibration.fitting import Bend, Fitted, Pattern, fit_what_is_determined
+from pyxem_dl.calibration.fitting import Bend, Fitted, Pattern, fit_what_is_determined, with_best_scale
 from pyxem_dl.calibration.result import FoundCalibration, applied, numbers_of, places
 from pyxem_dl.calibration.rings import LARGEST, scales_by_rings
-from pyxem_dl.checks import whole_number
+from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import near_ewald_sphere, reflections
 from pyxem_dl.frames import Calibration, pixel_to_k
 from pyxem_dl.messages import warn
-from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
+from pyxem_dl.metrics import explained_peaks, find_peaks
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, with_phases
 from pyxem_dl.preprocessing import counts_per_electron, in_electrons
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Computing, Positions, Reading, Scan
 from pyxem_dl.scans.fingerprint import readable_patterns
+from pyxem_dl.symmetry import disorientation_angle, proper_operations
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Center, Patterns, Phases
 
 # Patterns that are looked at, and of them for a first look at several scales
-_PATTERNS, _FIRST_LOOK = 300, 100
+_PATTERNS, _FIRST_LOOK = 400, 100
 _MOST_PATTERNS = 5000
 # Rounds of answers and fits, and a change of the distortion with which they end
 _ROUNDS, _SMALL_CHANGE = 4, 5e-4
-# Spots (standard deviation in px): as evaluate has it, or this part of the radius of the direct beam
-_SPOT_RADIUS, _RADIUS_SHARE = 2.0, 0.7
-# Reflections so far from the Ewald sphere are compared with peaks, up to so far out, if so near, in Å⁻¹ and px
-_EXCITATION_ERROR, _FARTHEST, _TOLERANCE, _TOLERANCE_PIXELS = 0.03, 1.5, 0.03, 1.0
-# A pattern counts with so many peaks, of which its orientation explains so much more than chance does
-_FEWEST_PEAKS, _MORE_THAN_CHANCE = 5, 0.15
+# Spots (standard deviation in px), as evaluate has it
+_SPOT_RADIUS = 2.0
+# What explains a peak, as evaluate has it: reflections so far from the Ewald sphere, out to here, so near (Å⁻¹)
+_SEEN_TO, _FARTHEST, _NEAR = 0.08, 1.5, 0.05
+# What is fitted: reflections nearer to the sphere, and so near (Å⁻¹, and px at least)
+_EXCITATION_ERROR, _TOLERANCE, _TOLERANCE_PIXELS = 0.03, 0.03, 1.0
+# A pattern counts where its orientation explains so many peaks, and so much more of them than chance does
+_FEWEST_EXPLAINED, _MORE_THAN_CHANCE = 3, 0.25
 # Patterns that have to count, and what they all have to explain beyond chance
 _FEWEST_USED, _LEAST_EXPLAINED = 10, 0.15
 # Orientations that are nearer (degrees) are one grain
@@ -46,6 +49,8 @@ _GRAIN = 5.0
 _HALVES, _HALVES_ERRORS = 0.01, 4.0
 # A scale or an ellipse that is more off is none; so much less explained is a rounding
 _LARGEST, _SLACK = LARGEST, 0.003
+# The scale is looked for so far from where it is taken to be, relative
+_NEAR_SCALES = 0.06
 # A scale by rings is tried if it is so far from the nominal one, and taken if it explains so much more
 _ANOTHER, _BETTER = 0.015, 0.03
 
@@ -64,6 +69,7 @@ def calibrate(
     *,
     model: str | Path | OrientationModel | None = None,
     n_patterns: int = _PATTERNS,
+    spot_radius: float = _SPOT_RADIUS,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
@@ -84,6 +90,8 @@ def calibrate(
         What finds the orientations; by default "any-crystal".
     n_patterns : int
         How many are looked at, spread over the scan.
+    spot_radius : float
+        Standard deviation of the spots that are looked for, in px; for disks some 0.7 of their radius.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -109,6 +117,7 @@ def calibrate(
         explained than before, or a scale or an ellipse that is off by more than 15 %; for a signal, a model or phases
         that cannot be used.  The message says what to do.
     """
+    number("spot_radius", spot_radius, 0.5, 50.0)
     n_patterns = whole_number("n_patterns", n_patterns, _FEWEST_USED, _MOST_PATTERNS)
     model = load_model(ANY_CRYSTAL if model is None else model)
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
@@ -116,13 +125,13 @@ def calibrate(
     if phases is None and getattr(model, "takes_phases", False) and not model.phases:
         raise ValueError(f"The model {model.name!r} has to be told which crystals are in the scan: give phases.")
     scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
-    return calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns)[1]
+    return calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns, spot_radius)[1]
 
 
 def calibrated(
-    scan: Scan, model, phases, computing: Computing, n_patterns: int = _PATTERNS
+    scan: Scan, model, phases, computing: Computing, n_patterns: int = _PATTERNS, spot_radius: float = _SPOT_RADIUS
 ) -> tuple[Scan, FoundCalibration]:
-    """Find the calibration of a scan that is checked, and the scan with it; see :func:`calibrate`."""
+    """Find the calibration of a checked scan; return the scan with it, and it; see :func:`calibrate`."""
     model = model if phases is None else with_phases(model, phases, scan.calibration)
     gain = 1.0
     if getattr(model, "counts_electrons", False):
@@ -138,7 +147,7 @@ def calibrated(
         confident = (crystal > 0) & (crystal >= limits.get("crystal", 0.5)) & (score >= limits.get("score", 0.0))
         return Answers(found.rotations[:, 0].double().cpu().numpy(), found.phase_id[:, 0].cpu().numpy(), confident)
 
-    found = find_calibration(scan, answer, model.phases, n_patterns)
+    found = find_calibration(scan, answer, model.phases, n_patterns, spot_radius)
     computing.say(str(found))
     return with_calibration(scan, found), found
 
@@ -147,15 +156,17 @@ def with_calibration(scan: Scan, found: FoundCalibration) -> Scan:
     """Give a scan a calibration that was found, with the centers of all positions where they differ."""
     if tuple(scan.shape) != tuple(found.shape) or scan.calibration.shape != found.calibration.shape:
         raise ValueError(
-            f"The calibration was found in a scan of {found.shape} positions and {found.calibration.shape} px, this one "
-            f"has {scan.shape} and {scan.calibration.shape}. Write it into the signal with found.apply(s), or give "
+            f"The calibration was found in a scan of {found.shape} positions and {found.calibration.shape} px, this "
+            f"one has {scan.shape} and {scan.calibration.shape}. Write it into the signal with found.apply(s), or give "
             "calibrate=True."
         )
     centers = scan.centers if isinstance(scan.centers, str) else found.centers
     return replace(scan, calibration=found.calibration, centers=centers)
 
 
-def find_calibration(scan: Scan, answer: Callable, phases: list, n_patterns: int = _PATTERNS) -> FoundCalibration:
+def find_calibration(
+    scan: Scan, answer: Callable, phases: list, n_patterns: int = _PATTERNS, spot_radius: float = _SPOT_RADIUS
+) -> FoundCalibration:
     """Find the calibration of a scan with whatever tells orientations.
 
     Parameters
@@ -169,8 +180,10 @@ def find_calibration(scan: Scan, answer: Callable, phases: list, n_patterns: int
         By the answers' ``phase_id``.
     n_patterns : int
         How many are looked at.
+    spot_radius : float
+        Standard deviation of a spot in px.
     """
-    sample = _Sample.of(scan, n_patterns)
+    sample = _Sample.of(scan, n_patterns, spot_radius)
     return _Search(scan, sample, answer, phases).run()
 
 
@@ -185,7 +198,7 @@ class _Sample:
     peaks: list[np.ndarray]
 
     @classmethod
-    def of(cls, scan: Scan, n: int) -> _Sample:
+    def of(cls, scan: Scan, n: int, spot_radius: float) -> _Sample:
         there = np.flatnonzero(~scan.navigation_mask)
         if len(there) > n:  # one from each part of the scan, not always of the same column
             edges = np.linspace(0, len(there), n + 1).astype(int)
@@ -197,9 +210,7 @@ class _Sample:
         centers = scan.batch_centers(batch, indices)
         nominal = np.array(scan.calibration.center, dtype=float)
         centers = np.tile(nominal, (len(indices), 1)) if centers is None else centers.cpu().numpy().astype(float)
-        radius = 0.0 if scan.beam is None else _RADIUS_SHARE * float(scan.beam.radius)
         mask = None if scan.signal_mask is None else scan.signal_mask.cpu().numpy()
-        spot_radius = max(_SPOT_RADIUS, min(radius, 6.0))
         peaks = find_peaks(
             patterns, centers, spot_radius=spot_radius, exclude_radius=max(6.0, 3 * spot_radius), signal_mask=mask
         )
@@ -230,6 +241,7 @@ class _Search:
         self.plain = nominal.replace(distortion=None)
         self.radius = min(_FARTHEST, nominal.reciprocal_radius * (1 + _LARGEST))
         self.tables = {i: reflections(phase, 1.1 * self.radius) for i, phase in enumerate(phases)}
+        self.operations = [proper_operations(phase) for phase in phases]
         self.tolerance = max(_TOLERANCE, _TOLERANCE_PIXELS * max(nominal.scale))
         self.moves = not isinstance(scan.centers, str)
         whole = (1,) * (2 - len(scan.shape)) + tuple(scan.shape)
@@ -242,18 +254,22 @@ class _Search:
         before = self.look(nominal, self.sample)
         bend = self.with_scale_of_rings(self.with_seen_beam(nominal))
         look = before if bend is nominal else self.look(bend, self.sample)
-        fitted = None
-        for _ in range(_ROUNDS):
+        how = {"centre": self.moves, "drift": self.drifts, "tolerance": self.tolerance}
+        for i in range(_ROUNDS):
             patterns = self.patterns(look)
             self.check_number(len(patterns))
-            last, fitted = bend, fit_what_is_determined(
-                patterns, bend, centre=self.moves, drift=self.drifts, tolerance=self.tolerance
-            )
-            bend = fitted.bend
+            if i == 0:
+                bend = with_best_scale(patterns, bend, self.tolerance, _NEAR_SCALES)
+            last, bend = bend, fit_what_is_determined(patterns, bend, nominal, final=False, **how).bend
             self.check_bounds(bend)
             look = self.look(bend, self.sample)
             if np.abs(bend.matrix - last.matrix).max() < _SMALL_CHANGE:
                 break
+        patterns = self.patterns(look)
+        self.check_number(len(patterns))
+        fitted = fit_what_is_determined(patterns, bend, nominal, **how)
+        self.check_bounds(fitted.bend)
+        look = self.look(fitted.bend, self.sample)
         self.check_halves(fitted, patterns)
         self.check_explained(before, look)
         return self.result(nominal, fitted, patterns, before, look)
@@ -292,7 +308,7 @@ class _Search:
 
     @staticmethod
     def gain(look: _Look) -> float:
-        """What is explained beyond chance."""
+        """Share of the peaks that is explained beyond chance."""
         return look.explained - look.by_chance
 
     # ---------------------------------------------------------------- answers
@@ -327,19 +343,19 @@ class _Search:
         radius = min(_FARTHEST, calibration.reciprocal_radius)
         found = explained_peaks(
             xmap, sample.patterns.numpy(), self.tables, calibration, centers=centers, peaks=sample.peaks,
-            tolerance=self.tolerance, max_excitation_error=_EXCITATION_ERROR, reciprocal_radius=radius,
+            tolerance=_NEAR, max_excitation_error=_SEEN_TO, reciprocal_radius=radius,
         )  # fmt: skip
         peaks = np.maximum(found.n_peaks, 1)
-        used = answers.confident & (found.n_peaks >= _FEWEST_PEAKS)
+        used = answers.confident & (found.n_explained >= _FEWEST_EXPLAINED)
         used &= (found.n_explained - found.n_chance) / peaks >= _MORE_THAN_CHANCE
         total = max(found.n_peaks[answers.confident].sum(), 1)
         return _Look(answers, used, *(float(x.sum() / total) for x in (found.n_explained, found.n_chance)))
 
     def patterns(self, look: _Look) -> list[Pattern]:
-        """What the fit needs of the patterns that count."""
+        """Gather what the fit needs of the patterns that count."""
         here = np.flatnonzero(look.used)
         rotations, phase_id, _ = look.answers
-        grains = _grains(rotations[here], phase_id[here], self.phases)
+        grains = _grains(rotations[here], phase_id[here], self.operations)
         made = []
         for i, grain in zip(here, grains, strict=True):
             g, turn = self.tables[int(phase_id[i])].g.double(), torch.as_tensor(rotations[i], dtype=torch.float64)
@@ -354,9 +370,9 @@ class _Search:
             return
         raise ValueError(
             f"The scan cannot calibrate itself: only {n} of {len(self.sample.indices)} patterns have an orientation of "
-            f"{', '.join(phase.name for phase in self.phases)} that explains their peaks, and {_FEWEST_USED} are needed. "
-            "Give more patterns (n_patterns=), exclude what is no crystal (navigation_mask=), and check the phases, the "
-            "beam energy, and that scale and centre are roughly right."
+            f"{', '.join(phase.name for phase in self.phases)} that explains their peaks, and {_FEWEST_USED} are "
+            "needed. Give more patterns (n_patterns=), exclude what is no crystal (navigation_mask=), and check the "
+            "phases, the beam energy, and that scale and centre are roughly right."
         )
 
     def check_bounds(self, bend: Bend) -> None:
@@ -367,9 +383,9 @@ class _Search:
         if np.abs(stretches - 1).max() <= _LARGEST + 0.02 and shift < nearest:
             return
         raise ValueError(
-            f"The scan cannot calibrate itself: the calibration runs away, to a pattern that is stretched by "
-            f"{100 * (stretches[1] - 1):+.1f} and {100 * (stretches[0] - 1):+.1f} % and {shift:.2g} Å⁻¹ off centre, more "
-            f"than {100 * _LARGEST:.0f} %. Check the phase, and set a scale that is roughly right "
+            "The scan cannot calibrate itself: the calibration runs away, to a pattern that is stretched by "
+            f"{100 * (stretches[1] - 1):+.1f} and {100 * (stretches[0] - 1):+.1f} % and {shift:.2g} Å⁻¹ off centre; up "
+            f"to {100 * _LARGEST:.0f} % are believed. Check the phase, and set a scale that is roughly right "
             "(`s.calibration.scale = ...`)."
         )
 
@@ -380,7 +396,7 @@ class _Search:
         limit = np.maximum(_HALVES, _HALVES_ERRORS * np.maximum(error, 1e-12))
         if (np.abs(one - other) <= limit).all() or len(patterns) < 2:
             return
-        text = [", ".join(f"{100 * (x - y):+.1f}" for x, y in zip(half, (1, 0, 1), strict=True)) for half in (one, other)]
+        text = [", ".join(f"{100 * x:+.1f}" for x in half - (1, 0, 1)) for half in (one, other)]
         raise ValueError(
             "The scan cannot calibrate itself: halves of the orientations disagree. By one the patterns are stretched "
             f"by ({text[0]}) %, by the other by ({text[1]}) % (along x, across, along y). Check the phases; give more "
@@ -432,16 +448,16 @@ def calibrated_or_not(scan: Scan, model, phases, computing: Computing) -> tuple[
         return scan, None
 
 
-def _grains(rotations, phase_id, phases: list) -> np.ndarray:
+def _grains(rotations, phase_id, operations: list) -> np.ndarray:
     """Numbers (n,) of grains: orientations that are nearer than 5 degrees to the first of them."""
-    number = np.full(len(rotations), -1)
-    grain = 0
-    while (number < 0).any():
+    rotations, number = torch.as_tensor(rotations, dtype=torch.float64), np.full(len(rotations), -1)
+    for grain in range(len(rotations)):
         left = np.flatnonzero(number < 0)
-        first = left[0]
-        same = left[phase_id[left] == phase_id[first]]
-        angle = disorientation(rotations[same], rotations[first], phases[int(phase_id[first])], modulo_180=True)
-        number[same[angle < _GRAIN]] = grain
-        number[first] = grain
-        grain += 1
+        if not len(left):
+            break
+        left = left[phase_id[left] == phase_id[left[0]]]
+        turns = operations[int(phase_id[left[0]])]
+        angle = disorientation_angle(rotations[left], rotations[left[:1]].expand(len(left), 4), turns, modulo_180=True)
+        number[left[np.rad2deg(angle.numpy()) < _GRAIN]] = grain
+        number[left[0]] = grain
     return number

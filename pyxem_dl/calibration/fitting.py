@@ -7,7 +7,7 @@ the error of its orientation, is taken out: it would otherwise look like a disto
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +16,10 @@ _DISTORTION, _N = slice(0, 3), 9
 _STEPS, _RESAMPLED = 8, 300
 # Residuals beyond so many standard deviations do not count
 _OUTLIER = 4.0
+# With fewer orientations an ellipse is not determined: one that is wrong may explain it as well
+_FEWEST_GRAINS = 3
+# Errors of an ellipse (relative) with which it counts as determined: in any case, and if it is three times as large
+_SURE, _LARGEST_ERROR = 0.01, 0.025
 # A pattern with fewer spots that are seen says nothing
 _FEWEST_SPOTS = 3
 
@@ -161,6 +165,16 @@ def fit(patterns: list[Pattern], start: Bend, free: np.ndarray, tolerance: float
     return bend, (normal, right), len(everything), spread
 
 
+def with_best_scale(patterns: list[Pattern], bend: Bend, tolerance: float, largest: float) -> Bend:
+    """Change the scale of a bend so that most spots have their peak."""
+    count = {}
+    for scale in 1 + largest * np.linspace(-1, 1, 31):
+        other = Bend.of(bend.matrix * scale, bend.shift, bend.drift)
+        count[scale] = sum(len(_pairs(pattern, other, tolerance)[0]) for pattern in patterns)
+    best = max(count, key=lambda scale: (count[scale], -abs(scale - 1)))
+    return Bend.of(bend.matrix * best, bend.shift, bend.drift)
+
+
 def _pairs(pattern: Pattern, bend: Bend, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Spots and the peaks that are theirs, each the nearest of the other."""
     from scipy.spatial import cKDTree
@@ -180,19 +194,19 @@ def _pairs(pattern: Pattern, bend: Bend, tolerance: float) -> tuple[np.ndarray, 
 
 
 def _turns(there) -> np.ndarray:
-    """What a small turn about the beam does to spots (s, 2)."""
+    """Derivative of spots (s, 2) by a turn about the beam."""
     return there[:, ::-1] * (-1, 1)
 
 
 def pattern_residuals(there, seen, bend: Bend, pattern: Pattern) -> np.ndarray:
-    """What a bend leaves of the peaks (s, 2) of a pattern, after it is turned as it fits best."""
+    """Leave of the peaks (s, 2) of a pattern what a bend does not explain, the pattern turned as it fits best."""
     off = seen - bend(there, pattern.place)
     turn = _turns(there)
     return off - turn * ((turn * off).sum() / max((turn**2).sum(), 1e-12))
 
 
 def _equations(there, seen, residual, place, bend, start, free, spread) -> tuple[np.ndarray, np.ndarray]:
-    """Normal matrix (q, q) and right side (q,) of a pattern, its turn eliminated, outliers weighed down."""
+    """Make normal matrix (q, q) and right side (q,) of a pattern, its turn eliminated, outliers weighed down."""
     q = free.shape[1]
     if not len(there):
         return np.zeros((q, q)), np.zeros(q)
@@ -228,6 +242,8 @@ def errors(patterns: list[Pattern], free, equations, spread: float) -> np.ndarra
     known = values > 1e-6 * max(values.max(), 1e-12)
     small = vectors * np.where(known, spread**2 / np.maximum(values, 1e-12), 1.0)
     covariance = small @ vectors.T
+    if grain.max() < 2:  # patterns of one grain have their errors in common
+        return free @ covariance @ free.T * len(grain) / (1 + grain.max())
     for groups in (np.arange(len(patterns)), grain):
         n = groups.max() + 1
         if n < 3:
@@ -254,16 +270,16 @@ def halves_of(patterns: list[Pattern], start: Bend, free, equations) -> np.ndarr
 
 
 def fit_what_is_determined(
-    patterns: list[Pattern], start: Bend, *, centre: bool, drift: tuple[bool, bool], tolerance: float,
-    largest_error: float = 0.008, fewest_grains: int = 3,
-) -> Fitted:
+    patterns: list[Pattern], start: Bend, nominal: Bend, *, centre: bool, drift: tuple[bool, bool], tolerance: float,
+    final: bool = True,
+) -> Fitted:  # fmt: skip
     """Fit scale, ellipse, centre and drift; what the patterns do not determine stays as it was.
 
     Parameters
     ----------
     patterns : list of Pattern
         With known orientations.
-    start : Bend
+    start, nominal : Bend
         Where it begins, and what stays.
     centre : bool
         Whether to fit the centre.
@@ -271,32 +287,44 @@ def fit_what_is_determined(
         Whether the centre may drift along x and y of the scan.
     tolerance : float
         In Å⁻¹.
-    largest_error : float
-        Of the ellipse, relative; with a larger one it counts as not determined.
-    fewest_grains : int
-        With fewer, the ellipse is not determined: an orientation that is wrong may explain it as well.
+    final : bool
+        Whether errors decide what is determined; else only large ones do, since better answers follow.
     """
-    grains = len({p.grain for p in patterns})
-    allowed = {"ellipse": grains >= fewest_grains, "centre": centre, "drift": centre and any(drift)}
+    allowed = {
+        "ellipse": len({p.grain for p in patterns}) >= _FEWEST_GRAINS, "centre": centre, "drift": centre and any(drift)
+    }
     while True:
+        begin = _kept(start, nominal, allowed)
         free = free_numbers(
-            start, allowed["ellipse"], allowed["centre"], drift if allowed["drift"] else (False, False)
+            begin, allowed["ellipse"], allowed["centre"], drift if allowed["drift"] else (False, False)
         )
-        bend, equations, n_spots, spread = fit(patterns, start, free, tolerance)
+        bend, equations, n_spots, spread = fit(patterns, begin, free, tolerance)
         covariance = errors(patterns, free, equations, spread)
         error = np.sqrt(np.diag(covariance).clip(0))
+        size, its_error = ellipse_of(bend, covariance)
         doubtful = {
-            "ellipse": max(error[1], 0.5 * np.sqrt(max(_of_difference(covariance), 0))) > largest_error,
-            "drift": error[5:].max() > 0.5 * tolerance,
-            "centre": error[3:5].max() > 0.3 * tolerance,
+            "ellipse": its_error > (min(max(_SURE, size / 3), _LARGEST_ERROR) if final else 2 * _LARGEST_ERROR),
+            "drift": error[5:].max() > tolerance,
+            "centre": error[3:5].max() > 0.5 * tolerance,
         }
         wrong = [name for name, doubt in doubtful.items() if doubt and allowed[name]]
         if not wrong:
-            return Fitted(bend, covariance, n_spots, allowed, halves_of(patterns, start, free, equations))
-        allowed = allowed | {wrong[0]: False}
-        start = replace(start)
+            return Fitted(bend, covariance, n_spots, allowed, halves_of(patterns, begin, free, equations))
+        allowed = allowed | {wrong[0]: False} | ({"drift": False} if wrong[0] == "centre" else {})
 
 
-def _of_difference(covariance) -> float:
-    """Variance of D_xx - D_yy."""
-    return covariance[0, 0] + covariance[2, 2] - 2 * covariance[0, 2]
+def ellipse_of(bend: Bend, covariance) -> tuple[float, float]:
+    """Long axis over short axis less 1, and the larger of the errors along it and across."""
+    half, across = (bend.matrix[0, 0] - bend.matrix[1, 1]) / 2, bend.matrix[0, 1]
+    of_half = (covariance[0, 0] + covariance[2, 2] - 2 * covariance[0, 2]) / 4
+    mean, size = np.trace(bend.matrix) / 2, np.hypot(half, across)
+    return 2 * size / (mean - size), 2 * np.sqrt(max(of_half, covariance[1, 1], 0.0)) / mean
+
+
+def _kept(start: Bend, nominal: Bend, allowed: dict[str, bool]) -> Bend:
+    """Take from the nominal bend what may not be fitted; of an ellipse all but the scale."""
+    matrix = start.matrix
+    if not allowed["ellipse"]:
+        matrix = nominal.matrix * np.sqrt(np.linalg.det(start.matrix) / np.linalg.det(nominal.matrix))
+    shift, drift = ((start if allowed[name] else nominal) for name in ("centre", "drift"))
+    return Bend.of(matrix, shift.shift, drift.drift)

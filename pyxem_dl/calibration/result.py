@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Decimals that are kept of scale and ellipse (relative) and of the centre (px): the same patterns give the same numbers
 _DECIMALS, _PIXEL_DECIMALS = 5, 3
+# Spots are brighter on one side, where they are nearer to the Ewald sphere: simulated scans of Al and LiNiO2 had errors
+# of the scale up to 0.4 % by it, where resampling said 0.05 %
+_UNEVEN = 0.002
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +140,7 @@ class FoundCalibration:
             middle = [axis.offset + axis.scale * (axis.size - 1) / 2 for axis in navigation[::-1]]
             signal.metadata.set_item(STORED_DRIFT, beam_drift_to_axes(self.drift, self.scale, steps, middle))
         elif signal.metadata.has_item(STORED_DRIFT):
-            signal.metadata.__delitem__(STORED_DRIFT)
+            signal.metadata.Pyxem_dl.Calibration.__delattr__("drift")
 
     def to_dict(self) -> dict:
         """Plain numbers, for a file."""
@@ -226,7 +229,7 @@ def numbers_of(bend: Bend, covariance, nominal: Calibration) -> dict:
     per_px = np.array(nominal.scale[::-1])
     drift = 2 * deviation[5:].reshape(2, 2)[::-1] / per_px
     return {
-        "scale_error": math.sqrt(max(of[0, 0], 0)) / mean, "ellipticity": (mean + size) / (mean - size) - 1,
+        "scale_error": math.hypot(math.sqrt(max(of[0, 0], 0)) / mean, _UNEVEN), "ellipticity": (mean + size) / (mean - size) - 1,
         "ellipticity_error": 2 * error / mean,
         "direction": math.degrees(0.5 * math.atan2(across, half)) % 180,
         "direction_error": min(90.0, math.degrees(0.5 * turned / size)) if size else 90.0,

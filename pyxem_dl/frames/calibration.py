@@ -158,8 +158,8 @@ def _checked_distortion(matrix):
     numbers = np.asarray(matrix, dtype=float)
     if numbers.shape != (2, 2) or not np.isfinite(numbers).all() or abs(numbers[0, 1] - numbers[1, 0]) > 1e-6:
         raise ValueError(f"A distortion is a symmetric matrix of 2 x 2 finite numbers, not {matrix!r}.")
-    if (np.linalg.eigvalsh(numbers) < 0.2).any() or (np.linalg.eigvalsh(numbers) > 5).any():
-        raise ValueError(f"A distortion stretches by 0.2 to 5 times along each direction; this one does not: {matrix!r}.")
+    if np.linalg.eigvalsh(numbers)[0] < 0.2 or np.linalg.eigvalsh(numbers)[1] > 5:
+        raise ValueError(f"A distortion stretches by 0.2 to 5 times along each direction, which {matrix!r} does not.")
     if (numbers == np.eye(2)).all():
         return None
     return tuple(tuple(float(x) for x in line) for line in numbers)

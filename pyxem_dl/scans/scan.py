@@ -308,8 +308,8 @@ def stored_centers(signal, calibration: Calibration) -> np.ndarray | None:
         return centers_of_drift(stored, signal, calibration.center)
     except (TypeError, ValueError):
         raise ValueError(
-            f"The metadata of the signal hold the drift {stored!r} ({STORED_DRIFT}), which is none for its axes. Remove "
-            "it with `del s.metadata.Pyxem_dl`, or give `center=`."
+            f"The metadata of the signal hold the drift {stored!r} ({STORED_DRIFT}), which is none for its axes. "
+            "Remove it with `del s.metadata.Pyxem_dl`, or give `center=`."
         ) from None
 
 

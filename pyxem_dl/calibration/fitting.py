@@ -194,7 +194,7 @@ def _pairs(pattern: Pattern, bend: Bend, tolerance: float) -> tuple[np.ndarray, 
 
 
 def _turns(there) -> np.ndarray:
-    """Derivative of spots (s, 2) by a turn about the beam."""
+    """Differentiate spots (s, 2) by a turn about the beam."""
     return there[:, ::-1] * (-1, 1)
 
 
@@ -302,9 +302,11 @@ def fit_what_is_determined(
         covariance = errors(patterns, free, equations, spread)
         error = np.sqrt(np.diag(covariance).clip(0))
         size, its_error = ellipse_of(bend, covariance)
+        moved = np.abs(bend.numbers - nominal.numbers)[5:]
         doubtful = {
             "ellipse": its_error > (min(max(_SURE, size / 3), _LARGEST_ERROR) if final else 2 * _LARGEST_ERROR),
-            "drift": error[5:].max() > tolerance,
+            # a drift that may as well be none only makes the centres worse
+            "drift": error[5:].max() > (0.2 * tolerance if (moved < 3 * error[5:]).all() else tolerance),
             "centre": error[3:5].max() > 0.5 * tolerance,
         }
         wrong = [name for name, doubt in doubtful.items() if doubt and allowed[name]]

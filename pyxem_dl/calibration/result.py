@@ -229,7 +229,8 @@ def numbers_of(bend: Bend, covariance, nominal: Calibration) -> dict:
     per_px = np.array(nominal.scale[::-1])
     drift = 2 * deviation[5:].reshape(2, 2)[::-1] / per_px
     return {
-        "scale_error": math.hypot(math.sqrt(max(of[0, 0], 0)) / mean, _UNEVEN), "ellipticity": (mean + size) / (mean - size) - 1,
+        "scale_error": math.hypot(math.sqrt(max(of[0, 0], 0)) / mean, _UNEVEN),
+        "ellipticity": (mean + size) / (mean - size) - 1,
         "ellipticity_error": 2 * error / mean,
         "direction": math.degrees(0.5 * math.atan2(across, half)) % 180,
         "direction_error": min(90.0, math.degrees(0.5 * turned / size)) if size else 90.0,

@@ -6,10 +6,10 @@ from sample_phases import phase
 
 from pyxem_dl import rotations as rot
 from pyxem_dl.calibration.finding import Answers
+from pyxem_dl.crystals import near_ewald_sphere, reflections
 from pyxem_dl.frames import Calibration
 from pyxem_dl.scans import Scan, make_signal
-from pyxem_dl.simulation.detector import draw_beams
-from pyxem_dl.simulation.many_beam import ManyBeam
+from pyxem_dl.simulation.detector import draw_spots
 
 ENERGY, PIXELS, RADIUS = 200.0, 96, 1.2
 NOMINAL = Calibration((2 * RADIUS / PIXELS,) * 2, (PIXELS / 2,) * 2, (PIXELS, PIXELS), ENERGY)
@@ -39,15 +39,20 @@ class Made:
         generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         self.grain = np.arange(n) if grains is None else np.arange(n) * grains // n
         self.rotations = rot.random_rotations(self.grain.max() + 1, generator)[self.grain]
-        simulate = ManyBeam(self.phase, ENERGY, 1.1 * RADIUS, n_beams=48)
+        table = reflections(self.phase, 1.1 * RADIUS)
+        wavelength = NOMINAL.wavelength
+        lab, error, near = near_ewald_sphere(table.g.double(), self.rotations.double(), wavelength, 0.03)
+        strength = table.structure_factor.double() ** 2 * torch.exp(-((error / 0.015) ** 2)) * near
+        strength = 0.5 * electrons * strength / strength.sum(1, keepdim=True).clamp_min(1e-9)
         row, column = (x.ravel() for x in np.indices(shape))
         place = np.stack([row / (shape[0] - 1), column / (shape[1] - 1)], axis=1) - 0.5
         centers = np.array(center) + place @ np.array(drift)
-        beams = simulate(self.rotations.float(), torch.full((n,), 200.0), 0.03, 3)
         counts = np.zeros((n, PIXELS, PIXELS), dtype=np.uint16)
         for i in range(n):
-            one = type(beams)(*(x[i : i + 1] for x in beams))
-            seen = draw_beams(one, electrons, truly(matrix, centers[i]), disk_radius=0.03, blur=0.6)
+            # strong direct beam, the spots, and some background
+            kx, ky = (torch.cat([torch.zeros(1), lab[i, near[i], j].float()])[None] for j in (0, 1))
+            expected = torch.cat([torch.tensor([electrons / 2]), strength[i, near[i]].float()])[None]
+            seen = draw_spots(kx, ky, expected, truly(matrix, centers[i]), disk_radius=0.02, blur=0.8)
             counts[i] = rng.poisson(seen[0].clamp_min(0).numpy() + 0.02)
         self.signal = make_signal(counts.reshape(*shape, PIXELS, PIXELS), NOMINAL, name)
         self.scan = Scan.from_signal(self.signal, inspect=False)

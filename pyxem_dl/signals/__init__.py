@@ -5,8 +5,8 @@ of this room that delegates to where the work is done, and add its line to the t
 pyxem: a method imports what it needs when it is called.
 """
 
+from pyxem_dl.signals.calibration import find_calibration
 from pyxem_dl.signals.diffraction import (
-    find_calibration,
     iter_predict_orientation,
     match_disks,
     match_templates,

@@ -1,6 +1,7 @@
 # The one list of public names: lazy_loader reads it, and so do editors and type checkers.
 from . import (
     bragg_vectors as bragg_vectors,
+    calibration as calibration,
     checks as checks,
     crystals as crystals,
     data as data,
@@ -31,6 +32,7 @@ from .bragg_vectors import (
     match_disks as match_disks,
     predict_bragg_vectors as predict_bragg_vectors,
 )
+from .calibration import FoundCalibration as FoundCalibration, calibrate as calibrate
 from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration

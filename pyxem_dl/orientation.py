@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyxem_dl.checks import whole_number
-from pyxem_dl.frames import Calibration
-from pyxem_dl.models import OrientationEnsemble, OrientationModel, SentModel, load_model
+from pyxem_dl.calibration import FoundCalibration, calibrated_or_not, with_calibration
+from pyxem_dl.checks import flag, whole_number
+from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
 from pyxem_dl.preprocessing import counts_per_electron, in_electrons
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
@@ -28,10 +28,6 @@ __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation",
 
 # More modes than this no distribution has; and so many predictions take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
-#: The model that takes any crystal
-ANY_CRYSTAL = "any-crystal"
-# Radii (Å⁻¹) to which it may look
-_NEAREST, _FURTHEST = 0.5, 2.0
 
 
 def predict_orientation(
@@ -39,6 +35,7 @@ def predict_orientation(
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
     phases: Phases | None = None,
+    calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -65,6 +62,9 @@ def predict_orientation(
         the same phases is used as an ensemble.  By default "any-crystal", which has to be told the `phases`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be in the scan, for a model that takes any crystal.  Several phases are told apart.
+    calibrate : bool or FoundCalibration
+        Find scale, ellipse, centre and drift of the scan first (:func:`pyxem_dl.calibrate`), and use them; or use what
+        was found there.  The signal stays as it is.
     n_best : int
         Number of separated orientations to keep per position, the best first.
     n_samples : int
@@ -128,7 +128,8 @@ def predict_orientation(
     Warns
     -----
     UserWarning
-        If the detector or the beam energy is not what the model was trained for; if memory runs
+        If the detector or the beam energy is not what the model was trained for; if the scan cannot be
+        calibrated by its patterns (the signal's calibration is then used); if memory runs
         out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
         what was done, and the rest is not in its data (with `output`, it is raised); if a part of the file cannot be
         read: its positions are not in the data.
@@ -142,7 +143,7 @@ def predict_orientation(
     """
     target = map_target(output, overwrite)
     job = _job(
-        signal, model, phases, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
+        signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_part, on_message),
     )  # fmt: skip
     check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
@@ -154,6 +155,7 @@ def iter_predict_orientation(
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
     phases: Phases | None = None,
+    calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -169,7 +171,7 @@ def iter_predict_orientation(
 
     Parameters
     ----------
-    signal, model, phases, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
+    signal, model, phases, calibrate, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
         As in :func:`predict_orientation`.
     batch_size, device, show_progressbar, on_message
         As in :func:`predict_orientation`.
@@ -182,13 +184,13 @@ def iter_predict_orientation(
         data. Leave the loop, and the work stops.
     """
     job = _job(
-        signal, model, phases, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
+        signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_message=on_message),
     )  # fmt: skip
     return job.iterate()
 
 
-def _job(signal, model, phases, n_best, n_samples, reading: Reading, computing: Computing) -> Job:
+def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, computing: Computing) -> Job:
     """Check everything before anything is computed."""
     n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
@@ -201,7 +203,10 @@ def _job(signal, model, phases, n_best, n_samples, reading: Reading, computing: 
             f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
             "list of files or phases."
         )
+    if not isinstance(calibrate, FoundCalibration):
+        flag("calibrate", calibrate)
     scan = Scan.from_signal(signal, reading)
+    scan, found = _calibrated(scan, calibrate, model, phases, computing)
     if phases is not None:
         model = with_phases(model, phases, scan.calibration)
     model.check_domain(scan.calibration)
@@ -221,42 +226,20 @@ def _job(signal, model, phases, n_best, n_samples, reading: Reading, computing: 
     } | ({"Counts per electron": f"{gain:.3g}"} if gain != 1 else {})
     return Job(
         "Orientation prediction", lines, scan, OrientationStep(model, scan.without_data(), n_best, n_samples, gain),
-        computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds)),
+        computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds), found),
         [model.fingerprint, n_best, n_samples, gain], signal,
     )  # fmt: skip
 
 
-def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
-    """Let a model look for phases in a scan.
-
-    Parameters
-    ----------
-    model : OrientationModel
-        That takes phases.
-    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
-        What may be there.
-    calibration : Calibration
-        Of the scan, with a beam energy.
-
-    Returns
-    -------
-    OrientationModel
-        That looks as far out as the detector reaches all around, up to 2 Å⁻¹.
-    """
-    if isinstance(model, OrientationEnsemble):
-        raise ValueError("An ensemble of models has its own phases: leave phases out.")
-    if calibration.beam_energy is None:
-        raise ValueError(
-            "The beam energy of the scan is not known. Give beam_energy= in kV, or set it with "
-            "s.set_experimental_parameters(beam_energy=200)."
-        )
-    radius = min(calibration.reciprocal_radius, _FURTHEST)
-    if radius < _NEAREST:
-        raise ValueError(
-            f"The detector reaches only {radius:.3g} Å⁻¹ from the direct beam, too little to tell orientations. Check "
-            "the scale, unit and center of the calibration."
-        )
-    return model.with_phases(phases, calibration.beam_energy, radius)
+def _calibrated(scan: Scan, calibrate, model, phases, computing: Computing) -> tuple[Scan, dict | None]:
+    """Scan with the calibration that is wanted, and the numbers of it for the result."""
+    if calibrate is False:
+        return scan, None
+    if calibrate is True:
+        scan, found = calibrated_or_not(scan, model, phases, computing)
+    else:
+        scan, found = with_calibration(scan, calibrate), calibrate
+    return scan, None if found is None else found.to_dict()
 
 
 class OrientationStep(Step):

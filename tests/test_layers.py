@@ -24,6 +24,7 @@ LAYERS = (
     ("metrics", "simulation", "networks"),
     ("models", "scans"),
     ("results",),
+    ("calibration",),
     ("orientation", "bragg_vectors", "template_matching", "strain", "tilt", "training", "data", "quartets"),
     ("plot", "study", "live", "evaluation"),
     ("signals", "gui", "demo"),
@@ -137,7 +138,9 @@ def test_the_check_itself_allows_what_is_right(module, code):
     assert violations({module: (ast.parse(code), False)}) == []
 
 
-@pytest.mark.parametrize("module", ["", "_autoload", "signals", "signals.diffraction", "signals.vectors"])
+@pytest.mark.parametrize(
+    "module", ["", "_autoload", "signals", "signals.calibration", "signals.diffraction", "signals.vectors"]
+)
 def test_what_hyperspy_imports_has_light_imports_at_the_top(modules, module):
     tree, is_package = modules[module]
     top_level = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pyxem_dl.frames import pixel_to_k
 from pyxem_dl.results.vectors import VectorsAssembly
 from pyxem_dl.scans import Padded, Scan, Step
 
@@ -48,8 +49,7 @@ class DiskStep(Step):
         middle = self.scan.calibration.center if centers is None else centers.to(row)[:, :, None].unbind(1)
         from_beam = row - middle[0], column - middle[1]
         if self.reciprocal_radius is not None:
-            scale = self.scan.calibration.scale
-            k = torch.hypot(from_beam[0] * scale[0], from_beam[1] * scale[1])
+            k = torch.hypot(*pixel_to_k(row, column, self.scan.calibration, middle))
             keep = keep & (k <= self.reciprocal_radius)
         place = from_beam if self.subtract_center else (row, column)
         return {"disks": Padded(torch.stack([*place, *extras], -1), keep)}

@@ -68,6 +68,11 @@ def predict(
         list[Path] | None,
         typer.Option(help="CIF file of a phase, for a model that takes any crystal; repeat for several phases."),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Find scale, ellipse and centre of the scan in its patterns first, and use "
+                     "them."),
+    ] = False,
     n_best: Annotated[int, typer.Option(help="Orientations to keep per position.", min=1)] = 1,
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for a map of their uncertainty in degrees.", min=0)
@@ -83,10 +88,48 @@ def predict(
 
     model = model[0] if model and len(model) == 1 else model or None
     xmap = predict_orientation(
-        signal, model, phases=phase or None, n_best=n_best, n_samples=samples, output=output, overwrite=overwrite,
-        **options.settings(),
+        signal, model, phases=phase or None, calibrate=calibrate, n_best=n_best, n_samples=samples, output=output,
+        overwrite=overwrite, **options.settings(),
     )  # fmt: skip
     _say_what_is_saved(xmap, output)
+
+
+@command()
+@with_scan_options
+def calibrate(
+    scan: ScanFile,
+    phase: Annotated[
+        list[Path] | None, typer.Option(help="CIF file of a phase that is in the scan; repeat for several phases.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Bundled model or model folder; by default 'any-crystal'.")
+    ] = None,
+    patterns: Annotated[int, typer.Option(help="Patterns that are looked at, spread over the scan.", min=10)] = 400,
+    spot_radius: Annotated[
+        float, typer.Option(help="Standard deviation of the spots in pixels; of disks some 0.7 of their radius.")
+    ] = 2.0,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers to a file, .json.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    *,
+    options: ScanOptions,
+) -> None:
+    """Find scale, ellipse and centre of a scan, and the drift of the centre, from the patterns of known crystals."""
+    check_structures(phase or [])
+    signal = load_scan(scan, options.scale)
+    import json
+
+    from pyxem_dl.calibration import calibrate as find
+    from pyxem_dl.files import check_target, replacing
+
+    if output is not None:
+        check_target(output, overwrite=overwrite)
+    known = ("beam_energy", "center", "navigation_mask", "signal_mask", "device")
+    settings = {name: value for name, value in options.settings().items() if name in known}
+    found = find(signal, phase or None, model=model, n_patterns=patterns, spot_radius=spot_radius, **settings)
+    if output is not None:
+        with replacing(output) as written:
+            written.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"The numbers are in {output}.")
 
 
 @command()

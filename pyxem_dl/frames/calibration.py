@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _TO_INVERSE_ANGSTROM = {"A": 1.0, "nm": 0.1, "pm": 100.0, "um": 1e-4}
 _REAL_SPACE = {"A", "nm", "pm", "um", "mm", "m"}
 _ANGLES = {"rad": 1.0, "mrad": 1e-3, "deg": math.pi / 180}
+#: Item of a signal's metadata with what its axes cannot hold of the calibration: (xx, xy, yy) of the distortion
+STORED_DISTORTION = "Pyxem_dl.Calibration.distortion"
+
+
 @dataclass(frozen=True)
 class Calibration:
     """How a detector's pixels lie in reciprocal space.
@@ -31,12 +35,16 @@ class Calibration:
         Shape of the pattern, (rows, columns).
     beam_energy : float, optional
         In kV.
+    distortion : tuple of tuple of float, optional
+        Symmetric 2 x 2 matrix: a spot at ``k`` (kx, ky) is seen where one at ``k @ distortion`` would be without it.
+        None: there is none.
     """
 
     scale: tuple[float, float]
     center: tuple[float, float]
     shape: tuple[int, int]
     beam_energy: float | None = None
+    distortion: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("scale", "center", "shape"):
@@ -49,6 +57,8 @@ class Calibration:
                 "Set it with `s.calibration.scale = ...`. If an axis runs backwards, "
                 "flip the data first."
             )
+        if self.distortion is not None:
+            object.__setattr__(self, "distortion", _checked_distortion(self.distortion))
 
     @property
     def wavelength(self) -> float:
@@ -63,12 +73,23 @@ class Calibration:
     def reciprocal_radius(self) -> float:
         """Distance in Å⁻¹ from the direct beam to the detector's nearest edge."""
         (rows, cols), (row, col) = self.shape, self.center
+        # a distortion brings an edge nearer by the length of its row
+        to_x, to_y = (1.0, 1.0) if self.distortion is None else (math.hypot(*line) for line in self.distortion)
         return min(
-            (row + 0.5) * self.scale[0],
-            (rows - 0.5 - row) * self.scale[0],
-            (col + 0.5) * self.scale[1],
-            (cols - 0.5 - col) * self.scale[1],
+            (row + 0.5) * self.scale[0] / to_y,
+            (rows - 0.5 - row) * self.scale[0] / to_y,
+            (col + 0.5) * self.scale[1] / to_x,
+            (cols - 0.5 - col) * self.scale[1] / to_x,
         )
+
+    @property
+    def pixel_area(self) -> float:
+        """Area of a pixel in Å⁻²."""
+        area = self.scale[0] * self.scale[1]
+        if self.distortion is not None:
+            (xx, xy), (_, yy) = self.distortion
+            area /= xx * yy - xy * xy
+        return area
 
     def replace(self, **changes) -> Calibration:
         """Return a copy with some fields changed."""
@@ -113,7 +134,35 @@ class Calibration:
             center=center,
             shape=(y.size, x.size),
             beam_energy=beam_energy,
+            distortion=stored_distortion(signal),
         )
+
+
+def stored_distortion(signal: BaseSignal) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Read the distortion that a signal's metadata hold under :data:`STORED_DISTORTION`; None where there is none."""
+    stored = signal.metadata.get_item(STORED_DISTORTION, None)
+    if stored is None:
+        return None
+    try:
+        xx, xy, yy = (float(x) for x in stored)
+        return _checked_distortion(((xx, xy), (xy, yy)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The metadata of the signal hold the distortion {stored!r} ({STORED_DISTORTION}), which is none: {error} "
+            "Remove it with `del s.metadata.Pyxem_dl`."
+        ) from None
+
+
+def _checked_distortion(matrix):
+    """Nested tuples of a symmetric, positive matrix, None for the identity; a ValueError for all others."""
+    numbers = np.asarray(matrix, dtype=float)
+    if numbers.shape != (2, 2) or not np.isfinite(numbers).all() or abs(numbers[0, 1] - numbers[1, 0]) > 1e-6:
+        raise ValueError(f"A distortion is a symmetric matrix of 2 x 2 finite numbers, not {matrix!r}.")
+    if np.linalg.eigvalsh(numbers)[0] < 0.2 or np.linalg.eigvalsh(numbers)[1] > 5:
+        raise ValueError(f"A distortion stretches by 0.2 to 5 times along each direction, which {matrix!r} does not.")
+    if (numbers == np.eye(2)).all():
+        return None
+    return tuple(tuple(float(x) for x in line) for line in numbers)
 
 
 def _plain_unit(units) -> str:
@@ -177,13 +226,26 @@ def pixel_to_k(row, column, calibration: Calibration, center=None):
     row0, column0 = calibration.center if center is None else center
     kx = (column - column0) * calibration.scale[1]
     ky = -(row - row0) * calibration.scale[0]
-    return kx, ky
+    if calibration.distortion is None:
+        return kx, ky
+    (xx, xy), (_, yy) = calibration.distortion
+    area = xx * yy - xy * xy
+    return (yy * kx - xy * ky) / area, (xx * ky - xy * kx) / area
 
 
 def k_to_pixel(kx, ky, calibration: Calibration, center=None):
     """Reciprocal coordinates to pixel position: the inverse of :func:`pixel_to_k`."""
     row0, column0 = calibration.center if center is None else center
+    kx, ky = distorted(kx, ky, calibration)
     return row0 - ky / calibration.scale[0], column0 + kx / calibration.scale[1]
+
+
+def distorted(kx, ky, calibration: Calibration):
+    """Where (kx, ky) in Å⁻¹ spots at kx, ky seem to be, to who knows scale and center but no distortion."""
+    if calibration.distortion is None:
+        return kx, ky
+    (xx, xy), (_, yy) = calibration.distortion
+    return xx * kx + xy * ky, xy * kx + yy * ky
 
 
 def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = None):
@@ -250,6 +312,48 @@ def beam_shift_to_center(shifts, calibration: Calibration):
     rows, columns = calibration.shape
     shifts = np.asarray(shifts, dtype=float)
     return np.stack([rows / 2 - shifts[..., 1], columns / 2 - shifts[..., 0]], axis=-1)
+
+
+def beam_drift_to_axes(drift, scale, steps, middle) -> list[float]:
+    """Drift of the direct beam in the units of a signal's axes, which stays true where the signal is cut.
+
+    Parameters
+    ----------
+    drift : array, shape (2, 2)
+        (row, column) in px over the scan along y, and along x.
+    scale : tuple of float
+        Of the signal axes, along rows and columns.
+    steps : sequence of float
+        Length of the scan along y and x, or along x alone, in the units of the navigation axes.
+    middle : sequence of float
+        Coordinates there of the middle of the scan.
+
+    Returns
+    -------
+    list of float
+        For each axis of the navigation, y first, its coordinate in the middle, and the change along rows and columns in
+        the units of the signal axes for each of its own.
+    """
+    numbers = []
+    for i in range(-len(steps), 0):
+        each = np.array(drift)[i] * np.array(scale) / (steps[i] or 1.0)
+        numbers += [float(middle[i]), *(float(x) for x in each)]
+    return numbers
+
+
+def centers_of_drift(numbers, signal: BaseSignal, center) -> np.ndarray:
+    """Direct beams (..., 2) as (row, column) in px of :func:`beam_drift_to_axes`, in the signal's shape."""
+    axes = signal.axes_manager.navigation_axes[::-1]
+    x, y = signal.axes_manager.signal_axes
+    numbers = np.asarray(numbers, dtype=float).reshape(-1, 3)
+    if not np.isfinite(numbers).all():
+        raise ValueError("no drift")
+    found = np.array(center, dtype=float)
+    for i, axis in enumerate(axes):
+        middle, *along = numbers[i]
+        moved = (axis.axis - middle)[:, None] * np.array(along) / (y.scale, x.scale)
+        found = found + moved.reshape(*(n.size if n is axis else 1 for n in axes), 2)
+    return found
 
 
 def grid_center(calibration: Calibration) -> tuple[float, float]:

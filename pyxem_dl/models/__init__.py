@@ -3,7 +3,7 @@
 from pyxem_dl.models.bragg import BraggModel
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model
-from pyxem_dl.models.loading import list_models, load_model
+from pyxem_dl.models.loading import ANY_CRYSTAL, list_models, load_model, with_phases
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.models.sent import SentModel
 from pyxem_dl.moved import moved_names
@@ -11,6 +11,6 @@ from pyxem_dl.moved import moved_names
 __getattr__ = moved_names(__name__)
 
 __all__ = [
-    "BraggModel", "CARD", "CONFIG", "PRETRAINED", "Model", "OrientationEnsemble", "OrientationModel", "SentModel",
-    "list_models", "load_model",
+    "ANY_CRYSTAL", "BraggModel", "CARD", "CONFIG", "Model", "OrientationEnsemble", "OrientationModel", "PRETRAINED",
+    "SentModel", "list_models", "load_model", "with_phases",
 ]  # fmt: skip

@@ -7,9 +7,15 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyxem_dl.frames import Calibration
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CONFIG, PRETRAINED, Model, read_config, read_model
 from pyxem_dl.models.orientation import OrientationModel
+
+#: The model that takes any crystal
+ANY_CRYSTAL = "any-crystal"
+# Radii (Å⁻¹) to which it may look
+_NEAREST, _FURTHEST = 0.5, 2.0
 
 
 def load_model(
@@ -56,6 +62,39 @@ def load_model(
     near = difflib.get_close_matches(model, known, n=max(1, len(known)), cutoff=0.5)
     names = [*near, *(name for name in known if name not in near)]
     raise ValueError(f"There is no model or folder {model!r}. Known models: {', '.join(names) or 'none'}.")
+
+
+def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
+    """Let a model look for phases in a scan.
+
+    Parameters
+    ----------
+    model : OrientationModel
+        That takes phases.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
+        What may be there.
+    calibration : Calibration
+        Of the scan, with a beam energy.
+
+    Returns
+    -------
+    OrientationModel
+        That looks as far out as the detector reaches all around, up to 2 Å⁻¹.
+    """
+    if isinstance(model, OrientationEnsemble):
+        raise ValueError("An ensemble of models has its own phases: leave phases out.")
+    if calibration.beam_energy is None:
+        raise ValueError(
+            "The beam energy of the scan is not known. Give beam_energy= in kV, or set it with "
+            "s.set_experimental_parameters(beam_energy=200)."
+        )
+    radius = min(calibration.reciprocal_radius, _FURTHEST)
+    if radius < _NEAREST:
+        raise ValueError(
+            f"The detector reaches only {radius:.3g} Å⁻¹ from the direct beam, too little to tell orientations. Check "
+            "the scale, unit and center of the calibration."
+        )
+    return model.with_phases(phases, calibration.beam_energy, radius)
 
 
 def _exists(folder: Path) -> bool:

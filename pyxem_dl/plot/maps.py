@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
+from pyxem_dl.frames import Calibration, distorted, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
 from pyxem_dl.plot.checks import best_of, check_map, check_numbers, check_positions, check_property
 from pyxem_dl.results.maps import NOT_INDEXED
@@ -477,7 +477,8 @@ def _draw_keys(figure, place, phases) -> None:
 
 
 def _show_pattern(axes, pattern, calibration: Calibration, radius: float, gamma: float) -> None:
-    """Draw a pattern over (kx, ky) in Å⁻¹."""
+    """Draw a pattern, as it is, over (kx, ky) in Å⁻¹."""
+    calibration = calibration.replace(distortion=None)
     rows, columns = calibration.shape
     left, top = pixel_to_k(-0.5, -0.5, calibration)
     right, bottom = pixel_to_k(rows - 0.5, columns - 0.5, calibration)
@@ -500,7 +501,7 @@ def _spots_at(xmap, index, calibration: Calibration, radius, max_excitation_erro
         radius, max_excitation_error=max_excitation_error,
     )  # fmt: skip
     intensity = relative_intensity(spots, max_excitation_error)
-    return spots.xyz[:, 0], spots.xyz[:, 1], intensity
+    return *distorted(spots.xyz[:, 0], spots.xyz[:, 1], calibration), intensity
 
 
 def relative_intensity(spots, max_excitation_error: float) -> np.ndarray:

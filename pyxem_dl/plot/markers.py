@@ -13,7 +13,7 @@ from pyxem_dl.plot.checks import check_map, check_numbers
 from pyxem_dl.plot.maps import relative_intensity
 from pyxem_dl.progress import progressbar
 from pyxem_dl.results.spots import predict_spots
-from pyxem_dl.scans import Computing, Field, Scan, Step, stream
+from pyxem_dl.scans import Computing, Field, Scan, Step, stored_centers, stream
 
 
 def markers(
@@ -132,7 +132,9 @@ def _read_signal(signal, model, beam_energy, center) -> tuple[Calibration, np.nd
     if beam_energy is None and not signal.metadata.get_item("Acquisition_instrument.TEM.beam_energy"):
         beam_energy = None if model is None else model.domain.get("beam_energy")
     if center is None:
-        calibration, centers = Calibration.from_signal(signal, beam_energy), None
+        calibration = Calibration.from_signal(signal, beam_energy)
+        centers = stored_centers(signal, calibration)
+        centers = None if centers is None else centers.reshape(-1, 2)
     else:
         scan = Scan.from_signal(signal, center=center, beam_energy=beam_energy)
         calibration, centers = scan.calibration, scan.centers

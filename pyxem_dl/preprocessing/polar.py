@@ -213,8 +213,7 @@ class PolarPreprocessing:
         valid = valid.to(polar)
         step = self.reciprocal_radius / self.n_k
         k = (torch.arange(self.n_k, device=polar.device) + 0.5) * step
-        scale = rescaled(calibration, self.scale_factor).scale
-        pixels = k * (step * 2 * math.pi / self.n_phi / (scale[0] * scale[1]))
+        pixels = k * (step * 2 * math.pi / self.n_phi / rescaled(calibration, self.scale_factor).pixel_area)
         outer = (k > self.inner_radius).to(polar)
         return polar, valid, normalised(polar, valid * outer[:, None], self.gamma, self.clip), pixels
 

@@ -25,12 +25,15 @@ class PredictedMap:
     thresholds : dict
         A pattern is not indexed if the probability of a crystal is below ``crystal``, or that of the best orientation
         below ``score``.
+    calibration : dict, optional
+        Numbers of the calibration that was found in the patterns, to be kept with the result.
     """
 
     positions: Positions
     phases: list
     n_best: int
     thresholds: dict
+    calibration: dict | None = None
 
     kind = "predicted orientations"
 
@@ -63,10 +66,11 @@ class PredictedMap:
 
     def to_dict(self) -> dict:
         """Plain numbers and texts for a file."""
-        return {
+        entry = {
             "positions": self.positions.to_dict(), "phases": [phase_to_dict(phase) for phase in self.phases],
             "n_best": self.n_best, "thresholds": {k: float(v) for k, v in self.thresholds.items()},
         }  # fmt: skip
+        return entry if self.calibration is None else entry | {"calibration": self.calibration}
 
     @classmethod
     def from_dict(cls, entry: dict) -> PredictedMap:
@@ -74,7 +78,8 @@ class PredictedMap:
         limits = dict(entry["thresholds"])
         thresholds(limits, "The store", ("crystal", "score"))
         phases = [phase_from_dict(each) for each in entry["phases"]]
-        return cls(Positions.from_dict(entry["positions"]), phases, int(entry["n_best"]), limits)
+        positions = Positions.from_dict(entry["positions"])
+        return cls(positions, phases, int(entry["n_best"]), limits, entry.get("calibration"))
 
 
 @dataclass(frozen=True, eq=False)

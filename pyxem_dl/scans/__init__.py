@@ -10,12 +10,13 @@ from pyxem_dl.scans.options import Computing, Reading
 from pyxem_dl.scans.output import ResultStore
 from pyxem_dl.scans.positions import Positions
 from pyxem_dl.scans.sample import Sample, read_sample
-from pyxem_dl.scans.scan import Scan, find_bad_pixels, make_signal
+from pyxem_dl.scans.scan import STORED_DRIFT, Scan, find_bad_pixels, make_signal, stored_centers
 from pyxem_dl.scans.steps import Collected, Field, Padded, Part, Rows, Step
 from pyxem_dl.scans.streaming import stream
 
 __all__ = [
-    "BadPixels", "Beam", "Collected", "Computing", "Field", "Job", "Padded", "Part", "Partial", "Positions", "Reading",
-    "ResultStore", "Rows", "Sample", "Scan", "Step", "Target", "find_bad_pixels", "find_beam", "inspect_pixels",
-    "load_arina", "load_scan", "make_signal", "read_sample", "stream",
+    "BadPixels", "Beam", "Collected", "Computing", "Field", "Job", "Padded", "Part", "Partial", "Positions",
+    "Reading", "ResultStore", "Rows", "STORED_DRIFT", "Sample", "Scan", "Step", "Target", "find_bad_pixels",
+    "find_beam", "inspect_pixels", "load_arina", "load_scan", "make_signal", "read_sample", "stored_centers",
+    "stream",
 ]  # fmt: skip

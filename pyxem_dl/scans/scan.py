@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyxem_dl.frames import Calibration, beam_shift_to_center
+from pyxem_dl.frames import Calibration, beam_shift_to_center, centers_of_drift
+from pyxem_dl.messages import warn
 from pyxem_dl.preprocessing import check_patterns
 from pyxem_dl.scans import inspection
 from pyxem_dl.scans.beam import Beam
@@ -19,6 +20,9 @@ from pyxem_dl.scans.sample import Sample, filled, read_sample
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Patterns
+
+#: Item of a signal's metadata with the drift of the direct beam over the scan, as ``frames.centers_of_drift`` reads it
+STORED_DRIFT = "Pyxem_dl.Calibration.drift"
 
 
 @dataclass
@@ -92,7 +96,8 @@ class Scan:
         detector = _checked_mask(reading.signal_mask, data.shape[-2:], "signal_mask", "(rows, columns)")
         if detector is not None and detector.all():
             raise ValueError("signal_mask excludes all pixels (True = excluded). Did you mean `~signal_mask`?")
-        calibration, centers = _read_center(reading.center, calibration, shape)
+        center = stored_centers(signal, calibration) if reading.center is None else reading.center
+        calibration, centers = _read_center(center, calibration, shape)
         given_center = reading.center is not None
         inspection.check_on_detector(calibration, centers, ~mask.reshape(-1), given=given_center)
         scan = cls(
@@ -286,6 +291,26 @@ def _checked_mask(mask, shape, name: str, order: str) -> np.ndarray | None:
         hint = " It is transposed." if mask.T.shape == tuple(shape) else ""
         raise ValueError(f"{name} has the shape {mask.shape}; the {order} of this signal have {tuple(shape)}." + hint)
     return mask.reshape(shape)
+
+
+def stored_centers(signal, calibration: Calibration) -> np.ndarray | None:
+    """Direct beams (..., 2) in px of a signal whose metadata say that they drift; else None."""
+    stored = signal.metadata.get_item(STORED_DRIFT, None)
+    if stored is None:
+        return None
+    try:
+        if len(stored) != 3 * signal.axes_manager.navigation_dimension:
+            warn(
+                "The direct beam is known to drift over the scan that these patterns are from, but not where they were "
+                "in it: the centre of that scan is used. Give `center=\"auto\"` to find it in the patterns."
+            )
+            return None
+        return centers_of_drift(stored, signal, calibration.center)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"The metadata of the signal hold the drift {stored!r} ({STORED_DRIFT}), which is none for its axes. "
+            "Remove it with `del s.metadata.Pyxem_dl`, or give `center=`."
+        ) from None
 
 
 def _read_center(center, calibration: Calibration, shape):

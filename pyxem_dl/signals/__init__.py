@@ -5,6 +5,7 @@ of this room that delegates to where the work is done, and add its line to the t
 pyxem: a method imports what it needs when it is called.
 """
 
+from pyxem_dl.signals.calibration import find_calibration
 from pyxem_dl.signals.diffraction import (
     iter_predict_orientation,
     match_disks,
@@ -18,6 +19,7 @@ from pyxem_dl.signals.vectors import strain_map, tilt_map
 METHODS = (
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", find_calibration),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),

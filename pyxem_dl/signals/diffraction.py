@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap, Phase, PhaseList
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 
+    from pyxem_dl.calibration import FoundCalibration
     from pyxem_dl.models import BraggModel, OrientationModel
     from pyxem_dl.patterns.probes import Probe
     from pyxem_dl.scans import Partial
@@ -21,6 +22,7 @@ def predict_orientation(
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
     phases: str | Path | Phase | PhaseList | Sequence[str | Path | Phase] | None = None,
+    calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -44,6 +46,9 @@ def predict_orientation(
         same phases is used as an ensemble. Default is ``"any-crystal"``, which has to be told the `phases`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be in the scan, for a model that takes any crystal. Several phases are told apart.
+    calibrate : bool or FoundCalibration, optional
+        True: find scale, ellipse and centre of the scan first, as :meth:`find_calibration` does, and use them; or use
+        what that found. The signal stays as it is. Default is False.
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
@@ -105,6 +110,7 @@ def predict_orientation(
         self,
         model,
         phases=phases,
+        calibrate=calibrate,
         n_best=n_best,
         n_samples=n_samples,
         navigation_mask=navigation_mask,
@@ -126,6 +132,7 @@ def iter_predict_orientation(
     model: str | Path | OrientationModel | Sequence[str | Path | OrientationModel] | None = None,
     *,
     phases: str | Path | Phase | PhaseList | Sequence[str | Path | Phase] | None = None,
+    calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
     navigation_mask: np.ndarray | None = None,
@@ -146,6 +153,9 @@ def iter_predict_orientation(
         same phases is used as an ensemble. Default is ``"any-crystal"``, which has to be told the `phases`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be in the scan, for a model that takes any crystal. Several phases are told apart.
+    calibrate : bool or FoundCalibration, optional
+        True: find scale, ellipse and centre of the scan first, as :meth:`find_calibration` does, and use them; or use
+        what that found. The signal stays as it is. Default is False.
     n_best : int, optional
         Number of separated orientations to keep per position, the best first. Default is 1.
     n_samples : int, optional
@@ -196,6 +206,7 @@ def iter_predict_orientation(
         self,
         model,
         phases=phases,
+        calibrate=calibrate,
         n_best=n_best,
         n_samples=n_samples,
         navigation_mask=navigation_mask,

@@ -21,6 +21,8 @@ class Detectors(NamedTuple):
     scale: tuple[torch.Tensor, torch.Tensor]
     center: tuple[torch.Tensor, torch.Tensor]
     shape: tuple[int, int]
+    #: They are drawn without one
+    distortion: None = None
 
 
 def draw_spots(
@@ -159,11 +161,12 @@ def expected_background(background: Background, calibration: Calibration | Detec
     device = background.profile.device
     r = torch.arange(rows, device=device, dtype=torch.float32)
     c = torch.arange(columns, device=device, dtype=torch.float32)
-    kx, ky = pixel_to_k(r, c, calibration)
-    k = torch.hypot(
-        kx.reshape(-1, 1, columns) - background.center[:, 0, None, None],
-        ky.reshape(-1, rows, 1) - background.center[:, 1, None, None],
-    )
+    if _is_several(calibration):
+        kx, ky = pixel_to_k(r, c, calibration)
+        kx, ky = kx.reshape(-1, 1, columns), ky.reshape(-1, rows, 1)
+    else:
+        kx, ky = pixel_to_k(r[:, None], c, calibration)
+    k = torch.hypot(kx - background.center[:, 0, None, None], ky - background.center[:, 1, None, None])
     m = background.profile.shape[1]
     index = (k * ((m - 1) / background.radius)).clamp_max(m - 1).long().reshape(len(k), -1)
     values = background.profile.gather(1, index).reshape(k.shape)
@@ -189,8 +192,7 @@ def beam_stop(
     rows, columns = calibration.shape
     r = torch.arange(rows, device=device, dtype=torch.float32)
     c = torch.arange(columns, device=device, dtype=torch.float32)
-    kx, ky = pixel_to_k(r, c, calibration)
-    kx, ky = kx[None], ky[:, None]
+    kx, ky = pixel_to_k(r[:, None], c, calibration)
     along = kx * math.cos(angle) + ky * math.sin(angle)
     across = kx * math.sin(angle) - ky * math.cos(angle)
     return (torch.hypot(kx, ky) < radius) | ((along > 0) & (across.abs() < width / 2))

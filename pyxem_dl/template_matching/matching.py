@@ -11,6 +11,7 @@ import torch
 
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import load_phases
+from pyxem_dl.messages import warn
 from pyxem_dl.results.assembly import MatchedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.vector_scan import VectorScan, is_vectors
@@ -128,6 +129,11 @@ def match_templates(
     scan = Scan.from_signal(signal, reading) if vectors is None else vectors.scan
     check_map_target(target, scan.n_patterns, n_best)
     _ = scan.calibration.wavelength  # its error, before anything is computed
+    if engine == "pyxem" and scan.calibration.distortion is not None:
+        warn(
+            f"pyxem's engine takes no ellipse: the distortion {scan.calibration.distortion} of the calibration is left "
+            "out. engine='torch' has it."
+        )
     if reciprocal_radius is None:
         reciprocal_radius = (vectors or scan.calibration).reciprocal_radius
     _check_positive(reciprocal_radius=reciprocal_radius)

@@ -161,8 +161,7 @@ def _measure(scan: LabelledScan, phases: list, reciprocal_radius: float) -> tupl
     some = np.random.default_rng(0).permutation(_crystals(scan))[:_N_PATTERNS]
     patterns = np.nan_to_num(scan.patterns(np.sort(some))[0].astype(np.float32), posinf=0.0)
     disk_radius = _disk_radius(patterns, shown)
-    kx, ky = pixel_to_k(*(np.arange(n, dtype=float) for n in shown.shape), shown)
-    k = np.hypot(kx[None], ky[:, None])
+    k = np.hypot(*pixel_to_k(*np.ogrid[tuple(slice(0.0, n) for n in shown.shape)], shown))
     beside = (k > 1.5 * max(np.nan_to_num(disk_radius), 2 * max(shown.scale))) & (k < radius)
     if not beside.any():
         raise ValueError("The direct beam covers the detector. Check the calibration.")

@@ -7,6 +7,7 @@ from . import (
     electrons as electrons,
     evaluation as evaluation,
     frames as frames,
+    identification as identification,
     metrics as metrics,
     models as models,
     networks as networks,
@@ -34,6 +35,7 @@ from .bragg_vectors import (
 from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
+from .identification import Identified as Identified, identify_phases as identify_phases
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,

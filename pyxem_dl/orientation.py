@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import whole_number
+from pyxem_dl.crystals.alike import warn_of_alike
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, SentModel, load_model
 from pyxem_dl.preprocessing import counts_per_electron, in_electrons
@@ -128,7 +129,8 @@ def predict_orientation(
     Warns
     -----
     UserWarning
-        If the detector or the beam energy is not what the model was trained for; if memory runs
+        If the detector or the beam energy is not what the model was trained for; if two of the `phases` cannot be told
+        apart; if memory runs
         out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
         what was done, and the rest is not in its data (with `output`, it is raised); if a part of the file cannot be
         read: its positions are not in the data.
@@ -204,6 +206,7 @@ def _job(signal, model, phases, n_best, n_samples, reading: Reading, computing: 
     scan = Scan.from_signal(signal, reading)
     if phases is not None:
         model = with_phases(model, phases, scan.calibration)
+        warn_of_alike(model.phases)
     model.check_domain(scan.calibration)
     if n_best > 1 and (n_samples or not model.gives_several):
         raise ValueError(

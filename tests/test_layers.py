@@ -25,7 +25,7 @@ LAYERS = (
     ("models", "scans"),
     ("results",),
     ("orientation", "bragg_vectors", "template_matching", "strain", "tilt", "training", "data", "quartets"),
-    ("plot", "study", "live", "evaluation"),
+    ("plot", "study", "live", "evaluation", "identification"),
     ("signals", "gui", "demo"),
     ("commands",),
     ("__main__",),

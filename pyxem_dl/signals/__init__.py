@@ -6,6 +6,7 @@ pyxem: a method imports what it needs when it is called.
 """
 
 from pyxem_dl.signals.diffraction import (
+    identify_phases,
     iter_predict_orientation,
     match_disks,
     match_templates,
@@ -18,6 +19,7 @@ from pyxem_dl.signals.vectors import strain_map, tilt_map
 METHODS = (
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", identify_phases),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),

@@ -61,7 +61,7 @@ def test_help_is_quick_and_names_the_commands():
 
 @pytest.mark.parametrize("command", [
     "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "evaluate",
-    "quartets",
+    "quartets", "identify",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")

@@ -12,7 +12,7 @@ from suite.running import PREDICTORS, SECTIONS, TRAINED_SECTIONS, run
 
 app = typer.Typer(add_completion=False)
 _HERE = Path(__file__).resolve().parent.parent
-_MATERIALS = ("al", "linio2", "mgo", "disks")
+_MATERIALS = ("al", "linio2", "mgo", "disks", "any")
 
 Section = StrEnum("Section", [(name, name) for name in (*SECTIONS, *TRAINED_SECTIONS)])
 Predictor = StrEnum("Predictor", [(name, name) for name in PREDICTORS])
@@ -28,7 +28,8 @@ def main(
     ] = None,
     training_minutes: Annotated[float, typer.Option(help="For each network of the parts that train.", min=0)] = 10.0,
     model: Annotated[
-        list[str] | None, typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER or disks=FOLDER.")
+        list[str] | None,
+        typer.Option(help="Further models: al=FOLDER, linio2=FOLDER, mgo=FOLDER, disks=FOLDER or any=FOLDER."),
     ] = None,
     predictor: Annotated[list[Predictor] | None, typer.Option(help="Only these; other rows stay.")] = None,
     device: Annotated[str, typer.Option(help="auto (the best available), cpu, cuda, ...")] = "auto",

@@ -12,13 +12,25 @@ from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
 from suite import (  # fmt: skip
-    accelerator, cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report, strain, tilt,
+    accelerator,
+    cost,
+    datasets,
+    disk_measure,
+    disks,
+    dynamical,
+    engine,
+    labelled,
+    measure,
+    phases,
+    report,
+    strain,
+    tilt,
 )
 from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "gpu",
+    "phases", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -26,7 +38,8 @@ FAINT = 0.05
 TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
 #: The bundled model of each material, and of disks
-MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks"}
+MODELS = {"al": "al-200kv", "linio2": "linio2-200kv", "mgo": "mgo-300kv", "disks": "bragg-disks",
+          "any": "any-crystal"}  # fmt: skip
 
 
 def run(
@@ -52,7 +65,7 @@ def run(
     sections : sequence of str
         Of :data:`SECTIONS` and :data:`TRAINED_SECTIONS`.
     models : dict of str to list of str, optional
-        Further models of the materials "al", "linio2" and "mgo", or of "disks": names or folders.
+        Further models of the materials "al", "linio2" and "mgo", of "disks", or of "any" crystal: names or folders.
     predictors : sequence of str
         Of :data:`PREDICTORS`.
     device : str
@@ -288,6 +301,12 @@ def _run_tilt(data: Path, choose, results: Results) -> None:
             results.add("tilt", title, method, numbers)
 
 
+def _run_phases(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    for title, label, numbers in phases.measure(settings["models"]["any"], settings["device"]):
+        results.add("phases", title, label, numbers)
+
+
 def _run_gpu(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     if not accelerator.has_one(settings["device"]):
@@ -322,6 +341,7 @@ _RUNS = {
     "vectors": _run_vectors,
     "tilt": _run_tilt,
     "dynamical": _run_dynamical,
+    "phases": _run_phases,
     "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {

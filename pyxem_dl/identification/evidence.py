@@ -77,7 +77,7 @@ class PeakPlaces(NamedTuple):
         return PeakPlaces(*(x[rows] for x in self))
 
     def spread(self) -> torch.Tensor:
-        """Standard deviations (n, p) of where they should be, in Å⁻¹."""
+        """Say how far (standard deviation, Å⁻¹) they may be from where they should (n, p)."""
         return torch.hypot(torch.full_like(self.kx, _PLACE), _SCALE * torch.hypot(self.kx, self.ky))
 
 
@@ -86,8 +86,8 @@ def likelihood(
 ) -> torch.Tensor:
     """Logarithms of how much likelier the places of peaks are with a crystal than anywhere.
 
-    Each peak is drawn from the crystal's reflections near the Ewald sphere, by their promise, or it lies anywhere on the
-    detector.  A crystal with many reflections pays for them: each is the less likely.
+    Each peak is drawn from the crystal's reflections near the Ewald sphere, by their promise, or it lies anywhere on
+    the detector.  A crystal with many reflections pays for them: each is the less likely.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ import torch
 from pyxem_dl.checks import whole_number
 from pyxem_dl.crystals import ReflectionTable, load_phases, reflections, structures
 from pyxem_dl.crystals.alike import entries_of
-from pyxem_dl.devices import computing, resolve_device
+from pyxem_dl.devices import computing
 from pyxem_dl.identification.evidence import FEWEST_PEAKS, PeakPlaces, evidence, explained, likelihood
 from pyxem_dl.identification.result import Entry, Identified
 from pyxem_dl.identification.selection import select
@@ -23,7 +23,7 @@ from pyxem_dl.orientation import ANY_CRYSTAL, with_phases
 from pyxem_dl.preprocessing import as_float32, counts_per_electron, in_electrons
 from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.progress import progressbar
-from pyxem_dl.scans import Scan
+from pyxem_dl.scans import Computing, Scan
 from pyxem_dl.scans.fingerprint import readable_patterns
 from pyxem_dl.templates.proposals import coarse_size
 
@@ -103,7 +103,7 @@ def identify_phases(
     >>> xmap = s.predict_orientation(phases=found.phases)  # doctest: +SKIP
     """
     n_patterns = whole_number("n_patterns", n_patterns, 1, _MOST_PATTERNS)
-    seed = whole_number("seed", seed)
+    seed, device = whole_number("seed", seed), Computing(device, show_progressbar=show_progressbar).torch_device
     listed = _listed(phases)
     model = load_model(ANY_CRYSTAL if model is None else model)
     if not getattr(model, "takes_phases", False):
@@ -120,8 +120,8 @@ def identify_phases(
     for text in [f"{name} is left out: {reason}" for name, reason in left_out.items()] + [str(p) for p in pairs]:
         warn(text)
     first = [usable[entry[0]] for entry in entries]
-    looking.to(resolve_device(device))
-    sample = _Sampled.of(scan, looking, n_patterns, seed)
+    looking.to(device)
+    sample = Sampled.of(scan, looking, n_patterns, seed)
     kept = sample.peaks.count >= FEWEST_PEAKS
     _announce(first, usable, sample, kept, radius)
     if not bool(kept.any()):
@@ -132,7 +132,7 @@ def identify_phases(
     looks = []
     with progressbar(len(first), show_progressbar, " phases") as bar:
         for phase in first:
-            looks.append(_look(looking, phase, sample.at(kept)))
+            looks.append(look(looking, phase, sample.at(kept)))
             bar.update()
     return _result(usable, entries, pairs, looks, sample.at(kept), left_out, int((~kept).sum()))
 
@@ -167,46 +167,43 @@ def _with_reflections(phases: list, radius: float) -> tuple[list, dict[str, str]
     return usable, left_out
 
 
-class _Sampled(NamedTuple):
+class Sampled(NamedTuple):
     """Patterns of a sample: the network's ``inputs``, each of n rows, and their ``peaks``."""
 
     inputs: tuple[torch.Tensor, ...]
     peaks: PeakPlaces
 
     @classmethod
-    def of(cls, scan: Scan, model: OrientationModel, n: int, seed: int) -> _Sampled:
+    def of(cls, scan: Scan, model: OrientationModel, n: int, seed: int) -> Sampled:
         """Read patterns, spread over what is not excluded."""
         gain = 1.0
         if model.counts_electrons:
             gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
         indices, found = readable_patterns(scan.data, _spread(np.flatnonzero(~scan.navigation_mask), n, seed))
         patterns = torch.from_numpy(np.stack([as_float32(np.asarray(x)) for x in found]))
-        patterns, _ = usable_patterns(in_electrons(patterns, gain), scan.signal_mask)
+        patterns = in_electrons(patterns, gain)
         centers = scan.batch_centers(patterns, indices)
-        mask = None if scan.signal_mask is None else scan.signal_mask.numpy()
-        beams = None if centers is None else centers.numpy()
+        return cls.of_patterns(model, patterns, scan.calibration, centers, scan.signal_mask)
+
+    @classmethod
+    def of_patterns(cls, model: OrientationModel, patterns, calibration, centers=None, signal_mask=None) -> Sampled:
+        """Make it of patterns (n, rows, columns) in electrons."""
+        patterns, _ = usable_patterns(patterns, signal_mask)
+        mask, beams = (None if x is None else x.numpy() for x in (signal_mask, centers))
         radius = model.preprocessing.reciprocal_radius
-        peaks = PeakPlaces.of(patterns.numpy(), scan.calibration, beams, mask, radius)
-        columns = []
+        peaks, device, columns = PeakPlaces.of(patterns.numpy(), calibration, beams, mask, radius), model.device, []
+        mask = None if signal_mask is None else signal_mask.to(device)
         for start in range(0, len(patterns), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            columns.append(cls._inputs(model, scan, patterns[part], None if centers is None else centers[part]))
+            part, beams = (None if x is None else x[start : start + _AT_ONCE].to(device) for x in (patterns, centers))
+            with torch.inference_mode(), computing(device):
+                polar, valid, intensity, pixels = model.preprocessing.counted(part, calibration, beams, mask)
+            pixels = pixels.expand(len(polar), -1)
+            columns.append([x.cpu() for x in (polar, valid.expand_as(polar), intensity, pixels)])
         return cls(tuple(torch.cat(column) for column in zip(*columns, strict=True)), peaks)
 
-    @staticmethod
-    def _inputs(model, scan, patterns, centers) -> tuple[torch.Tensor, ...]:
-        device = model.device
-        patterns, centers, mask = (
-            None if x is None else x.to(device) for x in (patterns, centers, scan.signal_mask)
-        )
-        with torch.inference_mode(), computing(device):
-            polar, valid, intensity, pixels = model.preprocessing.counted(patterns, scan.calibration, centers, mask)
-        pixels = pixels.expand(len(polar), -1)
-        return tuple(x.cpu() for x in (polar, valid.expand_as(polar), intensity, pixels))
-
-    def at(self, rows) -> _Sampled:
-        """Some of them."""
-        return _Sampled(tuple(x[rows] for x in self.inputs), self.peaks.at(rows))
+    def at(self, rows) -> Sampled:
+        """Take some of them."""
+        return Sampled(tuple(x[rows] for x in self.inputs), self.peaks.at(rows))
 
 
 def _spread(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -218,11 +215,11 @@ def _spread(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
     return positions[(edges[:-1] + random * np.diff(edges)).astype(int).clip(0, len(positions) - 1)]
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """What n patterns say of a phase: arrays (n,).
 
-    ``evidence``; the network's probability ``score`` that one of its orientations is right; shares of the peaks that the
-    best one explains, and that it would by ``chance``.
+    ``evidence``; the network's probability ``score`` that one of its orientations is right; shares of the peaks that
+    the best one explains, and that it would by ``chance``.
     """
 
     evidence: np.ndarray
@@ -231,28 +228,48 @@ class _Look(NamedTuple):
     chance: np.ndarray
 
 
-def _look(model: OrientationModel, phase, sample: _Sampled) -> _Look:
+class Said(NamedTuple):
+    """Orientations of a phase that n patterns may have: ``rotations (n, m, 4)``, and what is said of each (n, m).
+
+    ``logits`` by the network, and ``of_peaks``, logarithms of how likely they make the places of the peaks.
+    """
+
+    rotations: torch.Tensor
+    logits: torch.Tensor
+    of_peaks: torch.Tensor
+
+
+def said_of(model: OrientationModel, phase, sample: Sampled) -> Said:
     """Look for one phase; nothing that is made for it is kept."""
-    if not len(sample.peaks.kx):
-        return _Look(*np.zeros((4, 0)))
-    energy, preprocessing = model.domain["beam_energy"], model.preprocessing
-    radius = preprocessing.reciprocal_radius
-    network, found = model.network.with_phases([phase], energy, preprocessing), []
+    energy, radius = model.domain["beam_energy"], model.preprocessing.reciprocal_radius
+    network, found = model.network.with_phases([phase], energy, model.preprocessing), []
     with torch.inference_mode(), computing(model.device, model.precision):
         for parts in zip(*(x.split(_AT_ONCE) for x in sample.inputs), strict=True):
             verified = network.verify([x.to(model.device) for x in parts])
             found.append((verified.rotations.float().cpu(), verified.score.float().cpu()))
     rotations, logits = (torch.cat(column) for column in zip(*found, strict=True))
-    table = ReflectionTable.stack([reflections(phase, radius)], energy)
-    of_peaks = likelihood(sample.peaks, table, rotations, energy, radius)
-    speaks = evidence(logits, of_peaks, sample.peaks.count)
-    score = torch.sigmoid((logits / network.arguments["temperature"]).logsumexp(1))
-    best = of_peaks.argmax(1)
-    shares = explained(sample.peaks, table, rotations[torch.arange(len(best)), best], energy, radius)
-    return _Look(*(x.numpy().astype(float) for x in (speaks, score, *shares)))
+    return Said(rotations, logits, likelihood(sample.peaks, _table(model, phase), rotations, energy, radius))
 
 
-def _announce(first: list, phases: list, sample: _Sampled, kept, radius: float) -> None:
+def look(model: OrientationModel, phase, sample: Sampled) -> Look:
+    """Sum up what patterns say of a phase."""
+    if not len(sample.peaks.kx):
+        return Look(*np.zeros((4, 0)))
+    said = said_of(model, phase, sample)
+    energy, radius = model.domain["beam_energy"], model.preprocessing.reciprocal_radius
+    speaks = evidence(said.logits, said.of_peaks, sample.peaks.count)
+    score = torch.sigmoid((said.logits / model.network.arguments["temperature"]).logsumexp(1))
+    best = said.rotations[torch.arange(len(speaks)), said.of_peaks.argmax(1)]
+    shares = explained(sample.peaks, _table(model, phase), best, energy, radius)
+    return Look(*(x.numpy().astype(float) for x in (speaks, score, *shares)))
+
+
+def _table(model: OrientationModel, phase) -> ReflectionTable:
+    found = reflections(phase, model.preprocessing.reciprocal_radius)
+    return ReflectionTable.stack([found], model.domain["beam_energy"])
+
+
+def _announce(first: list, phases: list, sample: Sampled, kept, radius: float) -> None:
     """Say what is done and, of many phases, how long it takes and how much memory."""
     lines = [f"Phase identification: {len(phases)} phases", f"Patterns: {int(kept.sum())} of {len(kept)}"]
     lines[1] += f" (the others have fewer than {FEWEST_PEAKS} peaks)" if not bool(kept.all()) else ""

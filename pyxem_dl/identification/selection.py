@@ -34,8 +34,8 @@ def select(evidence: np.ndarray) -> Selection:
 
     A pattern is of phase j with the probability w_j, or of none.  The weights are those that make the patterns
     likeliest (expectation maximisation); each phase that takes part costs half the logarithm of the number of patterns
-    (BIC), and the logarithm of how many there are to choose from.  The probability of a phase is the share of the models
-    with it, of the best one and of those that have one phase more, less, or another one.
+    (BIC), and the logarithm of how many there are to choose from.  The probability of a phase is the share of the
+    models with it, of the best one and of those that have one phase more, less, or another one.
 
     Parameters
     ----------

@@ -6,13 +6,13 @@ pyxem: a method imports what it needs when it is called.
 """
 
 from pyxem_dl.signals.diffraction import (
-    identify_phases,
     iter_predict_orientation,
     match_disks,
     match_templates,
     predict_bragg_vectors,
     predict_orientation,
 )
+from pyxem_dl.signals.identification import identify_phases
 from pyxem_dl.signals.vectors import strain_map, tilt_map
 
 #: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it

@@ -86,9 +86,9 @@ def table(rows: list[dict], letter: Callable) -> str:
         f"Which crystal it is, of many-beam patterns of {_CRYSTALS} crystals that were held out of the training, at 10⁴"
         " scattered electrons, with up to as much background, scales that are off by up to 1 % and an ellipse of up to"
         " 1 %. The other candidates are drawn from the table of prototypes, without those that cannot be told apart"
-        " from the right one. *Right*: it is the likeliest; ± the standard deviation of the mean over crystals. *Alone*:"
-        " it is said to be there, and nothing else. *Foreign*: something is said to be there although the right one is"
-        " not among the candidates. Asked: right in ≥ 95 % (20) and ≥ 90 % (100).",
+        " from the right one. *Right*: it is the likeliest; ± the standard deviation of the mean over crystals."
+        " *Alone*: it is said to be there, and nothing else. *Foreign*: something is said to be there although the"
+        " right one is not among the candidates. Asked: right in ≥ 95 % (20) and ≥ 90 % (100).",
         "",
         *header("data", "method", "n", "right", "alone", "foreign", "run"),
     ]

@@ -8,6 +8,7 @@ from . import (
     electrons as electrons,
     evaluation as evaluation,
     frames as frames,
+    identification as identification,
     metrics as metrics,
     models as models,
     networks as networks,
@@ -36,6 +37,7 @@ from .calibration import FoundCalibration as FoundCalibration, calibrate as cali
 from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
+from .identification import Identified as Identified, identify_phases as identify_phases
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,

@@ -12,6 +12,7 @@ import torch
 
 from pyxem_dl.calibration import FoundCalibration, calibrated_or_not, with_calibration
 from pyxem_dl.checks import flag, whole_number
+from pyxem_dl.crystals.alike import warn_of_alike
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
 from pyxem_dl.preprocessing import counts_per_electron, in_electrons
 from pyxem_dl.results.assembly import PredictedMap
@@ -128,8 +129,8 @@ def predict_orientation(
     Warns
     -----
     UserWarning
-        If the detector or the beam energy is not what the model was trained for; if the scan cannot be
-        calibrated by its patterns (the signal's calibration is then used); if memory runs
+        If the detector or the beam energy is not what the model was trained for; if two of the `phases` cannot be told
+        apart; if the scan cannot be calibrated by its patterns (the signal's calibration is then used); if memory runs
         out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
         what was done, and the rest is not in its data (with `output`, it is raised); if a part of the file cannot be
         read: its positions are not in the data.
@@ -209,6 +210,7 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
     scan, found = _calibrated(scan, calibrate, model, phases, computing)
     if phases is not None:
         model = with_phases(model, phases, scan.calibration)
+        warn_of_alike(model.phases)
     model.check_domain(scan.calibration)
     if n_best > 1 and (n_samples or not model.gives_several):
         raise ValueError(

@@ -61,7 +61,7 @@ def test_help_is_quick_and_names_the_commands():
 
 @pytest.mark.parametrize("command", [
     "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "evaluate",
-    "quartets",
+    "quartets", "identify",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
@@ -353,6 +353,8 @@ def test_train_bragg_makes_a_detector(run, tmp_path, monkeypatch):
         (["vectors", "SCAN", "--output", "v.txt"], "Vectors are saved as .hspy, .zspy (HyperSpy)"),
         (["vectors", "SCAN", "--model", "no-such-model", "--output", "v.hspy"], "no model or folder"),
         (["train-bragg", "nowhere.cif", "--output", "m"], "There is no structure file nowhere.cif"),
+        (["identify", "SCAN", "--phase", "nowhere.cif"], "There is no structure file nowhere.cif"),
+        (["identify", "SCAN", "--phase", ".", "--output", "found.txt"], "can be saved as .json"),
         (["demo", "--model", "no-such-model"], "no model or folder"),
         (["benchmark", "--data", "nowhere"], "`pyxem-dl benchmark` is gone"),
     ],

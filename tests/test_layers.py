@@ -26,7 +26,7 @@ LAYERS = (
     ("results",),
     ("calibration",),
     ("orientation", "bragg_vectors", "template_matching", "strain", "tilt", "training", "data", "quartets"),
-    ("plot", "study", "live", "evaluation"),
+    ("plot", "study", "live", "evaluation", "identification"),
     ("signals", "gui", "demo"),
     ("commands",),
     ("__main__",),

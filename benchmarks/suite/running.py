@@ -21,6 +21,7 @@ from suite import (  # fmt: skip
     engine,
     labelled,
     measure,
+    phases,
     report,
     strain,
     tilt,
@@ -29,7 +30,7 @@ from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "gpu",
+    "phases", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -65,7 +66,7 @@ def run(
     sections : sequence of str
         Of :data:`SECTIONS` and :data:`TRAINED_SECTIONS`.
     models : dict of str to list of str, optional
-        Further models of the materials "al", "linio2" and "mgo", or of "disks": names or folders.
+        Further models of the materials "al", "linio2" and "mgo", of "disks", or of "any" crystal: names or folders.
     predictors : sequence of str
         Of :data:`PREDICTORS`.
     device : str
@@ -307,6 +308,12 @@ def _run_tilt(data: Path, choose, results: Results) -> None:
             results.add("tilt", title, method, numbers)
 
 
+def _run_phases(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    for title, label, numbers in phases.measure(settings["models"]["any"], settings["device"]):
+        results.add("phases", title, label, numbers)
+
+
 def _run_gpu(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     if not accelerator.has_one(settings["device"]):
@@ -341,6 +348,7 @@ _RUNS = {
     "vectors": _run_vectors,
     "tilt": _run_tilt,
     "dynamical": _run_dynamical,
+    "phases": _run_phases,
     "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {

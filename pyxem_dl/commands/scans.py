@@ -134,6 +134,39 @@ def calibrate(
 
 @command()
 @with_scan_options
+def identify(
+    scan: ScanFile,
+    phase: Annotated[
+        list[Path], typer.Option(help="CIF file of a phase, or a folder of them; repeat for several phases.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Model that takes any crystal, or its folder; by default 'any-crystal'.")
+    ] = None,
+    patterns: Annotated[int, typer.Option(help="How many are looked at, spread over the scan.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of the places of these.", min=0)] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write all numbers to a .json file, too.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace such a file.")] = False,
+    *,
+    options: ScanOptions,
+) -> None:
+    """Find out which of many phases are in a scan, and how sure that is."""
+    check_structures([path for path in phase if not path.is_dir()])
+    signal = load_scan(scan, options.scale)
+    from pyxem_dl.identification import identify_phases
+    from pyxem_dl.identification.result import check_identified_path
+
+    if output is not None:
+        check_identified_path(output, overwrite=overwrite)
+    settings = options.settings()
+    settings.pop("batch_size")
+    found = identify_phases(signal, phase, model=model, n_patterns=patterns, seed=seed, **settings)
+    typer.echo(str(found))
+    if output is not None:
+        typer.echo(f"Written to {found.save(output, overwrite=overwrite)}.")
+
+
+@command()
+@with_scan_options
 def match(
     scan: ScanFile,
     phases: Annotated[list[Path], typer.Option(help="CIF file of a phase; repeat the option for several phases.")],

@@ -13,6 +13,7 @@ from pyxem_dl.signals.diffraction import (
     predict_bragg_vectors,
     predict_orientation,
 )
+from pyxem_dl.signals.identification import identify_phases
 from pyxem_dl.signals.vectors import strain_map, tilt_map
 
 #: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it
@@ -20,6 +21,7 @@ METHODS = (
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", find_calibration),
+    ("pyxem.signals.diffraction2d", "Diffraction2D", identify_phases),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_templates),
     ("pyxem.signals.diffraction2d", "Diffraction2D", match_disks),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_bragg_vectors),

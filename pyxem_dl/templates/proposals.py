@@ -47,6 +47,12 @@ def coarse_resolution(phase, wanted: float, most: int = MOST_TEMPLATES) -> float
     return max(wanted, math.degrees(math.sqrt(1.2 * sphere / most)))
 
 
+def coarse_size(phase, wanted: float = 3.0, most: int = MOST_TEMPLATES) -> int:
+    """About how many templates a phase has."""
+    sphere = 4 * math.pi / laue_group(phase).proper_subgroup.size
+    return round(1.2 * sphere / math.radians(coarse_resolution(phase, wanted, most)) ** 2)
+
+
 @dataclass(eq=False)
 class Proposer:
     """Templates of all zone axes of some phases, a few degrees apart, as factors of matrix products.

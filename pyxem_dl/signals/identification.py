@@ -41,8 +41,18 @@ def identify_phases(
         How many patterns are looked at, spread over the scan. Default is 200.
     seed : int, optional
         Of the places of these. Default is 0.
-    navigation_mask, signal_mask, center, beam_energy, device, show_progressbar
-        As of `predict_orientation`.
+    navigation_mask : numpy.ndarray of bool, optional
+        True = excluded; of the navigation's shape in data order, (y, x).
+    signal_mask : numpy.ndarray of bool, optional
+        True = excluded, of the pattern's shape.
+    center : optional
+        Position of the direct beam, as of `predict_orientation`.
+    beam_energy : float, optional
+        In kV; by default that in the signal's metadata.
+    device : str, optional
+        ``"auto"`` (CUDA, else MPS, else CPU) or a name of torch. Default is ``"auto"``.
+    show_progressbar : bool, optional
+        By default HyperSpy's preference.
 
     Returns
     -------

@@ -73,9 +73,9 @@ def find_calibration(
     >>> found = s.find_calibration("MgO.cif")  # doctest: +SKIP
     >>> found.apply(s)  # doctest: +SKIP
     """
-    from pyxem_dl import calibration
+    from pyxem_dl.calibration import finding
 
-    return calibration.calibrate(
+    return finding.calibrate(
         self,
         phases,
         model=model,

@@ -72,9 +72,9 @@ def identify_phases(
     >>> found = s.identify_phases(["MgO.cif", "C.cif"])  # doctest: +SKIP
     >>> xmap = s.predict_orientation(phases=found.phases)  # doctest: +SKIP
     """
-    from pyxem_dl import identification
+    from pyxem_dl.identification import identify
 
-    return identification.identify_phases(
+    return identify.identify_phases(
         self,
         phases,
         model=model,

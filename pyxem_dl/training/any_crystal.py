@@ -39,6 +39,8 @@ GRID = PolarPreprocessing(1.5)
 # Reflections of the largest cells that are looked for: their templates are made in seconds
 _MOST_REFLECTIONS = 30_000
 _VALIDATION_CRYSTALS, _VALIDATION_PATTERNS = 16, 96
+# Share of the patterns of another crystal that may pass the threshold of the score
+_FALSE_FOREIGN = 0.05
 # Temperatures that are tried
 _TEMPERATURES = torch.linspace(0.5, 3.0, 26)
 
@@ -297,7 +299,10 @@ def _angles(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torc
 
 
 def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> float:
-    """Make scores probabilities, by their temperature; return a threshold that patterns without the crystal stay below.
+    """Make scores probabilities, by their temperature; return a threshold that what is no crystal stays below.
+
+    Of patterns without a crystal the share :data:`~pyxem_dl.training.learning.FALSE_CRYSTALS` passes it, of those of
+    another crystal, which may be much like the one that is looked for, 5 %.
 
     Parameters
     ----------
@@ -321,7 +326,12 @@ def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> flo
         return float(torch.nn.functional.binary_cross_entropy(score.clamp(1e-4, 1 - 1e-4), right))
 
     _, score, there = measured(min(_TEMPERATURES.tolist(), key=unlikely))
-    return round(float(score[~there].quantile(1 - FALSE_CRYSTALS)), 4) if bool((~there).any()) else 0.5
+    foreign = torch.cat([(each.phase_id < 0).all().expand(len(each.phase_id)) for each in patterns])
+    limits = [
+        float(score[false].quantile(1 - share))
+        for false, share in ((~there & ~foreign, FALSE_CRYSTALS), (foreign, _FALSE_FOREIGN)) if bool(false.any())
+    ]  # fmt: skip
+    return round(max(limits, default=0.5), 4)
 
 
 def train_any_crystal(

@@ -35,7 +35,8 @@ TRAINED = {"04_train_your_own", "06_labelled_scan", "07_fine_tuning", "08_live"}
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md", "docs/calibration.md",
          "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
-         "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md"]  # fmt: skip
+         "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md",
+         "docs/identification.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite import dynamical, tilt
+from suite import accelerator, dynamical, tilt
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -261,6 +261,7 @@ _SECTIONS = {
     ),
     "dynamical": lambda rows, content: dynamical.table(rows, lambda row: _letter(row, content)),
     "tilt": lambda rows, content: tilt.table(rows, lambda row: _letter(row, content)),
+    "gpu": lambda rows, content: accelerator.table(rows, lambda row: _letter(row, content)),
 } | {
     name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))
     for name, write in LABELLED_TABLES.items()

@@ -11,11 +11,12 @@ from pyxem_dl.bragg_vectors import match_disks, predict_bragg_vectors
 from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
-from suite import cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report, strain, tilt
+from suite import accelerator, cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report, strain, tilt
 from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
+    "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -285,6 +286,15 @@ def _run_tilt(data: Path, choose, results: Results) -> None:
             results.add("tilt", title, method, numbers)
 
 
+def _run_gpu(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    if not accelerator.has_one(settings["device"]):
+        print("There is no GPU here: its rows stay as they are.")
+        return
+    for scan, label, numbers in accelerator.measure(settings["models"], settings["device"]):
+        results.add("gpu", scan, label, numbers)
+
+
 def _match_vectors(find, phase, device: str, signal):
     """Crystal map of the disks that are found in a signal."""
     return match_templates(find(signal, None), phase, device=device, show_progressbar=False)
@@ -310,6 +320,7 @@ _RUNS = {
     "vectors": _run_vectors,
     "tilt": _run_tilt,
     "dynamical": _run_dynamical,
+    "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {
     "labelled": lambda trainer, data, output: labelled.networks(trainer, output),

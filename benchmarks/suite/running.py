@@ -12,7 +12,18 @@ from pyxem_dl.models import PRETRAINED, load_model
 from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
 from suite import (  # fmt: skip
-    accelerator, cost, datasets, disk_measure, disks, dynamical, engine, labelled, measure, report, strain, tilt,
+    accelerator,
+    cost,
+    datasets,
+    disk_measure,
+    disks,
+    dynamical,
+    engine,
+    labelled,
+    measure,
+    report,
+    strain,
+    tilt,
 )
 from suite.machine import context, training_of, use_threads
 

@@ -18,8 +18,6 @@ PARTIAL = ".partial"
 # What file systems say that know no locks, as some network shares and clusters
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _UNFINISHED, _OLD = "unfinished", "old"
-# What is appended to a file's name at most: a name must leave room for it
-_LONGEST = f"{PARTIAL}.0123abcd.{_UNFINISHED}"
 
 
 class NotWritten(OSError):
@@ -230,7 +228,8 @@ def move_aside(path: Path, ending: str) -> Path:
 
 
 def _try_name(path: Path, above: Path) -> None:
-    trial = above / f".{path.name}{_LONGEST}"
+    # what is appended to a name at most; another one each time, as several processes may try at once
+    trial = above / f".{path.name}{PARTIAL}.{secrets.token_hex(4)}.{_UNFINISHED}"
     try:
         trial.touch()
         trial.unlink()

@@ -15,7 +15,7 @@ from pyxem_dl.metrics import explained_peaks
 from pyxem_dl.models import PRETRAINED
 
 pytest.importorskip("suite", reason="needs the benchmark, which lies beside the package, in benchmarks/suite")
-from suite import datasets, machine, measure, report, running  # noqa: E402
+from suite import accelerator, datasets, machine, measure, report, running  # noqa: E402
 
 CALIBRATION = Calibration((1.5 / 64, 1.5 / 64), (64.0, 64.0), (128, 128), 200.0)
 
@@ -215,6 +215,48 @@ def test_a_whole_run_with_little_data(tmp_path, monkeypatch, shared_data):
         shared_data, tmp_path, sections=["multislice"], predictors=["torch"], models={}, device="cpu"
     )
     assert path.read_text(encoding="utf-8").count("| templates, torch, 1° |") == 4
+
+
+def test_speed_and_answers_of_a_device(monkeypatch):
+    monkeypatch.setattr(accelerator, "_SHAPES", {"orientations": ((2, 2), (3, 4)), "disks": ((2, 2), (3, 4))})
+    polycrystal, multilayer = accelerator.sample_data.polycrystal, accelerator.sample_data.strained_multilayer
+    monkeypatch.setattr(accelerator.sample_data, "polycrystal", lambda *_, **__: polycrystal((2, 2), n_grains=1))
+    monkeypatch.setattr(accelerator.sample_data, "strained_multilayer", lambda *_: multilayer((2, 2)))
+    q = Rotation.random(12).data
+
+    def match(signal, phases, device, **_):
+        n = np.prod(signal.axes_manager.navigation_shape[::-1], dtype=int)
+        # another answer at one position
+        return truth_map(turned(q[:n], 0.05 + 0.5 * (np.arange(n) == 1) * (device != "cpu")), phases)
+
+    monkeypatch.setattr(accelerator, "match_templates", match)
+    rows = [
+        {"data": data, "predictor": label} | numbers
+        for data, label, numbers in accelerator.measure({"linio2": [], "disks": []}, "cpu:0")
+    ]
+    assert [row["predictor"] for row in rows] == ["templates, torch, 1°", "correlation, torch"]
+    assert rows[0]["same"] == 0.75 and rows[0]["n"] == 12 and rows[0]["compared"] == 4
+    assert rows[1]["same"] == 1.0 and rows[1]["compared"] > 20 and rows[1]["patterns_per_second"] > 0
+    assert "| 75.0 % | 4 | a |" in accelerator.table(rows, lambda _: "a")
+
+
+def test_disks_elsewhere_are_other_disks():
+    from pyxem.signals import DiffractionVectors
+
+    def vectors(*places):
+        data = np.empty(1, dtype=object)
+        data[0] = np.array(places)
+        return DiffractionVectors(data, ragged=True, scales=[0.02, 0.02])
+
+    one = vectors([0.1, 0.2], [0.3, 0.0])
+    assert accelerator._same_disks(one, one) == (1.0, 2)
+    assert accelerator._same_disks(one, vectors([0.1, 0.2005], [0.3, 0.02])) == (0.5, 2)
+    assert accelerator._same_disks(one, vectors([0.1, 0.2], [0.3, 0.0], [0.5, 0.5])) == (2 / 3, 3)
+
+
+def test_without_a_gpu_its_rows_stay(tmp_path, capsys):
+    running.run(tmp_path, tmp_path, sections=["gpu"], device="cpu")
+    assert "There is no GPU here" in capsys.readouterr().out
 
 
 def test_wrong_arguments(tmp_path, shared_data):

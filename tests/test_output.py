@@ -27,7 +27,7 @@ from pyxem_dl import convert_result, networks, open_result, predict_orientation
 from pyxem_dl.bragg_vectors import match_disks
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder
 from pyxem_dl.bragg_vectors.step import DiskStep
-from pyxem_dl.files import NotWritten
+from pyxem_dl.files import NotWritten, check_target
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models import OrientationModel
 from pyxem_dl.orientation import OrientationStep
@@ -896,6 +896,19 @@ def test_nothing_is_left_of_a_process_that_was_killed_while_it_wrote(kind, scan,
 
     monkeypatch.setattr(ResultStore, "expect", expect)
     kind.same(kind.run(scan, path), path, scan)
+
+
+def test_several_processes_may_try_the_same_folder_at_once(tmp_path, monkeypatch):
+    path, touch = tmp_path / "trials" / "1" / "config.json", Path.touch
+
+    def touch_while_another_tries(self, *args, **kwargs):
+        touch(self, *args, **kwargs)
+        monkeypatch.undo()
+        check_target(path.parent.with_name("2") / path.name)
+
+    monkeypatch.setattr(Path, "touch", touch_while_another_tries)
+    assert check_target(path) == path
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_text_format_that_cannot_hold_the_map_is_refused_before_the_work(scan, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pyxem_dl.calibration import FoundCalibration, calibrated_or_not, with_calib
 from pyxem_dl.checks import flag, whole_number
 from pyxem_dl.crystals.alike import warn_of_alike
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
-from pyxem_dl.preprocessing import counts_per_electron, in_electrons
+from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
@@ -219,7 +219,7 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
         )
     gain = 1.0
     if getattr(model, "counts_electrons", False):
-        gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
+        gain = scan.counts_per_electron()
     energy = model.domain.get("beam_energy")
     lines = {
         "Model": f"{model.name} ({model.network_name}" + (f", {energy:g} kV)" if energy else ")"),

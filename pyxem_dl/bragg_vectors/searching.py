@@ -13,7 +13,7 @@ from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns.probes import Probe
-from pyxem_dl.preprocessing import counts_per_electron, in_electrons
+from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.vector_files import check_vectors_path, write_vectors
 from pyxem_dl.results.vectors import VectorsAssembly
 from pyxem_dl.scans import Computing, Job, Reading, Scan, Target
@@ -45,7 +45,7 @@ class Search:
 
     def __init__(self, signal, probe, reading: Reading) -> None:
         self.signal, self.scan = signal, Scan.from_signal(signal, reading)
-        self.gain = counts_per_electron(torch.from_numpy(self.scan.sample_patterns()), self.scan.signal_mask)
+        self.gain = self.scan.counts_per_electron()
         self._given = probe is not None
         self.probe = read_probe(probe, self.scan, self.gain)
 

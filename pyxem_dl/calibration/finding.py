@@ -19,7 +19,7 @@ from pyxem_dl.frames import Calibration, pixel_to_k
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import explained_peaks, find_peaks
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, with_phases
-from pyxem_dl.preprocessing import counts_per_electron, in_electrons
+from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Computing, Positions, Reading, Scan
 from pyxem_dl.scans.fingerprint import readable_patterns
@@ -135,7 +135,7 @@ def calibrated(
     model = model if phases is None else with_phases(model, phases, scan.calibration)
     gain = 1.0
     if getattr(model, "counts_electrons", False):
-        gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
+        gain = scan.counts_per_electron()
     model.to(computing.torch_device)
 
     def answer(patterns, calibration, centers) -> Answers:

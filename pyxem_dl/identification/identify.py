@@ -18,9 +18,8 @@ from pyxem_dl.identification.evidence import FEWEST_PEAKS, PeakPlaces, evidence,
 from pyxem_dl.identification.result import Entry, Identified
 from pyxem_dl.identification.selection import select
 from pyxem_dl.messages import say, warn
-from pyxem_dl.models import OrientationModel, load_model
-from pyxem_dl.orientation import ANY_CRYSTAL, with_phases
-from pyxem_dl.preprocessing import as_float32, counts_per_electron, in_electrons
+from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
+from pyxem_dl.preprocessing import as_float32, in_electrons
 from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.progress import progressbar
 from pyxem_dl.scans import Computing, Scan
@@ -178,7 +177,7 @@ class Sampled(NamedTuple):
         """Read patterns, spread over what is not excluded."""
         gain = 1.0
         if model.counts_electrons:
-            gain = counts_per_electron(torch.from_numpy(scan.sample_patterns()), scan.signal_mask)
+            gain = scan.counts_per_electron()
         indices, found = readable_patterns(scan.data, _spread(np.flatnonzero(~scan.navigation_mask), n, seed))
         patterns = torch.from_numpy(np.stack([as_float32(np.asarray(x)) for x in found]))
         patterns = in_electrons(patterns, gain)

@@ -11,7 +11,7 @@ import torch
 
 from pyxem_dl.frames import Calibration, beam_shift_to_center, centers_of_drift
 from pyxem_dl.messages import warn
-from pyxem_dl.preprocessing import check_patterns
+from pyxem_dl.preprocessing import check_patterns, counts_per_electron
 from pyxem_dl.scans import inspection
 from pyxem_dl.scans.beam import Beam
 from pyxem_dl.scans.options import Reading
@@ -154,6 +154,10 @@ class Scan:
         """Patterns of the sample (n, rows, columns), what is excluded filled with what is beside it."""
         patterns = self.sample().patterns
         return patterns if self.signal_mask is None else filled(patterns, ~self.signal_mask.numpy())
+
+    def counts_per_electron(self) -> float:
+        """Estimate, by the sample, what the detector writes for an electron."""
+        return counts_per_electron(torch.from_numpy(self.sample_patterns()), self.signal_mask)
 
     def forget_sample(self) -> None:
         """Give the memory back."""

@@ -13,7 +13,15 @@ import torch
 from pyxem_dl.calibration import FoundCalibration, calibrated_or_not, with_calibration
 from pyxem_dl.checks import flag, whole_number
 from pyxem_dl.crystals.alike import warn_of_alike
-from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
+from pyxem_dl.models import (
+    ANY_CRYSTAL,
+    OrientationEnsemble,
+    OrientationModel,
+    SentModel,
+    load_model,
+    phases_to_find,
+    with_phases,
+)
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
@@ -199,11 +207,7 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     model.check_thresholds()
-    if phases is None and getattr(model, "takes_phases", False) and not model.phases:
-        raise ValueError(
-            f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
-            "list of files or phases."
-        )
+    phases = phases_to_find(model, phases)
     if not isinstance(calibrate, FoundCalibration):
         flag("calibrate", calibrate)
     scan = Scan.from_signal(signal, reading)

@@ -214,9 +214,9 @@ def test_the_unit_of_the_counts_does_not_matter(model, capsys):
 
 # ---------------------------------------------------------------- its training
 def test_a_training_over_crystals(tmp_path, monkeypatch):
-    from pyxem_dl.training import any_crystal
+    from pyxem_dl.training import any_crystal, crystal_batches
 
-    monkeypatch.setattr(any_crystal, "_VALIDATION_PATTERNS", 16)
+    monkeypatch.setattr(crystal_batches, "_VALIDATION_PATTERNS", 16)
     trained = any_crystal.train_any_crystal(
         [raw_phase("Mg"), raw_phase("Al"), raw_phase("MgO")], output=tmp_path / "any", max_steps=3, max_minutes=60,
         crystals_at_once=2, reciprocal_radius=(0.9, 1.0), network={"width": 16}, batch_size=16,
@@ -232,13 +232,12 @@ def test_a_training_over_crystals(tmp_path, monkeypatch):
 
 
 def test_patterns_of_another_crystal_are_none():
-    import random
+    from pyxem_dl.training.crystal_batches import Setup
 
-    from pyxem_dl.training.any_crystal import AnyCrystalConfiguration, _Setup
-
-    c = AnyCrystalConfiguration(reciprocal_radius=(1.0, 1.0), simulation=replace(CLEAR, setup_size=8))
-    setups = (_Setup(AnyCrystalNetwork(8), phase(n), random.Random(0), c, torch.device("cpu")) for n in ("Al", "Mg"))
-    one, other = setups
+    simulation, device = replace(CLEAR, setup_size=8), torch.device("cpu")
+    one, other = (
+        Setup(AnyCrystalNetwork(8), [phase(name)], 200.0, 1.0, simulation, 0, device) for name in ("Al", "Mg")
+    )
     own, foreign = one.look_at(one.simulator, 1), one.look_at(other.simulator, 1)
     assert own.phase_id.tolist() == [0] * 8 and foreign.phase_id.tolist() == [-1] * 8
     assert own.inputs[0].shape == foreign.inputs[0].shape

@@ -18,7 +18,7 @@ from pyxem_dl.crystals import near_ewald_sphere, reflections
 from pyxem_dl.frames import Calibration, pixel_to_k
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import explained_peaks, find_peaks
-from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, with_phases
+from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Computing, Positions, Reading, Scan
@@ -122,8 +122,7 @@ def calibrate(
     model = load_model(ANY_CRYSTAL if model is None else model)
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
-    if phases is None and getattr(model, "takes_phases", False) and not model.phases:
-        raise ValueError(f"The model {model.name!r} has to be told which crystals are in the scan: give phases.")
+    phases = phases_to_find(model, phases)
     scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
     return calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns, spot_radius)[1]
 

@@ -64,6 +64,24 @@ def load_model(
     raise ValueError(f"There is no model or folder {model!r}. Known models: {', '.join(names) or 'none'}.")
 
 
+def phases_to_find(model, phases):
+    """Phases that are named, or those that a model that takes phases has; None for the others.
+
+    Raises
+    ------
+    ValueError
+        If it has none, and none are named.
+    """
+    if phases is not None or not getattr(model, "takes_phases", False):
+        return phases
+    if not model.phases:
+        raise ValueError(
+            f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
+            "list of files or phases."
+        )
+    return model.phases
+
+
 def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
     """Let a model look for phases in a scan.
 

@@ -57,10 +57,13 @@ def _index(signal, network, phase, device: str, with_pyxem: bool) -> tuple[dict,
     from pyxem_dl.orientation import predict_orientation
     from pyxem_dl.template_matching import match_templates
 
-    radius = network.preprocessing.reciprocal_radius
+    named = network.takes_phases and not network.phases
+    # as far out as the network looks: one that takes phases looks as far as the detector goes
+    radius = None if named else network.preprocessing.reciprocal_radius
     templates = functools.partial(match_templates, signal, phase, n_best=3, reciprocal_radius=radius)
+    phases = phase if named else None
     methods = {
-        "network": functools.partial(predict_orientation, signal, network, n_best=3, device=device),
+        "network": functools.partial(predict_orientation, signal, network, phases=phases, n_best=3, device=device),
         "templates (torch)": functools.partial(templates, device=device),
     }
     if with_pyxem:

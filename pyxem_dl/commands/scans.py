@@ -42,7 +42,7 @@ OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an exis
 @command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for maps and pictures.")] = Path("pyxem-dl-demo"),
-    model: Annotated[str, typer.Option(help="Model name or folder.")] = "mgo-300kv",
+    model: Annotated[str, typer.Option(help="Model name or folder.")] = "any-crystal",
     pyxem: Annotated[bool, typer.Option(help="Run pyxem's template matching, too (the slowest part).")] = True,
     device: Device = "auto",
 ) -> None:

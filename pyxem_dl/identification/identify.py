@@ -200,6 +200,13 @@ class Sampled(NamedTuple):
             columns.append([x.cpu() for x in (polar, valid.expand_as(polar), intensity, pixels)])
         return cls(tuple(torch.cat(column) for column in zip(*columns, strict=True)), peaks)
 
+    @classmethod
+    def joined(cls, samples: Iterable[Sampled]) -> Sampled:
+        """Put samples behind each other."""
+        inputs, peaks = zip(*samples, strict=True)
+        inputs = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+        return cls(inputs, PeakPlaces(*(torch.cat(column) for column in zip(*peaks, strict=True))))
+
     def at(self, rows) -> Sampled:
         """Take some of them."""
         return Sampled(tuple(x[rows] for x in self.inputs), self.peaks.at(rows))

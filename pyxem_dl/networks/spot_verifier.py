@@ -26,10 +26,10 @@ _RADIAL, _AZIMUTHAL = 5, 5
 _ANGLE, _ERROR = math.radians(1.0), 0.01
 # Numbers of each reflection besides its samples
 _KNOWN = 12
-# Correlations with the pattern: widths of the shape factor (Å⁻¹) and powers of the intensities; typical value
-_WIDTHS, _POWERS, _TYPICAL = (0.005, 0.02), (0.25, 0.5), 10.0
-# Numbers of each proposal
-_GLOBAL = 9 + 2 * len(_WIDTHS) * len(_POWERS)
+# Correlations with the pattern: widths of the shape factor (Å⁻¹), and typical value
+_WIDTHS, _TYPICAL = (0.005, 0.02), 10.0
+# Numbers of each proposal: with each width there are two powers of the intensities
+_GLOBAL = 9 + 4 * len(_WIDTHS)
 # What an earlier look said counts so much beside the present one
 _EARLIER = 0.5
 # Sums of what reflections, and peaks, say
@@ -42,6 +42,8 @@ _APART, _SUMMED = 5, 3
 _OUT, _ROUNDS = 3.0, 3
 # Peaks that are fainter say nothing; what is further (Å⁻¹) from all reflections is as far; unit of the evidence
 _FAINT, _FAR, _SPOKEN = 2.0, 0.2, 4.0
+# Where reflections are that are not there (Å⁻¹)
+_NOWHERE = 30.0
 # What stands out by more standard deviations is not more certain
 _CLEAR = 30.0
 
@@ -214,10 +216,7 @@ class SpotVerifier(nn.Module):
 
     def _explain(self, peaks: Peaks, spots: _Seen) -> torch.Tensor:
         """Let the pattern's peaks speak of proposals (n, m, said), by how near the nearest reflection is."""
-        x = peaks.kx[:, None, :, None] - spots.kx[:, :, None]
-        y = peaks.ky[:, None, :, None] - spots.ky[:, :, None]
-        distance, nearest = (x * x + y * y + 1e3 * ~spots.there[:, :, None]).min(3)
-        distance = distance.sqrt().clamp_max(_FAR)
+        distance, nearest = _nearest(peaks, spots)
         columns = torch.hypot(peaks.kx, peaks.ky), peaks.significance
         k, out = (column[:, None].expand_as(distance) for column in columns)
         known = (
@@ -226,6 +225,19 @@ class SpotVerifier(nn.Module):
         )  # fmt: skip
         said = self.peak(torch.stack(known, dim=-1))
         return (said * (out > _FAINT)[..., None]).sum(2)
+
+
+def _nearest(peaks: Peaks, spots: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances (n, m, peaks) of peaks from the nearest reflection, at most :data:`_FAR`, and which one that is."""
+    # squares as a product of matrices: a fifth of the time of the differences; what is not there is far away
+    x, y = torch.where(spots.there, spots.kx, _NOWHERE), spots.ky
+    places = torch.stack([x, y, x * x + y * y], dim=1).flatten(2)
+    ones = torch.ones_like(peaks.kx)
+    with torch.autocast(x.device.type, enabled=False):
+        of_peaks = torch.stack([-2 * peaks.kx, -2 * peaks.ky, ones], dim=2)
+        squares, nearest = torch.bmm(of_peaks.float(), places.float()).unflatten(2, x.shape[1:]).min(3)
+    squares = squares + (peaks.kx.square() + peaks.ky.square())[:, :, None]
+    return square_root(squares.clamp_min(0)).clamp_max(_FAR).transpose(1, 2), nearest.transpose(1, 2)
 
 
 class _Seen(NamedTuple):
@@ -286,10 +298,12 @@ class _Seen(NamedTuple):
     def known(self) -> torch.Tensor:
         """Numbers of each reflection."""
         rocking = self.error / _ERROR
+        # inverse hyperbolic sine: linear near the Bragg condition, a logarithm far from it
+        far = (rocking.abs() + square_root(rocking * rocking + 1)).log()
         out = _stands_out(self.found, self.level)
         k = torch.hypot(self.kx, self.ky)
         columns = (
-            k, rocking.asinh(), rocking.abs().asinh(), 1 / (1 + rocking * rocking), 100 / self.distance.clamp_min(1.0),
+            k, far.copysign(rocking), far, 1 / (1 + rocking * rocking), 100 / self.distance.clamp_min(1.0),
             self.share.clamp_min(1e-4).log() / 4, out.clamp(-_CLEAR, _CLEAR) / 5,
             _stands_out(self.level + self.expected(), self.level).clamp_max(_CLEAR) / 5, log_1p(self.level) / 2,
             log_1p(self.found) / 4, (out > 3).to(k), self.there.to(k),
@@ -305,15 +319,18 @@ class _Seen(NamedTuple):
         return explained / 4, explained - self.electrons, self.electrons.expand_as(explained) / 4, n_there / 2, seen
 
     def correlations(self) -> list[torch.Tensor]:
-        """Of each proposal (n, m) with its pattern, for a few shape factors, and how far it is behind the best one."""
+        """Of each proposal (n, m) with its pattern, and how far it is behind the best one.
+
+        For each shape factor with the fourth and the square root of the intensities.
+        """
         rows = range((_RADIAL - 3) // 2, (_RADIAL + 3) // 2)
         middle = [row * _AZIMUTHAL + column + (_AZIMUTHAL - 3) // 2 for row in rows for column in range(3)]
         there = self.samples[..., middle].mean(-1)
         columns = []
         for width in _WIDTHS:
             strength = self.factor.square() / (1 + (self.error / width) ** 2) * self.there
-            for power in _POWERS:
-                expected = strength**power
+            amplitude = square_root(strength)
+            for expected in (square_root(amplitude), amplitude):
                 size = expected.square().sum(2).sqrt().clamp_min(1e-12)
                 found = (expected * there).sum(2) / size / _TYPICAL
                 columns += found, 10 * (found - found.amax(1, keepdim=True))

@@ -1,5 +1,7 @@
 """Training that goes on from a network that takes any crystal."""
 
+import re
+
 import pytest
 import torch
 from sample_phases import phase, raw_phase
@@ -41,7 +43,8 @@ def test_train_goes_on_from_the_generalist(generalist, tmp_path, capsys):
     assert [p.name for p in model.phases] == ["Al", "LiNiO2"] and model.network_name == "any_crystal"
     assert "from small" in capsys.readouterr().out
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
-    assert "from the weights of small" in card and "Al (m-3m)" in card and "| train | 0 | 32 |" in card
+    assert "from the weights of small" in card and "Al (m-3m)" in card
+    assert re.search(r"\| train \| \d+ \| 32 \|", card)
     before, after = (m.network.state_dict() for m in (generalist, model))
     moved = [float((before[k].float() - after[k].float()).abs().max()) for k in before]
     assert 0 < max(moved) < 0.1  # it went on, and did not begin again

@@ -22,7 +22,9 @@ _NEVER = 1e9
 # Reflections of a phase: a protein's 10^5 fit, those of a cell in the wrong unit do not.
 _MAX_REFLECTIONS = 1_000_000
 # Numbers in an array of reflections x atoms
-_MAX_ELEMENTS = 4_000_000
+_MAX_ELEMENTS = 1_000_000
+# Crystals x reflections that are looked at at once
+_ROWS_AT_ONCE = {"cpu": 2**18, "other": 2**25}
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,17 @@ def find_spots(
     Spots
         Strongest first.
     """
+    most = _ROWS_AT_ONCE["cpu" if rotations.device.type == "cpu" else "other"]
+    size = max(1, most // table.structure_factor.shape[1])
+    if len(rotations) <= size:
+        return _find_spots(table, phase_id, rotations, beam_energy, n_spots, max_excitation_error)
+    parts = zip(phase_id.split(size), rotations.split(size), strict=True)
+    found = [_find_spots(table, *part, beam_energy, n_spots, max_excitation_error) for part in parts]
+    return Spots(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _find_spots(table, phase_id, rotations, beam_energy: float, n_spots: int, max_excitation_error: float) -> Spots:
+    """As :func:`find_spots`, of as many crystals as fit into the memory."""
     def of_phase(column):
         # what all crystals share is not copied for each of them
         return column[0] if len(column) == 1 else column[phase_id]

@@ -13,12 +13,14 @@ import torch
 from pyxem_dl.calibration import FoundCalibration, calibrated_or_not, with_calibration
 from pyxem_dl.checks import flag, whole_number
 from pyxem_dl.crystals.alike import warn_of_alike
+from pyxem_dl.crystals.reflections import check_seen
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
 from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
+from pyxem_dl.templates.cost import cost_together
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -207,6 +209,8 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
     if not isinstance(calibrate, FoundCalibration):
         flag("calibrate", calibrate)
     scan = Scan.from_signal(signal, reading)
+    if phases is not None:
+        phases = _looked_for(model, phases, scan, computing)
     scan, found = _calibrated(scan, calibrate, model, phases, computing)
     if phases is not None:
         model = with_phases(model, phases, scan.calibration)
@@ -231,6 +235,14 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
         computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds), found),
         [model.fingerprint, n_best, n_samples, gain], signal,
     )  # fmt: skip
+
+
+def _looked_for(model, phases, scan: Scan, computing: Computing) -> list:
+    """Check phases before the work, and say what it costs to look for them."""
+    looking = with_phases(model, phases, scan.calibration)
+    check_seen(looking.phases, looking.preprocessing.reciprocal_radius)
+    computing.say("Looking for " + cost_together(looking.phases, looking.preprocessing, scan.n_patterns))
+    return looking.phases
 
 
 def _calibrated(scan: Scan, calibrate, model, phases, computing: Computing) -> tuple[Scan, dict | None]:

@@ -4,13 +4,20 @@ import sys
 
 import pytest
 import torch
-from sample_phases import phase
+from diffpy.structure import Atom, Lattice, Structure
+from orix.crystal_map import Phase
+from sample_phases import phase, raw_phase
 
+from pyxem_dl import predict_orientation
 from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
+from pyxem_dl.models import OrientationModel
+from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
 from pyxem_dl.preprocessing import PolarPreprocessing
+from pyxem_dl.scans import make_signal
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 from pyxem_dl.symmetry import disorientation_angle, proper_operations
 from pyxem_dl.templates import TemplateBank, proposals
+from pyxem_dl.templates.cost import Cost, cost_one_by_one, cost_together, time_of
 from pyxem_dl.templates.drawing import draw_spectra
 from pyxem_dl.templates.proposals import Proposer
 
@@ -86,3 +93,66 @@ def test_reflections_of_many_crystals_are_found_in_parts(monkeypatch):
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
     assert parts.kx.shape == (40, 20)
+
+
+# ---------------------------------------------------------------- what it costs
+@pytest.mark.parametrize("name", ["Al", "LiNiO2", "ZrO2"])
+def test_the_cost_is_that_of_what_is_made(name):
+    grid = PolarPreprocessing(1.2, n_k=52)
+    cost, made = Cost.of(phase(name), grid), Proposer.from_phases([phase(name)], 200.0, grid)
+    assert cost.templates == pytest.approx(len(made), rel=0.3)
+    factors = made.templates.numel() * made.templates.element_size()
+    assert 0.9 * factors < cost.n_bytes < 1.5 * factors
+    # extinct reflections count, too
+    assert cost.reflections == pytest.approx(len(reflections(phase(name), 1.2, extinct=True)), rel=0.05)
+    assert 0.1 < cost.seconds < 5
+
+
+def test_the_cost_grows_with_phases_and_patterns():
+    grid, several = PolarPreprocessing(1.2, n_k=52), [phase("Al"), phase("ZrO2")]
+    one, both = Cost.of(several[1], grid), Cost.of_all(several, grid)
+    assert both.templates > one.templates and both.seconds > one.seconds and both.of_pattern() > one.of_pattern()
+    said = cost_together(several, grid, 10_000)
+    assert said.startswith(f"2 phases: about {both.templates} templates of {both.reflections} reflections, about 1 s")
+    assert f"{1e3 * both.of_pattern():.2g} ms for a pattern" in said and "for 10000 (one core)" in said
+    assert said.endswith("MiB of memory")
+    # one after another memory is that of the largest, and time that of all
+    apart = cost_one_by_one(several * 5, grid, 200, 0.0)
+    assert apart == cost_one_by_one(several * 5, grid, 200, 0.0)
+    assert apart.split(";")[1] == cost_one_by_one(several[1:], grid, 200, 0.0).split(";")[1]
+    assert [time_of(s) for s in (0.1, 40, 100, 1000, 9000)] == [
+        "about 1 s", "about 40 s", "about 1.7 min", "about 17 min", "about 2.5 h",
+    ]  # fmt: skip
+
+
+def test_more_phases_than_memory_holds_are_refused():
+    with pytest.raises(ValueError, match=r"1000 phases at once .* 20 GiB; at most 8 GiB .*identify_phases"):
+        cost_together([phase("ZrO2")] * 1000, PolarPreprocessing(1.2, n_k=52), 10)
+
+
+@pytest.fixture
+def small():
+    model = OrientationModel("any_crystal", AnyCrystalNetwork(8).eval(), PolarPreprocessing(1.2), [], name="small")
+    made = PatternSimulator([phase("Al")], 200, 1.2, SimulationSettings(pixels=(64,)), seed=2)(6)
+    return model, make_signal(made.patterns.numpy(), made.calibration.replace(beam_energy=200.0), "scan")
+
+
+def test_predictions_say_what_it_costs_before_they_begin(small, monkeypatch):
+    model, signal = small
+    said, phases = [], [raw_phase("Al"), raw_phase("Mg")]
+    monkeypatch.setattr(Proposer, "from_phases", lambda *a, **k: pytest.fail("made before anything was said") if not
+                        said else (_ for _ in ()).throw(InterruptedError))  # fmt: skip
+    with pytest.raises(InterruptedError):
+        predict_orientation(signal, model, phases=phases, calibrate=True, device="cpu", on_message=said.append)
+    assert said[0].startswith("Looking for 2 phases: about ") and "for 6 (one core)" in said[0]
+
+
+def test_a_phase_that_the_detector_does_not_reach_is_refused_at_once(small, monkeypatch):
+    model, signal = small
+    structure = Structure([Atom("H", (0, 0, 0))], Lattice(1.7, 1.7, 1.7, 90, 90, 90))
+    tiny = Phase("tiny", space_group=221, structure=structure)
+    monkeypatch.setattr(Proposer, "from_phases", None)  # nobody may come so far
+    for axis in signal.axes_manager.signal_axes:
+        axis.scale, axis.offset = axis.scale * 0.42, axis.offset * 0.42
+    with pytest.raises(ValueError, match=r"'tiny' has no reflection within 0.5.*first one lies at 0.5882 Å⁻¹.*leave"):
+        predict_orientation(signal, model, phases=[raw_phase("Al"), tiny], device="cpu")

@@ -21,6 +21,8 @@ from pyxem_dl.templates.drawing import Drawing
 _GAMMA, _ANGLES, _FREQUENCIES = 0.25, 72, 24
 # Rings of the patterns that are put together
 _RINGS = 2
+#: Numbers of a template for each ring of the patterns
+TEMPLATE_NUMBERS = 4 * _FREQUENCIES // _RINGS
 # Templates of a phase, at most: for crystals of low symmetry the zone axes are further apart
 MOST_TEMPLATES = 2000
 # Reflections of a phase, at most: of the largest cells the weakest are left out

@@ -106,11 +106,17 @@ def test_entries_of_a_list():
     assert pair.difference is None and "are one structure" in str(pair)
 
 
-def test_orientations_of_twins_are_warned_of():
+def test_twins_are_one_entry_of_a_map_and_said_once():
     torch.manual_seed(0)
     (signal, _), model = case("Al", 3), model_of(AnyCrystalNetwork(width=8))
-    with pytest.warns(UserWarning, match=r"Al and wide cannot be told apart.*differ by 0.3 %.*leave one out"):
-        pyxem_dl.predict_orientation(signal, model, phases=[raw_phase("Al"), fcc("wide", 4.05 * 1.003)], **QUIET)
+    model.thresholds = {"crystal": 0.0, "score": 0.0}
+    said, phases = [], [raw_phase("Al"), raw_phase("LiNiO2"), fcc("wide", 4.05 * 1.003)]
+    with pytest.warns(UserWarning, match=r"Al and wide cannot be told apart.*0.3 %, .* 1 %.*one entry of the map") as w:
+        xmap = pyxem_dl.predict_orientation(signal, model, phases=phases, on_message=said.append, **QUIET)
+    assert len([each for each in w if "told apart" in str(each.message)]) == 1
+    assert set(xmap.phases.names) <= {"Al or wide", "LiNiO2"} and "  Phases: Al or wide, LiNiO2" in said
+    assert said[0].startswith("Looking for 2 phases")
+    assert phases[0].name == "Al"
 
 
 # ---------------------------------------------------------------- evidence

@@ -1,20 +1,25 @@
-"""Many phases at once: the same templates and proposals, sooner and in less memory; and what they cost is said."""
+"""Many phases at once: the same templates, sooner and in less memory; what they cost is said, and what is wrong."""
 
 import sys
+import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffpy.structure import Atom, Lattice, Structure
+from distorted_scans import NOMINAL
 from orix.crystal_map import Phase
 from sample_phases import phase, raw_phase
 
-from pyxem_dl import predict_orientation
+from pyxem_dl import list_models, predict_orientation
 from pyxem_dl.crystals import ReflectionTable, find_spots, reflections
 from pyxem_dl.models import OrientationModel
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.scans import make_signal
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
+from pyxem_dl.simulation.detector import draw_spots
 from pyxem_dl.symmetry import disorientation_angle, proper_operations
 from pyxem_dl.templates import TemplateBank, proposals
 from pyxem_dl.templates.cost import Cost, cost_one_by_one, cost_together, time_of
@@ -156,3 +161,60 @@ def test_a_phase_that_the_detector_does_not_reach_is_refused_at_once(small, monk
         axis.scale, axis.offset = axis.scale * 0.42, axis.offset * 0.42
     with pytest.raises(ValueError, match=r"'tiny' has no reflection within 0.5.*first one lies at 0.5882 Å⁻¹.*leave"):
         predict_orientation(signal, model, phases=[raw_phase("Al"), tiny], device="cpu")
+
+
+# ---------------------------------------------------------------- what is wrong with a scan
+@pytest.mark.parametrize("energy", [29.9, 1001, 5])
+def test_energies_that_are_too_far_off_are_refused(small, energy):
+    model, signal = small
+    message = f"The beam energy is {energy:g} kV; phases are looked for at 30 to 1000 kV"
+    for phases in (raw_phase("Al"), [raw_phase("Al"), raw_phase("LiNiO2")]):
+        with pytest.raises(ValueError, match=message):
+            predict_orientation(signal, model, phases=phases, beam_energy=energy, device="cpu")
+        with pytest.raises(ValueError, match=message):
+            signal.identify_phases(phases, model=model, beam_energy=energy)
+    with pytest.raises(ValueError, match=message):
+        signal.find_calibration(raw_phase("Al"), model=model, beam_energy=energy)
+
+
+@pytest.mark.parametrize("energy, doubtful", [(30, True), (59, True), (60, False), (300, False), (1000, True)])
+def test_energies_beyond_those_of_the_training_are_warned_of(small, energy, doubtful):
+    model, signal = small
+    model = replace(model, training={"beam_energy": [60.0, 300.0]})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        said = []
+        xmap = predict_orientation(
+            signal, model, phases=raw_phase("Al"), beam_energy=energy, device="cpu", on_message=said.append,
+            show_progressbar=False,
+        )  # fmt: skip
+    text = f"The beam energy is {energy} kV, but the model 'small' was trained at 60 to 300 kV"
+    assert sum(text in str(each.message) for each in found) == doubtful
+    assert xmap.size == 6 and np.isfinite(xmap.rotations.data).all()
+
+
+def test_where_nothing_is_indexed_it_is_said_with_both_numbers(small):
+    model, signal = small
+    quiet = {"phases": raw_phase("LiNiO2"), "device": "cpu", "show_progressbar": False}
+    strict = replace(model, thresholds={"crystal": 0.5, "score": 1.0})
+    with pytest.warns(UserWarning, match=r"None of 6 patterns is indexed: their best score is 0\.\d+, .*score 1\."):
+        predict_orientation(signal, strict, **quiet)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        predict_orientation(signal, replace(model, thresholds={"crystal": 0.0, "score": 0.0}), **quiet)
+    assert not any("is indexed" in str(each.message) for each in found)
+
+
+@pytest.mark.skipif("any-crystal" not in list_models(), reason="the model is not bundled yet")
+@pytest.mark.parametrize("name, length", [("Al", 0.428), ("LiNiO2", 0.491)])
+def test_patterns_with_fewer_than_three_peaks_are_not_indexed(name, length):
+    rng, patterns = np.random.default_rng(0), []
+    for n in (0, 1, 2) * 2:  # the direct beam, and up to two spots of a row
+        angle = 2 * np.pi * rng.random() + np.pi * np.arange(n)
+        kx, ky = (torch.as_tensor(np.append(0, length * f(angle)))[None].float() for f in (np.cos, np.sin))
+        drawn = draw_spots(kx, ky, torch.tensor([[5000.0] + [1500.0] * n]), NOMINAL, disk_radius=0.02, blur=0.8)
+        patterns.append(rng.poisson(drawn[0].clamp_min(0).numpy() + 0.02))
+    signal = make_signal(np.array(patterns, dtype=np.uint16), NOMINAL, "few")
+    with pytest.warns(UserWarning, match=r"None of 6 patterns is indexed: their best score is 0\."):
+        xmap = predict_orientation(signal, phases=raw_phase(name), device="cpu", show_progressbar=False)
+    assert (xmap.phase_id == -1).all() and xmap.prop["score"].max() < 0.2

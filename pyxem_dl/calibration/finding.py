@@ -123,7 +123,10 @@ def calibrate(
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     if phases is None and getattr(model, "takes_phases", False) and not model.phases:
-        raise ValueError(f"The model {model.name!r} has to be told which crystals are in the scan: give phases.")
+        raise ValueError(
+            f"The model {model.name!r} has to be told which crystals are in the scan: give phases='my.cif', or a list "
+            "of files or phases."
+        )
     scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
     return calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns, spot_radius)[1]
 
@@ -385,8 +388,8 @@ class _Search:
         raise ValueError(
             "The scan cannot calibrate itself: the calibration runs away, to a pattern that is stretched by "
             f"{100 * (stretches[1] - 1):+.1f} and {100 * (stretches[0] - 1):+.1f} % and {shift:.2g} Å⁻¹ off centre; up "
-            f"to {100 * _LARGEST:.0f} % are believed. Check the phase, and set a scale that is roughly right "
-            "(`s.calibration.scale = ...`)."
+            f"to {100 * _LARGEST:.0f} % and {nearest:.2g} Å⁻¹ are believed. Check the phase, and set a scale that is "
+            "roughly right (`s.calibration.scale = ...`)."
         )
 
     def check_halves(self, fitted: Fitted, patterns: list) -> None:

@@ -82,7 +82,8 @@ def identify_phases(
     Warns
     -----
     UserWarning
-        If phases are left out, with the reason; if phases cannot be told apart; if no pattern has enough peaks.
+        If phases are left out, with the reason; if phases cannot be told apart; if no pattern has enough peaks; if the
+        beam energy is none that the model was trained for.
 
     Notes
     -----
@@ -108,6 +109,7 @@ def identify_phases(
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center,
                             beam_energy=beam_energy)  # fmt: skip
     looking = with_phases(model, listed[:1], scan.calibration)
+    looking.check_domain(scan.calibration)
     radius = looking.preprocessing.reciprocal_radius
     usable, left_out = _with_reflections(listed, radius)
     entries, pairs = entries_of(usable)

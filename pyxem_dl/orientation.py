@@ -18,6 +18,7 @@ from pyxem_dl.messages import warn
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.assembly import PredictedMap
+from pyxem_dl.results.calibrations import calibration_numbers
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
 from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
@@ -116,6 +117,8 @@ def predict_orientation(
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
         * ``uncertainty`` (n,): with `n_samples` or several models, the distance of their predictions from the map's
           (root mean square, degrees), scaled to the size of the errors if the model knows how.
+        * ``calibration`` (n, 10): with `calibrate`, or if the signal's metadata have a distortion, what was used; see
+          :func:`pyxem_dl.calibration_of`, which reads it.
 
     Raises
     ------
@@ -262,13 +265,15 @@ def _warn_of_nothing(xmap, thresholds: dict, calibration) -> None:
 
 def _calibrated(scan: Scan, calibrate, model, phases, computing: Computing) -> tuple[Scan, dict | None]:
     """Scan with the calibration that is wanted, and the numbers of it for the result."""
-    if calibrate is False:
-        return scan, None
+    found = None
     if calibrate is True:
         scan, found = calibrated_or_not(scan, model, phases, computing)
-    else:
+    elif calibrate is not False:
         scan, found = with_calibration(scan, calibrate), calibrate
-    return scan, None if found is None else found.to_dict()
+    if found is None:  # what the signal's metadata say
+        known = scan.calibration.distortion is not None
+        return scan, calibration_numbers(scan.calibration, center_known=scan.centers is None) if known else None
+    return scan, found.to_dict() | ({"centers_given": True} if isinstance(scan.centers, str) else {})
 
 
 class OrientationStep(Step):

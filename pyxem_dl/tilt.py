@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from pyxem_dl.calibration import FoundCalibration
 from pyxem_dl.checks import number
-from pyxem_dl.frames import excitation_error, laue_circle_center, zone_axis_after_tilt
+from pyxem_dl.frames import Calibration, excitation_error, laue_circle_center, zone_axis_after_tilt
 from pyxem_dl.patterns.likelihood import SpotLists, VectorBatch, log_likelihood
 from pyxem_dl.progress import progressbar
 from pyxem_dl.results.vector_scan import VectorScan
@@ -18,8 +19,6 @@ from pyxem_dl.scans import Reading
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Vectors
-    from pyxem_dl.calibration import FoundCalibration
-    from pyxem_dl.frames import Calibration
 
 # Vectors of which lattices are made; lattices that are looked at; their nodes, at most
 _SEEDS, _LATTICES, _NODES = 14, 4, 64

@@ -215,6 +215,23 @@ def test_from_the_first_pixel_they_are_places_on_the_detector(scans):
     assert corrected.metadata.get_item(UNDONE_DISTORTION, None) is None
 
 
+def test_pyxems_own_vectors_of_a_calibrated_scan(scans):
+    name, signal, _, _, known = scans
+    found = calibrated(signal).get_diffraction_vectors(min_distance=4, threshold_abs=20.0, show_progressbar=False)
+    assert found.metadata.get_item(STORED_DISTORTION) is not None  # they carry it, and leave it in
+    absolute = {"reference": (phase(name), (0, 0, 1)), "show_progressbar": False, "max_rotation": 40.0}
+    maps = found.strain_map(**absolute)
+    # whole pixels of 0.025 Å⁻¹
+    assert np.abs(np.nanmedian(maps.values[:3], axis=(1, 2))).max() < 0.01
+    refined = maps.refine(found)
+    assert np.abs(np.nanmedian(refined.strain_map(**absolute).values[:3], axis=(1, 2))).max() < 0.01
+    from pyxem_dl.results.vector_scan import VectorScan
+    from pyxem_dl.scans import Reading
+
+    radii = [VectorScan(each, Reading(None, None, None, None)).reciprocal_radius for each in (refined, known)]
+    assert max(radii) < 1.2  # the long axis reaches less far out
+
+
 @pytest.mark.parametrize("units", [("1/nm", "1/nm"), ("mrad", "mrad"), ("1/Å", "1/nm")])
 def test_units_do_not_matter_to_the_distortion(units):
     k = np.random.default_rng(0).normal(size=(2, 20))

@@ -10,6 +10,7 @@ import torch
 from pyxem_dl.electrons import beam_energy_of, electron_wavelength, read_beam_energy
 from pyxem_dl.frames import UNDONE_DISTORTION, Calibration, excitation_error, vector_to_k
 from pyxem_dl.patterns.likelihood import VectorBatch
+from pyxem_dl.results.vectors import without_distortion
 from pyxem_dl.scans import Reading, Scan
 
 #: Vectors of a pattern that are looked at: the most confident ones
@@ -148,7 +149,7 @@ class VectorScan:
     """
 
     def __init__(self, vectors, reading: Reading) -> None:
-        given = reading.beam_energy
+        vectors, given = without_distortion(vectors), reading.beam_energy
         beam_energy = beam_energy_of(vectors) if given is None else read_beam_energy(given)
         self.tables = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
         self.scan = Scan.of_positions(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyxem_dl.frames import UNDONE_DISTORTION, Calibration, vector_to_k, vector_undistorted
+from pyxem_dl.electrons import beam_energy_of
+from pyxem_dl.frames import UNDONE_DISTORTION, Calibration, stored_distortion, vector_to_k, vector_undistorted
 from pyxem_dl.scans import Collected, Field
 
 if TYPE_CHECKING:
@@ -265,13 +266,33 @@ def calibrated_vectors(vectors: DiffractionVectors, calibration: Calibration) ->
     for name, power in (("position_error", 1), ("position_variance", 2)):
         if name in names:
             factors[names.index(name)] = np.sqrt(factor.prod()) ** power
+    result = _undone(vectors, factors, calibration)
+    result.scales = before * np.append(factor, np.ones(len(before) - 2))
+    if vectors.offsets is not None:
+        result.offsets = np.array(vectors.offsets, dtype=float) * np.append(factor, np.ones(len(before) - 2))
+    return result
+
+
+def without_distortion(vectors: DiffractionVectors) -> DiffractionVectors:
+    """Undo the distortion that pyxem's own vectors of a calibrated scan have in their metadata; others are returned.
+
+    Parameters
+    ----------
+    vectors : pyxem.signals.DiffractionVectors
+        Measured from the direct beam; lazy ones that are distorted are computed.
+    """
+    if vectors.metadata.has_item(UNDONE_DISTORTION) or (distortion := stored_distortion(vectors)) is None:
+        return vectors
+    distorted = Calibration((1.0, 1.0), (0.0, 0.0), (1, 1), beam_energy_of(vectors), distortion)
+    return _undone(vectors, np.ones(len(vectors.column_names)), distorted)
+
+
+def _undone(vectors, factors: np.ndarray, distorted: Calibration):
+    """Copy of vectors, multiplied, without a distortion."""
     rows = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
     result = vectors.deepcopy()
     if result._lazy:
         result.compute(show_progressbar=False)
-    result.data = _scaled(rows, factors, calibration, units)
-    result.scales = before * np.append(factor, np.ones(len(before) - 2))
-    if vectors.offsets is not None:
-        result.offsets = np.array(vectors.offsets, dtype=float) * np.append(factor, np.ones(len(before) - 2))
-    result.metadata.set_item(UNDONE_DISTORTION, _three(calibration) or [1.0, 0.0, 1.0])
+    result.data = _scaled(rows, factors, distorted, [str(unit) for unit in vectors.units[:2]])
+    result.metadata.set_item(UNDONE_DISTORTION, _three(distorted) or [1.0, 0.0, 1.0])
     return result

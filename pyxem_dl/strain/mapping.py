@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyxem_dl.calibration import FoundCalibration
 from pyxem_dl.checks import number, whole_number
+from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns.lattice import PRIOR_FREEDOM, Lattices, fit_lattices, shared_lattice
 from pyxem_dl.progress import progressbar
-from pyxem_dl.results.vectors import calibrated_vectors
+from pyxem_dl.results.vectors import calibrated_vectors, without_distortion
 from pyxem_dl.strain.deformation import deformation, errors_of, strain_of
 from pyxem_dl.strain.reference import Reference, read_basis
 from pyxem_dl.strain.result import Strain
@@ -19,8 +21,6 @@ from pyxem_dl.strain.tables import VectorTables
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import StrainReference, Vectors
-    from pyxem_dl.calibration import FoundCalibration
-    from pyxem_dl.frames import Calibration
 
 # Patterns that are fitted at once, and those among which a shared lattice is searched for
 _BLOCK, _SAMPLE = 8192, 2048
@@ -120,10 +120,9 @@ def strain_map(
     angle = number("angle", angle)
     min_disks = whole_number("min_disks", min_disks, 4)
     max_rotation = number("max_rotation", max_rotation, 0, 90)
-    tables = VectorTables(vectors, beam_energy)
-    if calibration is not None:
-        vectors = calibrated_vectors(vectors, calibration)
-        tables = VectorTables(vectors, beam_energy)
+    tables, given = VectorTables(vectors, beam_energy), vectors
+    vectors = without_distortion(vectors) if calibration is None else calibrated_vectors(vectors, calibration)
+    tables = tables if vectors is given else VectorTables(vectors, beam_energy)
     axes = vectors.axes_manager.navigation_axes
     origin = Reference(reference, tables.shape, axes, tables.to_k)
     first = None if basis is None else read_basis("basis", basis, tables.to_k)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from pyxem_dl.calibration.fitting import Bend, Fitted, Pattern, fit_what_is_determined, with_best_scale
-from pyxem_dl.calibration.result import FoundCalibration, applied, numbers_of, places
+from pyxem_dl.calibration.result import FoundCalibration, applied, numbers_of
 from pyxem_dl.calibration.rings import LARGEST, scales_by_rings
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import near_ewald_sphere, reflections
-from pyxem_dl.frames import Calibration, pixel_to_k
+from pyxem_dl.frames import Calibration, pixel_to_k, scan_places
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import explained_peaks, find_peaks
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
@@ -213,7 +213,7 @@ class _Sample:
         peaks = find_peaks(
             patterns, centers, spot_radius=spot_radius, exclude_radius=max(6.0, 3 * spot_radius), signal_mask=mask
         )
-        return cls(indices, batch, places(scan.shape, indices), centers, peaks)
+        return cls(indices, batch, scan_places(scan.shape, indices), centers, peaks)
 
     def part(self, n: int) -> _Sample:
         """So many of them, spread."""
@@ -279,7 +279,7 @@ class _Search:
         beam, centers = self.scan.beam, self.scan.centers
         if beam is None or centers is not None or not beam.certain or beam.seen < 0.5 or len(beam.indices) < 10:
             return bend
-        at = places(self.scan.shape, beam.indices)
+        at = scan_places(self.scan.shape, beam.indices)
         design = np.concatenate([np.ones((len(at), 1)), at * self.drifts], axis=1)
         off = np.stack(pixel_to_k(*np.asarray(beam.positions, dtype=float).T, self.plain), axis=1)
         keep = np.ones(len(off), dtype=bool)
@@ -384,8 +384,8 @@ class _Search:
         raise ValueError(
             "The scan cannot calibrate itself: the calibration runs away, to a pattern that is stretched by "
             f"{100 * (stretches[1] - 1):+.1f} and {100 * (stretches[0] - 1):+.1f} % and {shift:.2g} Å⁻¹ off centre; up "
-            f"to {100 * _LARGEST:.0f} % are believed. Check the phase, and set a scale that is roughly right "
-            "(`s.calibration.scale = ...`)."
+            f"to {100 * _LARGEST:.0f} % and {nearest:.2g} Å⁻¹ are believed. Check the phase, and set a scale that is "
+            "roughly right (`s.calibration.scale = ...`)."
         )
 
     def check_halves(self, fitted: Fitted, patterns: list) -> None:

@@ -346,6 +346,12 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
     known = calibration.beam_energy
     if energy and known and abs(known - energy) > _ENERGY_TOLERANCE * energy:
         messages.append(f"The beam energy is {known:g} kV, but the model {model.name!r} was trained for {energy:g} kV.")
+    trained = model.training.get("beam_energy")
+    if known and isinstance(trained, (list, tuple)) and len(trained) == 2 and not trained[0] <= known <= trained[1]:
+        messages.append(
+            f"The beam energy is {known:g} kV, but the model {model.name!r} was trained at {trained[0]:g} to "
+            f"{trained[1]:g} kV: its scores may be wrong. Compare with match_templates."
+        )
     if covered < _RADIUS_COVERED * radius:
         messages.append(
             f"The detector covers {covered:.3g} Å⁻¹ all around the direct beam, but the model "

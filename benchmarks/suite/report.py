@@ -151,6 +151,8 @@ def _mgo(rows: list[dict], content: dict) -> str:
         ("chance_judged", "of these by chance", ""),
         ("share_undistorted", "the same, the detector's distortion taken off the peaks", ""),
         ("chance_undistorted", "of these by chance", ""),
+        ("share_own", "the same, where the method itself indexes", ""),
+        ("chance_own", "of these by chance", ""),
         ("share", "explained, whole scan (what is not indexed explains nothing)", ""),
         ("chance", "of these by chance", ""),
     ):

@@ -323,9 +323,8 @@ class _Seen(NamedTuple):
 
         For each shape factor with the fourth and the square root of the intensities.
         """
-        rows = range((_RADIAL - 3) // 2, (_RADIAL + 3) // 2)
-        middle = [row * _AZIMUTHAL + column + (_AZIMUTHAL - 3) // 2 for row in rows for column in range(3)]
-        there = self.samples[..., middle].mean(-1)
+        around = self.samples.unflatten(-1, (_RADIAL, _AZIMUTHAL))
+        there = around[..., _RADIAL // 2 - 1 :, _AZIMUTHAL // 2 - 1 :][..., :3, :3].mean((-2, -1))
         columns = []
         for width in _WIDTHS:
             strength = self.factor.square() / (1 + (self.error / width) ** 2) * self.there

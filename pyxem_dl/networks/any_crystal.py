@@ -20,9 +20,7 @@ from pyxem_dl.templates.modes import are_near
 from pyxem_dl.templates.proposals import MOST_REFLECTIONS, Proposals, Proposer
 
 # Proposals, and how many of them are looked at a second and a third time
-_PROPOSED, _SECOND, _THIRD = 12, 4, 3
-# While it learns, fewer are
-_SECOND_LEARNT, _THIRD_LEARNT = 3, 2
+_PROPOSED, _SECOND, _THIRD = 12, 3, 2
 # How much what is left to correct counts beside scores
 _CORRECTED = 0.2
 # Reflections that are looked up for each at the first look, and later
@@ -236,13 +234,13 @@ class AnyCrystalNetwork(nn.Module):
         near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[proposals.phase_id]
         score, better = self._look_at_all(view, proposals)
         parts = [self._part(score, proposals.rotations, better, proposals.phase_id, truth, near, strict=False)]
-        best = _detached(_best(_SECOND_LEARNT, score, better, proposals.score, proposals.phase_id))
+        best = _detached(_best(_SECOND, score, better, proposals.score, proposals.phase_id))
         for strict in (False, True):
             score, better = self._look_closer(view, *best, twins=strict)
             near = torch.full_like(score, _RIGHT)
             parts.append(self._part(score, best[0], better, best[-1], truth, near, strict=strict))
             if not strict:
-                best = _detached(_with_twins(*_best(_THIRD_LEARNT, score, better, *best[2:])))
+                best = _detached(_with_twins(*_best(_THIRD, score, better, *best[2:])))
         names = ("score", "correction")
         parts = {name: torch.stack(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
         loss = parts["score"].mean() + _CORRECTED * parts["correction"].mean()

@@ -202,13 +202,13 @@ class SpotVerifier(nn.Module):
         h = nn.functional.gelu(self.sample(torch.cat([spots.samples, spots.known()], dim=-1)))
         numbers = [*spots.numbers(), *spots.correlations(), *_beliefs(belief, earlier)]
         numbers = torch.stack(numbers, dim=-1).to(h)
-        mean = (h * there).sum(2) / there.sum(2).clamp_min(1)
+        mean = _weighted(there[..., 0] / there.sum(2).clamp_min(1), h)
         context = self.context(torch.cat([mean, (h * there).amax(2), numbers], dim=-1))
         h = nn.functional.gelu(self.spot(h) + context[:, :, None])
         weight, said, pull = self.say(h).split([2, _SAID, 3], dim=-1)
         weight = (weight + -1e4 * ~there).softmax(dim=2) * there
         said = (said * there).sum(2) + self._explain(view.peaks, spots)
-        pooled = torch.cat([(weight[..., :1] * h).sum(2), (h * there).amax(2), numbers, said / _SPOKEN], dim=-1)
+        pooled = torch.cat([_weighted(weight[..., 0], h), (h * there).amax(2), numbers, said / _SPOKEN], dim=-1)
         score = self.score(pooled)[..., 0] + said[..., 0]
         score = score if earlier is None else score + _EARLIER * earlier
         correction = (spots.pulls(pull) * weight[..., 1:]).sum(2)
@@ -225,6 +225,11 @@ class SpotVerifier(nn.Module):
         )  # fmt: skip
         said = self.peak(torch.stack(known, dim=-1))
         return (said * (out > _FAINT)[..., None]).sum(2)
+
+
+def _weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Sums over reflections of x (n, m, s, width) with weights (n, m, s), as products of matrices."""
+    return torch.matmul(weight.to(x)[..., None, :], x)[..., 0, :]
 
 
 def _nearest(peaks: Peaks, spots: _Seen) -> tuple[torch.Tensor, torch.Tensor]:

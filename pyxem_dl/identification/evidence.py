@@ -43,7 +43,7 @@ class Weights(NamedTuple):
 
 
 #: Those of the bundled model, from :func:`~pyxem_dl.identification.fitting.fit_evidence`
-WEIGHTS = Weights(0.9, 0.15, 0.4, 2.0)
+WEIGHTS = Weights(1.75, 0.08, 0.16, 3.75)
 
 
 class PeakPlaces(NamedTuple):

@@ -31,8 +31,8 @@ _ELECTRONS = (1e3, 1e5)
 def fit_evidence(
     model: str | Path | OrientationModel = ANY_CRYSTAL,
     *,
-    n_crystals: int = 12,
-    n_others: int = 8,
+    n_crystals: int = 32,
+    n_others: int = 16,
     n_patterns: int = 24,
     beam_energy: float = 200.0,
     reciprocal_radius: float = 1.25,

@@ -296,5 +296,6 @@ def _result(phases, entries, pairs, looks, sample, left_out, n_faint: int) -> Id
         rows.append(Entry(
             [phases[i] for i in entry], float(found.probability[j]), float(found.weight[j]), why=why[entry[0]], **mean
         ))  # fmt: skip
-    rows.sort(key=lambda row: (-row.probability, -row.share, -row.score))
+    # phases that are all as unlikely by the score
+    rows.sort(key=lambda row: (-round(row.probability, 2), -row.share, -row.score))
     return Identified(rows, len(sample.peaks.kx), n_faint, found.none, left_out)

@@ -115,7 +115,7 @@ def test_crystals_that_look_alike_are_not_foreign():
 
 
 def test_thresholds_leave_out_another_crystal(generalist):
-    """Of patterns that are said to be of another crystal 5 % pass; the score's is that of empty ones."""
+    """Of patterns that are said to be of another crystal 3 % pass; the score's is that of empty ones."""
     preprocessing, made = PolarPreprocessing(1.2, n_k=52), simulated("Al", 64)
     network = generalist.network.with_phases([phase("Al")], 200.0, preprocessing)
     inputs = preprocessing.counted(made.patterns, made.calibration)
@@ -125,5 +125,5 @@ def test_thresholds_leave_out_another_crystal(generalist):
     limits = fit_scores(network, [own, foreign])
     with torch.inference_mode():
         crystal = network.predict(inputs, 1).crystal
-    assert (crystal > limits["crystal"]).float().mean() == pytest.approx(0.05, abs=0.02)
+    assert (crystal > limits["crystal"]).float().mean() == pytest.approx(0.03, abs=0.02)
     assert limits["score"] == 0.5  # there are none to fit it with

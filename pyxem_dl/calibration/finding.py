@@ -39,6 +39,8 @@ _SPOT_RADIUS = 2.0
 _SEEN_TO, _FARTHEST, _NEAR = 0.08, 1.5, 0.05
 # What is fitted: reflections nearer to the sphere, and so near (Å⁻¹, and px at least)
 _EXCITATION_ERROR, _TOLERANCE, _TOLERANCE_PIXELS = 0.03, 0.03, 1.0
+# Orientations count that are likelier right than wrong, whatever is indexed in a map
+_LIKELY = 0.5
 # A pattern counts where its orientation explains so many peaks, and so much more of them than chance does
 _FEWEST_EXPLAINED, _MORE_THAN_CHANCE = 3, 0.25
 # Patterns that have to count, and what they all have to explain beyond chance
@@ -143,7 +145,8 @@ def calibrated(
         )
         crystal, score = (x.float().cpu().numpy() for x in (found.crystal, found.scores[:, 0]))
         limits = model.thresholds
-        confident = (crystal > 0) & (crystal >= limits.get("crystal", 0.5)) & (score >= limits.get("score", 0.0))
+        confident = (crystal > 0) & (crystal >= limits.get("crystal", 0.5))
+        confident &= score >= max(_LIKELY, limits.get("score", 0.0))
         return Answers(found.rotations[:, 0].double().cpu().numpy(), found.phase_id[:, 0].cpu().numpy(), confident)
 
     found = find_calibration(scan, answer, model.phases, n_patterns, spot_radius)
@@ -223,12 +226,17 @@ class _Sample:
 
 
 class _Look(NamedTuple):
-    """Answers with a calibration, which of them count, and what all explain of the peaks (and by chance)."""
+    """Answers with a calibration, and which of them count.
+
+    ``explained`` and ``by_chance`` are shares of the peaks of confident answers, ``gain`` what is explained beyond
+    chance of all peaks: a scale at which hardly anything is confident must not win by the rest.
+    """
 
     answers: Answers
     used: np.ndarray
     explained: float
     by_chance: float
+    gain: float = 0.0
 
 
 class _Search:
@@ -298,17 +306,12 @@ class _Search:
             if abs(scale - 1) < _ANOTHER:
                 continue
             if gain is None:
-                gain = self.gain(self.look(bend, some)) + _BETTER
+                gain = self.look(bend, some).gain + _BETTER
             other = Bend.of(bend.matrix * scale, bend.shift, bend.drift)
-            found = self.gain(self.look(other, some))
+            found = self.look(other, some).gain
             if found > gain:
                 best, gain = other, found
         return best
-
-    @staticmethod
-    def gain(look: _Look) -> float:
-        """Share of the peaks that is explained beyond chance."""
-        return look.explained - look.by_chance
 
     # ---------------------------------------------------------------- answers
     @staticmethod
@@ -348,7 +351,9 @@ class _Search:
         used = answers.confident & (found.n_explained >= _FEWEST_EXPLAINED)
         used &= (found.n_explained - found.n_chance) / peaks >= _MORE_THAN_CHANCE
         total = max(found.n_peaks[answers.confident].sum(), 1)
-        return _Look(answers, used, *(float(x.sum() / total) for x in (found.n_explained, found.n_chance)))
+        explained, by_chance = (float(x.sum() / total) for x in (found.n_explained, found.n_chance))
+        gain = (explained - by_chance) * float(total / peaks.sum())
+        return _Look(answers, used, explained, by_chance, gain)
 
     def patterns(self, look: _Look) -> list[Pattern]:
         """Gather what the fit needs of the patterns that count."""
@@ -404,7 +409,7 @@ class _Search:
 
     def check_explained(self, before: _Look, after: _Look) -> None:
         """Raise an error if the orientations explain little, or less than before."""
-        gained, had = self.gain(after), self.gain(before)
+        gained, had = (look.explained - look.by_chance for look in (after, before))
         numbers = (
             f"{100 * before.explained:.1f} % of the peaks before ({100 * before.by_chance:.1f} % by chance), "
             f"{100 * after.explained:.1f} % afterwards ({100 * after.by_chance:.1f} %)"

@@ -228,7 +228,7 @@ class SpotVerifier(nn.Module):
 
 
 def _weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Sums over reflections of x (n, m, s, width) with weights (n, m, s), as products of matrices."""
+    """Sum x (n, m, s, width) over reflections with weights (n, m, s), as products of matrices."""
     return torch.matmul(weight.to(x)[..., None, :], x)[..., 0, :]
 
 

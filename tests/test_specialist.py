@@ -73,6 +73,8 @@ def test_what_does_not_go_together_is_said(generalist, tmp_path):
         pyxem_dl.train(raw_phase("Al"), network="swin_tiny", output=tmp_path)
     with pytest.raises(ValueError, match="Give the phases"):
         pyxem_dl.train(output=tmp_path)
+    with pytest.raises(ValueError, match="'small' takes any crystal.*start='small'"):
+        pyxem_dl.train(raw_phase("Al"), recipe=generalist, output=tmp_path)
     with pytest.raises(ValueError, match="'small' takes any crystal.*train\\('my.cif'\\)"):
         pyxem_dl.finetune(generalist, labelled=[("scan.zspy", "labels.h5")], output=tmp_path)
 

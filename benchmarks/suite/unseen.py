@@ -10,8 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyxem_dl.models import load_model
-from pyxem_dl.symmetry import disorientation_angle
-from pyxem_dl.training.any_crystal import AnyCrystalConfiguration
+from pyxem_dl.training.any_crystal import AnyCrystalConfiguration, compared
 from pyxem_dl.training.bragg import divided, training_phases
 from pyxem_dl.training.crystal_batches import NamedPatterns, validation_patterns
 from suite.measure import calibration_of_scores
@@ -69,18 +68,13 @@ def _measured(model) -> tuple[dict, np.ndarray, np.ndarray]:
 
 def _answers(model, patterns: NamedPatterns) -> tuple[np.ndarray, ...]:
     """Disorientations (n,) modulo 180° and strict in degrees, scores, and what is indexed, there, and foreign."""
-    network, there = patterns.network, patterns.phase_id >= 0
     with torch.inference_mode():
-        found = network.predict(patterns.inputs, 1)
-    operations = network.operations[patterns.phase_id.clamp_min(0)]
-    angles = (
-        torch.rad2deg(disorientation_angle(found.rotations[:, 0], patterns.rotations, operations, modulo_180=modulo))
-        for modulo in (True, False)
-    )
-    score, limits = found.scores[:, 0], model.thresholds
+        found = patterns.network.predict(patterns.inputs, 1)
+    strict, modulo_180, score, there = compared(patterns, found)
+    limits = model.thresholds
     indexed = (found.crystal >= limits["crystal"]) & (score >= limits["score"])
     foreign = (~there).all().expand(len(there))
-    return tuple(x.numpy() for x in (*angles, score, indexed, there, foreign))
+    return tuple(x.numpy() for x in (modulo_180, strict, score, indexed, there, foreign))
 
 
 def draw(pairs: dict[str, tuple]) -> Figure:

@@ -24,8 +24,13 @@ _MOST_ATOMS = 40
 # In so many of the draws the right phase is among the candidates, and so is each other one
 _THERE, _OTHERS = 0.6, 0.5
 _DRAWS, _RATE = 800, 0.03
-# Crystals share their patterns' electrons, from low doses to high ones
-_ELECTRONS = (1e3, 1e5)
+#: Patterns of one crystal without faults of the detector, from low doses to high ones
+SETTINGS = SimulationSettings(
+    shape_factors=("many_beam",), electrons=(1e3, 1e5), background=(0.1, 1.0), thickness=(80.0, 600.0),
+    disk_radius=(0.02, 0.045), overlap_share=0.0, empty_share=0.0, ghost_share=0.0, fault_share=0.0,
+    threshold_share=0.0, beam_stop_share=0.0, precession_share=0.0, scale_error=(-0.01, 0.01),
+    ellipticity=(0.0, 0.01), pixels=(128,), coverage=(1.0, 1.0),
+)  # fmt: skip
 
 
 def fit_evidence(
@@ -71,16 +76,10 @@ def fit_evidence(
 
 def _what_is_said(model, phases: list, n_crystals: int, n_patterns: int, seed: int):
     """Look for each of the phases in patterns of the first of them: what is said, the truth (n,), peaks (n,)."""
-    settings = SimulationSettings(
-        shape_factors=("many_beam",), electrons=_ELECTRONS, background=(0.1, 1.0), thickness=(80, 600), empty_share=0.0,
-        disk_radius=(0.02, 0.045), overlap_share=0.0, ghost_share=0.0, fault_share=0.0, threshold_share=0.0,
-        beam_stop_share=0.0, precession_share=0.0, scale_error=(-0.01, 0.01), ellipticity=(0, 0.01), pixels=(128,),
-        coverage=(1.0, 1.0),
-    )  # fmt: skip
     energy, radius = model.domain["beam_energy"], model.preprocessing.reciprocal_radius
     samples = []
     for i, phase in enumerate(phases[:n_crystals]):
-        made = PatternSimulator([phase], energy, radius, settings, seed=seed + i)(n_patterns)
+        made = PatternSimulator([phase], energy, radius, SETTINGS, seed=seed + i)(n_patterns)
         sample = Sampled.of_patterns(model, made.patterns, made.calibration)
         samples.append(sample.at(sample.peaks.count >= FEWEST_PEAKS))
     sample = Sampled.joined(samples)

@@ -157,7 +157,7 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     training = network.training
     network.eval()
     with torch.inference_mode():
-        columns = [_angles(each, each.network.predict(each.inputs, 1)) for each in patterns]
+        columns = [compared(each, each.network.predict(each.inputs, 1)) for each in patterns]
     network.train(training)
     angle, modulo_180, score, there = (torch.cat(column) for column in zip(*columns, strict=True))
     result = {}
@@ -169,7 +169,7 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     return result
 
 
-def _angles(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torch.Tensor, ...]:
+def compared(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torch.Tensor, ...]:
     """Disorientations (n,) in degrees, strict and modulo 180°, scores, and where there is a crystal."""
     operations = patterns.network.operations[patterns.phase_id.clamp_min(0)]
     angles = (
@@ -203,7 +203,7 @@ def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dic
         network.set_temperature(temperature)
         with torch.inference_mode():
             best = [each.network.separated(f, 1) for each, f in zip(patterns, found, strict=True)]
-            columns = [(*_angles(each, b), b.crystal) for each, b in zip(patterns, best, strict=True)]
+            columns = [(*compared(each, b), b.crystal) for each, b in zip(patterns, best, strict=True)]
         angle, _, score, there, crystal = (torch.cat(column) for column in zip(*columns, strict=True))
         return (there & (angle < 5)).to(score), score, there, crystal
 

@@ -31,8 +31,8 @@ _KEPT = 256
 class NamedPatterns(NamedTuple):
     """Patterns in which a crystal is looked for.
 
-    ``phase``, ``beam_energy`` and ``preprocessing`` as the network's ``with_phases`` takes them; ``inputs``;
-    ``rotations (n, 4)``; ``phase_id (n,)``, 0, or -1 where the crystal is not.
+    The ``network``, which is told what it looks for; its ``inputs``; ``rotations (n, 4)``; ``phase_id (n,)``, -1 where
+    none of the crystals is.
     """
 
     network: AnyCrystalNetwork
@@ -98,7 +98,7 @@ def _curve(phase):
 
 
 class CrystalBatches(IterableDataset):
-    """Endless batches of patterns of many crystals, each pattern new.
+    """Endless batches of patterns of many crystals, each pattern used a few times.
 
     Parameters
     ----------

@@ -104,7 +104,8 @@ def train(
     name, description : str, optional
         Of the model; the name is by default the folder's.
     **settings
-        Further fields of :class:`~pyxem_dl.training.any_crystal.AnyCrystalConfiguration`, of
+        ``start``, a model to go on from other than "any-crystal", and further fields of
+        :class:`~pyxem_dl.training.any_crystal.AnyCrystalConfiguration`, of
         :class:`TrainingConfiguration` for the polar network, or of :class:`LabelledConfiguration`: ``pretrained``,
         ``min_score``, ``min_reliability``, ``split``, ``schedule``, ...
 
@@ -200,6 +201,11 @@ def _from_recipe(recipe, phases, settings: dict):
     entries = {}
     if recipe is not None:
         model = load_model(recipe)
+        if getattr(model, "takes_phases", False):
+            raise ValueError(
+                f"{model.name!r} takes any crystal: give phases, and start={model.name!r}, to go on from its "
+                "weights. It is no recipe."
+            )
         if not model.training:
             raise ValueError(f"The model {model.name!r} does not record how it was trained, so it cannot be a recipe.")
         if "simulation" not in model.training:

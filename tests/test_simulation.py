@@ -9,6 +9,7 @@ from diffpy.structure import Atom, Lattice, Structure
 from diffsims.generators.simulation_generator import SimulationGenerator
 from orix.crystal_map import Phase
 from orix.quaternion import Rotation
+from scipy import ndimage
 
 from pyxem_dl import crystals
 from pyxem_dl.frames import Calibration, k_to_pixel
@@ -200,6 +201,39 @@ def test_the_strongest_spot_of_an_undisturbed_pattern_is_a_reflection():
     phases = crystals.load_phases(lithium_nickel_oxide())
     made = PatternSimulator(phases, 200, 1.5, SimulationSettings(setup_size=16, **UNDISTURBED), seed=1)()
     assert_the_strongest_spots_are_reflections(made, phases[0])
+
+
+def test_a_ghost_may_have_specks_around_it_and_the_background_may_be_uneven():
+    phases = crystals.load_phases(aluminium())
+    plain = UNDISTURBED | {"empty_share": 1.0, "ghost_share": 1.0, "disk_radius": (0.02, 0.02001)}
+
+    def islands(**settings):
+        simulator = PatternSimulator(phases, 200, 1.5, SimulationSettings(**plain | settings), seed=3)
+        made = simulator.several(2, 24)
+        bright = [pattern > 5 for each in made for pattern in each.patterns.numpy()]
+        return np.mean([ndimage.label(image)[1] for image in bright])
+
+    # the direct beam and a ghost, which may lie beyond the detector's corner; each speck is there in half of the cases
+    assert 1.2 < islands() <= 2.05
+    assert islands(ghost_specks=12) > islands() + 0.5
+    even, uneven = (
+        PatternSimulator(
+            phases, 200, 1.5,
+            SimulationSettings(**plain | {"ghost_share": 0.0, "background": (10.0, 10.01), "texture": texture}), seed=3,
+        )(16)
+        for texture in ((0.0, 0.0), (0.5, 0.5001))
+    )  # fmt: skip
+
+    def contrast(made):
+        """Spread along rings: around the beam an even background is the same on all sides."""
+        rows, columns = made.calibration.shape
+        r, c = np.mgrid[:rows, :columns]
+        k = np.hypot(r - made.calibration.center[0], c - made.calibration.center[1]).astype(int)
+        ring = (k > 20) & (k < 24)
+        values = ndimage.uniform_filter(made.patterns.numpy(), (0, 5, 5))[:, ring]
+        return float(np.median(values.std(1) / values.mean(1)))
+
+    assert contrast(even) < 0.15 < 0.3 < contrast(uneven)
 
 
 def test_setups_that_are_simulated_together_have_a_detector_each():

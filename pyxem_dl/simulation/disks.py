@@ -255,12 +255,8 @@ class DiskSimulator(RandomNumbers):
         shift = torch.zeros(n, 2, device=self.device)
         halo = expected_background(Background(profile, radius, shift), setup.calibration)
         halo = halo * (electrons * self._log_uniform(*s.background, n))[:, None, None]
-        # grain of any size: noise of few pixels, enlarged
-        rows, columns = setup.calibration.shape
-        coarse = max(4, round(rows / self._log_number(1.0, 3 * setup.radius)))
-        grain = functional.interpolate(
-            self._normal(n, 1, coarse, coarse), (rows, columns), mode="bicubic", align_corners=False
-        )[:, 0]
+        shape = setup.calibration.shape
+        grain = self._grain(n, max(4, shape[0] / self._log_number(1.0, 3 * setup.radius)), shape)
         return halo * torch.exp(self._uniform(*s.texture, n)[:, None, None] * grain)
 
     def _draw_ghosts(self, electrons, setup: _DiskSetup) -> torch.Tensor:

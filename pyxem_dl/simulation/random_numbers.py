@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn import functional
 
 
 class RandomNumbers:
@@ -45,6 +46,12 @@ class RandomNumbers:
 
     def _happens(self, share, *shape):
         return self._uniform(0, 1, *shape) < share
+
+    def _grain(self, n: int, patches: float, shape) -> torch.Tensor:
+        """Noise (n, rows, columns) of some patches along a side: that of few pixels, enlarged."""
+        patches = max(3, round(patches))
+        noise = self._normal(n, 1, patches, patches)
+        return functional.interpolate(noise, tuple(shape), mode="bicubic", align_corners=False)[:, 0]
 
     # ---------------------------------------------------------------- numbers, on the host
     def _numbers(self, low, high, *shape) -> torch.Tensor:

@@ -28,6 +28,8 @@ from pyxem_dl.simulation.random_numbers import RandomNumbers
 from pyxem_dl.simulation.scattering import SHAPE_FACTORS, spot_intensity
 
 _DETECTORS = 12
+# Patches of an uneven background along a side of the detector
+_GRAINS = (3.0, 30.0)
 _PROFILE_POINTS = 256
 #: A key of the shape factors besides those of `SHAPE_FACTORS`: intensities by dynamical theory
 MANY_BEAM = "many_beam"
@@ -63,6 +65,10 @@ class SimulationSettings:
         Expected in all spots together without the direct beam, log.
     background : tuple of float
         Expected electrons in halo, rings and inelastic background relative to the spots', log.
+    texture : tuple of float
+        Unevenness of the background: the logarithm's standard deviation, over patches of any size.
+    ghost_specks : int
+        So many smaller and weaker specks lie around each ghost.
     scale_error, ellipticity : tuple of float
         Relative.
     coma : tuple of float
@@ -92,6 +98,8 @@ class SimulationSettings:
     intensity_jitter: tuple[float, float] = (0.0, 0.9)
     electrons: tuple[float, float] = (150.0, 300_000.0)
     background: tuple[float, float] = (0.003, 10.0)
+    texture: tuple[float, float] = (0.0, 0.0)
+    ghost_specks: int = 0
     scale_error: tuple[float, float] = (-0.02, 0.02)
     ellipticity: tuple[float, float] = (0.0, 0.03)
     coma: tuple[float, float] = (0.0, 0.0)
@@ -109,7 +117,10 @@ class SimulationSettings:
     setup_size: int = 32
 
     def __post_init__(self) -> None:
-        drawn_settings(self, pixels=(8, 2048), setup_size=(1, 4096), coverage=(0.1, 10), disk_radius=(1e-6, 1))
+        drawn_settings(
+            self, pixels=(8, 2048), setup_size=(1, 4096), coverage=(0.1, 10), disk_radius=(1e-6, 1), texture=(0, 5),
+            ghost_specks=(0, 64),
+        )  # fmt: skip
         known = [*SHAPE_FACTORS, MANY_BEAM]
         if not self.shape_factors or any(name not in known for name in self.shape_factors):
             raise ValueError(f"shape_factors must be from {', '.join(known)}, not {self.shape_factors!r}.")
@@ -418,6 +429,9 @@ class PatternSimulator(RandomNumbers):
         background = expected_background(
             Background(profile, radius, shift), setup.detector
         )
+        if s.texture[1]:
+            grain = self._grain(n, self._log_number(*_GRAINS), background.shape[1:])
+            background = background * torch.exp(self._uniform(*s.texture, n)[:, None, None] * grain)
         amount = electrons * self._log_uniform(*s.background, n)
         direct = draw_spots(
             setup.center_error[:, :1], setup.center_error[:, 1:],
@@ -427,16 +441,27 @@ class PatternSimulator(RandomNumbers):
         return background * amount[:, None, None] + direct
 
     def _draw_ghosts(self, electrons, setup: _Setup) -> torch.Tensor:
-        """Draw a disk where no reflection is: images of the beam, as detectors and lenses make."""
-        n = len(electrons)
+        """Draw a disk where no reflection is, with specks: images of the beam, as detectors and lenses make."""
+        n, specks = len(electrons), self.settings.ghost_specks
         amount = electrons * self._log_uniform(0.02, 0.3, n)
         amount = amount * self._happens(self.settings.ghost_share, n)
         k = self._uniform(0.1, 1.0, n) * self.reciprocal_radius
         angle = self._uniform(0, 2 * math.pi, n)
-        radii = [self._log_number(0.01, 0.1) for _ in setup.optics]
+        kx, ky = (k * angle.cos())[:, None], (k * angle.sin())[:, None]
+        ghosts = self._draw_soft(kx, ky, amount[:, None], 0.01, setup)
+        if specks:
+            around = self._log_uniform(0.03, 0.3, n, 1)
+            kx, ky = (x + around * self._normal(n, specks) for x in (kx, ky))
+            amount = amount[:, None] * self._log_uniform(0.01, 0.5, n, specks) * self._happens(0.5, n, specks)
+            ghosts = ghosts + self._draw_soft(kx, ky, amount, 0.005, setup)
+        return ghosts
+
+    def _draw_soft(self, kx, ky, amount, least: float, setup: _Setup) -> torch.Tensor:
+        """Draw disks of a radius between the least and 0.1 Å⁻¹, one for all of a setup."""
+        radii = [self._log_number(least, 0.1) for _ in setup.optics]
         return draw_spots(
-            (k * angle.cos())[:, None], (k * angle.sin())[:, None], amount[:, None], setup.detector,
-            disk_radius=self._column(radii, n // len(radii)), blur=setup.blur,
+            kx, ky, amount, setup.detector,
+            disk_radius=self._column(radii, len(kx) // len(radii)), blur=setup.blur,
             half=max(reach(r / o.calibration.scale[1], o.blur) for r, o in zip(radii, setup.optics, strict=True)),
         )  # fmt: skip
 

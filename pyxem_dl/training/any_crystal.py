@@ -38,7 +38,7 @@ _TEMPERATURES = torch.linspace(0.5, 3.0, 26)
 def _simulation() -> SimulationSettings:
     return SimulationSettings(
         shape_factors=("many_beam",) * 4 + ("two_beam", "two_beam", "kinematical", "lorentzian", "gaussian"),
-        overlap_share=0.15, empty_share=0.08, fault_share=0.15,
+        overlap_share=0.15, empty_share=0.12, fault_share=0.15, ghost_share=0.25, ghost_specks=6, texture=(0.0, 0.4),
     )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # Share of the patterns of another crystal that may pass the threshold: less than the 5 % that are bearable, since there
 # are crystals that are more alike, and real vacuum that is not as empty as simulated one
 _FALSE_FOREIGN = 0.03
+# Added to the seed of a training that goes on, so that it does not see the same patterns once more
+_OTHER_PATTERNS = 10_000_000
 # Temperatures that are tried
 _TEMPERATURES = torch.linspace(0.5, 3.0, 26)
 
@@ -276,14 +278,17 @@ def train_any_crystal(
     learnt, held_out = divided(phases, configuration)
     network = network_of(start, configuration).to(root)
     say(f"Training {name} on {len(learnt)} crystals; {configuration.max_minutes:g} minutes on {root}")
-    batches = CrystalBatches(network, learnt, configuration, configuration.seed, root)
+    seed = configuration.seed + (0 if start is None else _OTHER_PATTERNS)
+    batches = CrystalBatches(network, learnt, configuration, seed, root)
     validation = validation_patterns(network, held_out, configuration, root)
     module = AnyCrystalTraining(network, configuration, "train", batches, validation)
     fit(module, work / "train", root, precision, show_progressbar)
     model, results = learnt_model(module, name=name, description=description or "Orientations of any crystal")
     model.provenance = provenance([module], root, precision)
+    if start is not None:
+        model.provenance["stages"][:0] = start.provenance.get("stages", [])
     model.save(
-        output, dtype=torch.float16, card=any_crystal_card(model, configuration, results, phases, held_out),
+        output, dtype=torch.float16, card=any_crystal_card(model, configuration, results, phases, held_out, start),
         training_log=join_logs(work, configuration.stages()), crystals=manifest_of(phases),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)

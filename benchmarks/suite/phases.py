@@ -29,7 +29,7 @@ _ENERGY, _RADIUS, _PATTERNS, _CRYSTALS, _CANDIDATES, _DRAWS = 200.0, 1.25, 16, 2
 # Crystals besides those held out of the training; and the largest cells (atoms) that are looked at
 _KNOWN, _LARGEST = ("Al", "Si", "MgO", "LiNiO2"), 40
 # As those by which the weights of the evidence are fitted, at one dose
-_SETTINGS = replace(SETTINGS, electrons=(1e4, 1e4))
+_SETTINGS = replace(SETTINGS, electrons=(1e4, 1e4), overlap_share=0.0)
 # What decides on a single pattern
 _WAYS = {"network and peaks": "both", "network alone": "network", "peaks alone": "peaks"}
 

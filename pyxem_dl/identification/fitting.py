@@ -24,10 +24,10 @@ _MOST_ATOMS = 40
 # In so many of the draws the right phase is among the candidates, and so is each other one
 _THERE, _OTHERS = 0.6, 0.5
 _DRAWS, _RATE = 800, 0.03
-#: Patterns of one crystal without faults of the detector, from low doses to high ones
+#: Patterns without faults of the detector, from low doses to high ones, some of two crystals
 SETTINGS = SimulationSettings(
     shape_factors=("many_beam",), electrons=(1e3, 1e5), background=(0.1, 1.0), thickness=(80.0, 600.0),
-    disk_radius=(0.02, 0.045), overlap_share=0.0, empty_share=0.0, ghost_share=0.0, fault_share=0.0,
+    disk_radius=(0.02, 0.045), overlap_share=0.25, empty_share=0.0, ghost_share=0.0, fault_share=0.0,
     threshold_share=0.0, beam_stop_share=0.0, precession_share=0.0, scale_error=(-0.01, 0.01),
     ellipticity=(0.0, 0.01), pixels=(128,), coverage=(1.0, 1.0),
 )  # fmt: skip

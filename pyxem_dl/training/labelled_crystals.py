@@ -178,11 +178,15 @@ def crystal_validation(model: OrientationModel, scans, c: LabelledConfiguration,
 def fitted_thresholds(model: OrientationModel, batches, validation: dict, seed: int) -> dict[str, float]:
     """Make scores probabilities, on simulated patterns where the model learns such; return the thresholds.
 
-    Without them the temperature is that of the held-out labels, and no threshold of the score is known.
+    Without them the temperature is that of the held-out labels, and no threshold of the score is known.  That of a
+    crystal never rises: the labels say which crystals are there, and in patterns as those of the scan, of few spots or
+    few electrons, others may be so much like them that hardly anything would be left.
     """
     if isinstance(batches, MixedBatches):
         batches.simulated.reseed(seed + 1_000_000)
-        return fit_scores(model.network, batches.simulated.validation())
+        found = fit_scores(model.network, batches.simulated.validation())
+        print("fitted", found)
+        return found | {"crystal": min(found["crystal"], model.thresholds.get("crystal", 1.0))}
     fit_temperature(model.network, validation["region"])
     return {name: value for name, value in model.thresholds.items() if name != "score"}
 

@@ -185,7 +185,6 @@ def fitted_thresholds(model: OrientationModel, batches, validation: dict, seed: 
     if isinstance(batches, MixedBatches):
         batches.simulated.reseed(seed + 1_000_000)
         found = fit_scores(model.network, batches.simulated.validation())
-        print("fitted", found)
         return found | {"crystal": min(found["crystal"], model.thresholds.get("crystal", 1.0))}
     fit_temperature(model.network, validation["region"])
     return {name: value for name, value in model.thresholds.items() if name != "score"}

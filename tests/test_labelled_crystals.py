@@ -139,12 +139,27 @@ def test_the_model_is_a_folder_as_the_others(polycrystal, tmp_path, monkeypatch,
     before, after = first.network.state_dict(), model.network.state_dict()
     assert 0 < max(float((before[k].float() - after[k].float()).abs().max()) for k in before) < 0.1
     assert before.keys() == load_model("any-crystal").network.state_dict().keys()
-    # energies beyond those of the first training are still doubted, and it can be adapted again
+    # energies beyond those of the first training are still doubted
     far = Calibration.from_signal(polycrystal.signal).replace(beam_energy=400.0)
     with pytest.warns(UserWarning, match="400 kV.*trained at 60 to 300"):
         model.with_phases(model.phases, 400, 1.2).check_domain(far)
-    again = pyxem_dl.finetune(folder, [tuple(polycrystal)], output=tmp_path / "again", **QUICK)
-    assert again.training["first_training"] == first.training
+
+
+@pytest.mark.slow
+def test_a_specialist_is_adapted_and_adapted_again(polycrystal, tmp_path, monkeypatch):
+    monkeypatch.setattr(specialist, "training_phases", labelled_crystals.training_phases)
+    quick = {name: QUICK[name] for name in ("show_progressbar", "device")} | {"max_steps": 2, "crystals_at_once": 2}
+    first = pyxem_dl.train(raw_phase("LiNiO2"), beam_energy=200, output=tmp_path / "mine", **quick)
+    model = pyxem_dl.finetune(tmp_path / "mine", [tuple(polycrystal)], output=tmp_path / "tuned", **QUICK)
+    again = pyxem_dl.finetune(tmp_path / "tuned", [tuple(polycrystal)], output=tmp_path / "again", **QUICK)
+    assert first.training == model.training["first_training"] == again.training["first_training"]
+    assert again.preprocessing.scale_factor == model.preprocessing.scale_factor != 1
+    with pytest.raises(ValueError, match="'mine' has its phases"):
+        pyxem_dl.finetune(first, [tuple(polycrystal)], phases=raw_phase("LiNiO2"), output=tmp_path / "x", **QUICK)
+    other = polycrystal.truth.deepcopy()
+    other.phases[0].name, other.phases[0].point_group = "Al", "m-3m"
+    with pytest.raises(ValueError, match="Laue group m-3m in the labels, but -3m"):
+        pyxem_dl.finetune(first, [(polycrystal.signal, other)], output=tmp_path / "x", **QUICK)
 
 
 def test_without_simulated_patterns_no_threshold_of_the_score_is_known(polycrystal, tmp_path):

@@ -102,7 +102,7 @@ def test_another_phase_is_wrong_whatever_its_orientation():
 
 
 # ---------------------------------------------------------------- models
-@pytest.mark.parametrize("material", ["Al", "LiNiO2"])
+@pytest.mark.parametrize("material", [pytest.param("Al", marks=pytest.mark.slow), "LiNiO2"])
 def test_a_wrong_scale_is_learnt_from_a_part_of_the_scan(material, tmp_path):
     scan = data.polycrystal((14, 16), 2e4, n_grains=12, pixels=64, phase=raw_phase(material), seed=1)
     signal, first = off_by(scan, 1.06), np.arange(scan.truth.size) % 16 < 8

@@ -221,7 +221,11 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
     scan = Scan.from_signal(signal, reading)
     if phases is not None:
         phases = _looked_for(model, phases, scan, computing)
-    scan, found = _calibrated(scan, calibrate, model, phases, computing)
+    nominal, plain = scan, model
+    if phases is not None:  # what labels told a model of the scale counts no more where the patterns tell it
+        plain = replace(model, preprocessing=replace(model.preprocessing, scale_factor=1.0))
+    scan, found = _calibrated(nominal, calibrate, plain, phases, computing)
+    model = model if scan is nominal else plain
     if phases is not None:
         model = with_phases(model, phases, scan.calibration)
     model.check_domain(scan.calibration)

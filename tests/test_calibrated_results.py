@@ -1,5 +1,6 @@
 """A calibration that was found: files of maps keep it; vectors, strain and tilt are without its ellipse."""
 
+import dataclasses
 import json
 
 import hyperspy.api as hs
@@ -47,6 +48,18 @@ def model():
 def scan():
     counts = np.random.default_rng(0).poisson(2.0, (3, 4, 96, 96)).astype(np.uint16)
     return make_signal(counts, NOMINAL, "scan")
+
+
+@pytest.mark.parametrize("name", ["Al", "LiNiO2"])
+def test_a_calibration_takes_the_place_of_what_labels_told_of_the_scale(name, model, scan):
+    told = dataclasses.replace(model, preprocessing=PolarPreprocessing(1.2, scale_factor=0.9))
+
+    def scores(which, **settings):
+        return pyxem_dl.predict_orientation(scan, which, phases=raw_phase(name), **settings, **QUIET).prop["scores"]
+
+    found = found_calibration()
+    np.testing.assert_array_equal(scores(told, calibrate=found), scores(model, calibrate=found))
+    assert not np.allclose(scores(told), scores(model), atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".zarr"])

@@ -52,6 +52,11 @@ def test_networks_are_compared_with_their_labels(small, capsys):
     # on patterns of these grains template matching is mostly right
     assert templates["modulo_180"]["within_5"] > 0.3
     assert templates["n"] + templates["seen_n"] == 22 * 24 - 22
+    tuned = [p for s, p in by if s == "tuning"]
+    assert tuned == ["labels, templates 1°"] + [
+        f"{network}, {name}" for network in ("polar", "any-crystal")
+        for name in ("of a wrong scale and a clean background", "the same, fine-tuned")
+    ]  # fmt: skip
     cnn = by["labelled", "cnn, on labels"]
     assert cnn["size_mb"] > 1 and 0 < cnn["minutes"] < 5
     text = path.read_text(encoding="utf-8")

@@ -75,8 +75,6 @@ def test_what_does_not_go_together_is_said(generalist, tmp_path):
         pyxem_dl.train(output=tmp_path)
     with pytest.raises(ValueError, match="'small' takes any crystal.*start='small'"):
         pyxem_dl.train(raw_phase("Al"), recipe=generalist, output=tmp_path)
-    with pytest.raises(ValueError, match="'small' takes any crystal.*train\\('my.cif'\\)"):
-        pyxem_dl.finetune(generalist, labelled=[("scan.zspy", "labels.h5")], output=tmp_path)
 
 
 def test_a_generalist_goes_on_from_another_one(generalist, tmp_path):
@@ -96,6 +94,20 @@ def test_patterns_of_others_are_none_of_the_phases(generalist):
     made = [patterns for _ in range(12) for patterns in batches.make()]
     foreign = [bool((patterns.phase_id < 0).all()) for patterns in made]
     assert 6 <= sum(foreign) <= 18 and not any(patterns.network.crystals.operations.shape[0] > 1 for patterns in made)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_templates_are_kept_where_energy_and_radius_are_given(fixed, generalist):
+    """A new setup has other patterns, and the same templates only then."""
+    given = {"beam_energy": (200.0, 200.0), "reciprocal_radius": (1.1, 1.1)} if fixed else {}
+    c = AnyCrystalConfiguration(batch_size=8, crystals_at_once=1, steps_each=1, foreign_share=0.0,
+                                simulation=QUICK["simulation"], **given)  # fmt: skip
+    batches = specialist.SpecialistBatches(generalist.network, [phase("ZrO2")], [phase("Mg")], c, 0, "cpu")
+    (first,), (second,) = batches._new(1), batches._new(1)
+    assert (first.network.crystals is second.network.crystals) == fixed
+    assert not torch.equal(first.rotations, second.rotations)
+    other = generalist.network.with_phases([phase("ZrO2")], 200.0, PolarPreprocessing(1.1, n_k=46))
+    assert first.network.crystals is not other.crystals  # of another object, and another beam energy
 
 
 def test_patterns_are_used_again(generalist):

@@ -29,6 +29,8 @@ _POLYCRYSTAL = "LiNiO2 polycrystal, 100 × 100, simulated"
 _KEPT = 0.5
 _SAMPLES = 16
 _MEMBERS = 3
+#: Networks that learn a wrong scale, and are then adapted
+TUNED = ("polar", "any-crystal")
 # The model of a wrong scale is trained for this share of the time of its adaptation: backgrounds are still to be learnt
 _WRONG_SHARE = 2 / 3
 _TUNING_RATE = 6e-4
@@ -292,31 +294,37 @@ def mgo(trainer: Trainer, folder: Path) -> Iterator[tuple[str, dict]]:
 
 
 def tuning(trainer: Trainer) -> Iterator[tuple[str, dict]]:
-    """Adapt a model of a wrong scale and a clean background on a quarter of the polycrystal."""
+    """Adapt models of a wrong scale and a clean background on a quarter of the polycrystal."""
     labelled = polycrystal()
-    wrong, tuned = (Path(trainer.folder.name) / name for name in ("wrong", "tuned"))
-    settings = replace(
-        SimulationSettings(), scale_error=(0.045, 0.055), background=(1e-3, 3e-3), overlap_share=0.0, ghost_share=0.0
-    )
-    start = time.perf_counter()
-    train(
-        sample_data.lithium_nickel_oxide(), output=wrong, beam_energy=200.0, reciprocal_radius=1.5,
-        max_minutes=_WRONG_SHARE * trainer.minutes, simulation=settings, device=trainer.device, show_progressbar=False,
-    )  # fmt: skip
-    costs = {wrong: trainer.cost(wrong, start)}
     quarter = copied_map(labelled.labels)
     rows, columns = quarter.shape
     part = (np.arange(rows)[:, None] < rows // 2) & (np.arange(columns)[None] < columns // 2)
     quarter.is_in_data = part.ravel()
     rest = replace(labelled, region=~part.ravel())
+    yield "labels, templates 1°", against_truth(labelled.labels, rest)
+    for network in TUNED:
+        yield from _tuned(trainer, network, rest, quarter)
+
+
+def _tuned(trainer: Trainer, network: str, rest: LabelledData, labels) -> Iterator[tuple[str, dict]]:
+    """Train a network with a wrong scale and a clean background, adapt it to `labels`; a row for each of the two."""
+    wrong, tuned = (Path(trainer.folder.name) / f"{network}-{name}" for name in ("wrong", "tuned"))
+    settings = replace(
+        SimulationSettings(), scale_error=(0.045, 0.055), background=(1e-3, 3e-3), overlap_share=0.0, ghost_share=0.0
+    )
+    start = time.perf_counter()
+    train(
+        sample_data.lithium_nickel_oxide(), output=wrong, network=network, beam_energy=200.0, reciprocal_radius=1.5,
+        max_minutes=_WRONG_SHARE * trainer.minutes, simulation=settings, device=trainer.device, show_progressbar=False,
+    )  # fmt: skip
+    costs = {wrong: trainer.cost(wrong, start)}
     start = time.perf_counter()
     finetune(
-        wrong, [(labelled.signal, quarter)], output=tuned, max_minutes=trainer.minutes, device=trainer.device,
-        min_reliability=labelled.min_reliability, learning_rate=_TUNING_RATE, show_progressbar=False,
+        wrong, [(rest.signal, labels)], output=tuned, max_minutes=trainer.minutes, device=trainer.device,
+        min_reliability=rest.min_reliability, learning_rate=_TUNING_RATE, show_progressbar=False,
     )  # fmt: skip
     costs[tuned] = trainer.cost(tuned, start)
-    yield "labels, templates 1°", against_truth(labelled.labels, rest)
-    for name, folder in (("model of a wrong scale and a clean background", wrong), ("the same, fine-tuned", tuned)):
+    for name, folder in (("of a wrong scale and a clean background", wrong), ("the same, fine-tuned", tuned)):
         model = load_model(folder)
         model.thresholds = {"crystal": 0.0}  # all methods answer everywhere
-        yield name, trainer.row(model, rest, costs[folder])[1]
+        yield f"{network}, {name}", trainer.row(model, rest, costs[folder])[1]

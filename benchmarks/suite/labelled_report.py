@@ -90,9 +90,9 @@ LABELLED_TABLES = {
     ),
     "tuning": labelled_table(
         "Fine-tuning",
-        "A polar network that was trained on simulated patterns of a scale that is 5 % wrong, without background, and "
-        "the same fine-tuned with the labels of a quarter of the polycrystal, which show the scale, at a peak learning "
-        "rate of 6e-4, twice the default. Accuracy on the "
+        "Networks that were trained on simulated patterns of a scale that is 5 % wrong, without background (polar from "
+        "the beginning, any-crystal from its bundled weights), and the same fine-tuned with the labels of a quarter of "
+        "the polycrystal, which show the scale, at a peak learning rate of 6e-4, twice the default. Accuracy on the "
         "other three quarters; all answer everywhere.",
     ),
 }

@@ -103,6 +103,13 @@ def finetune(
     model: Annotated[str, typer.Argument(help="Name of a bundled model, or a model folder.")],
     labelled: Labelled,
     output: Annotated[Path, typer.Option(help="Folder of the adapted model.")],
+    phase: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CIF file of a phase, for a model that takes any crystal and labels without atoms; repeat for several "
+            "phases."
+        ),
+    ] = None,
     setting: Settings = None,
     max_minutes: Annotated[float, typer.Option(help="Time limit.", min=0)] = 10.0,
     seed: Annotated[int, typer.Option(help="Of the patterns.")] = 0,
@@ -116,12 +123,13 @@ def finetune(
     """Adapt a trained model to your microscope, with labelled scans."""
     if not labelled:
         raise typer.BadParameter("give at least one scan.zspy:labels.h5.", param_hint="--labelled")
+    check_structures(phase or [])
     from pyxem_dl.training import finetune as adapt
 
     further = _read_further(setting)
     adapted = adapt(
-        model, read_labelled(labelled), output=output, max_minutes=max_minutes, seed=seed, device=device,
-        devices=devices, nodes=nodes, resume=resume, overwrite=overwrite, show_progressbar=progress,
+        model, read_labelled(labelled), phases=phase or None, output=output, max_minutes=max_minutes, seed=seed,
+        device=device, devices=devices, nodes=nodes, resume=resume, overwrite=overwrite, show_progressbar=progress,
         **further,
     )  # fmt: skip
     typer.echo(f"{adapted} is in {output}; {output / 'README.md'} says how good it is.")

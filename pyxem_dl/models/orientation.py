@@ -346,7 +346,9 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
     known = calibration.beam_energy
     if energy and known and abs(known - energy) > _ENERGY_TOLERANCE * energy:
         messages.append(f"The beam energy is {known:g} kV, but the model {model.name!r} was trained for {energy:g} kV.")
-    trained = model.training.get("beam_energy")
+    trained = (model.training if "beam_energy" in model.training else model.training.get("first_training", {})).get(
+        "beam_energy"
+    )
     if known and isinstance(trained, (list, tuple)) and len(trained) == 2 and not trained[0] <= known <= trained[1]:
         messages.append(
             f"The beam energy is {known:g} kV, but the model {model.name!r} was trained at {trained[0]:g} to "

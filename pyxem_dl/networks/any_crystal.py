@@ -125,6 +125,8 @@ class AnyCrystalNetwork(nn.Module):
     def with_phases(self, phases: list, beam_energy: float, preprocessing: PolarPreprocessing) -> AnyCrystalNetwork:
         """Return a network of the same weights that looks for phases.
 
+        Templates that this network has of the same ones (the same objects) are kept.
+
         Parameters
         ----------
         phases : list of orix.crystal_map.Phase
@@ -134,8 +136,9 @@ class AnyCrystalNetwork(nn.Module):
         preprocessing : PolarPreprocessing
             The polar grid of the patterns.
         """
-        network = copy.copy(self)
-        network._named = _Named(tuple(phases), float(beam_energy), preprocessing)
+        network, named = copy.copy(self), _Named(tuple(phases), float(beam_energy), preprocessing)
+        if self._named is None or not self._named.is_the_same(named):
+            network._named = named
         return network
 
     def set_temperature(self, temperature: float) -> None:
@@ -274,6 +277,11 @@ class _Named:
     def __init__(self, phases: tuple, beam_energy: float, preprocessing: PolarPreprocessing) -> None:
         self.phases, self.beam_energy, self.preprocessing = phases, beam_energy, preprocessing
         self._made: tuple[str, Crystals] | None = None
+
+    def is_the_same(self, other: _Named) -> bool:
+        """Whether what is looked for is the same."""
+        same = self.beam_energy == other.beam_energy and self.preprocessing == other.preprocessing
+        return same and list(map(id, self.phases)) == list(map(id, other.phases))
 
     def on(self, device: str) -> Crystals:
         """Templates and tables on a device; made once."""

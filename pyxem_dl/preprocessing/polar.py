@@ -179,10 +179,7 @@ class PolarPreprocessing:
         valid : tensor, shape (n, n_k, n_phi) or (1, n_k, n_phi)
             1 where the bin was measured, else 0.
         """
-        polar, valid = self.resample(patterns, calibration, centers, signal_mask)
-        if turn is not None or mirrored is not None:
-            polar, valid = (self._turned(x.expand(len(polar), -1, -1), turn, mirrored) for x in (polar, valid))
-        valid = valid.to(polar)
+        polar, valid = self._augmented(patterns, calibration, centers, signal_mask, turn, mirrored)
         outer = self.is_outside(polar.device)
         return normalised(polar, valid * outer[:, None], self.gamma, self.clip), valid
 
@@ -192,6 +189,9 @@ class PolarPreprocessing:
         calibration: Calibration,
         centers: torch.Tensor | None = None,
         signal_mask: torch.Tensor | None = None,
+        *,
+        turn: torch.Tensor | None = None,
+        mirrored: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Make the input of a network that knows how many electrons it sees.
 
@@ -199,8 +199,8 @@ class PolarPreprocessing:
         ----------
         patterns : tensor, shape (n, rows, columns)
             In electrons.
-        calibration, centers, signal_mask
-            As for :meth:`resample`.
+        calibration, centers, signal_mask, turn, mirrored
+            As for a call.
 
         Returns
         -------
@@ -213,13 +213,19 @@ class PolarPreprocessing:
         pixels : tensor, shape (n_k,)
             Of the detector in a bin of each ring.
         """
-        polar, valid = self.resample(patterns, calibration, centers, signal_mask)
-        valid = valid.to(polar)
+        polar, valid = self._augmented(patterns, calibration, centers, signal_mask, turn, mirrored)
         step = self.reciprocal_radius / self.n_k
         area = self._radii(polar.device) * (step * 2 * math.pi / self.n_phi)
         pixels = area / rescaled(calibration, self.scale_factor).pixel_area
         outer = self.is_outside(polar.device)
         return polar, valid, normalised(polar, valid * outer[:, None], self.gamma, self.clip), pixels
+
+    def _augmented(self, patterns, calibration, centers, signal_mask, turn, mirrored):
+        """Resample patterns, and turn and mirror them where that is wanted: intensities, and validity as a number."""
+        polar, valid = self.resample(patterns, calibration, centers, signal_mask)
+        if turn is not None or mirrored is not None:
+            polar, valid = (self._turned(x.expand(len(polar), -1, -1), turn, mirrored) for x in (polar, valid))
+        return polar, valid.to(polar)
 
     def _radii(self, device) -> torch.Tensor:
         """Radii (n_k,) in Å⁻¹ of the middles of rings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -165,21 +166,25 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     result = {}
     for name, x in (("strict", angle[there]), ("modulo_180", modulo_180[there])):
         result |= {f"within_{limit}_{name}": float((x < limit).float().mean()) for limit in (2, 5)}
-        result[f"median_{name}"] = float(x.median())
+        result[f"median_{name}"] = float(x.median()) if len(x) else math.nan
     result["score"] = float(score[there].mean())
     result["false"] = float((score[~there] > 0.5).float().mean())
     return result
 
 
 def compared(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torch.Tensor, ...]:
-    """Disorientations (n,) in degrees, strict and modulo 180°, scores, and where there is a crystal."""
+    """Disorientations (n,) in degrees, strict and modulo 180°, scores, and where there is a crystal.
+
+    Where another phase is found than the true one they are 180 degrees.
+    """
     operations = patterns.network.operations[patterns.phase_id.clamp_min(0)]
+    right_phase = found.phase_id[:, 0] == patterns.phase_id
     angles = (
-        torch.rad2deg(
+        torch.where(right_phase, torch.rad2deg(
             symmetry.disorientation_angle(found.rotations[:, 0].float(), patterns.rotations, operations, modulo_180=m)
-        )
+        ), 180.0)
         for m in (False, True)
-    )
+    )  # fmt: skip
     return (*angles, found.scores[:, 0].float(), patterns.phase_id >= 0)
 
 
@@ -198,6 +203,20 @@ def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dic
     patterns : list of NamedPatterns
         Of crystals that are not trained on.
     """
+    score, there, crystal = fit_temperature(network, patterns)
+    foreign = torch.cat([(each.phase_id < 0).all().expand(len(each.phase_id)) for each in patterns])
+    empty = ~there & ~foreign
+    return {"crystal": _passed_by(_FALSE_FOREIGN, crystal[foreign]), "score": _passed_by(FALSE_CRYSTALS, score[empty])}
+
+
+def fit_temperature(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> tuple[torch.Tensor, ...]:
+    """Set the temperature with which scores are probabilities; return them, where there is a crystal, and of a crystal.
+
+    Parameters
+    ----------
+    network, patterns
+        Those of :func:`fit_scores`.
+    """
     with torch.inference_mode():
         found = [each.network.verify(each.inputs) for each in patterns]
 
@@ -213,10 +232,8 @@ def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dic
         right, score, *_ = measured(temperature)
         return float(torch.nn.functional.binary_cross_entropy(score.clamp(1e-4, 1 - 1e-4), right))
 
-    _, score, there, crystal = measured(min(_TEMPERATURES.tolist(), key=unlikely))
-    foreign = torch.cat([(each.phase_id < 0).all().expand(len(each.phase_id)) for each in patterns])
-    empty = ~there & ~foreign
-    return {"crystal": _passed_by(_FALSE_FOREIGN, crystal[foreign]), "score": _passed_by(FALSE_CRYSTALS, score[empty])}
+    _, *columns = measured(min(_TEMPERATURES.tolist(), key=unlikely))
+    return tuple(columns)
 
 
 def _passed_by(share: float, false: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from dataclasses import dataclass, field
+from typing import Self
 
 from pyxem_dl.checks import number, read_yaml, whole_number
 from pyxem_dl.simulation import SimulationSettings
@@ -76,6 +77,19 @@ class LearningConfiguration:
                 whole_number(name, getattr(self, name), 1, 10**12)
         if not isinstance(self.network, dict):
             raise TypeError(f"network must be a dict of the network's arguments, not {reprlib.repr(self.network)}.")
+
+    @classmethod
+    def from_dict(cls, entries: dict) -> Self:
+        """Make a configuration of what ``asdict`` made of one, also after a way through JSON."""
+        check_names(entries, cls)
+        entries = _with_tuples(entries)
+        simulation = entries.get("simulation")
+        if isinstance(simulation, dict):
+            check_names(simulation, SimulationSettings, "simulation.")
+            entries["simulation"] = SimulationSettings(**_with_tuples(simulation))
+        elif "simulation" in entries and not isinstance(simulation, SimulationSettings):
+            raise TypeError(f"simulation must be SimulationSettings or a dict of them, not {reprlib.repr(simulation)}.")
+        return cls(**entries)
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -158,20 +172,6 @@ class TrainingConfiguration(LearningConfiguration):
             )
         self._check_batch_size(self.simulation.setup_size)
 
-    @classmethod
-    def from_dict(cls, entries: dict) -> TrainingConfiguration:
-        """Make a configuration of what ``asdict`` made of one, also after a way through JSON."""
-        simulation = entries.get("simulation", SimulationSettings())
-        if isinstance(simulation, dict):
-            check_names(simulation, SimulationSettings, "simulation.")
-            simulation = SimulationSettings(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in simulation.items()}
-            )
-        elif not isinstance(simulation, SimulationSettings):
-            raise TypeError(f"simulation must be SimulationSettings or a dict of them, not {reprlib.repr(simulation)}.")
-        check_names(entries, cls)
-        return cls(**(entries | {"simulation": simulation}))
-
     @property
     def displacement(self) -> float:
         """How far distortions displace a spot at the rim, at most, in Å⁻¹."""
@@ -191,7 +191,8 @@ class LabelledConfiguration(LearningConfiguration):
     Parameters
     ----------
     network_name : str
-        "polar", "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", or any network of timm.
+        "polar", "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted", or any network of timm; "any_crystal" where
+        such a network is fine-tuned.
     pretrained : bool or str
         Begin with weights learnt on ImageNet: timm's, or those of a local file.
     reciprocal_radius : float, optional
@@ -281,6 +282,11 @@ class LabelledConfiguration(LearningConfiguration):
 
 
 SPLITS = ("region", "scan", "random")
+
+
+def _with_tuples(entries: dict) -> dict:
+    """Turn the lists of JSON into tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
 
 
 def check_names(entries: dict, kind: type, path: str = "") -> None:

@@ -58,12 +58,15 @@ class Setup:
         Of these.
     device : torch.device
         Where they are made.
+    grid : PolarPreprocessing
+        The model's, at any radius.
     """
 
     def __init__(
-        self, network, phases: list, beam_energy: float, reciprocal_radius: float, simulation, seed: int, device
+        self, network, phases: list, beam_energy: float, reciprocal_radius: float, simulation, seed: int, device,
+        grid: PolarPreprocessing = GRID,
     ) -> None:
-        self.phases, self.preprocessing = phases, GRID.reaching(reciprocal_radius)
+        self.phases, self.preprocessing = phases, grid.reaching(reciprocal_radius)
         self.network = network.with_phases(phases, beam_energy, self.preprocessing)
         self.simulator = PatternSimulator(
             phases, beam_energy, reciprocal_radius, simulation, seed=seed, device=device
@@ -114,6 +117,8 @@ class CrystalBatches(IterableDataset):
         Where patterns are made.
     """
 
+    grid = GRID
+
     def __init__(self, network, phases: list, configuration: AnyCrystalConfiguration, seed: int, device) -> None:
         self.network, self.phases, self.configuration, self.device = network, phases, configuration, device
         self._waiting: list[Setup] = []
@@ -129,11 +134,12 @@ class CrystalBatches(IterableDataset):
         """Draw a crystal, or take these, at a new beam energy and radius, with patterns that no other setup has."""
         phases = [self._draw.choice(self.phases)] if phases is None else phases
         c, volume = self.configuration, max(phase.structure.lattice.volume for phase in phases)
-        energy = math.exp(self._draw.uniform(*map(math.log, c.beam_energy)))
+        low, high = c.beam_energy
+        energy = low * (high / low) ** self._draw.random()
         most = (_MOST_REFLECTIONS / (4 / 3 * math.pi * volume)) ** (1 / 3)
         radius = min(self._draw.uniform(*c.reciprocal_radius), most)
         seed = self._draw.randrange(2**31)
-        return Setup(self.network, phases, energy, radius, c.simulation, seed, self.device)
+        return Setup(self.network, phases, energy, radius, c.simulation, seed, self.device, self.grid)
 
     def make(self) -> list[NamedPatterns]:
         """Draw a batch: some patterns of each of a few crystals, some of which were used before."""
@@ -159,6 +165,9 @@ class CrystalBatches(IterableDataset):
             return setup.simulator
         others = [other for other in self._waiting if not alike(setup.phases, other.phases)]
         return self._draw.choice(others or [setup]).simulator
+
+    def divide(self) -> None:
+        """Make all batches here: this training is not divided among processes."""
 
     def __iter__(self) -> Iterator[list[NamedPatterns]]:
         while True:

@@ -18,7 +18,18 @@ from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import SampledOrientations, build_network, default_size
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator
+from pyxem_dl.training.any_crystal import AnyCrystalConfiguration
 from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfiguration
+from pyxem_dl.training.labelled_crystals import (
+    LabelledCrystalTraining,
+    NamedLabels,
+    at_hand,
+    crystal_validation,
+    fitted_thresholds,
+    for_any_scan,
+    looking_for,
+    simulated_crystals,
+)
 from pyxem_dl.training.learning import (
     OrientationTraining,
     SimulatedBatches,
@@ -34,14 +45,17 @@ from pyxem_dl.training.scans import (
     LabelledScan,
     MixedBatches,
     read_scans,
+    results_by_region,
     validation_batches,
 )
 
 if TYPE_CHECKING:
-    from pyxem_dl.annotations import LabelledScans
+    from pyxem_dl.annotations import LabelledScans, Phases
 
 # Predictions that are drawn to see how far they spread
 _SAMPLES = 12
+# Networks that take patterns on a polar grid, to which all directions are alike
+_POLAR = ("polar", "any_crystal")
 
 
 class LabelledTraining(OrientationTraining):
@@ -55,11 +69,8 @@ class LabelledTraining(OrientationTraining):
 
     def validation_results(self) -> dict[str, float]:
         """Agreement with labels that are not trained on."""
-        results = {}
         batches = {name: tuple(x.to(self.device) for x in batch) for name, batch in self._validation.items()}
-        for name, batch in batches.items():
-            found = validate(self.network, *batch)
-            results |= found if name == "region" else {f"{name}_{key}": value for key, value in found.items()}
+        results = results_by_region(batches, lambda batch: validate(self.network, *batch))
         if self.stage != "verify":  # the loss of what is proposed stays as it is while verification is learnt
             results["validation_loss"] = self._validation_loss(*batches["region"])
         self.log("right_5deg", results["within_5_modulo_180"], prog_bar=True)
@@ -123,15 +134,22 @@ def train_labelled(
         network_name=network, pretrained=pretrained, network=dict(network_arguments or {}), **settings
     )
     root, precision = device_and_precision(device, devices * nodes)
-    if network != "polar":
+    takes_phases = begin_with is not None and begin_with.takes_phases
+    if takes_phases and devices * nodes > 1:
+        raise ValueError(f"{begin_with.name!r} learns on one device: leave devices and nodes out.")
+    if begin_with is None and network != "polar":
         default_size(network)  # its error for a name that nobody knows, before scans are read
     phases = None if phases is None else load_phases(phases)
     scans = read_scans(labelled, configuration, phases or ())
     phases = _common_phases(scans, phases)
+    first = begin_with
+    if takes_phases:
+        begin_with = looking_for(first, phases, scans)
+        phases = begin_with.phases
     configuration = _completed(configuration, scans, phases, begin_with)
     output = Path(output) if output is not None else free_folder(network, phases)
     name = name or output.name
-    data = [scan.fingerprint for scan in scans] + ([begin_with.fingerprint] if begin_with else [])
+    data = [scan.fingerprint for scan in scans] + ([first.fingerprint] if first else [])
     work = begin(
         output, phases, configuration, resume=resume, overwrite=overwrite, data=data, titles=(name, description)
     )
@@ -141,25 +159,22 @@ def train_labelled(
         model, recipe = _adapted(begin_with, scans, phases)
     model.check()  # that it can be kept, before it learns for hours
     model.network.to(root)
-    batches = LabelledBatches(scans, model.preprocessing, configuration, root)
-    validation = validation_batches(scans, model.preprocessing, configuration, root)
-    if configuration.simulated_share:
-        if recipe is None:
-            raise ValueError(f"{model.name!r} was not trained on simulated patterns: use simulated_share=0.")
-        simulated = _simulated(model, phases, configuration, recipe, root)
-        batches = MixedBatches(batches, simulated, configuration.simulated_share)
+    batches, validation = _ingredients(model, scans, configuration, recipe, root)
     _announce(name, network, scans, phases, configuration, batches, root, precision)
     modules = []
     for stage in configuration.stages():
         if stage == "verify" and model.network.comparison is None:
             _add_verifier(model.network, phases, configuration, scans, recipe)
-        module = LabelledTraining(model.network, configuration, stage, batches, validation)
+        kind = LabelledCrystalTraining if takes_phases else LabelledTraining
+        module = kind(model.network, configuration, stage, batches, validation)
         fit(module, work / stage, root, precision, show_progressbar, devices, nodes)
         modules.append(module)
     if is_first():
         origin = f"{begin_with.name} adapted to labelled scans" if begin_with else "from labelled scans"
         description = description or f"{', '.join(p.name for p in phases)}, {origin}"
-        _finish(model, modules, scans, validation, output, name, description, root, precision)
+        model = _fitted(model, modules[-1], validation, root)
+        model = for_any_scan(model, first) if takes_phases else model
+        _save(model, modules, scans, validation, output, name, description, root, precision)
     wait_for_all()
     return load_model(output)
 
@@ -168,6 +183,7 @@ def finetune(
     model: str | Path | OrientationModel,
     labelled: LabelledScans,
     *,
+    phases: Phases | None = None,
     output: str | Path | None = None,
     simulated_share: float | None = None,
     learning_rate: float = 3e-4,
@@ -181,9 +197,11 @@ def finetune(
     Parameters
     ----------
     model : str, path or OrientationModel
-        A model for the phases of the labels: a bundled one, or a folder.
+        A model for the phases of the labels: a bundled one, or a folder; or "any-crystal", which is told them.
     labelled : list of tuple
         Scans (signals or files) with their labels (crystal maps or files), as for :func:`pyxem_dl.train`.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        For "any-crystal", where the labels do not have the atoms (.ang and .ctf files), with the same names.
     output : path, optional
         Folder of the new model; by default one in the working folder, named after the model.
     simulated_share : float, optional
@@ -206,16 +224,19 @@ def finetune(
     -------
     OrientationModel
         The adapted model; the given one stays as it is.  Its ``preprocessing.scale_factor`` is what the labels show of
-        the scan's scale, beside that with which the model was trained.
+        the scan's scale, beside that with which the model was trained.  Of "any-crystal" it has the phases of the
+        labels, and is used at the beam energy and radius of each scan.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a model, phases or labels that do not go together; the message says what to do.
     """
     first = load_model(model)
     if not isinstance(first, OrientationModel):
         raise TypeError(f"{first!r} cannot be fine-tuned: give an orientation model.")
-    if first.takes_phases:
-        raise ValueError(
-            f"{first.name!r} takes any crystal, and learns from crystal structures: pyxem_dl.train('my.cif'). From "
-            "labelled scans a model learns that was trained for its phases: give one, or train(labelled=...)."
-        )
+    if phases is not None and first.phases:
+        raise ValueError(f"{first.name!r} has its phases: leave `phases` out, or take the model 'any-crystal'.")
     if simulated_share is None:
         simulated_share = 0.85 if _simulation_recipe(first) else 0.0
     fixed = {"network", "network_name", "network_arguments", "pretrained", "size", "reciprocal_radius"} & set(settings)
@@ -229,13 +250,11 @@ def finetune(
         verification_share = 0.25 if verifies else 0.0
     new = copy.copy(first)
     new.network = copy.deepcopy(first.network)
-    network = "polar" if first.network_name == "polar" else first.network.arguments["backbone"]
+    network = first.network_name if first.network_name in _POLAR else first.network.arguments["backbone"]
     return train_labelled(
-        labelled, first.phases, network=network, begin_with=new, name=name,
-        output=output or free_folder(f"{first.name}-tuned", ()),
-        reciprocal_radius=first.preprocessing.reciprocal_radius, simulated_share=simulated_share,
-        learning_rate=learning_rate, max_minutes=max_minutes,
-        verification_share=verification_share, **settings,
+        labelled, first.phases or phases, network=network, begin_with=new, name=name,
+        output=output or free_folder(f"{first.name}-tuned", ()), simulated_share=simulated_share,
+        learning_rate=learning_rate, max_minutes=max_minutes, verification_share=verification_share, **settings,
     )  # fmt: skip
 
 
@@ -252,7 +271,7 @@ def _common_phases(scans: list[LabelledScan], phases) -> list:
 
 def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledConfiguration:
     """Fill in the settings that the scans decide."""
-    ours = c.network_name == "polar"
+    ours = c.network_name in _POLAR
     without_inversion = [phase.name for phase in phases if not _has_inversion(phase)]
     if c.mirror and without_inversion:
         raise ValueError(
@@ -264,9 +283,11 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
         "mirror": ours and not without_inversion if c.mirror is None else c.mirror,
         "learning_rate": _learning_rate(c.network_name) if c.learning_rate is None else c.learning_rate,
     }
-    if c.reciprocal_radius is None:
+    if begin_with is not None:
+        entries["reciprocal_radius"] = begin_with.preprocessing.reciprocal_radius
+    elif c.reciprocal_radius is None:
         entries["reciprocal_radius"] = round(min(scan.calibration.reciprocal_radius for scan in scans), 4)
-    if c.network_name != "polar" and c.size is None:
+    if not ours and c.size is None:
         size = begin_with.preprocessing.size if begin_with is not None else default_size(c.network_name)
         entries["size"] = size
     return LabelledConfiguration(**(asdict(c) | entries))
@@ -274,7 +295,7 @@ def _completed(c: LabelledConfiguration, scans, phases, begin_with) -> LabelledC
 
 def _learning_rate(network: str) -> float:
     """Peak with which a network learns from a few thousand labels; above it all may be predicted alike."""
-    return 1e-3 if network == "polar" else 1e-4 if "swin" in network else 2e-4
+    return 1e-3 if network in _POLAR else 1e-4 if "swin" in network else 2e-4
 
 
 def free_folder(name: str, phases) -> Path:
@@ -314,25 +335,44 @@ def _new_model(c: LabelledConfiguration, phases, scans, name: str) -> Orientatio
     )  # fmt: skip
 
 
-def _adapted(model: OrientationModel, scans, phases) -> tuple[OrientationModel, TrainingConfiguration | None]:
+def _adapted(model: OrientationModel, scans, phases):
     """Let a model's domain hold the scans that it is adapted to, and let it see spots where it learnt them.
 
     Beside it, where it was trained on simulated patterns: how it was, with patterns as those of the scans.
     """
     for scan in scans:
         model.check_domain(scan.calibration)
-    scales = [s for scan in scans for s in scan.calibration.scale]
-    low, high = model.domain.get("scale") or (scales[0], scales[0])
-    model.domain = model.domain | {"scale": [min(low, 0.5 * min(scales)), max(high, 2.0 * max(scales))]}
     recipe = _simulation_recipe(model)
-    microscope = recipe and Microscope.of(scans, phases, recipe.reciprocal_radius)
+    if model.takes_phases:  # of any scale
+        recipe = recipe and at_hand(recipe, model)
+    else:
+        scales = [s for scan in scans for s in scan.calibration.scale]
+        low, high = model.domain.get("scale") or (scales[0], scales[0])
+        model.domain = model.domain | {"scale": [min(low, 0.5 * min(scales)), max(high, 2.0 * max(scales))]}
+    radius = model.preprocessing.reciprocal_radius
+    microscope = recipe and Microscope.of(scans, phases, radius)
     if microscope:
         factor = microscope.scale_factor(recipe.simulation)
         model.preprocessing = replace(model.preprocessing, scale_factor=factor)
-        simulation = microscope.simulation(recipe.simulation, recipe.reciprocal_radius)
+        simulation = microscope.simulation(recipe.simulation, radius)
         model.domain = model.domain | {"disk_radius": list(simulation.disk_radius)}
         recipe = replace(recipe, simulation=simulation)
     return model, recipe
+
+
+def _ingredients(model: OrientationModel, scans, c: LabelledConfiguration, recipe, device) -> tuple:
+    """Batches to train on, and what is held out."""
+    if c.simulated_share and recipe is None:
+        raise ValueError(f"{model.name!r} was not trained on simulated patterns: use simulated_share=0.")
+    if model.takes_phases:
+        batches = NamedLabels(model.network, scans, model.preprocessing, c, device)
+        validation, simulate = crystal_validation(model, scans, c, device), simulated_crystals
+    else:
+        batches = LabelledBatches(scans, model.preprocessing, c, device)
+        validation, simulate = validation_batches(scans, model.preprocessing, c, device), _simulated
+    if c.simulated_share:
+        batches = MixedBatches(batches, simulate(model, c, recipe, device), c.simulated_share)
+    return batches, validation
 
 
 def _has_inversion(phase) -> bool:
@@ -341,21 +381,20 @@ def _has_inversion(phase) -> bool:
     return group is not None and group.laue.size == group.size
 
 
-def _simulation_recipe(model: OrientationModel) -> TrainingConfiguration | None:
+def _simulation_recipe(model: OrientationModel) -> TrainingConfiguration | AnyCrystalConfiguration | None:
     """How a model was trained on simulated patterns, if it was; of an adapted one the first that it was made of."""
     training = model.training if model.training.get("simulation") else model.training.get("first_training")
     if not training:
         return None
-    return TrainingConfiguration.from_dict(
-        {k: v for k, v in training.items() if k in TrainingConfiguration.__dataclass_fields__}
-    )
+    kind = AnyCrystalConfiguration if model.takes_phases else TrainingConfiguration
+    return kind.from_dict({k: v for k, v in training.items() if k in kind.__dataclass_fields__})
 
 
-def _simulated(model: OrientationModel, phases, c: LabelledConfiguration, recipe: TrainingConfiguration, device):
+def _simulated(model: OrientationModel, c: LabelledConfiguration, recipe: TrainingConfiguration, device):
     """Batches of patterns that are simulated by a recipe."""
     settings = recipe.simulation
     simulator = PatternSimulator(
-        phases, recipe.beam_energy, recipe.reciprocal_radius, settings, seed=c.seed, device=device
+        model.phases, recipe.beam_energy, recipe.reciprocal_radius, settings, seed=c.seed, device=device
     )
     return SimulatedBatches(simulator, model.preprocessing, max(c.batch_size, settings.setup_size))
 
@@ -387,33 +426,39 @@ def _announce(name, network, scans, phases, c, batches, root, precision) -> None
     )
 
 
-def _finish(model, modules, scans, validation, output, name, description, root, precision) -> OrientationModel:
-    """Fit what tells how sure the predictions are, and write the folder."""
-    last = modules[-1]
-    c = last.configuration
-    network = last.network.float().to(root)
-    network.eval()
+def _fitted(model: OrientationModel, last, validation: dict, root) -> OrientationModel:
+    """Fit what tells how sure the predictions are."""
+    c, network = last.configuration, last.network.float().to(root).eval()
+    model.network = network
+    if model.takes_phases:
+        model.thresholds = fitted_thresholds(model, last.batches, validation, c.seed)
+        return model
     if hasattr(network, "calibrate"):
         network.calibrate(*validation["region"])
-    model.network, model.name, model.description = network, name, description
     model.uncertainty_fit = _fit_uncertainty(model, *validation["region"])
     if isinstance(last.batches, MixedBatches):
         score = fit_score_threshold(network, last.batches.simulated, c.seed)
         model.thresholds = model.thresholds | {"score": score}
     else:  # another network's threshold says nothing of this one's scores
         model.thresholds = {name: value for name, value in model.thresholds.items() if name != "score"}
+    return model
+
+
+def _save(model, modules, scans, validation, output, name, description, root, precision) -> None:
+    """Write the folder."""
+    c = modules[-1].configuration
+    model.name, model.description = name, description
     recipe = _simulation_recipe(model)  # so that it can be simulated for when the model is adapted again
     training = asdict(c) | ({"first_training": asdict(recipe)} if recipe else {})
     model.training = json.loads(json.dumps(training))
-    model.network = network.cpu()
+    model.network = model.network.cpu()
     model.provenance = provenance(modules, root, precision)
-    reference = validation["region"][0][:4]
+    reference = None if model.takes_phases else validation["region"][0][:4]
     model.save(
         output, dtype=torch.float16, card=labelled_card(model, modules, scans), reference=reference,
         training_log=join_logs(output / "checkpoint", c.stages()),
     )  # fmt: skip
     shutil.rmtree(output / "checkpoint", ignore_errors=True)
-    return model
 
 
 def _fit_uncertainty(model: OrientationModel, inputs, rotations, phase_id) -> tuple[float, float]:

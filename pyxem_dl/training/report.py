@@ -154,7 +154,11 @@ def labelled_card(model, modules, scans) -> str:
         for kind, title in kinds.items()
     )
     factor, floor = model.uncertainty_fit
-    energy = model.domain.get("beam_energy")
+    spread = (
+        f"The expected error is the spread of the predictions times {factor:g}, with a floor of {floor:g}°, fitted on "
+        "held-out positions."
+    )
+    energy = model.domain.get("beam_energy") or scans[0].calibration.beam_energy
     return f"""# {model.name}
 
 {model.description}. Orientation model of pyxem_dl for {phases}: network `{configuration.network_name}`.
@@ -187,8 +191,7 @@ On {where}:
 {metrics}
 
 Neighbours are nearly copies: single positions between training positions look better than new regions do. Labels are
-not the truth: some of the disagreement is due to them. The expected error is the spread of the predictions times
-{factor:g}, with a floor of {floor:g}°, fitted on held-out positions.
+not the truth: some of the disagreement is due to them.{" " + spread if model.has_dropout else ""}
 
 ## Limits
 The model repeats what its labels have in common, including their mistakes.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from pyxem_dl import rotations as rot, symmetry
 from pyxem_dl.frames import MIRROR_QUATERNION
+from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.labels import (
     Labels,
     balance_weights,
@@ -120,6 +122,13 @@ class LabelledScan:
             self.scan.data, [repr(self.calibration)], (self.labels.rotations, self.phase_id, self.train, self.region)
         )
 
+    @cached_property
+    def counts_per_electron(self) -> float:
+        """What the detector writes for an electron, as a prediction estimates it."""
+        gain = self.scan.counts_per_electron()
+        self.scan.forget_sample()
+        return gain
+
     def patterns(self, positions: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Patterns, rotations (m, 4) and phases (m,) at rising positions."""
         patterns = read_patterns(self.scan.data, positions)
@@ -155,7 +164,7 @@ class LabelledBatches(IterableDataset):
     ----------
     scans : list of LabelledScan
         Whose training patterns are kept in memory.
-    preprocessing : PolarPreprocessing or CartesianPreprocessing
+    preprocessing : PolarPreprocessing, CartesianPreprocessing or CountedPatterns
         The model's.
     configuration : LabelledConfiguration
         Batch size, seed, and what is turned and mirrored.
@@ -228,6 +237,8 @@ def preprocess(scan: LabelledScan, patterns: np.ndarray, preprocessing, device, 
     with torch.no_grad():
         mask = None if scan.scan.signal_mask is None else scan.scan.signal_mask.to(device)
         x = torch.nan_to_num(x, posinf=0.0, neginf=0.0).clamp_min(0)
+        if getattr(preprocessing, "counts_electrons", False):
+            x = in_electrons(x, scan.counts_per_electron)
         return preprocessing(x, scan.calibration, signal_mask=mask, **augmentation)
 
 
@@ -238,7 +249,7 @@ class MixedBatches(IterableDataset):
     ----------
     labelled : LabelledBatches
         Measured patterns.
-    simulated : SimulatedBatches
+    simulated : SimulatedBatches or SpecialistBatches
         Of the same phases.
     share : float
         Of simulated batches.
@@ -273,6 +284,15 @@ def read_scans(labelled, configuration: LabelledConfiguration, phases: list = ()
     if known and max(known) > (1 + _ENERGY_TOLERANCE) * min(known):
         raise ValueError(f"The scans have {min(known):g} to {max(known):g} kV: train a model for each beam energy.")
     return scans
+
+
+def results_by_region(validation: dict, measure: Callable) -> dict[str, float]:
+    """Measure on each part of what is held out; results of all but "region" have its name before their own."""
+    results = {}
+    for name, batch in validation.items():
+        found = measure(batch)
+        results |= found if name == "region" else {f"{name}_{key}": value for key, value in found.items()}
+    return results
 
 
 def validation_batches(scans, preprocessing, c: LabelledConfiguration, device) -> dict[str, tuple]:

@@ -13,6 +13,7 @@ from pyxem_dl.crystals import load_phases
 from pyxem_dl.electrons import read_beam_energy
 from pyxem_dl.messages import say
 from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model
+from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.training.any_crystal import (
     AnyCrystalConfiguration,
     AnyCrystalTraining,
@@ -22,7 +23,7 @@ from pyxem_dl.training.any_crystal import (
 )
 from pyxem_dl.training.bragg import training_phases
 from pyxem_dl.training.configuration import check_names
-from pyxem_dl.training.crystal_batches import CrystalBatches, NamedPatterns, alike
+from pyxem_dl.training.crystal_batches import GRID, CrystalBatches, NamedPatterns, Setup, alike
 from pyxem_dl.training.report import join_logs, provenance, specialist_card
 from pyxem_dl.training.running import begin, device_and_precision, fit
 
@@ -52,11 +53,22 @@ class SpecialistBatches(CrystalBatches):
         Of all that is drawn.
     device : torch.device
         Where patterns are made.
+    grid : PolarPreprocessing
+        The model's.
     """
 
-    def __init__(self, network, phases: list, others: list, configuration, seed: int, device) -> None:
-        self.own = phases
+    def __init__(
+        self, network, phases: list, others: list, configuration, seed: int, device, grid: PolarPreprocessing = GRID
+    ) -> None:
+        self.own, self.grid = phases, grid
         super().__init__(network, others, configuration, seed, device)
+
+    def fresh(self, phases: list | None = None) -> Setup:
+        """See :meth:`CrystalBatches.fresh`; where beam energy and radius are given, templates of its own are kept."""
+        setup = super().fresh(phases)
+        if phases is self.own:
+            self.network = setup.network  # the next setup begins with its templates
+        return setup
 
     def _new(self, n: int) -> list[NamedPatterns]:
         if self._made % self.configuration.steps_each == 0:

@@ -223,7 +223,7 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
         phases = _looked_for(model, phases, scan, computing)
     nominal, plain = scan, model
     if phases is not None:  # what labels told a model of the scale counts no more where the patterns tell it
-        plain = replace(model, preprocessing=replace(model.preprocessing, scale_factor=1.0))
+        plain = model.at_nominal_scale()
     scan, found = _calibrated(nominal, calibrate, plain, phases, computing)
     model = model if scan is nominal else plain
     if phases is not None:
@@ -235,7 +235,7 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
             "each pattern gets one orientation. Use n_best=1."
         )
     gain = 1.0
-    if getattr(model, "counts_electrons", False):
+    if model.counts_electrons:
         gain = scan.counts_per_electron()
     energy = model.domain.get("beam_energy")
     lines = {

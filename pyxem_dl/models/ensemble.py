@@ -60,6 +60,24 @@ class OrientationEnsemble:
         return f"OrientationEnsemble of {len(self.models)}: {', '.join(map(repr, self.models))}"
 
     @property
+    def takes_phases(self) -> bool:
+        """Whether phases are named when they are looked for."""
+        return all(model.takes_phases for model in self.models)
+
+    @property
+    def counts_electrons(self) -> bool:
+        """Whether patterns have to be in electrons."""
+        return any(model.counts_electrons for model in self.models)
+
+    def with_phases(self, phases, beam_energy: float, reciprocal_radius: float) -> OrientationEnsemble:
+        """Return an ensemble that looks for these phases; see :meth:`OrientationModel.with_phases`."""
+        return OrientationEnsemble([m.with_phases(phases, beam_energy, reciprocal_radius) for m in self.models])
+
+    def at_nominal_scale(self) -> OrientationEnsemble:
+        """Return an ensemble that forgets what labels told it of the scale."""
+        return OrientationEnsemble([model.at_nominal_scale() for model in self.models])
+
+    @property
     def n_networks(self) -> int:
         """Of how many networks it consists."""
         return len(self.models)

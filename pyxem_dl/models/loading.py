@@ -84,12 +84,12 @@ def phases_to_find(model, phases):
     return model.phases
 
 
-def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
+def with_phases(model, phases, calibration: Calibration):
     """Let a model look for phases in a scan.
 
     Parameters
     ----------
-    model : OrientationModel
+    model : OrientationModel or OrientationEnsemble
         That takes phases.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these
         What may be there.
@@ -98,7 +98,7 @@ def with_phases(model: OrientationModel, phases, calibration: Calibration) -> Or
 
     Returns
     -------
-    OrientationModel
+    OrientationModel or OrientationEnsemble
         That looks as far out as the detector reaches all around, up to 2 Å⁻¹.
 
     Raises
@@ -107,8 +107,6 @@ def with_phases(model: OrientationModel, phases, calibration: Calibration) -> Or
         If the beam energy is not known or not from 30 to 1000 kV, the detector reaches less than 0.5 Å⁻¹, or the model
         has phases of its own.
     """
-    if isinstance(model, OrientationEnsemble):
-        raise ValueError("An ensemble of models has its own phases: leave phases out.")
     if calibration.beam_energy is None:
         raise ValueError(
             "The beam energy of the scan is not known. Give beam_energy= in kV, or set it with "

@@ -168,6 +168,10 @@ class OrientationModel(Model):
             phases=phases, domain=domain,
         )  # fmt: skip
 
+    def at_nominal_scale(self) -> OrientationModel:
+        """Return a model that forgets what labels told it of the scale."""
+        return replace(self, preprocessing=replace(self.preprocessing, scale_factor=1.0))
+
     @property
     def takes_phases(self) -> bool:
         """Whether phases are named when they are looked for."""
@@ -349,7 +353,8 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
     trained = (model.training if "beam_energy" in model.training else model.training.get("first_training", {})).get(
         "beam_energy"
     )
-    if known and isinstance(trained, (list, tuple)) and len(trained) == 2 and not trained[0] <= known <= trained[1]:
+    pair = known and isinstance(trained, (list, tuple)) and len(trained) == 2
+    if pair and not (1 - _ENERGY_TOLERANCE) * trained[0] <= known <= (1 + _ENERGY_TOLERANCE) * trained[1]:
         messages.append(
             f"The beam energy is {known:g} kV, but the model {model.name!r} was trained at {trained[0]:g} to "
             f"{trained[1]:g} kV: its scores may be wrong. Compare with match_templates."

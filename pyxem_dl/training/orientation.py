@@ -144,9 +144,8 @@ def train(
         raise ValueError(
             f"From simulated patterns {ANY_CRYSTAL!r} and 'polar' learn; {network!r} needs `labelled` scans."
         )
-    elif network != "polar" and recipe is None:
-        if phases is None:
-            raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
+    elif network != "polar" and (recipe is None or _takes_phases(recipe)):
+        phases, settings = _of_specialist(recipe, phases, settings)
         output = free_folder(ANY_CRYSTAL, load_phases(phases)) if output is None else output
         return train_specialist(phases, output=output, **settings, **_of_one_process(running))
     phases, configuration = _from_recipe(recipe, phases, settings)
@@ -196,23 +195,41 @@ def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, set
     return train_labelled(labelled, phases, output=output, network=network or "polar", **given, **settings)
 
 
+def _of_specialist(recipe, phases, settings: dict):
+    """Phases and settings, where they are not given those of another model that takes any crystal."""
+    if recipe is not None:
+        phases, known = _recorded(load_model(recipe), phases)
+        settings = known | settings
+    if phases is None:
+        raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
+    return phases, settings
+
+
+def _takes_phases(model) -> bool:
+    return getattr(load_model(model), "takes_phases", False)
+
+
+def _recorded(model, phases):
+    """Phases, if none are given the model's, and how it was trained."""
+    if not model.training:
+        raise ValueError(f"The model {model.name!r} does not record how it was trained, so it cannot be a recipe.")
+    if "simulation" not in model.training:
+        raise ValueError(
+            f"{model.name!r} was trained on labelled scans: it cannot be the recipe for simulated patterns."
+        )
+    return phases or model.phases or None, model.training
+
+
 def _from_recipe(recipe, phases, settings: dict):
     """Phases and configuration, where they are not given those of another model."""
     entries = {}
     if recipe is not None:
         model = load_model(recipe)
-        if getattr(model, "takes_phases", False):
+        if _takes_phases(model):
             raise ValueError(
-                f"{model.name!r} takes any crystal: give phases, and start={model.name!r}, to go on from its "
-                "weights. It is no recipe."
+                f"{model.name!r} takes any crystal: it is no recipe for the polar network. Leave network='polar' out."
             )
-        if not model.training:
-            raise ValueError(f"The model {model.name!r} does not record how it was trained, so it cannot be a recipe.")
-        if "simulation" not in model.training:
-            raise ValueError(
-                f"{model.name!r} was trained on labelled scans: it cannot be the recipe for simulated patterns."
-            )
-        entries, phases = model.training, model.phases if phases is None else phases
+        phases, entries = _recorded(model, phases)
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
     missing = {"beam_energy", "reciprocal_radius"} - set(entries) - set(settings)

@@ -22,7 +22,6 @@ from pyxem_dl.training.any_crystal import (
     network_of,
 )
 from pyxem_dl.training.bragg import training_phases
-from pyxem_dl.training.configuration import check_names
 from pyxem_dl.training.crystal_batches import GRID, CrystalBatches, NamedPatterns, Setup, alike
 from pyxem_dl.training.report import join_logs, provenance, specialist_card
 from pyxem_dl.training.running import begin, device_and_precision, fit
@@ -97,8 +96,8 @@ def train_specialist(
     *,
     output: str | Path,
     start: str | Path | OrientationModel = ANY_CRYSTAL,
-    beam_energy: float | None = None,
-    reciprocal_radius: float | None = None,
+    beam_energy: float | tuple[float, float] | None = None,
+    reciprocal_radius: float | tuple[float, float] | None = None,
     resume: bool = True,
     overwrite: bool = False,
     device: str = "auto",
@@ -117,9 +116,10 @@ def train_specialist(
         The model's folder.
     start : str, path or OrientationModel
         The model whose weights it begins with.
-    beam_energy : float, optional
-        In kV; by default the model learns all those of :class:`~pyxem_dl.training.any_crystal.AnyCrystalConfiguration`.
-    reciprocal_radius : float, optional
+    beam_energy : float or tuple of float, optional
+        In kV, or between which; by default the model learns all those of
+        :class:`~pyxem_dl.training.any_crystal.AnyCrystalConfiguration`.
+    reciprocal_radius : float or tuple of float, optional
         How far out it looks, in Å⁻¹; by default all radii of that class.
     resume, overwrite, device, show_progressbar, name, description
         As of :func:`pyxem_dl.train`.
@@ -129,15 +129,14 @@ def train_specialist(
     Returns
     -------
     OrientationModel
-        With these phases; it is used at the beam energy and radius of the scan.
+        With these phases; it is used at the beam energy and radius of each scan.
     """
     settings = _DEFAULTS | settings
     if beam_energy is not None:
-        settings["beam_energy"] = (read_beam_energy(beam_energy),) * 2
+        settings["beam_energy"] = _pair(beam_energy, read_beam_energy)
     if reciprocal_radius is not None:
-        settings["reciprocal_radius"] = (reciprocal_radius,) * 2
-    check_names(settings, AnyCrystalConfiguration)
-    configuration, output = AnyCrystalConfiguration(**settings), Path(output)
+        settings["reciprocal_radius"] = _pair(reciprocal_radius, float)
+    configuration, output = AnyCrystalConfiguration.from_dict(settings), Path(output)
     phases, start, name = load_phases(phases), load_generalist(start), name or output.name
     work = begin(
         output, phases, configuration, resume=resume, overwrite=overwrite, data=[start.fingerprint],
@@ -156,9 +155,20 @@ def train_specialist(
     fit(module, work / "train", root, precision, show_progressbar)
     model, results = learnt_model(module, name=name, phases=phases, description=description or names)
     model.provenance = provenance([module], root, precision)
+    (energy, highest), (radius, furthest) = configuration.beam_energy, configuration.reciprocal_radius
+    if energy == highest and radius == furthest:  # it looks for its phases as soon as it is loaded
+        model = model.with_phases(phases, energy, radius)
     model.save(
         output, dtype=torch.float16, card=specialist_card(model, configuration, results, start),
         training_log=join_logs(work, configuration.stages()),
     )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     return load_model(output)
+
+
+def _pair(value, read) -> tuple[float, float]:
+    """Smallest and largest, of a number or of both."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"Give one number, or the smallest and the largest, not {value!r}.")
+    return read(both[0]), read(both[1])

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CONFIG, PRETRAINED, Model, read_config, read_model
@@ -72,16 +73,28 @@ def phases_to_find(model, phases):
     Raises
     ------
     ValueError
-        If it has none, and none are named.
+        If it has none, and none are named; or if others are named than those that it was trained for.
     """
-    if phases is not None or not getattr(model, "takes_phases", False):
+    if not getattr(model, "takes_phases", False):
         return phases
+    if phases is not None:
+        return _known_to(model, load_phases(phases)) if model.phases else phases
     if not model.phases:
         raise ValueError(
             f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
             "list of files or phases."
         )
     return model.phases
+
+
+def _known_to(model, phases: list) -> list:
+    names = [phase.name for phase in model.phases]
+    if not {phase.name for phase in phases} <= set(names):
+        raise ValueError(
+            f"The model {model.name!r} was trained for {', '.join(names)}, and knows no other phases. Leave phases "
+            "out, or take the model 'any-crystal'."
+        )
+    return phases
 
 
 def with_phases(model, phases, calibration: Calibration):

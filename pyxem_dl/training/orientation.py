@@ -198,7 +198,13 @@ def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, set
 def _of_specialist(recipe, phases, settings: dict):
     """Phases and settings, where they are not given those of another model that takes any crystal."""
     if recipe is not None:
-        phases, known = _recorded(load_model(recipe), phases)
+        model = load_model(recipe)
+        if not model.phases:
+            raise ValueError(
+                f"{model.name!r} takes any crystal: give phases, and start={model.name!r}, to go on from its weights. "
+                "It is no recipe."
+            )
+        phases, known = _recorded(model, phases)
         settings = known | settings
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
@@ -217,7 +223,7 @@ def _recorded(model, phases):
         raise ValueError(
             f"{model.name!r} was trained on labelled scans: it cannot be the recipe for simulated patterns."
         )
-    return phases or model.phases or None, model.training
+    return phases or model.phases, model.training
 
 
 def _from_recipe(recipe, phases, settings: dict):

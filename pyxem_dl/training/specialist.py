@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 # What a short training from a trained network needs, other than the generalist's
 _DEFAULTS = {"max_minutes": 5.0, "learning_rate": 1e-3, "validation_minutes": 2.5, "crystals_at_once": 12}
-# Setups of the validation, of so many patterns each; of other crystals a quarter of that
-_VALIDATION_SETUPS, _VALIDATION_PATTERNS = 8, 96
+# Setups of the validation, of so many patterns each; other crystals, of a quarter of that each: a few of them would
+# decide by their likeness where the threshold lies
+_VALIDATION_SETUPS, _VALIDATION_PATTERNS, _VALIDATION_OTHERS = 8, 96, 32
 
 
 class SpecialistBatches(CrystalBatches):
@@ -82,12 +83,11 @@ class SpecialistBatches(CrystalBatches):
         """Patterns to measure with: of the phases, and of others."""
         n, patterns = _VALIDATION_PATTERNS, []
         shuffled = self._draw.sample(self.phases, len(self.phases))
-        others = list(islice((phase for phase in shuffled if not alike(self.own, [phase])), _VALIDATION_SETUPS))
+        others = list(islice((phase for phase in shuffled if not alike(self.own, [phase])), _VALIDATION_OTHERS))
         for i in range(_VALIDATION_SETUPS):
             setup = self.fresh(self.own)
             patterns.append(setup.look_at(setup.simulator, n=n))
-            if i < len(others):
-                patterns.append(setup.look_at(self.fresh([others[i]]).simulator, n=n // 4))
+            patterns += [setup.look_at(self.fresh([o]).simulator, n=n // 4) for o in others[i::_VALIDATION_SETUPS]]
         return patterns
 
 

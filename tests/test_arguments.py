@@ -221,11 +221,22 @@ def test_a_phase_without_symmetry_is_not_kept(tmp_path):
 # ------------------------------------------------------------------ recipes and bombs
 @pytest.mark.parametrize("name", ["al-200kv", "linio2-200kv", "mgo-300kv"])
 def test_bundled_recipes_make_the_networks_that_are_bundled(name):
-    """The verifier that a recipe gives is that of the weights."""
+    from pyxem_dl.training.any_crystal import AnyCrystalConfiguration, network_of
+
+    model = load_model(name)
+    c = AnyCrystalConfiguration.from_dict(model.training)
+    made, bundled = network_of(load_model("any-crystal"), c).state_dict(), model.network.state_dict()
+    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in bundled.items()}
+    assert any(not torch.equal(made[key], bundled[key].to(made[key])) for key in made)
+    assert c.beam_energy == (model.domain["beam_energy"],) * 2
+    assert c.reciprocal_radius == (model.preprocessing.reciprocal_radius,) * 2
+
+
+def test_a_recipe_makes_the_verifier_of_the_weights(polar_folder):
     from pyxem_dl.simulation import PatternSimulator
     from pyxem_dl.training.learning import add_verifier
 
-    model = load_model(name)
+    model = load_model(polar_folder)
     c = TrainingConfiguration.from_dict(model.training)
     simulator = PatternSimulator(model.phases, c.beam_energy, c.reciprocal_radius, c.simulation)
     arguments = {key: value for key, value in model.network.arguments.items() if key != "comparison"}

@@ -66,9 +66,8 @@ def test_what_all_patterns_share_may_be_there_once(verifying):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-def test_answers_are_the_same_bits_whatever_the_batch():
-    model = load_model("al-200kv")
-    model.network.take_for_certain(0.5)
+def test_answers_are_the_same_bits_whatever_the_batch(polar_folder):
+    model = load_model(polar_folder)
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(64.0) - 32, torch.arange(64.0) - 32, indexing="ij")
     scan = 3 * torch.ones(40, 64, 64)
@@ -77,8 +76,11 @@ def test_answers_are_the_same_bits_whatever_the_batch():
         scan += 50 * torch.rand(40, 1, 1, generator=generator) * (torch.hypot(y - row, x - column) < 2)
     scan = torch.poisson(scan, generator)
     calibration = Calibration(scale=(0.05, 0.05), center=(32.0, 32.0), shape=(64, 64), beam_energy=200.0)
+    proposed = model.network.propose(model.preprocessing(scan, calibration))
+    likely = float(proposed.scores[:, 0].detach().median())
+    model.network.take_for_certain(likely)
     whole = model.predict_batch(scan, calibration, n_best=2)
-    certain = whole.scores[:, 0] > 0.5
+    certain = proposed.scores[:, 0] > likely
     assert 0 < int(certain.sum()) < len(certain)
     for size in (1, 7, 33):
         parts = [model.predict_batch(part, calibration, n_best=2) for part in scan.split(size)[:6]]
@@ -131,9 +133,9 @@ def test_few_patterns_and_networks_that_cannot_verify():
     learning.fit_certainty(SimpleNamespace(comparison=None), None, None, None)
 
 
-def test_the_threshold_is_kept_with_the_model_and_the_weights_stay(tmp_path, monkeypatch):
+def test_the_threshold_is_kept_with_the_model_and_the_weights_stay(polar_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "VALIDATION_PATTERNS", 32)
-    folder = Path(shutil.copytree(PRETRAINED / "al-200kv", tmp_path / "al"))
+    folder = Path(shutil.copytree(polar_folder, tmp_path / "al"))
     weights = (folder / "model.safetensors").read_bytes()
     monkeypatch.setattr(orientation, "fit_certainty", lambda network, *_: network.take_for_certain(0.625))
     orientation.refit_certainty(folder)

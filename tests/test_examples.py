@@ -169,6 +169,7 @@ def users_folder(tmp_path, monkeypatch):
         monkeypatch.setattr(models.loading, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(training.learning, "VALIDATION_PATTERNS", 16)
     monkeypatch.setattr(training.specialist, "_VALIDATION_SETUPS", 1)
+    monkeypatch.setattr(training.specialist, "_VALIDATION_OTHERS", 1)
     monkeypatch.setattr(pyxem_dl, "train", short_training, raising=False)
     real = template_matching.match_templates
 
@@ -186,7 +187,7 @@ def short_training(phases=None, **arguments):
         "max_steps": 1, "batch_size": 16, "device": "cpu", "show_progressbar": False, "overwrite": True,
         "simulation": SimulationSettings(**(simulation | {"setup_size": 16, "pixels": (48,)})),
     }  # fmt: skip
-    if arguments.pop("network", None) == "polar" or "recipe" in arguments:
+    if arguments.pop("network", None) == "polar":
         tiny["network"] = {"width": 16, "depth": 1, "kernel": 9, "resolution": 10.0}
         tiny["verification_share"] = 0.0
     else:

@@ -29,6 +29,7 @@ QUICK = {"show_progressbar": False, "device": "cpu", "max_steps": 3, "batch_size
 @pytest.fixture(autouse=True)
 def few_patterns(monkeypatch):
     monkeypatch.setattr(specialist, "_VALIDATION_SETUPS", 1)
+    monkeypatch.setattr(specialist, "_VALIDATION_OTHERS", 1)
     monkeypatch.setattr(specialist, "_VALIDATION_PATTERNS", 32)
     monkeypatch.setattr(labelled_crystals, "training_phases", lambda show_progressbar: [phase("Mg"), phase("MgO")])
 

@@ -14,6 +14,7 @@ from pyxem_dl.results.labels import Labels, hold_out_region
 from pyxem_dl.scans import make_signal
 from pyxem_dl.training import scans
 from pyxem_dl.training.configuration import LabelledConfiguration
+from pyxem_dl.training.labelled_crystals import CountedPatterns, NamedLabels
 
 
 def test_batches_are_divided_among_processes(polycrystal, monkeypatch):
@@ -37,7 +38,7 @@ def test_labels_are_turned_with_their_patterns(tmp_path):
     configuration = LabelledConfiguration(batch_size=24, reciprocal_radius=1.0, turn=180.0)
     one = scans.LabelledScan(scan.signal, scan.truth, configuration, 0, 1)
     model = load_model("linio2-200kv")
-    batches = scans.LabelledBatches([one], model.preprocessing, configuration, "cpu")
+    batches = NamedLabels(model.network, [one], model.preprocessing, configuration, "cpu")
     drawn = np.arange(batches.n_patterns)
     generator = torch.Generator().manual_seed(0)
     right = []
@@ -47,7 +48,7 @@ def test_labels_are_turned_with_their_patterns(tmp_path):
     ):
         inputs, rotations, phase_id = batches.turned(drawn, turn, mirrored)
         with torch.inference_mode():
-            found = model.network.predict(inputs, 1)
+            found = model.network.predict(CountedPatterns.apart(inputs), 1)
         angle = metrics.disorientation(found.rotations[:, 0], rotations, model.phases[0])
         right.append(np.mean(angle[phase_id.numpy() >= 0] < 3))
     assert right[0] > 0.5

@@ -31,6 +31,7 @@ def generalist():
 @pytest.fixture(autouse=True)
 def few_patterns(monkeypatch):
     monkeypatch.setattr(specialist, "_VALIDATION_SETUPS", 1)
+    monkeypatch.setattr(specialist, "_VALIDATION_OTHERS", 1)
     monkeypatch.setattr(specialist, "_VALIDATION_PATTERNS", 16)
     monkeypatch.setattr(specialist, "training_phases", lambda show_progressbar: [phase("Mg"), phase("MgO")])
 
@@ -62,9 +63,9 @@ def test_without_a_beam_energy_it_learns_them_all(generalist, tmp_path):
         assert model.with_phases(model.phases, energy, 1.2).domain["beam_energy"] == energy
 
 
-def test_what_does_not_go_together_is_said(generalist, tmp_path):
+def test_what_does_not_go_together_is_said(generalist, polar_folder, tmp_path):
     with pytest.raises(ValueError, match="takes no crystals.*any-crystal"):
-        pyxem_dl.train(raw_phase("Al"), start="al-200kv", output=tmp_path, **QUICK)
+        pyxem_dl.train(raw_phase("Al"), start=polar_folder, output=tmp_path, **QUICK)
     with pytest.raises(ValueError, match="network='polar'"):
         pyxem_dl.train(raw_phase("Al"), start=generalist, output=tmp_path, devices=2, **QUICK)
     with pytest.raises(ValueError, match="Unknown settings verification_share"):

@@ -43,7 +43,7 @@ class Weights(NamedTuple):
 
 
 #: Those of the bundled model, from :func:`~pyxem_dl.identification.fitting.fit_evidence`
-WEIGHTS = Weights(1.33, 0.041, 0.045, 2.76)
+WEIGHTS = Weights(1.29, 0.044, 0.047, 2.8)
 
 
 class PeakPlaces(NamedTuple):

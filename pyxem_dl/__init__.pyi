@@ -9,6 +9,7 @@ from . import (
     evaluation as evaluation,
     frames as frames,
     identification as identification,
+    images as images,
     metrics as metrics,
     models as models,
     networks as networks,
@@ -38,6 +39,10 @@ from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .identification import Identified as Identified, identify_phases as identify_phases
+from .images import (
+    get_symmetry_descriptors as get_symmetry_descriptors,
+    segment_by_symmetry as segment_by_symmetry,
+)
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,

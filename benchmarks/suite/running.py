@@ -19,6 +19,7 @@ from suite import (  # fmt: skip
     disks,
     dynamical,
     engine,
+    images,
     labelled,
     measure,
     phases,
@@ -30,7 +31,7 @@ from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "phases", "gpu",
+    "phases", "images", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -314,6 +315,11 @@ def _run_phases(data: Path, choose, results: Results) -> None:
         results.add("phases", title, label, numbers)
 
 
+def _run_images(data: Path, choose, results: Results) -> None:
+    for title, label, numbers in images.measure(choose.keywords["device"]):
+        results.add("images", title, label, numbers)
+
+
 def _run_gpu(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     if not accelerator.has_one(settings["device"]):
@@ -349,6 +355,7 @@ _RUNS = {
     "tilt": _run_tilt,
     "dynamical": _run_dynamical,
     "phases": _run_phases,
+    "images": _run_images,
     "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {

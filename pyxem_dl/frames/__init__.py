@@ -50,15 +50,18 @@ from pyxem_dl.frames.ewald import (
     out_of_plane,
     zone_axis_after_tilt,
 )
+from pyxem_dl.frames.real_space import ImageCalibration
 from pyxem_dl.frames.turns import (
     MIRROR_QUATERNION,
     after_turn,
     angle_before_turn,
     before_turn,
     euler_to_quaternion,
+    image_to_lab,
     in_plane_angle,
     in_plane_quaternion,
     lab_to_box,
+    lab_to_image,
     mirror,
     mirror_angle,
     other_crystal_quaternion,
@@ -67,11 +70,13 @@ from pyxem_dl.frames.turns import (
     repair_pyxem_orientation,
     tilt_quaternion,
     upside_down,
+    zone_axis_quaternion,
 )
 
 __all__ = [
     "Calibration",
     "HOW_TO_SET_BEAM_ENERGY",
+    "ImageCalibration",
     "MIRROR_QUATERNION",
     "after_turn",
     "STORED_DISTORTION",
@@ -90,12 +95,14 @@ __all__ = [
     "excitation_phase",
     "grid_center",
     "grid_to_pattern",
+    "image_to_lab",
     "in_plane_angle",
     "in_plane_quaternion",
     "interaction_parameter",
     "k_to_pixel",
     "k_to_vector",
     "lab_to_box",
+    "lab_to_image",
     "laue_circle_center",
     "mirror",
     "mirror_angle",
@@ -110,4 +117,5 @@ __all__ = [
     "upside_down",
     "vector_to_k",
     "zone_axis_after_tilt",
+    "zone_axis_quaternion",
 ]

@@ -1,0 +1,113 @@
+"""Atomic-resolution images: regions by local symmetry, of simulated scenes and at several doses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+from scipy.optimize import linear_sum_assignment
+
+from pyxem_dl import data
+from pyxem_dl.images import segment_by_symmetry
+from suite.tables import header, line, percent
+
+#: Electrons per pixel of 0.12 Å
+DOSES = (0.5, 2.0, 10.0, 100.0)
+# Scenes of each kind, side in pixels, and how far from a boundary a pixel counts
+_SCENES, _SIDE, _MARGIN = 20, 384, 10
+# By how many degrees grains of one class are turned against each other at least, and how a class looks the same when it
+# is turned by 360 degrees / n
+_APART, _FOLD = 10.0, (4, 2, 6, 4, 2, 6, 2, 6, 2, 2)
+
+
+def scenes(kind: str, counts: float, n: int = _SCENES, seed: int = 0) -> Iterator[data.AtomicGrains]:
+    """Draw scenes: "bicrystals", "four grains", or "with vacuum" (three grains, vacuum, and in half of them glass)."""
+    classes = data.metal_crystals()
+    rng = np.random.default_rng(seed)
+    grains = {"bicrystals": 2, "four grains": 4, "with vacuum": 3}[kind]
+    for i in range(n):
+        while True:
+            chosen, angles = rng.integers(0, len(classes), grains), rng.uniform(0, 180, grains)
+            if kind == "bicrystals" and i % 2 == 0:
+                chosen[:] = chosen[0]
+            if _all_differ(chosen, angles):
+                break
+        more = {"vacuum": True, "amorphous": i % 2 == 1} if kind == "with vacuum" else {}
+        yield data.atomic_grains(
+            (_SIDE, _SIDE), counts, crystals=[classes[j] for j in chosen], angles=angles.tolist(), seed=1000 * seed + i,
+            **more,
+        )  # fmt: skip
+
+
+def _all_differ(chosen, angles) -> bool:
+    for i in range(len(chosen)):
+        for j in range(i):
+            same = chosen[i] == chosen[j] or {int(chosen[i]), int(chosen[j])} == {0, 3}  # two square nets
+            period = 360 / _FOLD[chosen[i]]
+            apart = (angles[i] - angles[j]) % period
+            if same and min(apart, period - apart) < _APART:
+                return False
+    return True
+
+
+def share_right(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the pixels away from boundaries that are right, with the names of labels that fit best; 0 is 0."""
+    edge = np.zeros(truth.shape, bool)
+    edge[1:] |= truth[1:] != truth[:-1]
+    edge[:, 1:] |= truth[:, 1:] != truth[:, :-1]
+    far = distance_transform_edt(~edge) > _MARGIN
+    names = [np.unique(x[x > 0]) for x in (truth, labels)]
+    counts = np.array([[((truth == a) & (labels == b) & far).sum() for b in names[1]] for a in names[0]])
+    right = counts[linear_sum_assignment(-counts)].sum() if counts.size else 0
+    return float((right + ((truth == 0) & (labels == 0) & far).sum()) / far.sum())
+
+
+def measure(device: str, n: int = _SCENES, doses=DOSES) -> Iterator[tuple[str, str, dict]]:
+    """Measure scenes of each kind.
+
+    Yields
+    ------
+    data, label : str
+        What was measured.
+    numbers : dict
+        ``right`` with the number of regions given, ``found`` where it is found, ``number``, the share of scenes where
+        that is right, and ``seconds`` of an image.
+    """
+    for kind in ("bicrystals", "four grains", "with vacuum"):
+        for counts in doses:
+            right, found, number, seconds = [], [], [], []
+            for scene in scenes(kind, counts, n):
+                options = {"device": device, "show_progressbar": False, "on_message": lambda line: None}
+                start = time.perf_counter()
+                auto = segment_by_symmetry(scene.signal, **options).data
+                seconds.append(time.perf_counter() - start)
+                known = segment_by_symmetry(scene.signal, len(scene.crystals), **options).data
+                right.append(share_right(known, scene.labels))
+                found.append(share_right(auto, scene.labels))
+                number.append(int(auto.max()) == len(scene.crystals))
+            yield f"{kind}, {counts:g} electrons per pixel", "segment_by_symmetry", {
+                "right": float(np.mean(right)), "found": float(np.mean(found)), "number": float(np.mean(number)),
+                "seconds": float(np.median(seconds)),
+            }  # fmt: skip
+
+
+def table(rows: list[dict], letter: Callable) -> str:
+    """Write the table."""
+    lines = [
+        "## Atomic-resolution images",
+        "",
+        f"Regions by local symmetry, in simulated scenes of {_SIDE} × {_SIDE} pixels of 0.12 Å, {_SCENES} of each kind,"
+        " of the ten classes bcc 100, 110, 111, fcc 100, 110, 111, 211, hcp 0001, 10-10, 2-1-10. *Right*: pixels more"
+        f" than {_MARGIN} px from a boundary with the right label, the number of regions given; *found*: the same, and their"
+        " number is found, too; *number*: scenes in which that is right.",
+        "",
+        *header("scenes", "right", "found", "number", "seconds", "run"),
+    ]
+    for row in rows:
+        lines.append(line(
+            row["data"], f"{row['right']:.4f}", f"{row['found']:.4f}", percent(row["number"]), f"{row['seconds']:.2f}",
+            letter(row),
+        ))  # fmt: skip
+    return "\n".join(lines)

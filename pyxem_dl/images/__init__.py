@@ -1,0 +1,6 @@
+"""Atomic-resolution images and image series: regions by local symmetry."""
+
+from pyxem_dl.images.segmentation import get_symmetry_descriptors, segment_by_symmetry
+from pyxem_dl.images.series import Images, check_images
+
+__all__ = ["Images", "check_images", "get_symmetry_descriptors", "segment_by_symmetry"]

@@ -1,0 +1,136 @@
+"""Methods of HyperSpy's images."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hyperspy.signals import Signal1D, Signal2D
+
+
+def segment_by_symmetry(
+    self: Signal2D,
+    n_regions: int | str = "auto",
+    *,
+    window: float = 12.0,
+    memberships: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
+) -> Signal2D | tuple[Signal2D, Signal2D]:
+    """Divide an atomic-resolution image into regions by its local symmetry alone.
+
+    Parameters
+    ----------
+    n_regions : int or str, optional
+        Number of periodic regions, without label 0. Default is ``"auto"``: it is found.
+    window : float, optional
+        Side in Å of the windows that are compared; it should hold three cells of the lattice. Default is 12.
+    memberships : bool, optional
+        Return the soft memberships, too. Default is False.
+    seed : int, optional
+        Of the first clusters. Default is 0.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
+
+    Returns
+    -------
+    hyperspy.signals.Signal2D
+        Integer labels on the axes of the signal: 0 where nothing is periodic, then 1, 2, ..., the largest region first.
+        Lazy for a lazy series. With `memberships` a second signal with the shares of each region, from 0 to 1.
+
+    See Also
+    --------
+    pyxem_dl.segment_by_symmetry : The same as a function, with all errors.
+    get_symmetry_descriptors : What it is found by.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
+
+    Examples
+    --------
+    >>> regions = s.segment_by_symmetry()  # doctest: +SKIP
+    >>> regions.plot()  # doctest: +SKIP
+    """
+    from pyxem_dl.images import segmentation
+
+    return segmentation.segment_by_symmetry(
+        self,
+        n_regions,
+        window=window,
+        memberships=memberships,
+        seed=seed,
+        device=device,
+        show_progressbar=show_progressbar,
+        on_part=on_part,
+        on_message=on_message,
+    )
+
+
+def get_symmetry_descriptors(
+    self: Signal2D,
+    operations: str = "shifts",
+    *,
+    window: float = 12.0,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
+) -> Signal1D:
+    """Measure how well each part of the image fits onto itself under symmetry operations.
+
+    Parameters
+    ----------
+    operations : str, optional
+        ``"shifts"`` (default), ``"rotations"``, ``"reflections"`` or ``"all"``.
+    window : float, optional
+        Side in Å of the windows. Default is 12.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
+
+    Returns
+    -------
+    hyperspy.signals.Signal1D
+        Correlations from -1 to 1, (x, y | operation), about every 1 Å; ``metadata.Pyxem_dl.operations`` names them.
+
+    See Also
+    --------
+    pyxem_dl.get_symmetry_descriptors : The same as a function, with all errors.
+    segment_by_symmetry : Regions of the image by these descriptors.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
+
+    Examples
+    --------
+    >>> d = s.get_symmetry_descriptors()  # doctest: +SKIP
+    >>> d.decomposition()  # doctest: +SKIP
+    """
+    from pyxem_dl.images import segmentation
+
+    return segmentation.get_symmetry_descriptors(
+        self,
+        operations,
+        window=window,
+        device=device,
+        show_progressbar=show_progressbar,
+        on_part=on_part,
+        on_message=on_message,
+    )

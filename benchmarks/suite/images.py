@@ -99,9 +99,9 @@ def table(rows: list[dict], letter: Callable) -> str:
         "## Atomic-resolution images",
         "",
         f"Regions by local symmetry, in simulated scenes of {_SIDE} × {_SIDE} pixels of 0.12 Å, {_SCENES} of each kind,"
-        " of the ten classes bcc 100, 110, 111, fcc 100, 110, 111, 211, hcp 0001, 10-10, 2-1-10. *Right*: pixels more"
-        f" than {_MARGIN} px from a boundary with the right label, the number of regions given; *found*: the same, and their"
-        " number is found, too; *number*: scenes in which that is right.",
+        " of ten classes: bcc 100, 110, 111, fcc 100, 110, 111, 211, hcp 0001, 10-10, 2-1-10. *Right*: pixels more"
+        f" than {_MARGIN} px from a boundary with the right label, the number of regions given; *found*: the same, and"
+        " their number is found, too; *number*: scenes in which that is right.",
         "",
         *header("scenes", "right", "found", "number", "seconds", "run"),
     ]

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from pyxem_dl.commands.app import command
-from pyxem_dl.commands.options import Device, Progress
+from pyxem_dl.commands.options import (
+    Device,
+    OverwriteModel,
+    Progress,
+    Resume,
+    Settings,
+    check_structures,
+    read_settings,
+)
 
 ImageFile = Annotated[Path, typer.Argument(help="Image or series that HyperSpy reads: .emd, .dm4, .tif, ...")]
 Pixel = Annotated[float | None, typer.Option(help="Å per pixel, for a file without calibration.", min=0)]
@@ -68,3 +76,70 @@ def load_image(path: Path, pixel: float | None):
         for axis in signal.axes_manager.signal_axes:
             axis.scale, axis.units = pixel, "Å"
     return signal
+
+
+@command()
+def classify(
+    image: ImageFile,
+    output: Annotated[Path, typer.Option(help="Where the map goes: .h5 (everything), .ang or .ctf.")],
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "fe-cu-ti",
+    step: Annotated[float, typer.Option(help="Between windows, in Å.", min=0)] = 1.6,
+    n_best: Annotated[int, typer.Option(help="Classes to keep per window.", min=1)] = 1,
+    samples: Annotated[int, typer.Option(help="Predictions with dropout.", min=0)] = 20,
+    pixel: Pixel = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a map that is there.")] = False,
+    device: Device = "auto",
+    progress: Progress = True,
+) -> None:
+    """Name the structure, with its orientation, in every window of an atomic-resolution image."""
+    signal = load_image(image, pixel)
+    from pyxem_dl.images import classify_structure
+    from pyxem_dl.results import check_map_path, save_map
+
+    check_map_path(output, overwrite=overwrite)
+    if signal.axes_manager.navigation_dimension:
+        raise ValueError(f"{image} is a series: a map is of one image. In Python, classify_structure gives a list.")
+    xmap = classify_structure(
+        signal, model, step=step, n_best=n_best, n_samples=samples, device=device, show_progressbar=progress
+    )
+    save_map(output, xmap, overwrite=overwrite)
+    typer.echo(f"{int((xmap.phase_id >= 0).sum())} of {xmap.size} windows are indexed; the map is in {output}.")
+
+
+@command("train-structures")
+def train_structures(
+    structures: Annotated[list[Path], typer.Argument(help="CIF files of what may be in the images.")],
+    output: Annotated[Path, typer.Option(help="Folder of the model.")],
+    zone_axis: Annotated[
+        list[str] | None,
+        typer.Option(help="Zone axis of all crystals, 1,1,0; can be repeated. By default those of low indices."),
+    ] = None,
+    max_minutes: Annotated[float, typer.Option(help="Time limit.", min=0)] = 5.0,
+    setting: Settings = None,
+    seed: Annotated[int, typer.Option(help="Of weights and windows.", min=0)] = 0,
+    device: Device = "auto",
+    resume: Resume = True,
+    overwrite: OverwriteModel = False,
+    progress: Progress = True,
+) -> None:
+    """Train a model that tells structures in atomic-resolution images, from CIF files alone."""
+    check_structures(structures)
+    axes = "low-index" if not zone_axis else [_axis(text) for text in zone_axis]
+    from pyxem_dl.training import train_structures as train
+
+    model = train(
+        structures, axes, output=output, max_minutes=max_minutes, seed=seed, device=device, resume=resume,
+        overwrite=overwrite, show_progressbar=progress, **read_settings(setting),
+    )  # fmt: skip
+    typer.echo(f"{model} is in {output}; {output / 'README.md'} says how good it is.")
+
+
+def _axis(text: str) -> tuple[int, ...]:
+    """Read a zone axis "1,1,0"."""
+    try:
+        axis = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        axis = ()
+    if len(axis) != 3:
+        raise typer.BadParameter(f"{text!r} must be three whole numbers, like 1,1,0.", param_hint="--zone-axis")
+    return axis

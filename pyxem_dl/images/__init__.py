@@ -1,6 +1,7 @@
-"""Atomic-resolution images and image series: regions by local symmetry."""
+"""Atomic-resolution images and image series: regions by local symmetry, structures by a network."""
 
+from pyxem_dl.images.classify import classify_structure
 from pyxem_dl.images.segmentation import get_symmetry_descriptors, segment_by_symmetry
 from pyxem_dl.images.series import Images, check_images
 
-__all__ = ["Images", "check_images", "get_symmetry_descriptors", "segment_by_symmetry"]
+__all__ = ["Images", "check_images", "classify_structure", "get_symmetry_descriptors", "segment_by_symmetry"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from hyperspy.signals import Signal1D, Signal2D
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.models import StructureModel
 
 
 def segment_by_symmetry(
@@ -129,6 +133,75 @@ def get_symmetry_descriptors(
         self,
         operations,
         window=window,
+        device=device,
+        show_progressbar=show_progressbar,
+        on_part=on_part,
+        on_message=on_message,
+    )
+
+
+def classify_structure(
+    self: Signal2D,
+    model: str | Path | StructureModel = "fe-cu-ti",
+    *,
+    step: float = 1.6,
+    n_best: int = 1,
+    n_samples: int = 20,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
+) -> CrystalMap | list[CrystalMap]:
+    """Name the structure in every window of the image, with its orientation.
+
+    Parameters
+    ----------
+    model : str, pathlib.Path or StructureModel, optional
+        Name of a bundled model, a model folder, or a loaded model. Default is ``"fe-cu-ti"``.
+    step : float, optional
+        Between windows, in Å. Default is 1.6.
+    n_best : int, optional
+        Number of classes to keep per window, the likeliest first. Default is 1.
+    n_samples : int, optional
+        Predictions with dropout, from which the mutual information comes. Default is 20.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        Phase and orientation of each window, with ``score``, ``scores``, ``class_id``, ``other``,
+        ``mutual_information`` and ``entropy`` (bits); ``phase_id`` is −1 where it is none of the model's structures. A
+        list of maps for a series.
+
+    See Also
+    --------
+    pyxem_dl.classify_structure : The same as a function, with all details and errors.
+    pyxem_dl.train_structures : A model for other crystals.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
+
+    Examples
+    --------
+    >>> xmap = s.classify_structure()  # doctest: +SKIP
+    >>> xmap.plot()  # doctest: +SKIP
+    """
+    from pyxem_dl.images import classify
+
+    return classify.classify_structure(
+        self,
+        model,
+        step=step,
+        n_best=n_best,
+        n_samples=n_samples,
         device=device,
         show_progressbar=show_progressbar,
         on_part=on_part,

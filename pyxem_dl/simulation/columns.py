@@ -53,6 +53,30 @@ class ProjectedCrystal:
     places: np.ndarray
     weights: np.ndarray
 
+    def fold(self, furthest: float = 1.45) -> int:
+        """Tell by which fraction of a turn the spectrum looks the same again: 6, 4, or 2 as every spectrum does.
+
+        Parameters
+        ----------
+        furthest : float
+            Up to which spatial frequency, in Å⁻¹.
+        """
+        reciprocal = np.linalg.inv(self.basis).T
+        n = int(furthest * np.linalg.norm(self.basis, axis=1).max()) + 1
+        hk = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+        g = hk @ reciprocal
+        hk, g = (x[(np.linalg.norm(g, axis=1) <= furthest + 0.02) & hk.any(1)] for x in (hk, g))
+        power = np.abs(np.exp(2j * np.pi * hk @ self.places.T) @ self.weights) ** 2
+        seen = (power > 0.01 * power.max()) & (np.linalg.norm(g, axis=1) <= furthest)
+        for fold in (6, 4):
+            turn = 2 * np.pi / fold
+            turned = g[seen] @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+            distance = np.linalg.norm(turned[:, None] - g, axis=2)
+            near = distance.argmin(1)
+            if (distance.min(1) < 0.02).all() and np.allclose(power[near], power[seen], rtol=0.1):
+                return fold
+        return 2
+
     def within(self, center, radius: float, angle: float = 0.0, shift=(0.0, 0.0)) -> tuple[np.ndarray, np.ndarray]:
         """Columns inside a circle.
 

@@ -1,4 +1,6 @@
-"""Divide an atomic-resolution image into regions by its local symmetry, and draw them.
+"""Divide an atomic-resolution image into regions by its local symmetry, name the structures in it, and draw them.
+
+Structures are named by the bundled model, which knows bcc iron, fcc copper and hcp titanium; with --model by another.
 
 Without an image of yours, four grains, vacuum and an amorphous piece are simulated.
 
@@ -61,12 +63,39 @@ def draw(signal, labels, shares):
     return figure
 
 
+def draw_structures(xmap, model):
+    """Classes of the windows, black where it is none of them, and how much the network does not know."""
+    figure = Figure(figsize=(10, 4.3), layout="constrained", dpi=120)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    half = xmap.dx / 2
+    settings = {
+        "extent": (xmap.x.min() - half, xmap.x.max() + half, xmap.y.max() + half, xmap.y.min() - half),
+        "interpolation": "nearest",
+    }  # fmt: skip
+    classes = np.where(xmap.phase_id < 0, -1, xmap.prop["class_id"]).reshape(xmap.shape)
+    there = np.unique(classes[classes >= 0])
+    shown = np.searchsorted(there, classes) + 1
+    left.imshow(np.where(classes < 0, 0, shown), cmap=COLORS, vmin=-0.5, vmax=COLORS.N - 0.5, **settings)
+    for i, each in enumerate(there, 1):
+        left.plot([], [], "s", color=COLORS(i), label=model.class_names[each])
+    if len(there):
+        left.legend(loc="upper right", fontsize="small")
+    left.set_title("structures; black: none of them")
+    information = xmap.prop["mutual_information"].reshape(xmap.shape)
+    figure.colorbar(right.imshow(information, cmap="viridis", **settings), ax=right, label="mutual information (bits)")
+    for axes in (left, right):
+        axes.set_xlabel(f"x / {xmap.scan_unit}")
+    left.set_ylabel(f"y / {xmap.scan_unit}")
+    return figure
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("11_atomic_images"), help="folder of the picture")
     parser.add_argument("--image", type=Path, help="file of an image")
     parser.add_argument("--pixel", type=float, help="Å per pixel")
     parser.add_argument("--window", type=float, default=12.0, help="in Å; three cells of the lattice or more")
+    parser.add_argument("--model", default="fe-cu-ti", help="model that names structures: name or folder")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     signal = simulated() if arguments.image is None else read(arguments.image, arguments.pixel)
@@ -74,7 +103,11 @@ def main():
     for i, share in enumerate(np.bincount(labels.data.ravel()) / labels.data.size):
         print(f"region {i}: {100 * share:.1f} % of the image")
     draw(signal, labels, shares).savefig(arguments.output / "regions.png")
-    print(f"In {arguments.output}: regions.png")
+    model = pyxem_dl.load_model(arguments.model)
+    xmap = signal.classify_structure(model)
+    print(xmap)
+    draw_structures(xmap, model).savefig(arguments.output / "structures.png")
+    print(f"In {arguments.output}: regions.png, structures.png")
 
 
 if __name__ == "__main__":

@@ -41,5 +41,5 @@ def test_a_file_without_scale_needs_the_pixel(file):
 
 @pytest.mark.parametrize("name, message", [("a.png", "must end with"), ("no/a.hspy", "no folder")])
 def test_outputs_that_cannot_be(file, name, message):
-    run = CliRunner().invoke(app, ["segment", str(file), "--output", str(file.with_name(name))])
+    run = CliRunner().invoke(app, ["segment", str(file), "--output", str(file.parent / name)])
     assert run.exit_code == 1 and message in run.output

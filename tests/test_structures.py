@@ -1,5 +1,6 @@
 """Structures in atomic-resolution images: spectra, windows, the network, its model folder, and crystal maps."""
 
+import json
 import math
 
 import hyperspy.api as hs
@@ -157,7 +158,12 @@ def test_a_model_is_a_folder(trained, tmp_path):
     again.verify(folder)
     assert again.class_names == ["Al [1 0 0]", "Al [1 1 0]", "LiNiO2 [0 0 1]", "LiNiO2 [1 0 0]"]
     assert again.classes == trained.classes and 0 < again.thresholds["other"] < 1
-    text = (folder / "config.json").read_text(encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for entry, wrong in (("classes", [[0, [1, 0, 0]]]), ("classes", [[9, [1, 0, 0]]] * 4), ("alternatives", [[7]] * 4)):
+        (folder / "config.json").write_text(json.dumps(config | {entry: wrong}), encoding="utf-8")
+        with pytest.raises(ValueError, match="cannot be built"):
+            pyxem_dl.load_model(folder)
+    text = json.dumps(config, indent=2)
     text = text.replace('"folds": [\n        4', '"folds": [\n        5')
     (folder / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="folds"):

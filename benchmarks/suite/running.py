@@ -316,7 +316,8 @@ def _run_phases(data: Path, choose, results: Results) -> None:
 
 
 def _run_images(data: Path, choose, results: Results) -> None:
-    for title, label, numbers in images.measure(choose.keywords["device"]):
+    device = choose.keywords["device"]
+    for title, label, numbers in (*images.measure(device), *images.measure_structures("fe-cu-ti", device)):
         results.add("images", title, label, numbers)
 
 

@@ -27,7 +27,7 @@ _CORE, _REFINED_CORE, _DEEP = 0.44, 0.3, 0.4
 _SEPARATION, _AGREEMENT, _SIGNIFICANCE = 5.0, 0.5, 3.0
 # Share of the difference between two clusters that there is across their boundary at least; and how many places, in
 # cells of a window, must lie beside it
-_JUMP, _FEW_NEAR = 0.58, 0.7
+_JUMP, _FEW_NEAR = 0.63, 0.7
 # Places by which clusters are found and judged; every third of them tells whether two halves of the shifts agree
 _ENOUGH, _EVERY = 12_000, 3
 # Something periodic: share of its descriptors' variance that all of its places have in common; variance, and the second
@@ -361,11 +361,14 @@ class _Clusters:
         """
         found, shape = self.found, self.found.shape
         near = []
+        # where a third one is near, too, there is no telling
+        frames = np.isin(self.labels, (i, j)).reshape(shape)
+        alone = np.concatenate([_depth(frame, found.beyond).reshape(-1) for frame in frames]) > 0.15 * found.window
         for one, other in ((i, j), (j, i)):
             away = [distance_transform_edt(frame != other) if (frame == other).any() else np.full(shape[1:], np.inf)
                     for frame in self.labels.reshape(shape)]  # fmt: skip
             away = np.concatenate([each.reshape(-1) for each in away]) / found.window
-            near.append((self.labels == one) & (away > 0.4) & (away < 0.65))
+            near.append((self.labels == one) & alone & (away > 0.4) & (away < 0.65))
         if min(each.sum() for each in near) < _FEW_NEAR * found.window:
             return 1.0
         middles = [found.some.x[self.deep[each]].mean(0) for each in (i, j)]

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from pyxem_dl.checks import whole_number
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.devices import computing
 from pyxem_dl.frames import in_plane_quaternion
@@ -144,13 +145,16 @@ class StructureModel(Model):
     @classmethod
     def _from_config(cls, network, config: dict, **common) -> StructureModel:
         phases = [phase_from_dict(entry) for entry in config["phases"]]
-        classes = [(int(i), tuple(int(n) for n in axis)) for i, axis in config["classes"]]
-        alternatives = [[int(i) for i in others] for others in config["alternatives"]]
         n = len(network.folds)
-        if len(classes) != n or len(alternatives) != n or not all(0 <= i < len(phases) for i, _ in classes):
-            raise ValueError(f"{len(classes)} classes and {len(alternatives)} alternatives, for a network of {n}")
-        if not all(0 <= i < n for others in alternatives for i in others):
-            raise ValueError("alternatives that are no classes")
+        if len(config["classes"]) != n or len(config["alternatives"]) != n:
+            raise ValueError(f"{len(config['classes'])} classes, for a network of {n}")
+        classes = [
+            (whole_number("classes", i, 0, len(phases) - 1), tuple(whole_number("axis", x, -100, 100) for x in axis))
+            for i, axis in config["classes"]
+        ]
+        if any(len(axis) != 3 or not any(axis) for _, axis in classes):
+            raise ValueError("a zone axis is three whole numbers, not all 0")
+        alternatives = [[whole_number("alternatives", i, 0, n - 1) for i in each] for each in config["alternatives"]]
         return cls(network=network, phases=phases, classes=classes, alternatives=alternatives, **common)
 
     def _default_reference(self) -> torch.Tensor:

@@ -300,7 +300,7 @@ def structure_card(model, module) -> str:
     low, high = model.domain["pixel"]
     return f"""# {model.name}
 
-{model.description}. Structure model of pyxem_dl, for atomic-resolution images.
+{model.description}. Structure model of pyxem_dl.
 
 ## Classes
 {", ".join(names)}

@@ -55,7 +55,7 @@ class StructureConfiguration(LearningConfiguration):
     """
 
     max_minutes: float = 5.0
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     validation_minutes: float = 1.0
@@ -326,6 +326,7 @@ def train_structures(
     work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=(name, description),
                  data=[json.dumps(classes)])  # fmt: skip
     root, precision = device_and_precision(device)
+    precision = precision if root.type == "cuda" else "32-true"  # so small a network is no faster in bfloat16
     network = build_network("structure", folds=[c.fold() for c in crystals], **configuration.network).to(root)
 
     def batches(seed: int) -> WindowBatches:
@@ -334,7 +335,7 @@ def train_structures(
 
     validation = batches(configuration.seed + 1_000_000).make(_VALIDATION)
     module = StructureTraining(network, configuration, batches(configuration.seed), validation)
-    fit(module, work / "train", root, precision if root.type == "cuda" else "32-true", show_progressbar)
+    fit(module, work / "train", root, precision, show_progressbar)
     model = StructureModel(
         network_name="structure",
         network=network.float().cpu(),
@@ -344,7 +345,7 @@ def train_structures(
         domain={"pixel": [SMALLEST_PIXEL, LARGEST_PIXEL]},
         thresholds={"other": round(module.results["threshold"], 4)},
         name=name,
-        description=description or f"Structures in images: {', '.join(p.name for p in phases)}",
+        description=description or f"Structures in atomic-resolution images: {', '.join(p.name for p in phases)}",
         training=json.loads(json.dumps(asdict(configuration))),
         provenance=provenance([module], root, precision),
     )

@@ -247,3 +247,35 @@ def test_images_that_are_not_for_the_model(trained, pixel, match):
         signal.classify_structure(trained)
     with pytest.raises(TypeError, match="does not tell structures"):
         scene_of().classify_structure("al-200kv")
+
+
+# ---------------------------------------------------------------- the bundled model
+def test_the_bundled_model_names_two_grains_and_how_they_lie():
+    model = pyxem_dl.load_model("fe-cu-ti")
+    model.verify(pyxem_dl.models.PRETRAINED / "fe-cu-ti")
+    crystals = data.metal_crystals()
+    labels = np.where(np.arange(320) < 160, 1, 2) * np.ones((180, 1), int)
+    scene = data.atomic_grains(
+        labels.shape, 10, crystals=[crystals[0], crystals[4]], angles=[10, 50], labels=labels, seed=1
+    )
+    xmap = scene.signal.classify_structure(model, show_progressbar=False)
+    column = xmap.x / 0.12
+    for grain, class_id, angle in ((1, 0, 10), (2, 4, 50)):
+        inside = column < 105 if grain == 1 else column > 215
+        assert inside.sum() > 8
+        right = inside & (xmap.prop["class_id"] == class_id) & (xmap.phase_id >= 0)
+        assert right.sum() > 0.95 * inside.sum()
+        truth = Rotation(model.rotations(np.array([class_id]), np.array([math.radians(angle)])))
+        cosine = np.abs((xmap.rotations[right].data * truth.data).sum(1))
+        # the square net looks the same after a quarter of a turn
+        turns = np.rad2deg(2 * np.arccos(cosine.clip(max=1))) % (360 / model.network.folds[class_id])
+        off = np.minimum(turns, 360 / model.network.folds[class_id] - turns)
+        assert np.median(off) < 1
+
+
+def test_a_real_image_of_iron(shared_data):
+    signal = hs.signals.Signal2D(np.load(shared_data / "atomic" / "Fe_bcc_100.npy")[300:, :256])
+    for axis in signal.axes_manager.signal_axes:
+        axis.scale, axis.units = 0.1245, "Å"
+    xmap = signal.classify_structure(show_progressbar=False)
+    assert ((xmap.prop["class_id"] == 0) & (xmap.phase_id == 0)).mean() > 0.95

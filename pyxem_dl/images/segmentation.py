@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pyxem_dl.annotations import Image
 
 # Å: what a window is at least, cells of a lattice that it should hold, regions that nobody counts, the largest pixel
-_SMALLEST_WINDOW, _CELLS, _MOST_REGIONS, _LARGEST_PIXEL = 3.0, 3.0, 64, 0.5
+_SMALLEST_WINDOW, _CELLS, _MOST_REGIONS, _LARGEST_PIXEL = 3.0, 3, 64, 0.5
 
 
 def segment_by_symmetry(
@@ -217,7 +218,7 @@ def _warn_of_regions(found: Regions, n_regions: int | None, grid: Grid) -> None:
     if grid.window < _CELLS * spacing:
         warn(
             f"The window is {grid.window:g} Å, and the image repeats itself after {spacing:.3g} Å: windows should hold "
-            f"three cells. Give window={_CELLS * spacing:.2g}."
+            f"three cells. Give window={math.ceil(_CELLS * spacing)}."
         )
 
 

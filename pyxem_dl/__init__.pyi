@@ -40,7 +40,9 @@ from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .identification import Identified as Identified, identify_phases as identify_phases
 from .images import (
+    PhaseFieldFit as PhaseFieldFit,
     classify_structure as classify_structure,
+    fit_phase_field as fit_phase_field,
     get_symmetry_descriptors as get_symmetry_descriptors,
     segment_by_symmetry as segment_by_symmetry,
 )

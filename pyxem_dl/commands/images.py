@@ -106,6 +106,37 @@ def classify(
     typer.echo(f"{int((xmap.phase_id >= 0).sum())} of {xmap.size} windows are indexed; the map is in {output}.")
 
 
+@command("fit-phase-field")
+def fit_phase_field(
+    series: ImageFile,
+    output: Annotated[Path, typer.Option(help="Where the series without noise goes: .hspy, .zspy or .tif.")],
+    equation: Annotated[str, typer.Option(help="allen-cahn, cahn-hilliard, or auto.")] = "allen-cahn",
+    engine: Annotated[str, typer.Option(help="solver or network.")] = "solver",
+    noise: Annotated[str, typer.Option(help="auto, poisson or gaussian.")] = "auto",
+    drift: Annotated[bool, typer.Option("--drift", help="Fit a steady drift of the picture, too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    device: Device = "auto",
+    progress: Progress = True,
+) -> None:
+    """Fit a phase-field equation to a series; its parameters go into a .json file beside the output."""
+    import json
+
+    check_output(output, overwrite)
+    numbers = output.with_suffix(".json")
+    if numbers.exists() and not overwrite:
+        raise FileExistsError(f"{numbers} exists. Give another name, or --overwrite.")
+    signal = load_image(series, None)
+    from pyxem_dl.images import fit_phase_field as fit
+
+    found = fit(
+        signal, equation, engine=engine, noise=noise, drift=drift, device=device, show_progressbar=progress
+    )
+    found.signal.compute(show_progressbar=False)
+    found.signal.save(output, overwrite=overwrite)
+    numbers.write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    typer.echo(f"The series without noise is in {output}, the parameters are in {numbers}.")
+
+
 @command("train-structures")
 def train_structures(
     structures: Annotated[list[Path], typer.Argument(help="CIF files of what may be in the images.")],

@@ -50,7 +50,7 @@ from pyxem_dl.frames.ewald import (
     out_of_plane,
     zone_axis_after_tilt,
 )
-from pyxem_dl.frames.real_space import ImageCalibration
+from pyxem_dl.frames.real_space import ImageCalibration, length_unit
 from pyxem_dl.frames.turns import (
     MIRROR_QUATERNION,
     after_turn,
@@ -103,6 +103,7 @@ __all__ = [
     "k_to_vector",
     "lab_to_box",
     "lab_to_image",
+    "length_unit",
     "laue_circle_center",
     "mirror",
     "mirror_angle",

@@ -82,6 +82,30 @@ class ImageCalibration:
         return cls(pixel, (y.size, x.size))
 
 
+def length_unit(signal: BaseSignal) -> tuple[float, str]:
+    """Length of a pixel and its unit, whatever these are; 1 px where an image has no scale.
+
+    Raises
+    ------
+    ValueError
+        If the unit is not one of length, or pixels are not square.
+    """
+    x, y = signal.axes_manager.signal_axes
+    if not (x.is_uniform and y.is_uniform):
+        raise ValueError("The signal axes must be uniform; use `s.interpolate_on_axis(...)`.")
+    if str(x.units) in ("", "<undefined>", "px", "None") and str(y.units) == str(x.units):
+        return 1.0, "px"
+    along = [abs(float(axis.scale)) * _to_angstrom(axis.units) for axis in (y, x)]
+    if not all(math.isfinite(size) and size > 0 for size in along):
+        raise ValueError(f"A pixel of {along[0]:g} x {along[1]:g} Å is none. {_HOW}")
+    if abs(along[0] - along[1]) > _SQUARE * max(along):
+        raise ValueError(
+            f"The pixels are {along[0]:.4g} Å high and {along[1]:.4g} Å wide; square ones are needed. If the "
+            "calibration is right, resample the images: `s.interpolate_on_axis(new_axis, axis)`."
+        )
+    return abs(float(x.scale)), str(x.units)
+
+
 def _to_angstrom(units) -> float:
     """Return what a length in some unit is multiplied with to be in Å."""
     if units is None or str(units) in ("", "<undefined>", "px", "None"):

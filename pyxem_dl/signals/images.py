@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hyperspy.signals import Signal1D, Signal2D
     from orix.crystal_map import CrystalMap
 
+    from pyxem_dl.images import PhaseFieldFit
     from pyxem_dl.models import StructureModel
 
 
@@ -202,6 +203,72 @@ def classify_structure(
         step=step,
         n_best=n_best,
         n_samples=n_samples,
+        device=device,
+        show_progressbar=show_progressbar,
+        on_part=on_part,
+        on_message=on_message,
+    )
+
+
+def fit_phase_field(
+    self: Signal2D,
+    equation: str = "allen-cahn",
+    *,
+    engine: str = "solver",
+    noise: str = "auto",
+    drift: bool = False,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
+) -> PhaseFieldFit:
+    """Fit the Allen-Cahn or the Cahn-Hilliard equation to a noisy series of images.
+
+    Parameters
+    ----------
+    equation : str, optional
+        ``"allen-cahn"`` (default), ``"cahn-hilliard"``, or ``"auto"``: the one that tells held-out frames better.
+    engine : str, optional
+        ``"solver"`` (default), a differentiable solver, or ``"network"``, a smooth network of place and time.
+    noise : str, optional
+        ``"poisson"``, ``"gaussian"``, or ``"auto"`` (default): as the series shows it.
+    drift : bool, optional
+        Fit a steady drift of the picture, too. Default is False.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    on_part : callable, optional
+        Called with the share that is done and the parameters so far; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
+
+    Returns
+    -------
+    PhaseFieldFit
+        ``parameters`` (value ± error), ``signal`` (the series without noise, lazy), ``residuals`` and ``flags``.
+
+    See Also
+    --------
+    pyxem_dl.fit_phase_field : The same as a function, with the equations and all errors.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
+
+    Examples
+    --------
+    >>> fit = series.fit_phase_field("allen-cahn")  # doctest: +SKIP
+    >>> print(fit.parameters["D"])  # doctest: +SKIP
+    """
+    from pyxem_dl.images import phase_field
+
+    return phase_field.fit_phase_field(
+        self,
+        equation,
+        engine=engine,
+        noise=noise,
+        drift=drift,
         device=device,
         show_progressbar=show_progressbar,
         on_part=on_part,

@@ -99,9 +99,10 @@ def test_the_tangent_is_the_derivative(equation):
     levels = {"background": 10.0, "contrast": 5.0}
     names = Coordinates(EQUATIONS[equation], Noise("poisson", 1.0), True)
     problem = Problem(torch.full((6, 32, 32), 10.0), torch.ones(6), names, prior, (8, 8), levels)
-    point = Point(names.pack(EQUATIONS[equation].begin | levels | {"drift_x": 0.1, "drift_y": 0.2}), torch.randn(48, 48))
+    begin = names.pack(EQUATIONS[equation].begin | levels | {"drift_x": 0.1, "drift_y": 0.2})
+    point = Point(begin, torch.randn(48, 48))
     n = len(names.names)
-    tangent = Tangent(problem, point, Known(point.parameters, torch.zeros(n, n, dtype=torch.float64)), 6)
+    tangent = Tangent(problem, point, Known(begin, torch.zeros(n, n, dtype=torch.float64)), 6)
     for along in (*torch.eye(n), None):
         p, w = (torch.zeros(n), torch.randn(48, 48)) if along is None else (along, torch.zeros(48, 48))
         ends = [problem.expected(point.parameters + h * p, point.white + h * w) for h in (0.01, -0.01)]
@@ -261,7 +262,8 @@ def with_lattice(values):
 
 def with_hexagons(values):
     y, x = np.mgrid[: values.shape[1], : values.shape[2]]
-    return values + sum(9 * np.cos((x * np.cos(a) + y * np.sin(a)) * 2 * np.pi / 6.1) for a in np.radians((10, 70, 130)))
+    along = [x * np.cos(a) + y * np.sin(a) for a in np.radians((10, 70, 130))]
+    return values + sum(9 * np.cos(each * 2 * np.pi / 6.1) for each in along)
 
 
 @pytest.mark.parametrize(
@@ -320,9 +322,10 @@ def test_parameters_are_printed_with_their_errors():
 def test_the_command(circles, tmp_path):
     circles.signal.save(tmp_path / "series.hspy")
     output = tmp_path / "clean.hspy"
-    run = CliRunner().invoke(app, ["fit-phase-field", str(tmp_path / "series.hspy"), "--output", str(output), "--no-progress"])
+    arguments = ["fit-phase-field", str(tmp_path / "series.hspy"), "--output", str(output)]
+    run = CliRunner().invoke(app, [*arguments, "--no-progress"])
     assert run.exit_code == 0, run.output
     assert "diffusivity" in run.output and hs.load(output).data.shape == circles.signal.data.shape
     assert json.loads(output.with_suffix(".json").read_text())["equation"] == "allen-cahn"
-    again = CliRunner().invoke(app, ["fit-phase-field", str(tmp_path / "series.hspy"), "--output", str(output)])
+    again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1 and "--overwrite" in again.output

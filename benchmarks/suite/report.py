@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite import accelerator, dynamical, images, phases, tilt
+from suite import accelerator, dynamical, images, phase_fields, phases, tilt
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -263,6 +263,7 @@ _SECTIONS = {
     "tilt": lambda rows, content: tilt.table(rows, lambda row: _letter(row, content)),
     "phases": lambda rows, content: phases.table(rows, lambda row: _letter(row, content)),
     "images": lambda rows, content: images.table(rows, lambda row: _letter(row, content)),
+    "phase_fields": lambda rows, content: phase_fields.table(rows, lambda row: _letter(row, content)),
     "gpu": lambda rows, content: accelerator.table(rows, lambda row: _letter(row, content)),
 } | {
     name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))

@@ -11,16 +11,16 @@ import torch
 
 from pyxem_dl.images.phase_field.blocks import Block, Fitted, blocks_of
 from pyxem_dl.images.phase_field.equations import Equation
-from pyxem_dl.images.phase_field.newton import Point, Preconditioner, Tangent, average_out, search, settle
+from pyxem_dl.images.phase_field.newton import Point, average_out, search, settle
 from pyxem_dl.images.phase_field.problem import DRIFT, Coordinates, Known, Prior, Problem
 from pyxem_dl.images.phase_field.start import Guess, Series, start_field
 
 # Pixels around the image at least; frames from which a start field is guessed
 _MARGIN, _FIRST = 12, 4
 # Of start fields about the guess: standard deviation, and length (px) below which they are smooth
-_SPREAD, _SMOOTH = 1.0, 3.0
+_SPREAD, _SMOOTH = 0.5, 3.0
 # Steps to the best pair of parameters and start field, from there to the parameters alone, and for start fields alone
-_STEPS, _ROUNDS, _SETTLE = 5, 7, 3
+_STEPS, _ROUNDS, _SETTLE = 4, 8, 3
 # Standard deviation of a coordinate about where the search begins
 _BEFORE = 2.0
 
@@ -99,6 +99,10 @@ class SolverEngine:
             if not self._points:
                 raise KeyboardInterrupt("Stopped before anything was found.") from None
             interrupted, parameters = True, self._points[-1].parameters
+            for block in self._blocks[len(self._starts) :]:
+                problem = self._problem(series, block, coordinates, begin)
+                point = Point(parameters, torch.zeros_like(problem.prior.guess))
+                self._starts.append(self._start(problem, coordinates, point))
         return self._found(coordinates, begin, parameters, known, interrupted)
 
     def _begin(self) -> dict[str, float]:
@@ -171,12 +175,8 @@ class SolverEngine:
         errors = (jacobian @ covariance @ jacobian.T).diagonal().clamp(min=0).sqrt()
         values = {name: float(v) for name, v in coordinates.unpack(inputs).items()}
         errors = {name: math.inf if interrupted else float(e) for name, e in zip(values, errors, strict=True)}
-        blocks = self._blocks
-        if len(self._starts) < len(blocks):
-            raise KeyboardInterrupt("Stopped before all blocks of the series were looked at.") from None
-        rows, columns = (p for p in self._pads)
-        inside = tuple(slice(a, s - b) for (a, b), s in zip((rows, columns), self._starts[0].shape, strict=True))
-        fitted = Fitted(self.equation, values, blocks, self._starts, inside)
+        inside = tuple(slice(a, s - b) for (a, b), s in zip(self._pads, self._starts[0].shape, strict=True))
+        fitted = Fitted(self.equation, values, self._blocks, self._starts, inside)
         return Search(values, errors, fitted, fitted.chunks(), interrupted)
 
 
@@ -187,6 +187,3 @@ def _pads(size: int) -> tuple[int, int]:
     whole = next_fast_len(size + 2 * _MARGIN, real=True)
     whole += whole % 2
     return (whole - size) // 2, whole - size - (whole - size) // 2
-
-
-__all__ = ["Interrupted", "Preconditioner", "Search", "SolverEngine", "Tangent"]

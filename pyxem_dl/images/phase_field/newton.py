@@ -17,9 +17,9 @@ _INNER, _LAPLACE, _LEFT, _EXACT = 20, 25, 0.05, 0.05
 # Steps for which a preconditioner is good
 _RENEWED = 4
 # Largest change of a logarithm in a step
-_LONGEST = 0.6
+_LONGEST = 0.8
 # Share of a step where its curvature has been refined, and standard deviations of a last step
-_CAREFUL, _CLOSE = 0.7, 0.3
+_CAREFUL, _CLOSE = 0.8, 0.3
 # Products for a refined preconditioner, and for one start field; length of a step along one that is drawn
 _REFINED, _DRAWN, _SHORT = 8, 12, 0.1
 # A search ends where a step improves the misfit by less
@@ -80,13 +80,10 @@ class Tangent:
         solved = torch.fft.irfft2(torch.fft.rfft2(white) / self._about, s=white.shape)
         return torch.zeros_like(parameters), solved
 
-    def noise(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Right side (rows, columns) whose solution is as far from the best start field as other likely ones are.
-
-        With it comes the part of it that stands for the prior.
-        """
+    def noise(self, generator: torch.Generator) -> torch.Tensor:
+        """Right side (rows, columns) whose solution is as far from the best start field as other likely ones are."""
         one, two = (torch.randn(x.shape, generator=generator).to(x.device) for x in (self.weight, self._inputs[1]))
-        return self.transposed(self.weight.sqrt() * one)[1] + two, two
+        return self.transposed(self.weight.sqrt() * one)[1] + two
 
     def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Curvature's columns of the parameters: (n, n), and (n, rows, columns) of the start field."""
@@ -128,11 +125,6 @@ class Preconditioner:
         #: (n, n): one over the covariance of the parameters, whatever the start field
         self.schur = block.double() - crossed - crossed.T + torch.einsum("ixy,jxy->ij", self.follow.double(), bent)
         self.inverse = torch.linalg.inv(self.schur + 1e-9 * torch.diag(self.schur.diagonal()))
-
-    def rescale(self, factor: float, white: torch.Tensor) -> torch.Tensor:
-        """Start field in the coordinates of a prior that has become wider by a factor."""
-        self.follow = self.follow / factor
-        return white / factor
 
     def __call__(self, p: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """About the solution of the curvature for a right side."""
@@ -250,11 +242,7 @@ def average_out(
         # of the best start field's own step, which the slope does not know yet
         slope += tangent.curvature(torch.zeros_like(point.parameters), white - point.white)[0].double()
         generator = torch.Generator().manual_seed(seed)
-        drawn, told = [], 0.0
-        for _ in range(draws):
-            right, own = tangent.noise(generator)
-            drawn.append(_follow(tangent, right))
-            told += float((own * (own - drawn[-1])).sum()) / draws
+        drawn = [_follow(tangent, tangent.noise(generator)) for _ in range(draws)]
         weight = tangent.weight
         del tangent
         for each in drawn:
@@ -264,7 +252,6 @@ def average_out(
         share = 1.0 if turn == 0 else _CAREFUL
         step = _limited((-share * (before.inverse @ slope).float(), white))[0]
         point = Point(point.parameters + step, white - torch.einsum("i,ixy->xy", step, before.follow))
-        point.white = before.rescale(problem.prior.widen(point.white, told), point.white)
         point.loss = problem.whole(point.parameters, point.white, known, frames)
         if on_step is not None and on_step(point) is False:
             break

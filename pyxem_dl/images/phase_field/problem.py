@@ -13,6 +13,8 @@ from pyxem_dl.images.phase_field.equations import waves
 LEVELS, DRIFT = ("background", "contrast"), ("drift_x", "drift_y")
 # Least expected value as a share of the contrast, so that a search may leave the wells a little
 _LEAST = 0.02
+# Spread of start fields on plateaus, where a smoothed guess is better than on interfaces, over that there
+_PLATEAU = 0.2
 
 
 @dataclass
@@ -92,13 +94,14 @@ class Prior:
     guess : tensor, shape (rows, columns)
         With the margin.
     spread : float
-        Standard deviation.
+        Standard deviation on interfaces; on plateaus they are nearer to the guess.
     length : float
         Below which they are smooth, in px.
     """
 
     def __init__(self, guess: torch.Tensor, spread: float, length: float) -> None:
         self.guess = guess
+        self.share = _PLATEAU + (1 - _PLATEAU) * (1 - guess.square()).clamp(min=0)
         rows, columns = guess.shape
         ky = 2 * math.pi * torch.fft.fftfreq(rows, device=guess.device)[:, None]
         kx = 2 * math.pi * torch.fft.rfftfreq(columns, device=guess.device)[None]
@@ -108,24 +111,9 @@ class Prior:
         whole = 1 + (ky**2 + every**2) * length**2
         self.amplitude = amplitude * (spread / whole.pow(-3.0).mean().sqrt())
 
-    def widen(self, white: torch.Tensor, told: float) -> float:
-        """Become as wide as the start field is: factor by which it is wider now.
-
-        Parameters
-        ----------
-        white : tensor
-            Start field.
-        told : float
-            Number of its coordinates that the data tell.
-        """
-        share = float(white.double().square().sum()) / max(told, 1.0)
-        factor = min(max(share, 0.3), 3.0) ** 0.5
-        self.amplitude = self.amplitude * factor
-        return factor
-
     def field(self, white: torch.Tensor) -> torch.Tensor:
         """Field of white coordinates."""
-        return self.guess + torch.fft.irfft2(torch.fft.rfft2(white) * self.amplitude, s=white.shape)
+        return self.guess + self.share * torch.fft.irfft2(torch.fft.rfft2(white) * self.amplitude, s=white.shape)
 
 
 class Problem:
@@ -176,7 +164,8 @@ class Problem:
             seen = (torch.exp(-2 * rate * times) * self.weights[:frames, None, None]).sum(0)
             weight = self.noise.weight(values["background"])
             # all levels of a start field are given in units of the first guess
-            return 1 + self.prior.amplitude**2 * seen * weight * self.reference["contrast"] ** 2
+            share = self.prior.share.square().mean()
+            return 1 + self.prior.amplitude**2 * share * seen * weight * self.reference["contrast"] ** 2
 
     def loss(self, expected: torch.Tensor) -> torch.Tensor:
         """Misfit of the frames, without what is known before."""

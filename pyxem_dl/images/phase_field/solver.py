@@ -23,6 +23,8 @@ _SPREAD, _SMOOTH = 0.5, 3.0
 _STEPS, _ROUNDS, _SETTLE = 4, 8, 3
 # Standard deviation of a coordinate about where the search begins
 _BEFORE = 2.0
+# That of the diffusivity while the best start field is looked for
+_HELD = 0.15
 
 
 class Interrupted(Exception):
@@ -138,13 +140,21 @@ class SolverEngine:
             return True
 
         try:
-            point, about = search(problem, point, known, n, _STEPS, on_step)
+            point, about = search(problem, point, self._held(known, coordinates), n, _STEPS, on_step)
             point, about = average_out(problem, point, known, about, n, _ROUNDS, on_step=on_step)
         finally:
             best = self._points[-1] if self._points else point
             self._starts.append(self._start(problem, coordinates, best))
             self._done = (self._blocks.index(block) + 1) * (_STEPS + _ROUNDS)
         return point.parameters, Known(point.parameters, about.schur)
+
+    @staticmethod
+    def _held(known: Known, coordinates: Coordinates) -> Known:
+        """Hold the diffusivity, which the best start fields would make too small."""
+        information = known.information.clone()
+        i = coordinates.names.index("diffusivity")
+        information[i, i] = max(float(information[i, i]), 1 / _HELD**2)
+        return Known(known.mean, information)
 
     def _start(self, problem: Problem, coordinates, point: Point) -> np.ndarray:
         """Order parameter at the first frame of a block."""

@@ -20,6 +20,8 @@ _DIFFRACTION = ("electron_diffraction", "diffraction", "polar_diffraction", "bea
 _SMOOTH, _APART, _RAREST = (1.5, 2.0, 2.0), 4.0, 0.002
 # A lattice: waves of at least this many per px, whose power is above all others some bins away by this factor
 _FASTEST, _PEAK, _CORE, _RING = 0.09, 8.0, 2, 5
+# By how much a smoothed interface is made steeper, and the most that a smoothed field is believed
+_SHARPER, _SURE = 1.2, 0.97
 # How often the margin is smoothed between the image's edges
 _RELAXED = 300
 
@@ -153,7 +155,7 @@ def guess(frames: np.ndarray, noise: str) -> Guess:
     if noise == "auto":
         noise = _kind(by_level, frames)
     if noise == "poisson":
-        return Guess(background, min(contrast, 0.95 * background), Noise("poisson", variance / background))
+        return Guess(background, min(contrast, 0.95 * background), Noise("poisson", variance / float(frames.mean())))
     return Guess(background, contrast, Noise("gaussian", max(variance, (0.01 * contrast) ** 2)))
 
 
@@ -226,7 +228,9 @@ def start_field(frames: np.ndarray, levels: Guess, margin: tuple[tuple[int, int]
         Pixels above and below, and on the left and on the right.
     """
     field = (gaussian_filter(frames.mean(axis=0), 1.5, mode="nearest") - levels.background) / levels.contrast
-    field = np.pad(field.clip(-1, 1), margin, mode="edge")
+    # smoothing has made interfaces wider
+    field = np.tanh(_SHARPER * np.arctanh(field.clip(-_SURE, _SURE)))
+    field = np.pad(field, margin, mode="edge")
     outside = np.ones(field.shape, dtype=bool)
     outside[tuple(slice(a, n - b) for (a, b), n in zip(margin, field.shape, strict=True))] = False
     for _ in range(_RELAXED):

@@ -74,7 +74,8 @@ def fit_phase_field(
         By default HyperSpy's preference.
     on_part : callable, optional
         Called with (share that is done, dict of parameters in px and frames) after each step; returning False stops the
-        search as Ctrl-C does, with the best parameters so far.
+        search as Ctrl-C does, with the best parameters so far
+        (while "auto" compares equations, with nothing).
     on_message : callable, optional
         Called with each line that would be printed.
 
@@ -152,6 +153,8 @@ class _Job:
         frames = self.series.shape[0]
         held_out = np.arange(frames) % _HELD_OUT == _HELD_OUT - 1
         found = self.run(equation, held_out)
+        if found.interrupted:
+            raise KeyboardInterrupt("Stopped before the equations were compared: nothing is kept.")
         return _deviance(self.series, found, self.levels.noise, np.flatnonzero(held_out))[0]
 
     def result(self, equation: str, found: Search, held_out: dict, seconds: float) -> PhaseFieldFit:

@@ -15,7 +15,7 @@ from pyxem_dl.images.phase_field.solver import Interrupted, Search, SolverEngine
 from pyxem_dl.networks.images.fields import FieldNetwork, Jet
 
 # Steps, those before the equation is looked at, pixels a step, and rates of learning of the network and the parameters
-_STEPS, _ALONE, _BATCH, _RATE, _OWN_RATE = 1600, 300, 4096, 4e-3, 2e-2
+_STEPS, _ALONE, _BATCH, _RATE, _OWN_RATE = 1200, 250, 3072, 4e-3, 2e-2
 # Weight of the residual at the end, in values of the data at unit residual, and steps between two reports
 _WEIGHT, _REPORT = 100.0, 20
 # Shortest lengths that the network tells easily (px, frames), frames that are computed together, and the seed

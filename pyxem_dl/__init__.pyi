@@ -60,6 +60,8 @@ from .orientation import (
 from .patterns import Probe as Probe
 from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
 from .results import (
+    calibrated_vectors as calibrated_vectors,
+    calibration_of as calibration_of,
     convert_result as convert_result,
     open_result as open_result,
     read_labels as read_labels,

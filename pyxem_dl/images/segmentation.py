@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +15,11 @@ from pyxem_dl.devices import on_one_core
 from pyxem_dl.images.operations import OPERATIONS, Operations
 from pyxem_dl.images.regions import Descriptors, Regions, find_regions, labels_of
 from pyxem_dl.images.series import Images, check_window, checked_seed
-from pyxem_dl.images.signals import lazy_frames, maps_of
+from pyxem_dl.images.signals import maps_of
+from pyxem_dl.images.steps import FrameStep, made_of
 from pyxem_dl.images.symmetry import Correlations, Grid, signal_share
 from pyxem_dl.messages import warn
-from pyxem_dl.scans import Collected, Computing, Field, Job, Step
+from pyxem_dl.scans import Computing, Field
 
 if TYPE_CHECKING:
     from hyperspy.signals import Signal1D, Signal2D
@@ -98,7 +98,7 @@ def segment_by_symmetry(
     _warn_of_regions(found, n_regions, grid)
     step = SegmentationStep(grid, found, memberships)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Regions": str(len(found))}
-    made = _made("Segmentation by symmetry", lines, signal, images, step, computing)
+    made = made_of("Segmentation by symmetry", lines, signal, images, step, computing)
     labels = maps_of(signal, made["labels"], "Regions")
     if not memberships:
         return labels
@@ -152,7 +152,7 @@ def get_symmetry_descriptors(
         images.sample(1)
     step = DescriptorStep(grid, operations)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Operations": str(len(step.operations))}
-    values = _made("Descriptors of symmetry", lines, signal, images, step, computing)["descriptors"]
+    values = made_of("Descriptors of symmetry", lines, signal, images, step, computing)["descriptors"]
     found = maps_of(signal, values, "Symmetry", signal_class=Signal1D, step=grid.pixels)
     found.metadata.set_item("Pyxem_dl.operations", step.operations.names)
     return found
@@ -169,29 +169,6 @@ def _read(signal, window) -> tuple[Images, Grid]:
             "scale is right, record the image at a higher magnification."
         )
     return images, Grid(pixel, images.calibration.shape, window)
-
-
-def _made(title: str, lines: dict, signal, images: Images, step: Step, computing: Computing) -> dict:
-    """Arrays of all frames by name: lazy ones of a lazy series, else computed."""
-    if images.is_lazy:
-        return {name: lazy_frames(images, step, name, computing) for name in step.fields}
-    job = Job(title, lines, images, step, computing, _Arrays(images.shape), [], signal)
-    return job.run()
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """Puts the arrays of all frames into the shape of the series."""
-
-    shape: tuple[int, ...]
-
-    kind = "arrays of images"
-
-    def __call__(self, found: Collected) -> dict:
-        return {name: values.reshape(*self.shape, *values.shape[1:]) for name, values in found.arrays.items()}
-
-    def to_dict(self) -> dict:
-        return {"shape": list(self.shape)}
 
 
 def _descriptors(images: Images, grid: Grid, computing: Computing) -> Descriptors:
@@ -222,22 +199,6 @@ def _warn_of_regions(found: Regions, n_regions: int | None, grid: Grid) -> None:
         )
 
 
-class FrameStep(Step):
-    """What is done with one frame of a series; frames that cannot be used are told apart."""
-
-    micro_batch, keep_every = 1, 64
-
-    def _each(self, frames: torch.Tensor):
-        """Frames one by one, finite, or None for what cannot be used."""
-        for frame in frames:
-            finite = torch.isfinite(frame)
-            values = frame[finite]
-            if 2 * len(values) < frame.numel() or bool(values.min() == values.max()):
-                yield None
-            else:
-                yield torch.where(finite, frame, values.median())
-
-
 class SegmentationStep(FrameStep):
     """Divides frames into known kinds of regions.
 
@@ -255,7 +216,7 @@ class SegmentationStep(FrameStep):
         self.grid, self.regions, self.memberships = grid, regions, memberships
 
     @property
-    def fields(self) -> dict[str, Field]:
+    def found(self) -> dict[str, Field]:
         """Labels, and perhaps shares."""
         fields = {"labels": Field(self.grid.shape, "int16")}
         if self.memberships:
@@ -266,17 +227,19 @@ class SegmentationStep(FrameStep):
         """Get the kinds onto the device."""
         self.regions = self.regions.to(device)
 
-    def __call__(self, frames: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Labels (n, rows, columns) of frames."""
-        shares = torch.stack([self._shares(frame) if frame is not None else self._nothing(frames)
-                              for frame in self._each(frames)])  # fmt: skip
-        labels = torch.stack([labels_of(each) for each in shares]).short()
-        return {"labels": labels, "shares": shares} if self.memberships else {"labels": labels}
+    def of_frame(self, frame: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
+        """Labels (rows, columns) of a frame."""
+        return self._labelled(self._shares(frame))
 
-    def _nothing(self, like: torch.Tensor) -> torch.Tensor:
+    def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Label 0 everywhere."""
         shares = like.new_zeros(len(self.regions) + 1, *self.grid.shape)
         shares[0] = 1
-        return shares
+        return self._labelled(shares)
+
+    def _labelled(self, shares: torch.Tensor) -> dict[str, torch.Tensor]:
+        labels = {"labels": labels_of(shares).short()}
+        return labels | {"shares": shares} if self.memberships else labels
 
     def _shares(self, frame: torch.Tensor) -> torch.Tensor:
         """Shares (n + 1, rows, columns): those of the cells, interpolated to pixels."""
@@ -309,13 +272,14 @@ class DescriptorStep(FrameStep):
         self.grid, self.operations = grid, Operations(grid, operations)
 
     @property
-    def fields(self) -> dict[str, Field]:
+    def found(self) -> dict[str, Field]:
         """Correlations at each place."""
         return {"descriptors": Field((*self.grid.cells, len(self.operations)), "float32")}
 
-    def __call__(self, frames: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Descriptors (n, rows, columns, operations); NaN of frames that cannot be used."""
-        nothing = frames.new_full((*self.grid.cells, len(self.operations)), float("nan"))
-        return {"descriptors": torch.stack([
-            self.operations(frame) if frame is not None else nothing for frame in self._each(frames)
-        ])}  # fmt: skip
+    def of_frame(self, frame: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
+        """Descriptors (rows, columns, operations)."""
+        return {"descriptors": self.operations(frame)}
+
+    def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """NaN everywhere."""
+        return {"descriptors": like.new_full((*self.grid.cells, len(self.operations)), float("nan"))}

@@ -56,7 +56,7 @@ from pyxem_dl.frames.ewald import (
     out_of_plane,
     zone_axis_after_tilt,
 )
-from pyxem_dl.frames.real_space import ImageCalibration
+from pyxem_dl.frames.real_space import ImageCalibration, drift_gradient, drift_of_strain, length_in_angstrom
 from pyxem_dl.frames.turns import (
     MIRROR_QUATERNION,
     after_turn,
@@ -94,6 +94,8 @@ __all__ = [
     "before_turn",
     "centers_of_drift",
     "distorted",
+    "drift_gradient",
+    "drift_of_strain",
     "drift_over_scan",
     "electron_wavelength",
     "euler_to_quaternion",
@@ -112,6 +114,7 @@ __all__ = [
     "lab_to_box",
     "lab_to_image",
     "laue_circle_center",
+    "length_in_angstrom",
     "mirror",
     "mirror_angle",
     "other_crystal_quaternion",

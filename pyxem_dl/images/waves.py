@@ -24,6 +24,8 @@ from pyxem_dl.simulation.columns import ProjectedCrystal
 
 # Waves that count: smallest and largest frequency in Å⁻¹, share of the strongest one's power
 _SMALLEST, _LARGEST, _FAINTEST = 0.16, 1.25, 1e-3
+#: Side of the largest windows in Å
+LARGEST_WINDOW = 40.0
 # Side of the padded windows in pixels; degrees between the first tries, and their scales
 _PADDED, _TURN, _SCALES = 128, 1.0, (0.96, 1.0, 1.04)
 # Newton's steps, and by how much of 1 / window a wave moves in each at most
@@ -83,6 +85,23 @@ class Waves:
         return cls(orders[keep], reciprocal, crystal.fold())
 
     @classmethod
+    def of_lattice(cls, basis: np.ndarray, fold: int) -> Waves:
+        """Waves that any crystal with a lattice may make."""
+        reciprocal = np.linalg.inv(basis).T
+        orders = _half_plane(int(_LARGEST * np.linalg.norm(basis, axis=1).max()) + 1)
+        length = np.linalg.norm(orders @ reciprocal, axis=1)
+        return cls(orders[(length >= _SMALLEST) & (length <= _LARGEST)], reciprocal, fold)
+
+    @property
+    def second_spacing(self) -> float:
+        """Spacing in Å of the second of the two longest waves that are not parallel."""
+        g = self.orders @ self.reciprocal
+        g = g[np.linalg.norm(g, axis=1).argsort(kind="stable")]
+        lengths = np.linalg.norm(g, axis=1)
+        across = np.abs(g[:, 0] * g[0, 1] - g[:, 1] * g[0, 0]) > _APART * lengths * lengths[0]
+        return 1 / float(lengths[across][0])
+
+    @classmethod
     def of_unknown(cls) -> Waves:
         """Waves of any lattice."""
         return cls(_half_plane(_ORDERS))
@@ -108,8 +127,13 @@ class WaveFit:
         Where.
     """
 
+    #: Pixels along the side of a window, at most
+    most = 120
+
     def __init__(self, size: int, pixel: float, window: float, device: torch.device) -> None:
         self.pixel, self.window = pixel, window
+        # what the pixels can show
+        self.largest = min(_LARGEST, 0.45 / pixel)
         steps = torch.arange(size, device=device) - (size - 1) / 2
         self.x, self.y = image_to_lab(pixel * steps, pixel * steps)
         taper = torch.cos((self.x * (math.pi / window)).clamp(-math.pi / 2, math.pi / 2)).clamp_min(0)
@@ -182,7 +206,7 @@ class WaveFit:
         power = power[..., : _PADDED // 2]
         background = self._background(power.flatten(1), length).clamp_min(noise[:, None])
         near = torch.nn.functional.max_pool2d(power[:, None], 5, stride=1, padding=2)[:, 0]
-        there = (length >= _SMALLEST) & (length <= _LARGEST) & (x > -1e-6)
+        there = (length >= _SMALLEST) & (length <= self.largest) & (x > -1e-6)
         peaks = torch.where((power == near).flatten(1) & there, power.flatten(1), 0)
         highest = peaks.amax(1, keepdim=True)
         is_peak = (peaks > _PEAK * background) & (peaks > _OF_HIGHEST * highest)
@@ -196,7 +220,7 @@ class WaveFit:
         allowed = is_peak[:, first] & is_peak[:, second] & (area.abs() > _APART * lengths)
         orders = torch.as_tensor(_half_plane(_ORDERS), dtype=power.dtype, device=power.device)
         at = orders @ pairs
-        inside = (at.norm(dim=-1) <= _LARGEST) & (at.norm(dim=-1) >= _SMALLEST / 2)
+        inside = (at.norm(dim=-1) <= self.largest) & (at.norm(dim=-1) >= _SMALLEST / 2)
         padded = torch.nn.functional.pad(power, (0, 1))
         gain = (torch.log1p(self._sampled(padded, at) / noise[:, None, None]) - _CHANCE) * inside
         best = torch.where(allowed, gain.sum(2), -torch.inf).max(1)
@@ -252,7 +276,7 @@ class WaveFit:
     def _power(self, tapered: torch.Tensor, reciprocal: torch.Tensor, orders: torch.Tensor):
         """Power (n, m) of each wave; slope (n, 4) and curvature (n, 4, 4) of their sum by the two vectors."""
         g = orders @ reciprocal
-        inside = (g.norm(dim=-1) <= 1.1 * _LARGEST).to(g)
+        inside = ((g.norm(dim=-1) <= 1.1 * self.largest) & (orders.abs().sum(1) > 0)).to(g)
         m = g.shape[1]
         right, up = (torch.polar(torch.ones_like(a), a) for a in (
             -2 * math.pi * g[..., i : i + 1] * place for i, place in enumerate((self.x, self.y))

@@ -40,8 +40,10 @@ from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .identification import Identified as Identified, identify_phases as identify_phases
 from .images import (
+    LatticeMap as LatticeMap,
     classify_structure as classify_structure,
     get_symmetry_descriptors as get_symmetry_descriptors,
+    map_lattice as map_lattice,
     segment_by_symmetry as segment_by_symmetry,
 )
 from .models import (

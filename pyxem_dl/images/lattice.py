@@ -19,7 +19,7 @@ from pyxem_dl.images.nets import fold_of, kinds_of, reciprocal_of
 from pyxem_dl.images.series import Images, check_window, warn_of_unusable
 from pyxem_dl.images.steps import USABLE, FrameStep
 from pyxem_dl.images.strains import Strains, measured
-from pyxem_dl.images.waves import LARGEST_WINDOW, WaveFit, Waves
+from pyxem_dl.images.waves import LARGEST_WINDOW, SHORTEST, WaveFit, Waves
 from pyxem_dl.messages import warn
 from pyxem_dl.scans import Collected, Computing, Field, Job
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Å: pixels to which images are binned, and the largest; the smallest window
 _BEST_PIXEL, _LARGEST_PIXEL, _SMALLEST_WINDOW = 0.24, 0.5, 4.0
 # Cells that a window should hold, windows of a micro-batch, and those that tell which lattices there are
-_CELLS, _MICRO_BATCH, _SOME = 2.5, 256, 400
+_CELLS, _MICRO_BATCH, _SOME = 2.5, 256, 240
 # Standard deviations above chance from which on waves are a lattice
 _EVIDENCE = 8.0
 _UPPER = np.triu_indices(4)
@@ -191,6 +191,10 @@ def _found_crystals(frames: np.ndarray, grid: Grid, mapped: Mapped, computing: C
 def _check_crystals(crystals: list[Crystal], grid: Grid) -> None:
     for each in crystals:
         spacing = each.waves.second_spacing
+        if not spacing:
+            raise ValueError(
+                f"The image of {each.name} has no two spacings above {SHORTEST:g} Å: no probe shows its columns apart."
+            )
         if grid.pixel / grid.binning > spacing / 2:
             raise ValueError(
                 f"The pixels are {grid.pixel / grid.binning:.4g} Å wide, more than half of the spacing {spacing:.3g} Å "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Largest index of a zone axis, and degrees by which an orientation may be off it
 _LARGEST_INDEX, _OFF = 8, 1.0
+_NOTHING = "The crystal map has no indexed point: there is nothing whose lattice could be mapped."
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ def read_maps(given, images: Images) -> Mapped:
         raise TypeError(f"Expected a crystal map of `classify_structure`, or one for each frame, not {given!r}.")
     if len(maps) not in (1, images.size):
         raise ValueError(f"There are {len(maps)} crystal maps and {images.size} images: give one for each image.")
+    if not any(each.size for each in maps):
+        raise ValueError(_NOTHING)
     places = [_places(each, images) for each in maps]
     x, y = (_grid(np.concatenate([each[i] for each in places])) for i in (0, 1))
     crystals: dict = {}
@@ -76,7 +79,7 @@ def read_maps(given, images: Images) -> Mapped:
         at = i, np.abs(y - row[:, None]).argmin(1), np.abs(x - column[:, None]).argmin(1)
         crystal[at], angle[at] = _crystals_of(xmap, crystals)
     if not crystals:
-        raise ValueError("The crystal map has no indexed point: there is nothing whose lattice could be mapped.")
+        raise ValueError(_NOTHING)
     return Mapped([each for each, _ in crystals.values()], crystal, angle, [key[0] for key in crystals], x, y)
 
 
@@ -87,7 +90,7 @@ def _places(xmap: CrystalMap, images: Images) -> tuple[np.ndarray, np.ndarray]:
     factor = length_in_angstrom(xmap.scan_unit) / images.calibration.pixel
     column, row = factor * xmap.x, factor * xmap.y
     rows, columns = images.calibration.shape
-    if column.max() > columns - 1 or row.max() > rows - 1:
+    if xmap.size and column.max() > columns - 1 or xmap.size and row.max() > rows - 1:
         raise ValueError(
             f"The crystal map reaches to column {column.max():.0f} and row {row.max():.0f}, but the image has "
             f"{columns} x {rows} px (columns, rows): give the map of this image, with the calibration that it has now."

@@ -20,6 +20,8 @@ _ANGLE = 1e-3
 # Lattices are the same whose lengths differ by less, relative; kinds of lattices in an image, and the share of the
 # windows that a kind has at least
 _ALIKE, _MOST_KINDS, _LEAST_SHARE = 0.05, 3, 0.1
+# Strain within which a net is taken for a square or a hexagonal one
+_SQUARE = 0.012
 
 
 def matched(basis: np.ndarray, reference: np.ndarray, angle: np.ndarray | None = None) -> np.ndarray:
@@ -98,7 +100,7 @@ def kinds_of(bases: np.ndarray) -> list[np.ndarray]:
         if own.sum() < max(_LEAST_SHARE * total, 1):
             break
         stretch = [np.median(each[own]) for each in strain[:3]]
-        kinds.append(_standing(first, *stretch))
+        kinds.append(_symmetric(_standing(first, *stretch)))
         bases = bases[~own]
     return kinds
 
@@ -110,6 +112,22 @@ def _are_alike(bases: np.ndarray) -> np.ndarray:
     metric = np.column_stack([lengths, np.linalg.det(bases) ** 0.5])
     apart = np.abs(metric[:, None] - metric) / metric
     return (apart.max(2) < _ALIKE) & (np.abs(product[:, None] - product) < 4 * _ALIKE * lengths.mean())
+
+
+def _symmetric(basis: np.ndarray) -> np.ndarray:
+    """Square or hexagonal net in place of one that hardly differs from it.
+
+    Of a square net that is measured with noise nobody knows which of its two vectors is which, and the median of those
+    that look most alike is no longer square.
+    """
+    length = np.sqrt(np.abs(np.linalg.det(basis)))
+    hexagonal = np.sqrt(2 / np.sqrt(3)) * np.array([[1, 0], [-0.5, np.sqrt(0.75)]])
+    for ideal in (length * np.eye(2), length * hexagonal):
+        near = matched(basis[None], ideal)
+        strain = strain_of(gradients(near, ideal))
+        if np.hypot(np.hypot(strain.xx, strain.yy), np.sqrt(2) * strain.xy)[0] < _SQUARE:
+            return ideal
+    return basis
 
 
 def _standing(basis: np.ndarray, xx: float, yy: float, xy: float) -> np.ndarray:

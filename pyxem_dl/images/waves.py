@@ -24,6 +24,8 @@ from pyxem_dl.simulation.columns import ProjectedCrystal
 
 # Waves that count: smallest and largest frequency in Å⁻¹, share of the strongest one's power
 _SMALLEST, _LARGEST, _FAINTEST = 0.16, 1.25, 1e-3
+#: Spacing in Å below which none counts
+SHORTEST = 1 / _LARGEST
 #: Side of the largest windows in Å
 LARGEST_WINDOW = 40.0
 # Side of the padded windows in pixels; degrees between the first tries, and their scales
@@ -82,7 +84,7 @@ class Waves:
         power = np.abs(np.exp(2j * np.pi * orders @ crystal.places.T) @ crystal.weights) ** 2
         length = np.linalg.norm(orders @ reciprocal, axis=1)
         keep = (length >= _SMALLEST) & (length <= _LARGEST) & (power > _FAINTEST * crystal.weights.sum() ** 2)
-        return cls(orders[keep], reciprocal, crystal.fold())
+        return cls(orders[keep], reciprocal, crystal.fold() if keep.any() else 2)
 
     @classmethod
     def of_lattice(cls, basis: np.ndarray, fold: int) -> Waves:
@@ -94,12 +96,12 @@ class Waves:
 
     @property
     def second_spacing(self) -> float:
-        """Spacing in Å of the second of the two longest waves that are not parallel."""
+        """Spacing in Å of the second of the two longest waves that are not parallel; 0 where there are no two."""
         g = self.orders @ self.reciprocal
         g = g[np.linalg.norm(g, axis=1).argsort(kind="stable")]
         lengths = np.linalg.norm(g, axis=1)
-        across = np.abs(g[:, 0] * g[0, 1] - g[:, 1] * g[0, 0]) > _APART * lengths * lengths[0]
-        return 1 / float(lengths[across][0])
+        across = np.abs(g[:, 0] * g[:1, 1] - g[:, 1] * g[:1, 0]) > _APART * lengths * lengths[:1]
+        return 1 / float(lengths[across][0]) if across.any() else 0.0
 
     @classmethod
     def of_unknown(cls) -> Waves:

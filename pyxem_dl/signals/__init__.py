@@ -14,7 +14,7 @@ from pyxem_dl.signals.diffraction import (
     predict_orientation,
 )
 from pyxem_dl.signals.identification import identify_phases
-from pyxem_dl.signals.images import classify_structure, get_symmetry_descriptors, segment_by_symmetry
+from pyxem_dl.signals.images import classify_structure, get_symmetry_descriptors, map_lattice, segment_by_symmetry
 from pyxem_dl.signals.vectors import strain_map, tilt_map
 
 #: Module and class, and the function that becomes a method of that class and of all that inherit from it
@@ -22,6 +22,7 @@ METHODS = (
     ("hyperspy._signals.signal2d", "Signal2D", segment_by_symmetry),
     ("hyperspy._signals.signal2d", "Signal2D", get_symmetry_descriptors),
     ("hyperspy._signals.signal2d", "Signal2D", classify_structure),
+    ("hyperspy._signals.signal2d", "Signal2D", map_lattice),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", find_calibration),

@@ -327,7 +327,10 @@ def _run_unseen(data: Path, choose, results: Results) -> None:
 
 def _run_images(data: Path, choose, results: Results) -> None:
     device = choose.keywords["device"]
-    for title, label, numbers in (*images.measure(device), *images.measure_structures("fe-cu-ti", device)):
+    measured = (
+        *images.measure_lattices(device), *images.measure(device), *images.measure_structures("fe-cu-ti", device),
+    )  # fmt: skip
+    for title, label, numbers in measured:
         results.add("images", title, label, numbers)
 
 

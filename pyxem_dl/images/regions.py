@@ -185,8 +185,8 @@ class Descriptors:
 
     Parameters
     ----------
-    wide, narrow : array, shape (frames, shifts, rows, columns)
-        In the window and in the small one.
+    wide, narrow : array, shape (frames, operations, rows, columns)
+        In the window and in the small one; shifts first.
     share : array, shape (frames, rows, columns)
         Of signal in the variance.
     grid : Grid
@@ -208,7 +208,9 @@ class Descriptors:
         self.some = Some(places, wide_some, narrow_some, share.reshape(-1)[places], self.x[places])
         self.window = grid.cells_of(grid.window)
         shifts = np.array(grid.shifts)
-        self.half = (shifts.sum(1) // np.gcd.reduce(shifts.ravel())) % 2 == 0
+        half = (shifts.sum(1) // np.gcd.reduce(shifts.ravel())) % 2 == 0
+        # rotations and reflections follow, every second one in each half
+        self.half = np.concatenate([half, np.arange(n - len(half)) % 2 == 0])
         # at the border of an image windows are cut, and descriptors differ: no strip along it is a region
         self.beyond = int(self.window / 4)
         # a triangle's windows are independent where they are 3/4 of its base apart
@@ -325,6 +327,7 @@ class _Clusters:
         middle = [found.some.wide[deep] if deep.any() else found.some.wide[:1] for deep in self.deep]
         self.kinds = np.array([x.mean(0) for x in middle])
         self.scatter = np.array([x.var(0).sum() for x in middle])
+        self.scatter_of_shifts = np.array([x[:, : len(found.grid.shifts)].var(0).sum() for x in middle])
 
     def remove(self, i: int, into: int | None = None) -> None:
         """Remove a cluster, or make one of two."""
@@ -397,16 +400,16 @@ class _Clusters:
         return np.array([self._is_periodic(i) for i in range(len(self.centers))])
 
     def _is_periodic(self, i: int) -> bool:
-        found, kind, deep = self.found, self.kinds[i], self.deep[i]
+        found, deep, lengths = self.found, self.deep[i], self.found.grid.lengths.numpy()
         if not deep.any():
             return False
-        lengths = found.grid.lengths.numpy()
+        kind = self.kinds[i][: len(lengths)]
         far = lengths > min(_FAR, 0.6 * lengths.max())
         ring = (lengths[far] / 0.5).astype(int)
         means = np.bincount(ring, kind[far]) / np.bincount(ring).clip(1)
-        variance = ((kind[far] - means[ring]) ** 2).mean() - self.scatter[i] / len(kind) / self.n[i]
+        variance = ((kind[far] - means[ring]) ** 2).mean() - self.scatter_of_shifts[i] / len(kind) / self.n[i]
         share = max(float(found.some.share[deep].mean()), 1e-3)
-        common = variance / (found.some.wide[deep][:, far] ** 2).mean()
+        common = variance / (found.some.wide[deep][:, : len(far)][:, far] ** 2).mean()
         return bool(
             common > _COMMON and variance > _VARIANCE * share**2
             and _second_peak(kind, found.grid) > _PEAK * share
@@ -432,7 +435,8 @@ class _Clusters:
 
     def _spacing(self, i: int) -> float:
         """Shortest shift in Å of nearly the highest correlation."""
-        kind, lengths = self.kinds[i], self.found.grid.lengths.numpy()
+        lengths = self.found.grid.lengths.numpy()
+        kind = self.kinds[i][: len(lengths)]
         return float(lengths[kind > _NEARLY * kind.max()].min())
 
     def _metric(self) -> np.ndarray:

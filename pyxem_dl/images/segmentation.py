@@ -17,7 +17,7 @@ from pyxem_dl.images.regions import Descriptors, Regions, find_regions, labels_o
 from pyxem_dl.images.series import Images, check_window, checked_seed
 from pyxem_dl.images.signals import maps_of
 from pyxem_dl.images.steps import FrameStep, made_of
-from pyxem_dl.images.symmetry import Correlations, Grid, signal_share
+from pyxem_dl.images.symmetry import Grid, signal_share
 from pyxem_dl.messages import warn
 from pyxem_dl.scans import Computing, Field
 
@@ -35,6 +35,7 @@ def segment_by_symmetry(
     n_regions: int | str = "auto",
     *,
     window: float = 12.0,
+    operations: str = "shifts",
     memberships: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -55,6 +56,8 @@ def segment_by_symmetry(
         Number of periodic regions, without label 0; by default it is found.  Of a series it is that of all frames.
     window : float
         Side in Å of the windows that are compared.  It should hold three cells of the lattice.
+    operations : {"shifts", "all"}
+        By which descriptors: all are rotations and reflections, too, which take about seven times as long.
     memberships : bool
         Return the soft memberships, too.
     seed : int
@@ -91,12 +94,15 @@ def segment_by_symmetry(
     """
     n_regions = None if n_regions == "auto" else whole_number("n_regions", n_regions, 1, _MOST_REGIONS)
     flag("memberships", memberships)
+    if operations not in ("shifts", "all"):
+        raise ValueError(f"operations must be 'shifts' or 'all', not {operations!r}.")
     seed = checked_seed(seed)
     computing = Computing(device, 1, show_progressbar, on_part, on_message)
     images, grid = _read(signal, window)
-    found = find_regions(_descriptors(images, grid, computing), n_regions, seed)
+    described = Operations(grid, operations)
+    found = find_regions(_descriptors(images, described, computing), n_regions, seed)
     _warn_of_regions(found, n_regions, grid)
-    step = SegmentationStep(grid, found, memberships)
+    step = SegmentationStep(described, found, memberships)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Regions": str(len(found))}
     made = made_of("Segmentation by symmetry", lines, signal, images, step, computing)
     labels = maps_of(signal, made["labels"], "Regions")
@@ -171,16 +177,17 @@ def _read(signal, window) -> tuple[Images, Grid]:
     return images, Grid(pixel, images.calibration.shape, window)
 
 
-def _descriptors(images: Images, grid: Grid, computing: Computing) -> Descriptors:
+def _descriptors(images: Images, operations: Operations, computing: Computing) -> Descriptors:
     """Descriptors of some frames, in memory."""
+    grid = operations.grid
     device = computing.torch_device
     wide, narrow, share = [], [], []
     with torch.inference_mode(), on_one_core():
         for frame in images.sample():
             frame = torch.from_numpy(frame).to(device)
-            correlations = Correlations(frame, grid)
-            wide.append(correlations.within(grid.window).cpu().numpy())
-            narrow.append(correlations.within(grid.window / 2).cpu().numpy())
+            in_window, in_half = operations.in_windows(frame)
+            wide.append(in_window.cpu().numpy())
+            narrow.append(in_half.cpu().numpy())
             share.append(signal_share(frame, grid).cpu().numpy())
     return Descriptors(np.stack(wide), np.stack(narrow), np.stack(share), grid)
 
@@ -204,16 +211,17 @@ class SegmentationStep(FrameStep):
 
     Parameters
     ----------
-    grid : Grid
-        Of the frames.
+    operations : Operations
+        What describes each place.
     regions : Regions
         The kinds.
     memberships : bool
         Keep the shares, too.
     """
 
-    def __init__(self, grid: Grid, regions: Regions, memberships: bool) -> None:
-        self.grid, self.regions, self.memberships = grid, regions, memberships
+    def __init__(self, operations: Operations, regions: Regions, memberships: bool) -> None:
+        self.operations, self.grid = operations, operations.grid
+        self.regions, self.memberships = regions, memberships
 
     @property
     def found(self) -> dict[str, Field]:
@@ -244,8 +252,7 @@ class SegmentationStep(FrameStep):
     def _shares(self, frame: torch.Tensor) -> torch.Tensor:
         """Shares (n + 1, rows, columns): those of the cells, interpolated to pixels."""
         grid = self.grid
-        correlations = Correlations(frame, grid)
-        shares = self.regions.shares(correlations.within(grid.window), correlations.within(grid.window / 2), grid)
+        shares = self.regions.shares(*self.operations.in_windows(frame), grid)
         return over_pixels(shares, grid)
 
 

@@ -21,6 +21,7 @@ def segment_by_symmetry(
     n_regions: int | str = "auto",
     *,
     window: float = 12.0,
+    operations: str = "shifts",
     memberships: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -36,6 +37,8 @@ def segment_by_symmetry(
         Number of periodic regions, without label 0. Default is ``"auto"``: it is found.
     window : float, optional
         Side in Å of the windows that are compared; it should hold three cells of the lattice. Default is 12.
+    operations : str, optional
+        ``"shifts"`` (default), or ``"all"``: rotations and reflections, too.
     memberships : bool, optional
         Return the soft memberships, too. Default is False.
     seed : int, optional
@@ -75,6 +78,7 @@ def segment_by_symmetry(
         self,
         n_regions,
         window=window,
+        operations=operations,
         memberships=memberships,
         seed=seed,
         device=device,

@@ -207,8 +207,8 @@ def table(rows: list[dict], letter: Callable) -> str:
     lines += [
         "",
         "Lattices of single windows of 12 Å inside of grains of the ten classes, at true scale, their columns displaced"
-        " by 0.04 Å. *Rotation* and *√area* (of the cell): median errors; *pull*: errors of the rotation over those that"
-        " are given, 1 is as it should be; *mapped*: windows that have a lattice. With a map: the phase and zone axis"
+        " by 0.04 Å. *Rotation* and *√area* (of the cell): median errors; *pull*: errors of the rotation over those"
+        " that are given, 1 is as it should be; *mapped*: windows with a lattice. With a map: the phase and zone axis"
         " known, its angle to a degree.",
         "",
         *header("dose", "lattices", "rotation", "√area", "pull", "mapped", "windows/s", "run"),

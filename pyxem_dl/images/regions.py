@@ -32,7 +32,9 @@ _JUMP, _FEW_NEAR = 0.63, 0.7
 _ENOUGH, _EVERY = 12_000, 3
 # Something periodic: share of its descriptors' variance that all of its places have in common; variance, and the second
 # highest peaks, of the mean descriptor, in units of the image's own signal
-_COMMON, _VARIANCE, _PEAK = 0.15, 0.02, 0.33
+_COMMON, _COMMON_OF_FEW, _VARIANCE, _PEAK = 0.06, 0.15, 0.02, 0.33
+# Windows that lie apart from each other, from which on a cluster's scatter is its own
+_FEW_WINDOWS = 3.0
 # Å from which on a shift tells of order; and from the line through the middle along which an edge makes a ridge
 _FAR, _RIDGE = 2.0, 1.2
 # Share of the window below which what is periodic does not count: at a boundary, correlations across it are lost
@@ -326,8 +328,17 @@ class _Clusters:
             self.deep[i] = self.own[i]
         middle = [found.some.wide[deep] if deep.any() else found.some.wide[:1] for deep in self.deep]
         self.kinds = np.array([x.mean(0) for x in middle])
-        self.scatter = np.array([x.var(0).sum() for x in middle])
-        self.scatter_of_shifts = np.array([x[:, : len(found.grid.shifts)].var(0).sum() for x in middle])
+        self.scatter, self.scatter_of_shifts = (
+            self._at_least_common(np.array([x[:, :n].var(0).sum() for x in middle]))
+            for n in (None, len(found.grid.shifts))
+        )  # fmt: skip
+
+    def _at_least_common(self, scatter: np.ndarray) -> np.ndarray:
+        """Scatter of clusters, which is not less than that of the widest one.
+
+        Places of a cluster that holds hardly more than one window are nearly the same, noise and all.
+        """
+        return np.maximum(scatter, scatter[self.n.argmax()] * (self.n < _FEW_WINDOWS))
 
     def remove(self, i: int, into: int | None = None) -> None:
         """Remove a cluster, or make one of two."""
@@ -411,7 +422,7 @@ class _Clusters:
         share = max(float(found.some.share[deep].mean()), 1e-3)
         common = variance / (found.some.wide[deep][:, : len(far)][:, far] ** 2).mean()
         return bool(
-            common > _COMMON and variance > _VARIANCE * share**2
+            common > max(_COMMON, min(_COMMON_OF_FEW, 0.4 / self.n[i])) and variance > _VARIANCE * share**2
             and _second_peak(kind, found.grid) > _PEAK * share
         )  # fmt: skip
 

@@ -140,7 +140,7 @@ class _Reporting:
     def __call__(self, found: Collected):
         assembly, arrays = self.assembly, found.arrays
         warn_of_unusable(arrays[USABLE][found.done])
-        is_one = (arrays["other"] <= assembly.threshold) & found.done[:, None]
+        is_one = assembly.indexed(arrays)
         if (is_one[found.done].mean(1) < 0.05).all():
             names = ", ".join(phase.name for phase in assembly.phases)
             warn(
@@ -269,4 +269,5 @@ class StructureStep(FrameStep):
     def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
         """Say that it is none of the classes, for certain, where a frame cannot be used."""
         made = {name: like.new_zeros(field.shape) for name, field in self.found.items()}
-        return made | {"other": made["other"] + 1, "class_id": made["class_id"].short()}
+        nothing = {"other": made["other"] + 1, "scale": made["scale"] * torch.nan, "class_id": made["class_id"].short()}
+        return made | nothing

@@ -125,8 +125,8 @@ def _turned(vectors: np.ndarray, basis: np.ndarray, times: np.ndarray, period: f
 
 def _errors(reciprocal, covariance, vectors) -> tuple[np.ndarray, np.ndarray]:
     """Propagate errors to first order: to strain and rotation (4, ...), and to the vectors (..., 2, 2)."""
-    safe = np.where(np.isfinite(reciprocal), reciprocal, np.eye(2))
-    inverse = np.linalg.inv(safe)
+    # of rows, and NaN where there is no lattice
+    inverse = np.swapaxes(reciprocal_of(reciprocal), -1, -2)
     shape = reciprocal.shape[:-2]
     spread = covariance.reshape(*shape, 2, 2, 2, 2)
     # a change of the gradient is -G^-1 dG from the left: [i, j] for dG [k, j]

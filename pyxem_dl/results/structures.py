@@ -93,6 +93,10 @@ class StructureAssembly:
         maps = StructureMaps(self, found)
         return maps if self.shape else maps[0]
 
+    def indexed(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """Which windows (..., n) are one of the classes; none of a frame that was not used or is not done."""
+        return (arrays["other"] <= self.threshold) & (arrays["scores"][..., 0] > 0)
+
     def map_of(self, found: dict[str, np.ndarray]):
         """Crystal map of what was found in a frame."""
         best, angle = found["class_id"].astype(int), found["angle"].astype(float)
@@ -105,7 +109,7 @@ class StructureAssembly:
             prop["alternatives"] = padded[best[:, 0]]
         return to_crystal_map(
             self.grid, rotations_of(np.array(self.quaternions), best, angle), np.array(self.classes)[best],
-            found["scores"], self.phases, indexed=other <= self.threshold, is_in_data=np.ones(len(best), dtype=bool),
+            found["scores"], self.phases, indexed=self.indexed(found), is_in_data=np.ones(len(best), dtype=bool),
             prop=prop,
         )  # fmt: skip
 
@@ -170,5 +174,4 @@ class StructureMaps(Sequence):
     @property
     def indexed_share(self) -> np.ndarray:
         """Share of the windows of each frame (n,) that is one of the model's structures."""
-        indexed = (self._found.arrays["other"] <= self._assembly.threshold) & self._found.done[:, None]
-        return indexed.mean(1)
+        return self._assembly.indexed(self._found.arrays).mean(1)

@@ -1,8 +1,8 @@
-"""An orientation map of a real scan, with the bundled model ``mgo-300kv``.
+"""An orientation map of a real scan, from its crystal structure.
 
-A piece of a precession scan of MgO nanocubes comes with pyxem_dl. This script indexes it lazily, prints what it found,
-and writes the crystal map (orix HDF5) with pictures: inverse pole figure colours, reliability, and a few patterns with
-the spots that their orientations predict.
+A piece of a precession scan of MgO nanocubes comes with pyxem_dl. This script names the crystal, indexes the scan
+lazily, prints what it found, and writes the crystal map (orix HDF5) with pictures: inverse pole figure colours,
+reliability, and a few patterns with the spots that their orientations predict.
 """
 
 import argparse
@@ -19,17 +19,13 @@ from pyxem_dl.results import save_map
 def main():
     """Predict, describe, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mgo-300kv", help="name of a bundled model, or a model folder")
+    parser.add_argument("--phase", default=pyxem_dl.data.mgo_phase(), help="CIF file of the crystal")
+    parser.add_argument("--model", help="a model folder, of a model that was trained for its own phases")
     parser.add_argument("--output", type=Path, default=Path("02_orientation_map"), help="folder of map and pictures")
     arguments = parser.parse_args()
-    if arguments.model == "mgo-300kv" and "mgo-300kv" not in pyxem_dl.list_models():
-        raise SystemExit(
-            "The model mgo-300kv is not bundled with this installation. Train one (20 minutes), and give its folder "
-            "with --model:\n  pyxem-dl train MgO.cif --beam-energy 300 --reciprocal-radius 2 --output my_model"
-        )
-
     s = pyxem_dl.data.mgo_nanocubes(lazy=True)
-    xmap = s.predict_orientation(arguments.model, n_best=3)
+    phases = None if arguments.model else arguments.phase
+    xmap = s.predict_orientation(arguments.model, phases=phases, n_best=3)
 
     indexed = xmap.phase_id >= 0
     print(f"\n{xmap}\n")

@@ -1,9 +1,8 @@
-"""Train a model for your own crystal.
+"""Train a model for your own crystal: the bundled ``any-crystal`` goes on learning with it alone.
 
-By default this trains a tiny network for a few steps, only to show the way: such a model is useless. For a real one
-give your structure and the time, which takes the settings of `pyxem_dl.train`:
+By default this trains for a few steps, only to show the way. For a real model give your structure and the time:
 
-    python 04_train_your_own.py --cif structure.cif --beam-energy 200 --reciprocal-radius 1.5 --minutes 20
+    python 04_train_your_own.py --cif structure.cif --beam-energy 200 --minutes 5
 
 It writes the model folder, a sheet of the patterns that the network learns from, and the curves of the training log.
 """
@@ -20,12 +19,7 @@ from pyxem_dl.frames import pixel_to_k
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 
 #: Settings of the tiny training
-TINY = {
-    "max_steps": 160,
-    "batch_size": 16,
-    "network": {"width": 32, "depth": 1, "kernel": 9, "resolution": 8.0},
-    "simulation": SimulationSettings(setup_size=16, pixels=(48,)),
-}
+TINY = {"max_steps": 60, "batch_size": 16, "simulation": SimulationSettings(setup_size=16, pixels=(48,))}
 
 
 def draw_training_patterns(phases, beam_energy, reciprocal_radius, n=12):
@@ -103,7 +97,7 @@ def main():
     print(f"On fresh simulations, modulo 180°: {float(last['within_5_modulo_180']):.1%} within 5°, "
           f"median {float(last['median_modulo_180']):.1f}°")  # fmt: skip
     if arguments.minutes is None:
-        print("This was a tiny training, to show the way. Give --minutes 20 for a model that works.")
+        print("This was a tiny training, to show the way. Give --minutes 5 for one that is worth it.")
     pictures = {
         "training_patterns": draw_training_patterns(phases, arguments.beam_energy, arguments.reciprocal_radius),
         "training_log": draw_training_log(arguments.output / "model" / "training_log.csv"),

@@ -40,10 +40,12 @@ from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .identification import Identified as Identified, identify_phases as identify_phases
 from .images import (
+    LatticeMap as LatticeMap,
     PhaseFieldFit as PhaseFieldFit,
     classify_structure as classify_structure,
     fit_phase_field as fit_phase_field,
     get_symmetry_descriptors as get_symmetry_descriptors,
+    map_lattice as map_lattice,
     segment_by_symmetry as segment_by_symmetry,
 )
 from .models import (
@@ -62,6 +64,8 @@ from .orientation import (
 from .patterns import Probe as Probe
 from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
 from .results import (
+    calibrated_vectors as calibrated_vectors,
+    calibration_of as calibration_of,
     convert_result as convert_result,
     open_result as open_result,
     read_labels as read_labels,

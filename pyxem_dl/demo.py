@@ -32,6 +32,8 @@ def run(output: Path, model: str, *, with_pyxem: bool = True, device: str = "aut
     signal = data.mgo_nanocubes(lazy=True)
     echo(f"{signal.metadata.General.title}: {signal}\n{signal.metadata.General.notes}\n")
     output.mkdir(parents=True, exist_ok=True)
+    if network.takes_phases:
+        _calibrate(signal, network, data.mgo_phase(), device, echo)
     maps, seconds = _index(signal, network, data.mgo_phase(), device, with_pyxem)
     peaks = _peaks(signal)
     files = _write_maps(maps, output) + _draw(signal, maps, peaks, output)
@@ -47,9 +49,21 @@ the positions that the network indexes (template matching indexes everything, va
 peaks turned about the beam.
 patterns/s: from the lazy signal to the crystal map, making of templates included."""
 
-#: How far out peaks are compared with simulated spots, and how near they must be (Å⁻¹): the scan is distorted by
-#: a few percent.
+#: How far out peaks are compared with simulated spots, and how near they must be (Å⁻¹).
 _PEAK_RADIUS, _PEAK_TOLERANCE = 1.3, 0.05
+
+
+def _calibrate(signal, network, phase, device: str, echo: Callable) -> None:
+    """Find the scan's calibration in its own patterns, and write it into the signal."""
+    from pyxem_dl.calibration import calibrate
+
+    try:
+        found = calibrate(signal, phase, model=network, device=device, on_message=echo)
+    except ValueError as error:
+        echo(f"The scan's own calibration stays: {error}\n")
+    else:
+        found.apply(signal)
+        echo("")
 
 
 def _index(signal, network, phase, device: str, with_pyxem: bool) -> tuple[dict, dict]:
@@ -57,10 +71,13 @@ def _index(signal, network, phase, device: str, with_pyxem: bool) -> tuple[dict,
     from pyxem_dl.orientation import predict_orientation
     from pyxem_dl.template_matching import match_templates
 
-    radius = network.preprocessing.reciprocal_radius
+    named = network.takes_phases and not network.phases
+    # as far out as the network looks: one that takes phases looks as far as the detector goes
+    radius = None if named else network.preprocessing.reciprocal_radius
     templates = functools.partial(match_templates, signal, phase, n_best=3, reciprocal_radius=radius)
+    phases = phase if named else None
     methods = {
-        "network": functools.partial(predict_orientation, signal, network, n_best=3, device=device),
+        "network": functools.partial(predict_orientation, signal, network, phases=phases, n_best=3, device=device),
         "templates (torch)": functools.partial(templates, device=device),
     }
     if with_pyxem:

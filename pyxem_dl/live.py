@@ -5,7 +5,7 @@ Examples
 >>> from libertem.api import Context
 >>> from pyxem_dl.frames import Calibration
 >>> from pyxem_dl.live import OrientationUDF, follow
->>> udf = OrientationUDF("al-200kv", Calibration.from_signal(earlier))  # doctest: +SKIP
+>>> udf = OrientationUDF("any-crystal", Calibration.from_signal(earlier), phases="my.cif")  # doctest: +SKIP
 >>> for partial in follow(ctx, acquisition, udf):  # doctest: +SKIP
 ...     xmap = partial.to_crystal_map()
 """
@@ -13,6 +13,7 @@ Examples
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,14 +23,17 @@ try:
 except ImportError as error:
     raise ImportError('Following a detector needs LiberTEM: python -m pip install "pyxem-dl[live]"') from error
 
-from pyxem_dl.checks import whole_number
+from pyxem_dl.checks import number, whole_number
 from pyxem_dl.frames import Calibration, upside_down
 from pyxem_dl.messages import warn
-from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model
+from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
 from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.scans import Collected, Computing, Partial, Positions, Rows, Scan, Step
 from pyxem_dl.scans.sent import SentStep
+
+if TYPE_CHECKING:
+    from pyxem_dl.annotations import Phases
 
 __all__ = ["OrientationUDF", "StepUDF", "follow"]
 
@@ -153,6 +157,10 @@ class OrientationUDF(StepUDF):
         Of the detector: ``Calibration.from_signal(s)`` of an earlier scan that was made alike, or typed in.
     n_best : int
         Number of separated orientations to keep for each position.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        What may be there, for a model that takes any crystal.
+    counts_per_electron : float
+        What the detector writes for an electron: such a model counts electrons.
     signal_mask : array of bool, shape (rows, columns), optional
         True where the detector is excluded; :func:`pyxem_dl.find_bad_pixels` finds it in an earlier scan.  With
         `flip_y` it is that of the turned frames, as HyperSpy shows them, as is the calibration.
@@ -176,6 +184,8 @@ class OrientationUDF(StepUDF):
         calibration: Calibration,
         n_best: int = 1,
         *,
+        phases: Phases | None = None,
+        counts_per_electron: float = 1.0,
         signal_mask: np.ndarray | None = None,
         flip_y: bool = False,
         device: str = "auto",
@@ -193,11 +203,14 @@ class OrientationUDF(StepUDF):
         if n_best > 1 and not model.gives_several:
             raise ValueError("n_best > 1 needs a single network that proposes several orientations: use n_best=1.")
         model.check_thresholds()
+        gain = number("counts_per_electron", counts_per_electron, 0, above=True)
+        phases = phases_to_find(model, phases)
+        model = model if phases is None else with_phases(model, phases, calibration)
         model.check_domain(calibration)
         scan = _detector(calibration, signal_mask)
         self._model, self._n_best = model, n_best
         super().__init__(
-            OrientationStep(model, scan, n_best), flip_y=flip_y, device=device, batch_size=batch_size
+            OrientationStep(model, scan, n_best, gain=gain), flip_y=flip_y, device=device, batch_size=batch_size
         )
 
     def assembly(self, positions: Positions) -> PredictedMap:

@@ -12,13 +12,25 @@ import torch
 
 from pyxem_dl.calibration import FoundCalibration, calibrated_or_not, with_calibration
 from pyxem_dl.checks import flag, whole_number
-from pyxem_dl.crystals.alike import warn_of_alike
-from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, SentModel, load_model, with_phases
+from pyxem_dl.crystals.alike import one_of_each
+from pyxem_dl.crystals.reflections import check_seen
+from pyxem_dl.messages import warn
+from pyxem_dl.models import (
+    ANY_CRYSTAL,
+    OrientationEnsemble,
+    OrientationModel,
+    SentModel,
+    load_model,
+    phases_to_find,
+    with_phases,
+)
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.assembly import PredictedMap
+from pyxem_dl.results.calibrations import calibration_numbers
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.orientation_map import to_orientation_map
 from pyxem_dl.scans import Computing, Job, Partial, Reading, Scan, Step
+from pyxem_dl.templates.cost import cost_together
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -113,6 +125,8 @@ def predict_orientation(
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
         * ``uncertainty`` (n,): with `n_samples` or several models, the distance of their predictions from the map's
           (root mean square, degrees), scaled to the size of the errors if the model knows how.
+        * ``calibration`` (n, 10): with `calibrate`, or if the signal's metadata have a distortion, what was used; see
+          :func:`pyxem_dl.calibration_of`, which reads it.
 
     Raises
     ------
@@ -130,10 +144,10 @@ def predict_orientation(
     -----
     UserWarning
         If the detector or the beam energy is not what the model was trained for; if two of the `phases` cannot be told
-        apart; if the scan cannot be calibrated by its patterns (the signal's calibration is then used); if memory runs
-        out and smaller batches are used; if the run is interrupted (Ctrl-C): the map then has
-        what was done, and the rest is not in its data (with `output`, it is raised); if a part of the file cannot be
-        read: its positions are not in the data.
+        apart (they are one entry of the map, under both names); if no pattern is indexed; if the scan cannot be
+        calibrated by its patterns (the signal's calibration is then used); if memory runs out and smaller batches are
+        used; if the run is interrupted (Ctrl-C): the map then has what was done, and the rest is not in its data (with
+        `output`, it is raised); if a part of the file cannot be read: its positions are not in the data.
 
     Notes
     -----
@@ -148,7 +162,9 @@ def predict_orientation(
         Computing(device, batch_size, show_progressbar, on_part, on_message),
     )  # fmt: skip
     check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
-    return job.run(target)
+    xmap = job.run(target)
+    _warn_of_nothing(xmap, job.assemble.thresholds, job.scan.calibration)
+    return xmap
 
 
 def iter_predict_orientation(
@@ -199,18 +215,15 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     model.check_thresholds()
-    if phases is None and getattr(model, "takes_phases", False) and not model.phases:
-        raise ValueError(
-            f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
-            "list of files or phases."
-        )
+    phases = phases_to_find(model, phases)
     if not isinstance(calibrate, FoundCalibration):
         flag("calibrate", calibrate)
     scan = Scan.from_signal(signal, reading)
+    if phases is not None:
+        phases = _looked_for(model, phases, scan, computing)
     scan, found = _calibrated(scan, calibrate, model, phases, computing)
     if phases is not None:
         model = with_phases(model, phases, scan.calibration)
-        warn_of_alike(model.phases)
     model.check_domain(scan.calibration)
     if n_best > 1 and (n_samples or not model.gives_several):
         raise ValueError(
@@ -233,15 +246,38 @@ def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, 
     )  # fmt: skip
 
 
+def _looked_for(model, phases, scan: Scan, computing: Computing) -> list:
+    """Check phases before the work, and say what it costs to look for them."""
+    looking = with_phases(model, phases, scan.calibration)
+    check_seen(looking.phases, looking.preprocessing.reciprocal_radius)
+    phases = one_of_each(looking.phases)
+    computing.say("Looking for " + cost_together(phases, looking.preprocessing, scan.n_patterns))
+    return phases
+
+
+def _warn_of_nothing(xmap, thresholds: dict, calibration) -> None:
+    """Warn where not one pattern of many is indexed, with what was reached and what is needed."""
+    if not xmap.size or (xmap.phase_id >= 0).any():
+        return
+    needed = ", ".join(f"{name} {limit:.2g}" for name, limit in thresholds.items())
+    warn(
+        f"None of {xmap.size} patterns is indexed: their best score is {xmap.prop['score'].max():.2g}, the model's "
+        f"thresholds are {needed}. If there are spots, check the phases, the scale ({calibration.scale[1]:.4g} Å⁻¹ per "
+        "px), the center and the beam energy; calibrate=True finds a scale that is off by some per cent."
+    )
+
+
 def _calibrated(scan: Scan, calibrate, model, phases, computing: Computing) -> tuple[Scan, dict | None]:
     """Scan with the calibration that is wanted, and the numbers of it for the result."""
-    if calibrate is False:
-        return scan, None
+    found = None
     if calibrate is True:
         scan, found = calibrated_or_not(scan, model, phases, computing)
-    else:
+    elif calibrate is not False:
         scan, found = with_calibration(scan, calibrate), calibrate
-    return scan, None if found is None else found.to_dict()
+    if found is None:  # what the signal's metadata say
+        known = scan.calibration.distortion is not None
+        return scan, calibration_numbers(scan.calibration, center_known=scan.centers is None) if known else None
+    return scan, found.to_dict() | ({"centers_given": True} if isinstance(scan.centers, str) else {})
 
 
 class OrientationStep(Step):

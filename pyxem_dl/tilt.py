@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from pyxem_dl.calibration import FoundCalibration
 from pyxem_dl.checks import number
-from pyxem_dl.frames import excitation_error, laue_circle_center, zone_axis_after_tilt
+from pyxem_dl.frames import Calibration, excitation_error, laue_circle_center, zone_axis_after_tilt
 from pyxem_dl.patterns.likelihood import SpotLists, VectorBatch, log_likelihood
 from pyxem_dl.progress import progressbar
 from pyxem_dl.results.vector_scan import VectorScan
+from pyxem_dl.results.vectors import calibrated_vectors
 from pyxem_dl.scans import Reading
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def tilt_map(
     max_tilt: float = 10.0,
     beam_energy: float | None = None,
     navigation_mask: np.ndarray | None = None,
+    calibration: Calibration | FoundCalibration | None = None,
     show_progressbar: bool | None = None,
 ) -> TiltMap:
     """Find the tilt of the zone axis next to the beam from the disks of each pattern, of any crystal.
@@ -74,6 +77,9 @@ def tilt_map(
         In kV; by default that of the metadata.
     navigation_mask : array of bool, optional
         True where a pattern is excluded, of the navigation's shape in data order (y, x).
+    calibration : Calibration or FoundCalibration, optional
+        Of the scan, found after the vectors were: its scale and ellipse are used.  Vectors of a scan that was
+        calibrated before (``found.apply(s)``) need none.
     show_progressbar : bool, optional
         By default HyperSpy's preference.
 
@@ -96,6 +102,8 @@ def tilt_map(
     strays.  The error is the spread of the likelihood.
     """
     max_tilt = number("max_tilt", max_tilt, 0, _LARGEST_TILT)
+    if calibration is not None:
+        vectors = calibrated_vectors(vectors, calibration)
     scan = VectorScan(vectors, Reading(navigation_mask, None, None, beam_energy))
     wavelength = scan.scan.calibration.wavelength  # its error, before anything is computed
     reader = scan.reader

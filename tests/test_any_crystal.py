@@ -9,10 +9,11 @@ import pytest
 import torch
 from sample_phases import phase, raw_phase
 
-from pyxem_dl import symmetry
-from pyxem_dl.frames import Calibration
+from pyxem_dl import rotations, symmetry
+from pyxem_dl.frames import Calibration, pixel_to_k
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
+from pyxem_dl.networks.spot_verifier import PatternView, _Seen
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings
 from pyxem_dl.templates import TemplateBank
@@ -105,6 +106,86 @@ def test_an_untrained_network_prefers_what_correlates(network):
     assert predicted.rotations.shape == (16, 2, 4) and predicted.scores.shape == (16, 2)
     assert bool(((predicted.scores.sum(1) <= predicted.crystal + 1e-5)).all())
     assert predicted.rotations.norm(dim=-1).numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_looked_up_tells_a_zone_axis_from_the_one_turned_by_180_degrees(network):
+    """Both share the reflections of their zone, at the same excitation errors: those of other zones tell them apart."""
+    axis = torch.tensor([[1.0, 1.0, 2.0]]) / math.sqrt(6)
+    to_axis = torch.cat([1 + axis[:, 2:], -axis[:, 1:2], axis[:, :1], torch.zeros(1, 1)], dim=1)
+    tilted = rotations.exponential(torch.tensor([[math.radians(4.0), 0.0, 0.0]]))
+    one = rotations.multiply(to_axis / to_axis.norm(), tilted)
+    other = rotations.multiply(torch.cat([torch.zeros(1, 1), axis], dim=1), one)
+    assert float(angles(other[:, None], one, symmetry.proper_operations(phase("Al")))) == pytest.approx(8.0, abs=0.1)
+    crystals = named(network, "Al")[0].crystals
+    a, b = (crystals.find(r[:, None], torch.zeros(1, 1, dtype=torch.long)) for r in (one, other))
+    there = (a.structure_factor > 0)[0, 0]
+    distances = ((x[0, 0, :, None] - y[0, 0]).abs() for x, y in zip(a[:3], b[:3], strict=True))
+    apart = sum(distances) + 9.0 * (b.structure_factor[0, 0] == 0)
+    shared, far = apart.amin(1) < 1e-3, a.excitation_error[0, 0].abs() > 0.07
+    assert float(shared[there & ~far].float().mean()) > 0.8 and int((there & far & ~shared).sum()) >= 5
+
+
+def test_many_beam_patterns_have_reflections_of_other_laue_zones():
+    settings = replace(CLEAR, shape_factors=("many_beam",), thickness=(60.0, 100.0))
+    simulator = PatternSimulator([phase("Al")], 200, 1.2, settings, seed=2)
+    made, (crystal,) = simulator(32), simulator._many_beam
+    far = crystal.far(made.rotations, torch.full((32,), 80.0), 0.02)
+    radius = torch.hypot(far.kx, far.ky)
+    # the strongest one of each pattern, seen against the ring around the beam
+    strength = far.intensity.mean((2, 3)) * ((radius > 0.3) & (radius < 1.1))
+    best = strength.argmax(1, keepdim=True)
+    kx, ky = (x.gather(1, best) for x in (far.kx, far.ky))
+    found, ring = (_electrons(made, *at) for at in ((kx, ky), (-ky, kx)))
+    bright = strength.gather(1, best)[:, 0] > strength.gather(1, best).median()
+    assert float(found[bright].median()) > 1.5 * float(ring[bright].median())
+
+
+def _electrons(made, kx, ky):
+    """Mean electrons within 0.03 Å⁻¹ of places (n, 1)."""
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in made.calibration.shape), indexing="ij")
+    x, y = (torch.as_tensor(k) for k in pixel_to_k(rows.numpy(), columns.numpy(), made.calibration))
+    near = torch.hypot(x - kx[:, :, None], y - ky[:, :, None]) < 0.03
+    return (made.patterns * near).sum((1, 2)) / near.sum((1, 2)).clamp_min(1)
+
+
+def test_the_rim_of_the_direct_beam_is_no_peak():
+    calibration = Calibration((0.02, 0.02), (48.0, 48.0), (96, 96), 200.0)
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    beam = 2000.0 * (torch.hypot(rows - 48.7, columns - 47.5) < 4.0)
+    spot = 30.0 * (torch.hypot(rows - 48, columns - 72) < 2.0)
+    preprocessing = PolarPreprocessing(0.9, n_k=38)
+    inputs = preprocessing.counted((beam + spot)[None], calibration)
+    peaks = PatternView.of(*inputs, preprocessing).peaks
+    there = peaks.significance > 3
+    assert bool(there.any()) and float(peaks.kx[there].sub(0.48).abs().max()) < 0.06
+
+
+@pytest.mark.parametrize("name", ["Al", "LiNiO2"])
+def test_the_truth_correlates_best(network, name):
+    """The numbers that the network is given of each proposal, at the truth and 6 degrees from it."""
+    looking, preprocessing = named(network, name)
+    made = simulated(name, 24)
+    off = rotations.exponential(torch.deg2rad(torch.tensor([[6.0, 0, 0], [0, -6.0, 0], [0, 0, 6.0]])))
+    proposed = torch.cat(
+        [made.rotations[:, None], rotations.multiply(made.rotations[:, None], off.expand(24, -1, -1))], dim=1
+    )
+    view = looking._view(preprocessing.counted(made.patterns, made.calibration))
+    spots = looking.crystals.find(proposed, torch.zeros(24, 4, dtype=torch.long))
+    columns = _Seen.of(view, *spots[:5], 1.2).correlations()
+    for absolute, behind in zip(columns[::2], columns[1::2], strict=True):
+        assert float((absolute.argmax(1) == 0).float().mean()) > 0.85
+        assert float(behind.max()) == 0 and bool((behind.amax(1) == 0).all())
+
+
+def test_what_an_earlier_look_said_counts(network):
+    looking, preprocessing = named(network, "Al")
+    made = simulated("Al", 4)
+    view = looking._view(preprocessing.counted(made.patterns, made.calibration))
+    phase_id = torch.zeros(4, 2, dtype=torch.long)
+    spots = looking.crystals.find(made.rotations[:, None].expand(-1, 2, -1), phase_id)
+    with torch.inference_mode():
+        score, _ = looking.verifier(view, spots, torch.zeros(4, 2), 1.2, torch.tensor([[0.0, 3.0]] * 4))
+    assert bool((score[:, 1] > score[:, 0] + 0.5).all())
 
 
 def test_it_learns_to_correct(network):
@@ -214,9 +295,9 @@ def test_the_unit_of_the_counts_does_not_matter(model, capsys):
 
 # ---------------------------------------------------------------- its training
 def test_a_training_over_crystals(tmp_path, monkeypatch):
-    from pyxem_dl.training import any_crystal
+    from pyxem_dl.training import any_crystal, crystal_batches
 
-    monkeypatch.setattr(any_crystal, "_VALIDATION_PATTERNS", 16)
+    monkeypatch.setattr(crystal_batches, "_VALIDATION_PATTERNS", 16)
     trained = any_crystal.train_any_crystal(
         [raw_phase("Mg"), raw_phase("Al"), raw_phase("MgO")], output=tmp_path / "any", max_steps=3, max_minutes=60,
         crystals_at_once=2, reciprocal_radius=(0.9, 1.0), network={"width": 16}, batch_size=16,
@@ -232,13 +313,12 @@ def test_a_training_over_crystals(tmp_path, monkeypatch):
 
 
 def test_patterns_of_another_crystal_are_none():
-    import random
+    from pyxem_dl.training.crystal_batches import Setup
 
-    from pyxem_dl.training.any_crystal import AnyCrystalConfiguration, _Setup
-
-    c = AnyCrystalConfiguration(reciprocal_radius=(1.0, 1.0), simulation=replace(CLEAR, setup_size=8))
-    setups = (_Setup(AnyCrystalNetwork(8), phase(n), random.Random(0), c, torch.device("cpu")) for n in ("Al", "Mg"))
-    one, other = setups
+    simulation, device = replace(CLEAR, setup_size=8), torch.device("cpu")
+    one, other = (
+        Setup(AnyCrystalNetwork(8), [phase(name)], 200.0, 1.0, simulation, 0, device) for name in ("Al", "Mg")
+    )
     own, foreign = one.look_at(one.simulator, 1), one.look_at(other.simulator, 1)
     assert own.phase_id.tolist() == [0] * 8 and foreign.phase_id.tolist() == [-1] * 8
     assert own.inputs[0].shape == foreign.inputs[0].shape

@@ -142,7 +142,7 @@ def test_wrong_arguments_of_the_verbs(scan, monkeypatch, verb, wrong, error, mes
 def test_wrong_settings_of_a_training(tmp_path, wrong, error, message):
     settings = {"beam_energy": 200, "reciprocal_radius": 1.0, "output": tmp_path / "m", "show_progressbar": False}
     with pytest.raises(error, match=message):
-        pyxem_dl.train(make_phase(), **(settings | wrong))
+        pyxem_dl.train(make_phase(), **(settings | {"network": "polar"} | wrong))
     assert not (tmp_path / "m" / "config.json").exists()
 
 

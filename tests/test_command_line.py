@@ -430,9 +430,8 @@ def test_demo_with_any_model(run, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (models.PRETRAINED / "mgo-300kv" / "config.json").exists(), reason="the model mgo-300kv is not bundled yet"
+    not (models.PRETRAINED / "any-crystal" / "config.json").exists(), reason="the model any-crystal is not bundled"
 )
-@pytest.mark.slow
 def test_demo_as_it_ships(run, tmp_path):
     result = run("demo")
     methods = ["network", "templates (torch)", "templates (pyxem)"]

@@ -1,6 +1,7 @@
 """Which phases are in a scan: evidence, the few that explain all, and what cannot be told apart."""
 
 import json
+import re
 from functools import lru_cache
 
 import numpy as np
@@ -15,8 +16,10 @@ from pyxem_dl import identify_phases
 from pyxem_dl.crystals import ReflectionTable, load_phases, reflections
 from pyxem_dl.crystals.alike import alike_phases, entries_of
 from pyxem_dl.frames import Calibration
-from pyxem_dl.identification.evidence import PeakPlaces, evidence, explained, likelihood
-from pyxem_dl.identification.identify import _spread
+from pyxem_dl.identification import fitting
+from pyxem_dl.identification.evidence import PeakPlaces, Weights, evidence, explained, likelihood
+from pyxem_dl.identification.fitting import fit_evidence
+from pyxem_dl.identification.identify import Said, _spread
 from pyxem_dl.identification.selection import select
 from pyxem_dl.models import OrientationModel
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork, Verified
@@ -105,11 +108,17 @@ def test_entries_of_a_list():
     assert pair.difference is None and "are one structure" in str(pair)
 
 
-def test_orientations_of_twins_are_warned_of():
+def test_twins_are_one_entry_of_a_map_and_said_once():
     torch.manual_seed(0)
     (signal, _), model = case("Al", 3), model_of(AnyCrystalNetwork(width=8))
-    with pytest.warns(UserWarning, match=r"Al and wide cannot be told apart.*differ by 0.3 %.*leave one out"):
-        pyxem_dl.predict_orientation(signal, model, phases=[raw_phase("Al"), fcc("wide", 4.05 * 1.003)], **QUIET)
+    model.thresholds = {"crystal": 0.0, "score": 0.0}
+    said, phases = [], [raw_phase("Al"), raw_phase("LiNiO2"), fcc("wide", 4.05 * 1.003)]
+    with pytest.warns(UserWarning, match=r"Al and wide cannot be told apart.*0.3 %, .* 1 %.*one entry of the map") as w:
+        xmap = pyxem_dl.predict_orientation(signal, model, phases=phases, on_message=said.append, **QUIET)
+    assert len([each for each in w if "told apart" in str(each.message)]) == 1
+    assert set(xmap.phases.names) <= {"Al or wide", "LiNiO2"} and "  Phases: Al or wide, LiNiO2" in said
+    assert said[0].startswith("Looking for 2 phases")
+    assert phases[0].name == "Al"
 
 
 # ---------------------------------------------------------------- evidence
@@ -291,7 +300,8 @@ def test_of_many_phases_time_and_memory_are_said(capsys):
     several = [fcc(f"fcc {i}", 3.3 * 1.04**i) for i in range(24)]
     found = identify_phases(signal, [*several, triclinic()], model=model, **QUIET)
     said = capsys.readouterr().out
-    assert "25 phases" in said and "One after another: about 1 min on one core" in said and "MiB at a time" in said
+    assert "25 phases" in said and re.search(r"One after another: about \d+ templates of \d+ reflections, about", said)
+    assert re.search(r"for 2 patterns \(one core\); \d+ MiB of memory at a time", said)
     assert len(found) == 25 and "less likely ones" in str(found)
 
 
@@ -305,3 +315,34 @@ def test_the_bundled_model_tells_twenty_crystals_apart(name):
     assert str(found.entries[0].name).startswith(name)
     # patterns of aluminium have so few peaks that it is not sure enough yet, see the page
     assert [p.name for p in found.phases] in ([name], *([[]] if name == "Al" else []))
+
+
+# ---------------------------------------------------------------- how the weights are found
+def test_weights_are_those_that_tell_the_right_phase():
+    """What says the truth gets weight, what says nothing gets none, and a foreign crystal is none of them."""
+    generator = torch.Generator().manual_seed(0)
+    n, truth = 600, torch.arange(600) % 4
+    said = []
+    for candidate in range(5):
+        right = (truth == candidate).float()
+        logits = 3 * right - 1.5 + torch.randn(n, generator=generator)
+        nothing = torch.randn(n, generator=generator)
+        said.append(Said(torch.zeros(n, 1, 4), logits[:, None], nothing[:, None]))
+    n_peaks = torch.full((n,), 10.0)
+    fitted = fitting._regression(said, truth, n_peaks, seed=0)
+    assert fitted[0] > 1 and abs(fitted[1]) < 0.3 * fitted[0]
+    speaks = torch.stack([evidence(s.logits, s.of_peaks, n_peaks, Weights(*fitted)) for s in said], dim=1)
+    own = speaks.gather(1, truth[:, None])[:, 0]
+    assert float((own > 0).float().mean()) > 0.75
+    foreign = speaks.scatter(1, truth[:, None], -9.0).amax(1)
+    assert float((foreign > 0).float().mean()) < 0.4
+
+
+def test_weights_are_fitted_to_patterns_of_many_crystals(monkeypatch):
+    crystals = [phase(name) for name in ("Al", "Mg", "MgO")]
+    monkeypatch.setattr(fitting, "training_phases", lambda show_progressbar: crystals)
+    monkeypatch.setattr(fitting, "_DRAWS", 200)
+    torch.manual_seed(0)
+    model = OrientationModel("any_crystal", AnyCrystalNetwork(8).eval(), PolarPreprocessing(1.5), [], name="small")
+    weights = fit_evidence(model, n_crystals=2, n_others=1, n_patterns=12, reciprocal_radius=1.0)
+    assert np.isfinite(weights).all() and weights.peaks > 0

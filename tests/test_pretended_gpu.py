@@ -278,18 +278,18 @@ def test_a_template_bank_made_on_the_device(device, patterns):
 
 
 def test_templates_are_simulated_in_chunks_of_bounded_memory(monkeypatch):
-    from pyxem_dl.templates import bank
+    from pyxem_dl.templates import drawing
 
     phases, drawn = [make_phase()], []
     whole = TemplateBank.from_phases(phases, 200, 1.1, 4.0)
-    draw = bank.draw_spectra
-    monkeypatch.setattr(bank, "_DRAWN_AT_ONCE", 500)
+    draw = drawing.draw_spectra
+    monkeypatch.setattr(drawing, "_DRAWN_AT_ONCE", {"cpu": 500})
 
     def noted(n, owner, *rest):
         drawn.append(len(owner))
         return draw(n, owner, *rest)
 
-    monkeypatch.setattr(bank, "draw_spectra", noted)
+    monkeypatch.setattr(drawing, "draw_spectra", noted)
     parts = TemplateBank.from_phases(phases, 200, 1.1, 4.0)
     assert len(drawn) > 3 and max(drawn) < 1000  # as many as there are on average
     torch.testing.assert_close(parts.spectra, whole.spectra, atol=1e-6, rtol=1e-5)

@@ -143,6 +143,10 @@ def mgo(predictor: Callable, signal, phase, peaks, judged=None, distortion=None)
         moved = _undistorted(there, Calibration.from_signal(signal), distortion)
         same = explained_peaks(xmap, signal, table, peaks=moved, **settings).summary()
         explained |= {"share_undistorted": same["share"], "chance_undistorted": same["chance"]}
+        own = [found if here else found[:0] for found, here in zip(peaks, indexed)]
+        moved = _undistorted(own, Calibration.from_signal(signal), distortion)
+        same = explained_peaks(xmap, signal, table, peaks=moved, **settings).summary()
+        explained |= {"share_own": same["share"], "chance_own": same["chance"]}
         explained |= {"stretch_x": distortion[0, 0] - 1, "stretch_y": distortion[1, 1] - 1}
     numbers = {
         "n": int(xmap.size),

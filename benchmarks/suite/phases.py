@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from pyxem_dl import data as sample_data
 from pyxem_dl.crystals import load_phases, structures
 from pyxem_dl.crystals.alike import alike_phases
 from pyxem_dl.crystals.twins import references
-from pyxem_dl.identification.evidence import FEWEST_PEAKS, PeakPlaces, evidence
+from pyxem_dl.identification.evidence import FEWEST_PEAKS, evidence
+from pyxem_dl.identification.fitting import SETTINGS
 from pyxem_dl.identification.identify import Sampled, said_of
 from pyxem_dl.identification.result import THERE
 from pyxem_dl.identification.selection import select
 from pyxem_dl.models import load_model
-from pyxem_dl.simulation import PatternSimulator, SimulationSettings
+from pyxem_dl.simulation import PatternSimulator
 from pyxem_dl.training.any_crystal import AnyCrystalConfiguration
 from pyxem_dl.training.bragg import divided, training_phases
 from suite.tables import header, line, percent
@@ -26,12 +28,8 @@ from suite.tables import header, line, percent
 _ENERGY, _RADIUS, _PATTERNS, _CRYSTALS, _CANDIDATES, _DRAWS = 200.0, 1.25, 16, 24, (20, 100), 5
 # Crystals besides those held out of the training; and the largest cells (atoms) that are looked at
 _KNOWN, _LARGEST = ("Al", "Si", "MgO", "LiNiO2"), 40
-_SETTINGS = SimulationSettings(
-    shape_factors=("many_beam",), electrons=(1e4, 1e4), background=(0.1, 1.0), thickness=(80.0, 600.0),
-    disk_radius=(0.02, 0.045), overlap_share=0.0, empty_share=0.0, ghost_share=0.0, fault_share=0.0,
-    threshold_share=0.0, beam_stop_share=0.0, precession_share=0.0, scale_error=(-0.01, 0.01),
-    ellipticity=(0.0, 0.01), pixels=(128,), coverage=(1.0, 1.0),
-)  # fmt: skip
+# As those by which the weights of the evidence are fitted, at one dose
+_SETTINGS = replace(SETTINGS, electrons=(1e4, 1e4))
 # What decides on a single pattern
 _WAYS = {"network and peaks": "both", "network alone": "network", "peaks alone": "peaks"}
 
@@ -123,10 +121,7 @@ def _measured(model, crystals: list, candidates: list) -> Measured:
     for i, crystal in enumerate(crystals):
         made = PatternSimulator([crystal], _ENERGY, _RADIUS, _SETTINGS, seed=i)(_PATTERNS)
         samples.append(Sampled.of_patterns(looking, made.patterns, made.calibration))
-    sample = Sampled(
-        tuple(torch.cat(column) for column in zip(*(s.inputs for s in samples), strict=True)),
-        PeakPlaces(*(torch.cat(column) for column in zip(*(s.peaks for s in samples), strict=True))),
-    )
+    sample = Sampled.joined(samples)
     kept = sample.peaks.count >= FEWEST_PEAKS
     sample, truth = sample.at(kept), torch.arange(len(crystals)).repeat_interleave(_PATTERNS)[kept].numpy()
     columns = {way: [] for way in _WAYS.values()}

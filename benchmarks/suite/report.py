@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite import accelerator, dynamical, images, phase_fields, phases, tilt
+from suite import accelerator, dynamical, images, phase_fields, phases, tilt, unseen
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -151,6 +151,8 @@ def _mgo(rows: list[dict], content: dict) -> str:
         ("chance_judged", "of these by chance", ""),
         ("share_undistorted", "the same, the detector's distortion taken off the peaks", ""),
         ("chance_undistorted", "of these by chance", ""),
+        ("share_own", "the same, where the method itself indexes", ""),
+        ("chance_own", "of these by chance", ""),
         ("share", "explained, whole scan (what is not indexed explains nothing)", ""),
         ("chance", "of these by chance", ""),
     ):
@@ -262,6 +264,7 @@ _SECTIONS = {
     "dynamical": lambda rows, content: dynamical.table(rows, lambda row: _letter(row, content)),
     "tilt": lambda rows, content: tilt.table(rows, lambda row: _letter(row, content)),
     "phases": lambda rows, content: phases.table(rows, lambda row: _letter(row, content)),
+    "unseen": lambda rows, content: unseen.table(rows, lambda row: _letter(row, content)),
     "images": lambda rows, content: images.table(rows, lambda row: _letter(row, content)),
     "phase_fields": lambda rows, content: phase_fields.table(rows, lambda row: _letter(row, content)),
     "gpu": lambda rows, content: accelerator.table(rows, lambda row: _letter(row, content)),

@@ -27,12 +27,13 @@ from suite import (  # fmt: skip
     report,
     strain,
     tilt,
+    unseen,
 )
 from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "phases", "images", "phase_fields", "gpu",
+    "phases", "unseen", "images", "phase_fields", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -205,7 +206,11 @@ def _run_mgo(data: Path, choose, results: Results) -> None:
     signal, phase = datasets.mgo_scan(data)
     peaks, distortion = measure.peaks_of(signal), datasets.mgo_distortion(signal, phase)
     judged = None  # all methods are compared where the network, which comes first, gives an orientation
-    for label, predictor in choose("mgo", phase, reciprocal_radius=measure.MGO_RADIUS).items():
+    predictors = choose("mgo", phase, reciprocal_radius=measure.MGO_RADIUS)
+    for label in [label for label in predictors if "phases" in getattr(predictors[label], "keywords", {})]:
+        if label.startswith("network"):
+            predictors[f"{label}, calibrated"] = partial(predictors[label], calibrate=True)
+    for label, predictor in predictors.items():
         numbers, indexed = measure.mgo(predictor, signal, phase, peaks, judged, distortion)
         if judged is None and label.startswith("network"):
             judged = indexed
@@ -316,9 +321,17 @@ def _run_phases(data: Path, choose, results: Results) -> None:
         results.add("phases", title, label, numbers)
 
 
+def _run_unseen(data: Path, choose, results: Results) -> None:
+    for title, label, numbers in unseen.measure(choose.keywords["models"]["any"], results.path.parent):
+        results.add("unseen", title, label, numbers)
+
+
 def _run_images(data: Path, choose, results: Results) -> None:
     device = choose.keywords["device"]
-    for title, label, numbers in (*images.measure(device), *images.measure_structures("fe-cu-ti", device)):
+    measured = (
+        *images.measure_lattices(device), *images.measure(device), *images.measure_structures("fe-cu-ti", device),
+    )  # fmt: skip
+    for title, label, numbers in measured:
         results.add("images", title, label, numbers)
 
 
@@ -363,6 +376,7 @@ _RUNS = {
     "tilt": _run_tilt,
     "dynamical": _run_dynamical,
     "phases": _run_phases,
+    "unseen": _run_unseen,
     "images": _run_images,
     "phase_fields": _run_phase_fields,
     "gpu": _run_gpu,

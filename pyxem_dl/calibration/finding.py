@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from pyxem_dl.calibration.fitting import Bend, Fitted, Pattern, fit_what_is_determined, with_best_scale
-from pyxem_dl.calibration.result import FoundCalibration, applied, numbers_of, places
+from pyxem_dl.calibration.result import FoundCalibration, applied, numbers_of
 from pyxem_dl.calibration.rings import LARGEST, scales_by_rings
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import near_ewald_sphere, reflections
-from pyxem_dl.frames import Calibration, pixel_to_k
+from pyxem_dl.frames import Calibration, pixel_to_k, scan_places
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import explained_peaks, find_peaks
-from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, with_phases
+from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Computing, Positions, Reading, Scan
@@ -39,6 +39,8 @@ _SPOT_RADIUS = 2.0
 _SEEN_TO, _FARTHEST, _NEAR = 0.08, 1.5, 0.05
 # What is fitted: reflections nearer to the sphere, and so near (Å⁻¹, and px at least)
 _EXCITATION_ERROR, _TOLERANCE, _TOLERANCE_PIXELS = 0.03, 0.03, 1.0
+# Orientations count that are likelier right than wrong, whatever is indexed in a map
+_LIKELY = 0.5
 # A pattern counts where its orientation explains so many peaks, and so much more of them than chance does
 _FEWEST_EXPLAINED, _MORE_THAN_CHANCE = 3, 0.25
 # Patterns that have to count, and what they all have to explain beyond chance
@@ -122,8 +124,7 @@ def calibrate(
     model = load_model(ANY_CRYSTAL if model is None else model)
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
-    if phases is None and getattr(model, "takes_phases", False) and not model.phases:
-        raise ValueError(f"The model {model.name!r} has to be told which crystals are in the scan: give phases.")
+    phases = phases_to_find(model, phases)
     scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
     return calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns, spot_radius)[1]
 
@@ -144,7 +145,8 @@ def calibrated(
         )
         crystal, score = (x.float().cpu().numpy() for x in (found.crystal, found.scores[:, 0]))
         limits = model.thresholds
-        confident = (crystal > 0) & (crystal >= limits.get("crystal", 0.5)) & (score >= limits.get("score", 0.0))
+        confident = (crystal > 0) & (crystal >= limits.get("crystal", 0.5))
+        confident &= score >= max(_LIKELY, limits.get("score", 0.0))
         return Answers(found.rotations[:, 0].double().cpu().numpy(), found.phase_id[:, 0].cpu().numpy(), confident)
 
     found = find_calibration(scan, answer, model.phases, n_patterns, spot_radius)
@@ -214,7 +216,7 @@ class _Sample:
         peaks = find_peaks(
             patterns, centers, spot_radius=spot_radius, exclude_radius=max(6.0, 3 * spot_radius), signal_mask=mask
         )
-        return cls(indices, batch, places(scan.shape, indices), centers, peaks)
+        return cls(indices, batch, scan_places(scan.shape, indices), centers, peaks)
 
     def part(self, n: int) -> _Sample:
         """So many of them, spread."""
@@ -224,12 +226,17 @@ class _Sample:
 
 
 class _Look(NamedTuple):
-    """Answers with a calibration, which of them count, and what all explain of the peaks (and by chance)."""
+    """Answers with a calibration, and which of them count.
+
+    ``explained`` and ``by_chance`` are shares of the peaks of confident answers, ``gain`` what is explained beyond
+    chance of all peaks: a scale at which hardly anything is confident must not win by the rest.
+    """
 
     answers: Answers
     used: np.ndarray
     explained: float
     by_chance: float
+    gain: float = 0.0
 
 
 class _Search:
@@ -280,7 +287,7 @@ class _Search:
         beam, centers = self.scan.beam, self.scan.centers
         if beam is None or centers is not None or not beam.certain or beam.seen < 0.5 or len(beam.indices) < 10:
             return bend
-        at = places(self.scan.shape, beam.indices)
+        at = scan_places(self.scan.shape, beam.indices)
         design = np.concatenate([np.ones((len(at), 1)), at * self.drifts], axis=1)
         off = np.stack(pixel_to_k(*np.asarray(beam.positions, dtype=float).T, self.plain), axis=1)
         keep = np.ones(len(off), dtype=bool)
@@ -299,17 +306,12 @@ class _Search:
             if abs(scale - 1) < _ANOTHER:
                 continue
             if gain is None:
-                gain = self.gain(self.look(bend, some)) + _BETTER
+                gain = self.look(bend, some).gain + _BETTER
             other = Bend.of(bend.matrix * scale, bend.shift, bend.drift)
-            found = self.gain(self.look(other, some))
+            found = self.look(other, some).gain
             if found > gain:
                 best, gain = other, found
         return best
-
-    @staticmethod
-    def gain(look: _Look) -> float:
-        """Share of the peaks that is explained beyond chance."""
-        return look.explained - look.by_chance
 
     # ---------------------------------------------------------------- answers
     @staticmethod
@@ -349,7 +351,9 @@ class _Search:
         used = answers.confident & (found.n_explained >= _FEWEST_EXPLAINED)
         used &= (found.n_explained - found.n_chance) / peaks >= _MORE_THAN_CHANCE
         total = max(found.n_peaks[answers.confident].sum(), 1)
-        return _Look(answers, used, *(float(x.sum() / total) for x in (found.n_explained, found.n_chance)))
+        explained, by_chance = (float(x.sum() / total) for x in (found.n_explained, found.n_chance))
+        gain = (explained - by_chance) * float(total / peaks.sum())
+        return _Look(answers, used, explained, by_chance, gain)
 
     def patterns(self, look: _Look) -> list[Pattern]:
         """Gather what the fit needs of the patterns that count."""
@@ -385,8 +389,8 @@ class _Search:
         raise ValueError(
             "The scan cannot calibrate itself: the calibration runs away, to a pattern that is stretched by "
             f"{100 * (stretches[1] - 1):+.1f} and {100 * (stretches[0] - 1):+.1f} % and {shift:.2g} Å⁻¹ off centre; up "
-            f"to {100 * _LARGEST:.0f} % are believed. Check the phase, and set a scale that is roughly right "
-            "(`s.calibration.scale = ...`)."
+            f"to {100 * _LARGEST:.0f} % and {nearest:.2g} Å⁻¹ are believed. Check the phase, and set a scale that is "
+            "roughly right (`s.calibration.scale = ...`)."
         )
 
     def check_halves(self, fitted: Fitted, patterns: list) -> None:
@@ -405,7 +409,7 @@ class _Search:
 
     def check_explained(self, before: _Look, after: _Look) -> None:
         """Raise an error if the orientations explain little, or less than before."""
-        gained, had = self.gain(after), self.gain(before)
+        gained, had = (look.explained - look.by_chance for look in (after, before))
         numbers = (
             f"{100 * before.explained:.1f} % of the peaks before ({100 * before.by_chance:.1f} % by chance), "
             f"{100 * after.explained:.1f} % afterwards ({100 * after.by_chance:.1f} %)"

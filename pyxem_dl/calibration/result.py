@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyxem_dl.calibration.fitting import Bend
-from pyxem_dl.frames import STORED_DISTORTION, Calibration, beam_drift_to_axes, k_to_pixel
+from pyxem_dl.frames import STORED_DISTORTION, Calibration, beam_drift_to_axes, drift_over_scan, k_to_pixel
 from pyxem_dl.scans import STORED_DRIFT
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class FoundCalibration:
         """Direct beam (n, 2) in px at all positions of the scan; None where it is the same at all."""
         if self.offsets is None and not self.drift.any():
             return None
-        moved = places(self.shape, np.arange(int(np.prod(self.shape, dtype=int))))[:, ::-1] @ (self.drift / 2)
+        moved = drift_over_scan(self.drift, self.shape)
         middle = np.array(self.calibration.center)
         return middle + moved if self.offsets is None else self.offsets + moved + (middle - self.nominal.center)
 
@@ -153,6 +153,8 @@ class FoundCalibration:
             "drift_error": self.drift_error.tolist(), "undetermined": list(self.undetermined),
             "patterns": self.n_patterns, "used": self.n_used, "orientations": self.n_grains, "spots": self.n_spots,
             "explained": list(self.explained), "by_chance": list(self.by_chance),
+            "detector_shape": list(self.calibration.shape), "beam_energy": self.calibration.beam_energy,
+            "centers_given": self.offsets is not None,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -183,14 +185,6 @@ class FoundCalibration:
             f"(by chance {100 * self.by_chance[0]:.1f} → {100 * self.by_chance[1]:.1f} %)"
         )
         return "\n".join(["Calibration of the scan:", *lines])
-
-
-def places(shape: tuple[int, ...], indices) -> np.ndarray:
-    """Places (n, 2) of flat positions along x and y of a scan, from -1 to 1; 0 along what has one position."""
-    whole = (1,) * (2 - len(shape)) + tuple(shape)
-    row, column = np.unravel_index(np.asarray(indices), whole)
-    found = [2 * i / max(n - 1, 1) - (n > 1) for i, n in ((column, whole[1]), (row, whole[0]))]
-    return np.stack(found, axis=1).astype(float)
 
 
 def applied(nominal: Calibration, bend: Bend) -> tuple[Calibration, np.ndarray]:

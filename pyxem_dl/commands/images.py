@@ -81,7 +81,7 @@ def load_image(path: Path, pixel: float | None):
 @command()
 def classify(
     image: ImageFile,
-    output: Annotated[Path, typer.Option(help="Where the map goes: .h5 (everything), .ang or .ctf.")],
+    output: Annotated[Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf; or .zarr.")],
     model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "fe-cu-ti",
     step: Annotated[float, typer.Option(help="Between windows, in Å.", min=0)] = 1.6,
     n_best: Annotated[int, typer.Option(help="Classes to keep per window.", min=1)] = 1,
@@ -94,16 +94,59 @@ def classify(
     """Name the structure, with its orientation, in every window of an atomic-resolution image."""
     signal = load_image(image, pixel)
     from pyxem_dl.images import classify_structure
-    from pyxem_dl.results import check_map_path, save_map
 
-    check_map_path(output, overwrite=overwrite)
-    if signal.axes_manager.navigation_dimension:
-        raise ValueError(f"{image} is a series: a map is of one image. In Python, classify_structure gives a list.")
-    xmap = classify_structure(
-        signal, model, step=step, n_best=n_best, n_samples=samples, device=device, show_progressbar=progress
+    found = classify_structure(
+        signal, model, step=step, n_best=n_best, n_samples=samples, device=device, output=output, overwrite=overwrite,
+        show_progressbar=progress,
+    )  # fmt: skip
+    if hasattr(found, "indexed_share"):
+        typer.echo(f"{100 * found.indexed_share.mean():.1f} % of the windows of {len(found)} images are indexed; the "
+                   f"maps are in {output}: pyxem_dl.open_result reads them.")  # fmt: skip
+        return
+    typer.echo(f"{int((found.phase_id >= 0).sum())} of {found.size} windows are indexed; the map is in {output}.")
+
+
+@command()
+def lattice(
+    image: ImageFile,
+    output: Annotated[Path, typer.Option(help="Where the lattices go: .hspy or .zspy.")],
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", help="Map of `pyxem-dl classify`; without it the image's own lattices are found."),
+    ] = None,
+    window: Annotated[float, typer.Option(help="Side of the windows in Å.", min=0)] = 12.0,
+    step: Annotated[float, typer.Option(help="Between windows in Å; a map has its own.", min=0)] = 1.6,
+    drift: Annotated[bool, typer.Option("--drift", help="Take the drift of a slow scan away; needs --map.")] = False,
+    pixel: Pixel = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    device: Device = "auto",
+    progress: Progress = True,
+) -> None:
+    """Measure rotation, lattice vectors and strain in every window of an atomic-resolution image."""
+    signal = load_image(image, pixel)
+    from pyxem_dl.images import map_lattice
+    from pyxem_dl.images.lattice_map import check_lattice_path
+
+    check_lattice_path(output, overwrite=overwrite)
+    xmap = None if map_file is None else _read_map(map_file)
+    found = map_lattice(
+        signal, xmap, window=window, step=step, drift=drift, device=device, show_progressbar=progress
     )
-    save_map(output, xmap, overwrite=overwrite)
-    typer.echo(f"{int((xmap.phase_id >= 0).sum())} of {xmap.size} windows are indexed; the map is in {output}.")
+    found.save(output, overwrite=overwrite)
+    typer.echo(f"{int((found.crystal >= 0).sum())} of {found.crystal.size} windows have a lattice; it is in {output}.")
+
+
+def _read_map(path: Path):
+    """Crystal maps of a file or of a store."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    if path.suffix.lower() == ".zarr":
+        from pyxem_dl.results import open_result
+
+        return open_result(path)
+    from pyxem_dl.results.label_files import read_map
+
+    return read_map(path)
 
 
 @command("fit-phase-field")

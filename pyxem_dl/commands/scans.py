@@ -42,7 +42,7 @@ OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an exis
 @command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for maps and pictures.")] = Path("pyxem-dl-demo"),
-    model: Annotated[str, typer.Option(help="Model name or folder.")] = "mgo-300kv",
+    model: Annotated[str, typer.Option(help="Model name or folder.")] = "any-crystal",
     pyxem: Annotated[bool, typer.Option(help="Run pyxem's template matching, too (the slowest part).")] = True,
     device: Device = "auto",
 ) -> None:
@@ -254,6 +254,10 @@ def strain(
     ] = None,
     angle: Annotated[float, typer.Option(help="Of the strain's x axis from the pattern's, in degrees.")] = 0.0,
     min_disks: Annotated[int, typer.Option(help="Disks on the lattice; with fewer there is no strain.", min=4)] = 5,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Scale and ellipse that `pyxem-dl calibrate --output` wrote, of vectors found without them."),
+    ] = None,
     navigation_mask: NavigationMask = None,
     beam_energy: BeamEnergy = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
@@ -265,10 +269,12 @@ def strain(
         raise FileNotFoundError(f"There is no file {str(vectors)!r}.")
     from pyxem_dl.files import check_target
     from pyxem_dl.results import open_result
+    from pyxem_dl.results.calibrations import read_calibration
     from pyxem_dl.strain import strain_map
     from pyxem_dl.strain.result import check_strain_path
 
     check_strain_path(output, overwrite=overwrite)
+    known = None if calibration is None else read_calibration(calibration)
     if picture is not None:
         check_target(picture, overwrite=overwrite)
     if vectors.suffix.lower() == ".zarr":
@@ -279,7 +285,7 @@ def strain(
         found = hs.load(vectors)
     maps = strain_map(
         found, reference=region, basis=start, angle=angle, min_disks=min_disks, show_progressbar=progress,
-        navigation_mask=read_mask(navigation_mask), beam_energy=beam_energy,
+        navigation_mask=read_mask(navigation_mask), beam_energy=beam_energy, calibration=known,
     )  # fmt: skip
     maps.save(output, overwrite=overwrite)
     if picture is not None:

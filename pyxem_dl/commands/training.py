@@ -38,14 +38,17 @@ def train(
     network: Annotated[
         str | None,
         typer.Option(
-            help="On labelled scans: polar (default), cnn, densenet121, swin_tiny, swin_tiny_adapted, or one of timm."
+            help="any-crystal (default), which goes on learning, or polar; on labelled scans polar (default), cnn, "
+            "densenet121, swin_tiny, swin_tiny_adapted, or one of timm."
         ),
     ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="Start from ImageNet weights: 'timm', or a local file.")
     ] = None,
     setting: Settings = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Time limit; 20 without a recipe.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Time limit; without a recipe 5, and 20 for --network polar.")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Take all settings that are not given from this model: a name or a folder.")
     ] = None,

@@ -106,12 +106,35 @@ def entries_of(phases: list) -> tuple[list[list[int]], list[Alike]]:
     return entries, pairs
 
 
-def warn_of_alike(phases: list) -> None:
-    """Warn of crystals that are looked for together and cannot be told apart."""
-    pairs = alike_phases(phases)
-    if pairs:
-        more = f" And {len(pairs) - _NAMED} more pairs." if len(pairs) > _NAMED else ""
-        warn(" ".join(map(str, pairs[:_NAMED])) + more + " Which of them a pattern is given is chance: leave one out.")
+def one_of_each(phases: list) -> list:
+    """Keep one of the crystals that cannot be told apart, under the names of all, and warn of it.
+
+    Parameters
+    ----------
+    phases : list of orix.crystal_map.Phase
+        From :func:`load_phases`.
+
+    Returns
+    -------
+    list of orix.crystal_map.Phase
+        The first of each entry; where it stands for others, a copy that is named "one or other".
+
+    Warns
+    -----
+    UserWarning
+        Once, with the names and by how much the cells differ.
+    """
+    entries, pairs = entries_of(phases)
+    if not pairs:
+        return phases
+    more = f" And {len(pairs) - _NAMED} more pairs." if len(pairs) > _NAMED else ""
+    warn(" ".join(map(str, pairs[:_NAMED])) + more + " They are one entry of the map, with the structure of the first.")
+    kept = []
+    for first, *others in entries:
+        phase = phases[first].deepcopy() if others else phases[first]
+        phase.name = " or ".join(phases[i].name for i in (first, *others))
+        kept.append(phase)
+    return kept
 
 
 def _curve(phase) -> np.ndarray:

@@ -22,7 +22,11 @@ _NEVER = 1e9
 # Reflections of a phase: a protein's 10^5 fit, those of a cell in the wrong unit do not.
 _MAX_REFLECTIONS = 1_000_000
 # Numbers in an array of reflections x atoms
-_MAX_ELEMENTS = 4_000_000
+_MAX_ELEMENTS = 1_000_000
+# With so many lattice points in the sphere not all are extinct
+_CERTAINLY_SOME = 500
+# Crystals x reflections that are looked at at once
+_ROWS_AT_ONCE = {"cpu": 2**18, "other": 2**25}
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ def reflections(phase, reciprocal_radius: float, *, extinct: bool = False) -> Re
             hkl, g, squared = hkl[present], g[present], squared[present]
     if not len(hkl) or not squared.any():
         raise ValueError(
-            f"The phase {phase.name!r} has no reflection within {reciprocal_radius:g} Å⁻¹. "
-            "Give a larger reciprocal_radius, and check the unit of the cell (Å)."
+            f"The phase {phase.name!r} has no reflection within {reciprocal_radius:.4g} Å⁻¹ (its first one lies at "
+            f"{_first_length(phase):.4g} Å⁻¹). Give a larger reciprocal_radius, and check the unit of the cell (Å) and "
+            "of the scale; or leave the phase out."
         )
     order = np.argsort(-squared, kind="stable")
     return Reflections(
@@ -103,6 +108,33 @@ def reflections(phase, reciprocal_radius: float, *, extinct: bool = False) -> Re
         structure_factor=torch.as_tensor(np.sqrt(squared[order]), dtype=torch.float32),
         volume=float(lattice.volume),
     )
+
+
+def _first_length(phase) -> float:
+    """Length in Å⁻¹ of the shortest reflection; infinite where there is none to be found."""
+    lattice = phase.structure.lattice
+    radius = 2.1 * max(lattice.ar, lattice.br, lattice.cr)
+    if 4 / 3 * np.pi * radius**3 * lattice.volume > _CERTAINLY_SOME:
+        radius = (_CERTAINLY_SOME / 4 / lattice.volume) ** (1 / 3)
+    hkl, g = _inside(lattice, radius, phase.name)
+    length = np.linalg.norm(g, axis=1)
+    squared = _intensities(phase.structure, hkl, length) if len(hkl) else np.zeros(0)
+    return float(length[squared > _EXTINCT * squared.max(initial=0)].min(initial=np.inf))
+
+
+def check_seen(phases: list, reciprocal_radius: float) -> None:
+    """Raise the error of :func:`reflections` for a phase without any, before work that may take long.
+
+    Parameters
+    ----------
+    phases : list of orix.crystal_map.Phase
+        From :func:`load_phases`.
+    reciprocal_radius : float
+        How far out a detector is looked at, in Å⁻¹.
+    """
+    for phase in phases:
+        if 4 / 3 * np.pi * reciprocal_radius**3 * phase.structure.lattice.volume < _CERTAINLY_SOME:
+            reflections(phase, reciprocal_radius)
 
 
 def _inside(lattice, radius: float, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -286,6 +318,17 @@ def find_spots(
     Spots
         Strongest first.
     """
+    most = _ROWS_AT_ONCE["cpu" if rotations.device.type == "cpu" else "other"]
+    size = max(1, most // table.structure_factor.shape[1])
+    if len(rotations) <= size:
+        return _find_spots(table, phase_id, rotations, beam_energy, n_spots, max_excitation_error)
+    parts = zip(phase_id.split(size), rotations.split(size), strict=True)
+    found = [_find_spots(table, *part, beam_energy, n_spots, max_excitation_error) for part in parts]
+    return Spots(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _find_spots(table, phase_id, rotations, beam_energy: float, n_spots: int, max_excitation_error: float) -> Spots:
+    """As :func:`find_spots`, of as many crystals as fit into the memory."""
     def of_phase(column):
         # what all crystals share is not copied for each of them
         return column[0] if len(column) == 1 else column[phase_id]

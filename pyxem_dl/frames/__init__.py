@@ -29,17 +29,23 @@ from pyxem_dl.electrons import (  # by their old names
 )
 from pyxem_dl.frames.calibration import (
     STORED_DISTORTION,
+    UNDONE_DISTORTION,
     Calibration,
     beam_drift_to_axes,
     beam_shift_to_center,
     centers_of_drift,
     distorted,
+    drift_over_scan,
     grid_center,
     grid_to_pattern,
     k_to_pixel,
     k_to_vector,
     pixel_to_k,
+    scan_places,
+    stored_distortion,
+    undistorted,
     vector_to_k,
+    vector_undistorted,
 )
 from pyxem_dl.frames.ewald import (
     excitation_error,
@@ -50,7 +56,13 @@ from pyxem_dl.frames.ewald import (
     out_of_plane,
     zone_axis_after_tilt,
 )
-from pyxem_dl.frames.real_space import ImageCalibration, length_unit
+from pyxem_dl.frames.real_space import (
+    ImageCalibration,
+    drift_gradient,
+    drift_of_strain,
+    length_in_angstrom,
+    length_unit,
+)
 from pyxem_dl.frames.turns import (
     MIRROR_QUATERNION,
     after_turn,
@@ -80,6 +92,7 @@ __all__ = [
     "MIRROR_QUATERNION",
     "after_turn",
     "STORED_DISTORTION",
+    "UNDONE_DISTORTION",
     "angle_before_turn",
     "beam_drift_to_axes",
     "beam_energy_of",
@@ -87,6 +100,9 @@ __all__ = [
     "before_turn",
     "centers_of_drift",
     "distorted",
+    "drift_gradient",
+    "drift_of_strain",
+    "drift_over_scan",
     "electron_wavelength",
     "euler_to_quaternion",
     "excitation_error",
@@ -105,6 +121,7 @@ __all__ = [
     "lab_to_image",
     "length_unit",
     "laue_circle_center",
+    "length_in_angstrom",
     "mirror",
     "mirror_angle",
     "other_crystal_quaternion",
@@ -114,9 +131,13 @@ __all__ = [
     "quaternion_to_euler",
     "read_beam_energy",
     "repair_pyxem_orientation",
+    "scan_places",
+    "stored_distortion",
     "tilt_quaternion",
+    "undistorted",
     "upside_down",
     "vector_to_k",
+    "vector_undistorted",
     "zone_axis_after_tilt",
     "zone_axis_quaternion",
 ]

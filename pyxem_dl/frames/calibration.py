@@ -19,6 +19,8 @@ _REAL_SPACE = {"A", "nm", "pm", "um", "mm", "m"}
 _ANGLES = {"rad": 1.0, "mrad": 1e-3, "deg": math.pi / 180}
 #: Item of a signal's metadata with what its axes cannot hold of the calibration: (xx, xy, yy) of the distortion
 STORED_DISTORTION = "Pyxem_dl.Calibration.distortion"
+#: The same, of the metadata of vectors whose places are those of the pattern without it
+UNDONE_DISTORTION = "Pyxem_dl.Calibration.undone"
 
 
 @dataclass(frozen=True)
@@ -226,11 +228,7 @@ def pixel_to_k(row, column, calibration: Calibration, center=None):
     row0, column0 = calibration.center if center is None else center
     kx = (column - column0) * calibration.scale[1]
     ky = -(row - row0) * calibration.scale[0]
-    if calibration.distortion is None:
-        return kx, ky
-    (xx, xy), (_, yy) = calibration.distortion
-    area = xx * yy - xy * xy
-    return (yy * kx - xy * ky) / area, (xx * ky - xy * kx) / area
+    return undistorted(kx, ky, calibration)
 
 
 def k_to_pixel(kx, ky, calibration: Calibration, center=None):
@@ -246,6 +244,33 @@ def distorted(kx, ky, calibration: Calibration):
         return kx, ky
     (xx, xy), (_, yy) = calibration.distortion
     return xx * kx + xy * ky, xy * kx + yy * ky
+
+
+def undistorted(kx, ky, calibration: Calibration):
+    """Where (kx, ky) in Å⁻¹ a spot is that seems to be at kx, ky: the inverse of :func:`distorted`."""
+    if calibration.distortion is None:
+        return kx, ky
+    (xx, xy), (_, yy) = calibration.distortion
+    area = xx * yy - xy * xy
+    return (yy * kx - xy * ky) / area, (xx * ky - xy * kx) / area
+
+
+def vector_undistorted(along_rows, along_columns, calibration: Calibration, units):
+    """Components of pyxem's diffraction vectors, as :func:`vector_to_k` has them, of the pattern without distortion.
+
+    Parameters
+    ----------
+    along_rows, along_columns : array
+        Measured from the direct beam, in `units`.
+    calibration : Calibration
+        With the distortion, and the beam energy where units are angles.
+    units : sequence of str
+        Of the two; they stay.
+    """
+    if calibration.distortion is None:
+        return along_rows, along_columns
+    k = vector_to_k(along_rows, along_columns, units, calibration.beam_energy)
+    return k_to_vector(*undistorted(*k, calibration), units, calibration.beam_energy)
 
 
 def vector_to_k(along_rows, along_columns, units, beam_energy: float | None = None):
@@ -354,6 +379,32 @@ def centers_of_drift(numbers, signal: BaseSignal, center) -> np.ndarray:
         moved = (axis.axis - middle)[:, None] * np.array(along) / (y.scale, x.scale)
         found = found + moved.reshape(*(n.size if n is axis else 1 for n in axes), 2)
     return found
+
+
+def scan_places(shape: tuple[int, ...], indices) -> np.ndarray:
+    """Places (n, 2) of flat positions along x and y of a scan, from -1 to 1; 0 along what has one position."""
+    whole = (1,) * (2 - len(shape)) + tuple(shape)
+    row, column = np.unravel_index(np.asarray(indices), whole)
+    found = [2 * i / max(n - 1, 1) - (n > 1) for i, n in ((column, whole[1]), (row, whole[0]))]
+    return np.stack(found, axis=1).astype(float)
+
+
+def drift_over_scan(drift, shape: tuple[int, ...]) -> np.ndarray:
+    """How far the direct beam has moved at all positions of a scan from where it is in the middle.
+
+    Parameters
+    ----------
+    drift : array, shape (2, 2)
+        (row, column) in px from the first to the last position along y, and along x.
+    shape : tuple of int
+        Of the navigation, in data order.
+
+    Returns
+    -------
+    array, shape (n, 2)
+        (row, column) in px.
+    """
+    return scan_places(shape, np.arange(int(np.prod(shape, dtype=int))))[:, ::-1] @ (np.asarray(drift) / 2)
 
 
 def grid_center(calibration: Calibration) -> tuple[float, float]:

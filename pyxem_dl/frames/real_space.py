@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyxem_dl.frames.calibration import _ANGLES, _plain_unit
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class ImageCalibration:
         if not all(axis.is_uniform for axis in axes):
             raise ValueError("The signal axes must be uniform; use `s.interpolate_on_axis(...)`.")
         x, y = axes
-        along = [abs(float(axis.scale)) * _to_angstrom(axis.units) for axis in (y, x)]
+        along = [abs(float(axis.scale)) * length_in_angstrom(axis.units) for axis in (y, x)]
         if not all(math.isfinite(size) and size > 0 for size in along):
             raise ValueError(f"A pixel of {along[0]:g} x {along[1]:g} Å is none. {_HOW}")
         pixel = math.sqrt(along[0] * along[1])
@@ -82,6 +84,28 @@ class ImageCalibration:
         return cls(pixel, (y.size, x.size))
 
 
+def drift_gradient(along_x, along_y) -> np.ndarray:
+    """Deformation gradients (..., 2, 2) of images that were scanned row by row while what they show moved.
+
+    Parameters
+    ----------
+    along_x, along_y : float or array
+        Movement in the lab frame (x to the right, y up), per length scanned downwards; no unit.
+    """
+    along_x, along_y = np.broadcast_arrays(np.asarray(along_x, dtype=float), np.asarray(along_y, dtype=float))
+    # y falls while rows are scanned, and what is at y has moved by -y times the drift
+    one, zero = np.ones_like(along_x), np.zeros_like(along_x)
+    return np.stack([np.stack([one, -along_x], -1), np.stack([zero, 1 - along_y], -1)], -2)
+
+
+def drift_of_strain(xx, yy, xy) -> tuple:
+    """Return the drift (along x, along y) that makes such a strain, to first order: see :func:`drift_gradient`.
+
+    A change of scale, the same along x and y, is left out.
+    """
+    return -2 * xy, xx - yy
+
+
 def length_unit(signal: BaseSignal) -> tuple[float, str]:
     """Length of a pixel and its unit, whatever these are; 1 px where an image has no scale.
 
@@ -95,7 +119,7 @@ def length_unit(signal: BaseSignal) -> tuple[float, str]:
         raise ValueError("The signal axes must be uniform; use `s.interpolate_on_axis(...)`.")
     if str(x.units) in ("", "<undefined>", "px", "None") and str(y.units) == str(x.units):
         return 1.0, "px"
-    along = [abs(float(axis.scale)) * _to_angstrom(axis.units) for axis in (y, x)]
+    along = [abs(float(axis.scale)) * length_in_angstrom(axis.units) for axis in (y, x)]
     if not all(math.isfinite(size) and size > 0 for size in along):
         raise ValueError(f"A pixel of {along[0]:g} x {along[1]:g} Å is none. {_HOW}")
     if abs(along[0] - along[1]) > _SQUARE * max(along):
@@ -106,8 +130,14 @@ def length_unit(signal: BaseSignal) -> tuple[float, str]:
     return abs(float(x.scale)), str(x.units)
 
 
-def _to_angstrom(units) -> float:
-    """Return what a length in some unit is multiplied with to be in Å."""
+def length_in_angstrom(units) -> float:
+    """Return what a length in some unit is multiplied with to be in Å.
+
+    Raises
+    ------
+    ValueError
+        For what is no unit of length; the message says what to do.
+    """
     if units is None or str(units) in ("", "<undefined>", "px", "None"):
         raise ValueError(f"The image has no scale (units {units!r}). {_HOW}")
     plain = _plain_unit(units)

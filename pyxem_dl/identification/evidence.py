@@ -25,15 +25,25 @@ _STRAY = 0.15
 # A peak is explained within so many standard deviations; turned by these angles (degrees) it is by chance
 _WITHIN = 2.5
 _TURNS = 7.5 + 15.0 * np.arange(24)
-# Evidence of an orientation: of the network's logits, of the logarithms of how likely its spots make the peaks, less so
-# much for each peak, and for all.  Fitted by logistic regression (the right phase among 20, or none where it is left
-# out) on 192 many-beam patterns, of 10^4 electrons, of twelve crystals that the benchmark does not use.  The last one
-# came out as 3.4, of which 2.6 are the prior of one of 20 candidates against none, which the mixture has of its own;
-# half of that is kept, since the patterns of a scan go wrong together: with 0.8 a foreign crystal is identified three
-# times as often, with 3.4 weak patterns of the right one are missed
-_OF_NETWORK, _OF_PEAKS, _OF_EACH, _OF_ALL = 0.9, 0.15, 0.4, 2.0
 # Distances that are in memory at once
 _AT_ONCE = 2**23
+
+
+class Weights(NamedTuple):
+    """Weights of what speaks for an orientation.
+
+    Of the ``network``'s logits, and of the logarithms of how likely its spots make the ``peaks``; less so much for
+    ``each`` peak, and for ``all``.
+    """
+
+    network: float
+    peaks: float
+    each: float
+    all: float
+
+
+#: Those of the bundled model, from :func:`~pyxem_dl.identification.fitting.fit_evidence`
+WEIGHTS = Weights(1.75, 0.08, 0.16, 3.75)
 
 
 class PeakPlaces(NamedTuple):
@@ -121,7 +131,9 @@ def likelihood(
     return torch.cat(found)
 
 
-def evidence(logits: torch.Tensor, of_peaks: torch.Tensor, n_peaks: torch.Tensor) -> torch.Tensor:
+def evidence(
+    logits: torch.Tensor, of_peaks: torch.Tensor, n_peaks: torch.Tensor, weights: Weights = WEIGHTS
+) -> torch.Tensor:
     """Logarithms (n,) of how much likelier patterns are with a phase than with none.
 
     Parameters
@@ -132,9 +144,11 @@ def evidence(logits: torch.Tensor, of_peaks: torch.Tensor, n_peaks: torch.Tensor
         From :func:`likelihood`.
     n_peaks : tensor, shape (n,)
         Peaks of each pattern: even a wrong orientation, chosen among all, is near some of them.
+    weights : Weights
+        Of these.
     """
-    each = _OF_NETWORK * logits + _OF_PEAKS * of_peaks - _OF_EACH * n_peaks[:, None] - _OF_ALL
-    return each.logsumexp(1)
+    w = weights
+    return (w.network * logits + w.peaks * of_peaks - w.each * n_peaks[:, None] - w.all).logsumexp(1)
 
 
 def explained(

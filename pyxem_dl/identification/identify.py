@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,19 +23,15 @@ from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.progress import progressbar
 from pyxem_dl.scans import Computing, Scan
 from pyxem_dl.scans.fingerprint import readable_patterns
-from pyxem_dl.templates.proposals import coarse_size
+from pyxem_dl.templates.cost import cost_one_by_one
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Center, Patterns, Phases
 
 # Patterns that go through the network at once, and those of a sample, at most
 _AT_ONCE, _MOST_PATTERNS = 64, 10_000
-# Bytes of a template, in float32, on the polar grid at a radius of 1 Å⁻¹, and what the rest of a look takes
-_TEMPLATE_BYTES, _REST = 24_000, 2**28
-# Seconds of a core: for a phase, for each template and its reflections, and for each pattern that is looked at
-_SECONDS = (0.3, 8e-7, 3e-3)
-# With so many phases it is said how long it takes
-_MANY = 20
+# Seconds of a core for each pattern, beside the network: how likely its peaks are
+_OF_PEAKS = 2e-3
 
 
 def identify_phases(
@@ -87,7 +82,8 @@ def identify_phases(
     Warns
     -----
     UserWarning
-        If phases are left out, with the reason; if phases cannot be told apart; if no pattern has enough peaks.
+        If phases are left out, with the reason; if phases cannot be told apart; if no pattern has enough peaks; if the
+        beam energy is none that the model was trained for.
 
     Notes
     -----
@@ -113,6 +109,7 @@ def identify_phases(
     scan = Scan.from_signal(signal, navigation_mask=navigation_mask, signal_mask=signal_mask, center=center,
                             beam_energy=beam_energy)  # fmt: skip
     looking = with_phases(model, listed[:1], scan.calibration)
+    looking.check_domain(scan.calibration)
     radius = looking.preprocessing.reciprocal_radius
     usable, left_out = _with_reflections(listed, radius)
     entries, pairs = entries_of(usable)
@@ -122,7 +119,7 @@ def identify_phases(
     looking.to(device)
     sample = Sampled.of(scan, looking, n_patterns, seed)
     kept = sample.peaks.count >= FEWEST_PEAKS
-    _announce(first, usable, sample, kept, radius)
+    _announce(first, usable, kept, looking.preprocessing)
     if not bool(kept.any()):
         warn(
             f"None of {len(kept)} patterns has {FEWEST_PEAKS} peaks: nothing can be identified. Is it vacuum? If there "
@@ -200,6 +197,13 @@ class Sampled(NamedTuple):
             columns.append([x.cpu() for x in (polar, valid.expand_as(polar), intensity, pixels)])
         return cls(tuple(torch.cat(column) for column in zip(*columns, strict=True)), peaks)
 
+    @classmethod
+    def joined(cls, samples: Iterable[Sampled]) -> Sampled:
+        """Put samples behind each other."""
+        inputs, peaks = zip(*samples, strict=True)
+        inputs = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+        return cls(inputs, PeakPlaces(*(torch.cat(column) for column in zip(*peaks, strict=True))))
+
     def at(self, rows) -> Sampled:
         """Take some of them."""
         return Sampled(tuple(x[rows] for x in self.inputs), self.peaks.at(rows))
@@ -268,18 +272,12 @@ def _table(model: OrientationModel, phase) -> ReflectionTable:
     return ReflectionTable.stack([found], model.domain["beam_energy"])
 
 
-def _announce(first: list, phases: list, sample: Sampled, kept, radius: float) -> None:
-    """Say what is done and, of many phases, how long it takes and how much memory."""
-    lines = [f"Phase identification: {len(phases)} phases", f"Patterns: {int(kept.sum())} of {len(kept)}"]
+def _announce(first: list, phases: list, kept, preprocessing) -> None:
+    """Say what is done, how long it takes and how much memory."""
+    n = int(kept.sum())
+    lines = [f"Phase identification: {len(phases)} phase{'s' * (len(phases) > 1)}", f"Patterns: {n} of {len(kept)}"]
     lines[1] += f" (the others have fewer than {FEWEST_PEAKS} peaks)" if not bool(kept.all()) else ""
-    if len(first) >= _MANY:
-        sizes = [coarse_size(phase) for phase in first]
-        spots = [4 / 3 * math.pi * radius**3 * phase.structure.lattice.volume for phase in first]
-        fixed, of_template, of_look = _SECONDS
-        seconds = sum(fixed + of_template * t * s for t, s in zip(sizes, spots, strict=True))
-        seconds += of_look * len(first) * int(kept.sum())
-        minutes, memory = max(1, round(seconds / 60)), (_REST + max(sizes) * _TEMPLATE_BYTES * radius) / 2**20
-        lines.append(f"One after another: about {minutes} min on one core, {memory:.0f} MiB at a time")
+    lines.append(cost_one_by_one(first, preprocessing, n, _OF_PEAKS))
     say("\n".join(lines))
 
 
@@ -298,5 +296,6 @@ def _result(phases, entries, pairs, looks, sample, left_out, n_faint: int) -> Id
         rows.append(Entry(
             [phases[i] for i in entry], float(found.probability[j]), float(found.weight[j]), why=why[entry[0]], **mean
         ))  # fmt: skip
-    rows.sort(key=lambda row: (-row.probability, -row.share, -row.score))
+    # phases that are all as unlikely by the score
+    rows.sort(key=lambda row: (-round(row.probability, 2), -row.share, -row.score))
     return Identified(rows, len(sample.peaks.kx), n_faint, found.none, left_out)

@@ -32,6 +32,24 @@ class Operations:
         self.grid, self.which = grid, which
 
     @property
+    def weight(self) -> float:
+        """By what rotations and reflections are multiplied, so that together they count like the shifts."""
+        return math.sqrt(len(self.grid.shifts) / max(len(self) - len(self.grid.shifts), 1))
+
+    def in_windows(self, frame: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Correlations (m, rows, columns) in the window and in one of half its side, weighted; shifts first.
+
+        Only for shifts, or for all operations.
+        """
+        correlations = Correlations(frame, self.grid)
+        found = [correlations.within(window) for window in (self.grid.window, self.grid.window / 2)]
+        if self.which == "all":
+            x = flattened(frame, self.grid)
+            more = (torch.cat(self._polar(x, w)) * self.weight for w in (self.grid.window, self.grid.window / 2))
+            found = [torch.cat(both) for both in zip(found, more)]
+        return tuple(found)
+
+    @property
     def names(self) -> list[list]:
         """What each correlation is of."""
         p = self.grid.working_pixel
@@ -51,11 +69,11 @@ class Operations:
         if self.which in ("shifts", "all"):
             found.append(Correlations(frame, self.grid).within(self.grid.window))
         if self.which != "shifts":
-            turned, mirrored = self._polar(flattened(frame, self.grid))
+            turned, mirrored = self._polar(flattened(frame, self.grid), self.grid.window)
             found += {"rotations": [turned], "reflections": [mirrored]}.get(self.which, [turned, mirrored])
         return torch.cat(found).permute(1, 2, 0).contiguous()
 
-    def _polar(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _polar(self, x: torch.Tensor, window: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Correlations (m, rows, columns) with patches turned and mirrored about places of twice as fine a grid."""
         grid = self.grid
         every = max(1, grid.cell // 2)
@@ -63,15 +81,15 @@ class Operations:
         place = torch.stack(torch.meshgrid(*(
             torch.arange(n, dtype=x.dtype, device=x.device) * every + (every - 1) / 2 for n in (rows, columns)
         ), indexing="ij"), -1).view(-1, 2)  # fmt: skip
-        parts = [self._of_patches(x, each) for each in place.split(_AT_ONCE)]
+        parts = [self._of_patches(x, each, window) for each in place.split(_AT_ONCE)]
         turned, mirrored = (torch.cat(column).T.view(-1, rows, columns) for column in zip(*parts))
         # the best place of a cell of the lattice, which lies somewhere in half a window
-        reach = 2 * int(grid.cells_of(grid.window) / 4 * grid.cell / every / 2) + 1
+        reach = 2 * int(grid.cells_of(window) / 4 * grid.cell / every / 2) + 1
         best = (functional.max_pool2d(y[None], reach, stride=1, padding=reach // 2)[0] for y in (turned, mirrored))
         return tuple(functional.adaptive_avg_pool2d(y, grid.cells) for y in best)
 
-    def _of_patches(self, x: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        radii = torch.arange(_RADIUS, self.grid.window / 2, _RADIUS, device=x.device) / self.grid.working_pixel
+    def _of_patches(self, x: torch.Tensor, place: torch.Tensor, window: float) -> tuple[torch.Tensor, torch.Tensor]:
+        radii = torch.arange(_RADIUS, window / 2, _RADIUS, device=x.device) / self.grid.working_pixel
         angles = torch.arange(_ANGLES, device=x.device) * (2 * math.pi / _ANGLES)
         # counter-clockwise with y up: rows run down
         offset = torch.stack([-radii[:, None] * angles.sin(), radii[:, None] * angles.cos()], -1)

@@ -32,7 +32,9 @@ _JUMP, _FEW_NEAR = 0.63, 0.7
 _ENOUGH, _EVERY = 12_000, 3
 # Something periodic: share of its descriptors' variance that all of its places have in common; variance, and the second
 # highest peaks, of the mean descriptor, in units of the image's own signal
-_COMMON, _VARIANCE, _PEAK = 0.15, 0.02, 0.33
+_COMMON, _COMMON_OF_FEW, _VARIANCE, _PEAK = 0.06, 0.15, 0.02, 0.33
+# Windows that lie apart from each other, from which on a cluster's scatter is its own
+_FEW_WINDOWS = 3.0
 # Å from which on a shift tells of order; and from the line through the middle along which an edge makes a ridge
 _FAR, _RIDGE = 2.0, 1.2
 # Share of the window below which what is periodic does not count: at a boundary, correlations across it are lost
@@ -185,8 +187,8 @@ class Descriptors:
 
     Parameters
     ----------
-    wide, narrow : array, shape (frames, shifts, rows, columns)
-        In the window and in the small one.
+    wide, narrow : array, shape (frames, operations, rows, columns)
+        In the window and in the small one; shifts first.
     share : array, shape (frames, rows, columns)
         Of signal in the variance.
     grid : Grid
@@ -208,7 +210,9 @@ class Descriptors:
         self.some = Some(places, wide_some, narrow_some, share.reshape(-1)[places], self.x[places])
         self.window = grid.cells_of(grid.window)
         shifts = np.array(grid.shifts)
-        self.half = (shifts.sum(1) // np.gcd.reduce(shifts.ravel())) % 2 == 0
+        half = (shifts.sum(1) // np.gcd.reduce(shifts.ravel())) % 2 == 0
+        # rotations and reflections follow, every second one in each half
+        self.half = np.concatenate([half, np.arange(n - len(half)) % 2 == 0])
         # at the border of an image windows are cut, and descriptors differ: no strip along it is a region
         self.beyond = int(self.window / 4)
         # a triangle's windows are independent where they are 3/4 of its base apart
@@ -324,7 +328,17 @@ class _Clusters:
             self.deep[i] = self.own[i]
         middle = [found.some.wide[deep] if deep.any() else found.some.wide[:1] for deep in self.deep]
         self.kinds = np.array([x.mean(0) for x in middle])
-        self.scatter = np.array([x.var(0).sum() for x in middle])
+        self.scatter, self.scatter_of_shifts = (
+            self._at_least_common(np.array([x[:, :n].var(0).sum() for x in middle]))
+            for n in (None, len(found.grid.shifts))
+        )  # fmt: skip
+
+    def _at_least_common(self, scatter: np.ndarray) -> np.ndarray:
+        """Scatter of clusters, which is not less than that of the widest one.
+
+        Places of a cluster that holds hardly more than one window are nearly the same, noise and all.
+        """
+        return np.maximum(scatter, scatter[self.n.argmax()] * (self.n < _FEW_WINDOWS))
 
     def remove(self, i: int, into: int | None = None) -> None:
         """Remove a cluster, or make one of two."""
@@ -397,18 +411,18 @@ class _Clusters:
         return np.array([self._is_periodic(i) for i in range(len(self.centers))])
 
     def _is_periodic(self, i: int) -> bool:
-        found, kind, deep = self.found, self.kinds[i], self.deep[i]
+        found, deep, lengths = self.found, self.deep[i], self.found.grid.lengths.numpy()
         if not deep.any():
             return False
-        lengths = found.grid.lengths.numpy()
+        kind = self.kinds[i][: len(lengths)]
         far = lengths > min(_FAR, 0.6 * lengths.max())
         ring = (lengths[far] / 0.5).astype(int)
         means = np.bincount(ring, kind[far]) / np.bincount(ring).clip(1)
-        variance = ((kind[far] - means[ring]) ** 2).mean() - self.scatter[i] / len(kind) / self.n[i]
+        variance = ((kind[far] - means[ring]) ** 2).mean() - self.scatter_of_shifts[i] / len(kind) / self.n[i]
         share = max(float(found.some.share[deep].mean()), 1e-3)
-        common = variance / (found.some.wide[deep][:, far] ** 2).mean()
+        common = variance / (found.some.wide[deep][:, : len(far)][:, far] ** 2).mean()
         return bool(
-            common > _COMMON and variance > _VARIANCE * share**2
+            common > max(_COMMON, min(_COMMON_OF_FEW, 0.4 / self.n[i])) and variance > _VARIANCE * share**2
             and _second_peak(kind, found.grid) > _PEAK * share
         )  # fmt: skip
 
@@ -432,7 +446,8 @@ class _Clusters:
 
     def _spacing(self, i: int) -> float:
         """Shortest shift in Å of nearly the highest correlation."""
-        kind, lengths = self.kinds[i], self.found.grid.lengths.numpy()
+        lengths = self.found.grid.lengths.numpy()
+        kind = self.kinds[i][: len(lengths)]
         return float(lengths[kind > _NEARLY * kind.max()].min())
 
     def _metric(self) -> np.ndarray:

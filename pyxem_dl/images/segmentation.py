@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +15,11 @@ from pyxem_dl.devices import on_one_core
 from pyxem_dl.images.operations import OPERATIONS, Operations
 from pyxem_dl.images.regions import Descriptors, Regions, find_regions, labels_of
 from pyxem_dl.images.series import Images, check_window, checked_seed
-from pyxem_dl.images.signals import lazy_frames, maps_of
-from pyxem_dl.images.symmetry import Correlations, Grid, signal_share
+from pyxem_dl.images.signals import maps_of
+from pyxem_dl.images.steps import FrameStep, made_of
+from pyxem_dl.images.symmetry import Grid, signal_share
 from pyxem_dl.messages import warn
-from pyxem_dl.scans import Collected, Computing, Field, Job, Step
+from pyxem_dl.scans import Computing, Field
 
 if TYPE_CHECKING:
     from hyperspy.signals import Signal1D, Signal2D
@@ -35,6 +35,7 @@ def segment_by_symmetry(
     n_regions: int | str = "auto",
     *,
     window: float = 12.0,
+    operations: str = "shifts",
     memberships: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -55,6 +56,8 @@ def segment_by_symmetry(
         Number of periodic regions, without label 0; by default it is found.  Of a series it is that of all frames.
     window : float
         Side in Å of the windows that are compared.  It should hold three cells of the lattice.
+    operations : {"shifts", "all"}
+        By which descriptors: all are rotations and reflections, too, which take about seven times as long.
     memberships : bool
         Return the soft memberships, too.
     seed : int
@@ -91,14 +94,17 @@ def segment_by_symmetry(
     """
     n_regions = None if n_regions == "auto" else whole_number("n_regions", n_regions, 1, _MOST_REGIONS)
     flag("memberships", memberships)
+    if operations not in ("shifts", "all"):
+        raise ValueError(f"operations must be 'shifts' or 'all', not {operations!r}.")
     seed = checked_seed(seed)
     computing = Computing(device, 1, show_progressbar, on_part, on_message)
     images, grid = _read(signal, window)
-    found = find_regions(_descriptors(images, grid, computing), n_regions, seed)
+    described = Operations(grid, operations)
+    found = find_regions(_descriptors(images, described, computing), n_regions, seed)
     _warn_of_regions(found, n_regions, grid)
-    step = SegmentationStep(grid, found, memberships)
+    step = SegmentationStep(described, found, memberships)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Regions": str(len(found))}
-    made = _made("Segmentation by symmetry", lines, signal, images, step, computing)
+    made = made_of("Segmentation by symmetry", lines, signal, images, step, computing)
     labels = maps_of(signal, made["labels"], "Regions")
     if not memberships:
         return labels
@@ -152,7 +158,7 @@ def get_symmetry_descriptors(
         images.sample(1)
     step = DescriptorStep(grid, operations)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Operations": str(len(step.operations))}
-    values = _made("Descriptors of symmetry", lines, signal, images, step, computing)["descriptors"]
+    values = made_of("Descriptors of symmetry", lines, signal, images, step, computing)["descriptors"]
     found = maps_of(signal, values, "Symmetry", signal_class=Signal1D, step=grid.pixels)
     found.metadata.set_item("Pyxem_dl.operations", step.operations.names)
     return found
@@ -171,39 +177,17 @@ def _read(signal, window) -> tuple[Images, Grid]:
     return images, Grid(pixel, images.calibration.shape, window)
 
 
-def _made(title: str, lines: dict, signal, images: Images, step: Step, computing: Computing) -> dict:
-    """Arrays of all frames by name: lazy ones of a lazy series, else computed."""
-    if images.is_lazy:
-        return {name: lazy_frames(images, step, name, computing) for name in step.fields}
-    job = Job(title, lines, images, step, computing, _Arrays(images.shape), [], signal)
-    return job.run()
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """Puts the arrays of all frames into the shape of the series."""
-
-    shape: tuple[int, ...]
-
-    kind = "arrays of images"
-
-    def __call__(self, found: Collected) -> dict:
-        return {name: values.reshape(*self.shape, *values.shape[1:]) for name, values in found.arrays.items()}
-
-    def to_dict(self) -> dict:
-        return {"shape": list(self.shape)}
-
-
-def _descriptors(images: Images, grid: Grid, computing: Computing) -> Descriptors:
+def _descriptors(images: Images, operations: Operations, computing: Computing) -> Descriptors:
     """Descriptors of some frames, in memory."""
+    grid = operations.grid
     device = computing.torch_device
     wide, narrow, share = [], [], []
     with torch.inference_mode(), on_one_core():
         for frame in images.sample():
             frame = torch.from_numpy(frame).to(device)
-            correlations = Correlations(frame, grid)
-            wide.append(correlations.within(grid.window).cpu().numpy())
-            narrow.append(correlations.within(grid.window / 2).cpu().numpy())
+            in_window, in_half = operations.in_windows(frame)
+            wide.append(in_window.cpu().numpy())
+            narrow.append(in_half.cpu().numpy())
             share.append(signal_share(frame, grid).cpu().numpy())
     return Descriptors(np.stack(wide), np.stack(narrow), np.stack(share), grid)
 
@@ -222,40 +206,25 @@ def _warn_of_regions(found: Regions, n_regions: int | None, grid: Grid) -> None:
         )
 
 
-class FrameStep(Step):
-    """What is done with one frame of a series; frames that cannot be used are told apart."""
-
-    micro_batch, keep_every = 1, 64
-
-    def _each(self, frames: torch.Tensor):
-        """Frames one by one, finite, or None for what cannot be used."""
-        for frame in frames:
-            finite = torch.isfinite(frame)
-            values = frame[finite]
-            if 2 * len(values) < frame.numel() or bool(values.min() == values.max()):
-                yield None
-            else:
-                yield torch.where(finite, frame, values.median())
-
-
 class SegmentationStep(FrameStep):
     """Divides frames into known kinds of regions.
 
     Parameters
     ----------
-    grid : Grid
-        Of the frames.
+    operations : Operations
+        What describes each place.
     regions : Regions
         The kinds.
     memberships : bool
         Keep the shares, too.
     """
 
-    def __init__(self, grid: Grid, regions: Regions, memberships: bool) -> None:
-        self.grid, self.regions, self.memberships = grid, regions, memberships
+    def __init__(self, operations: Operations, regions: Regions, memberships: bool) -> None:
+        self.operations, self.grid = operations, operations.grid
+        self.regions, self.memberships = regions, memberships
 
     @property
-    def fields(self) -> dict[str, Field]:
+    def found(self) -> dict[str, Field]:
         """Labels, and perhaps shares."""
         fields = {"labels": Field(self.grid.shape, "int16")}
         if self.memberships:
@@ -266,23 +235,24 @@ class SegmentationStep(FrameStep):
         """Get the kinds onto the device."""
         self.regions = self.regions.to(device)
 
-    def __call__(self, frames: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Labels (n, rows, columns) of frames."""
-        shares = torch.stack([self._shares(frame) if frame is not None else self._nothing(frames)
-                              for frame in self._each(frames)])  # fmt: skip
-        labels = torch.stack([labels_of(each) for each in shares]).short()
-        return {"labels": labels, "shares": shares} if self.memberships else {"labels": labels}
+    def of_frame(self, frame: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
+        """Labels (rows, columns) of a frame."""
+        return self._labelled(self._shares(frame))
 
-    def _nothing(self, like: torch.Tensor) -> torch.Tensor:
+    def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Label 0 everywhere."""
         shares = like.new_zeros(len(self.regions) + 1, *self.grid.shape)
         shares[0] = 1
-        return shares
+        return self._labelled(shares)
+
+    def _labelled(self, shares: torch.Tensor) -> dict[str, torch.Tensor]:
+        labels = {"labels": labels_of(shares).short()}
+        return labels | {"shares": shares} if self.memberships else labels
 
     def _shares(self, frame: torch.Tensor) -> torch.Tensor:
         """Shares (n + 1, rows, columns): those of the cells, interpolated to pixels."""
         grid = self.grid
-        correlations = Correlations(frame, grid)
-        shares = self.regions.shares(correlations.within(grid.window), correlations.within(grid.window / 2), grid)
+        shares = self.regions.shares(*self.operations.in_windows(frame), grid)
         return over_pixels(shares, grid)
 
 
@@ -309,13 +279,14 @@ class DescriptorStep(FrameStep):
         self.grid, self.operations = grid, Operations(grid, operations)
 
     @property
-    def fields(self) -> dict[str, Field]:
+    def found(self) -> dict[str, Field]:
         """Correlations at each place."""
         return {"descriptors": Field((*self.grid.cells, len(self.operations)), "float32")}
 
-    def __call__(self, frames: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Descriptors (n, rows, columns, operations); NaN of frames that cannot be used."""
-        nothing = frames.new_full((*self.grid.cells, len(self.operations)), float("nan"))
-        return {"descriptors": torch.stack([
-            self.operations(frame) if frame is not None else nothing for frame in self._each(frames)
-        ])}  # fmt: skip
+    def of_frame(self, frame: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
+        """Descriptors (rows, columns, operations)."""
+        return {"descriptors": self.operations(frame)}
+
+    def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """NaN everywhere."""
+        return {"descriptors": like.new_full((*self.grid.cells, len(self.operations)), float("nan"))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from pyxem_dl.checks import whole_number
 from pyxem_dl.frames import ImageCalibration
@@ -16,6 +17,8 @@ from pyxem_dl.scans import Positions
 _MOST_FRAMES = 6
 # A share of the pixels at the highest value above which a warning says so
 _SATURATED = 0.005
+# Frames that a warning names
+_SHOWN = 5
 # Side of an image in pixels, at least
 _SMALLEST = 32
 _DIFFRACTION = ("electron_diffraction", "diffraction", "polar_diffraction", "beam_shift")
@@ -107,15 +110,15 @@ class Images:
         chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int))
         read = [frames[int(i)] for i in chosen]
         read = [as_float32(np.asarray(x.compute() if hasattr(x, "compute") else x)) for x in read]
-        usable = [x for x in read if is_usable(x)]
+        usable = [each.numpy() for each in map(usable_frame, map(torch.from_numpy, read)) if each is not None]
         if not usable:
             raise ValueError(
-                "The image is constant or not finite, so that nothing can be seen in it."
+                "The image is constant, saturated or not finite, so that nothing can be seen in it."
                 if len(frames) == 1 else f"None of {len(read)} frames that were looked at can be used: each is "
-                "constant or not finite."
+                "constant, saturated or not finite."
             )
         _warn_if_saturated(usable[0])
-        return np.stack([filled_in(x) for x in usable])
+        return np.stack(usable)
 
     def describe(self) -> str:
         """Frames, pixels and scale in a line."""
@@ -177,19 +180,31 @@ def checked_seed(seed) -> int:
     return whole_number("seed", seed, 0, 2**31 - 1)
 
 
-def is_usable(image: np.ndarray) -> bool:
-    """Whether an image has finite values over half of it, and not all the same."""
-    finite = np.isfinite(image)
-    if finite.mean() < 0.5:
-        return False
-    low, high = image[finite].min(), image[finite].max()
-    return bool(high > low)
+def usable_frame(frame: torch.Tensor) -> torch.Tensor | None:
+    """Frame whose values that are not finite are the median of the others; None where nothing can be seen in it.
+
+    A frame of which half is not finite, that is constant or empty, or of which half has the highest value (saturated)
+    cannot be used.
+    """
+    finite = torch.isfinite(frame)
+    values = frame[finite]
+    if 2 * len(values) < frame.numel():
+        return None
+    highest = values.max()
+    if bool((values.min() == highest) | (2 * (values == highest).sum() > frame.numel())):
+        return None
+    return torch.where(finite, frame, values.median())
 
 
-def filled_in(image: np.ndarray) -> np.ndarray:
-    """Image whose values that are not finite are the median of the others."""
-    finite = np.isfinite(image)
-    return image if finite.all() else np.where(finite, image, np.median(image[finite]))
+def warn_of_unusable(usable: np.ndarray) -> None:
+    """Say how many frames could not be used, if there are any."""
+    n = int((~usable).sum())
+    if n:
+        first = ", ".join(map(str, np.flatnonzero(~usable)[:_SHOWN])) + (", ..." if n > _SHOWN else "")
+        warn(
+            f"{n} of {len(usable)} frames could not be used ({first}): constant, empty, saturated or not finite. "
+            "Nothing is found in them."
+        )
 
 
 def _warn_if_saturated(image: np.ndarray) -> None:

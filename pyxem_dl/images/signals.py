@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from pyxem_dl.images.series import Images
@@ -64,8 +62,8 @@ def _name_as(axis, source) -> None:
             setattr(axis, key, getattr(source, key))
 
 
-def lazy_frames(images: Images, step: Step, name: str, computing: Computing):
-    """Dask array of one field of a step, a chunk of some frames at a time.
+def lazy_frames(images: Images, step: Step, computing: Computing) -> dict:
+    """Dask arrays of the fields of a step, a chunk of some frames at a time.
 
     Parameters
     ----------
@@ -73,21 +71,36 @@ def lazy_frames(images: Images, step: Step, name: str, computing: Computing):
         Lazy.
     step : Step
         What is done with each frame.
-    name : str
-        Of the field.
     computing : Computing
         Where; its callbacks are not called.
+
+    Returns
+    -------
+    dict of dask.array.Array
+        Fields that are computed together share the work: a frame is then read once.
     """
-    field = step.fields[name]
     data = images.data if images.data.ndim == 3 else images.data[None]
     data = data.rechunk({1: -1, 2: -1})
-    block = LazyFrames(SentStep(step, computing), name)
-    chunks = (data.chunks[0], *((n,) for n in field.shape))
-    made = data.map_blocks(
-        block, dtype=field.dtype, chunks=chunks, drop_axis=[1, 2], new_axis=list(range(1, 1 + len(field.shape))),
-        meta=np.empty((0,) * (1 + len(field.shape)), field.dtype),
+    work = SentStep(step, computing)
+    # all fields of a chunk in one object, from which each array takes its own
+    whole = data.map_blocks(
+        LazyFrames(work), dtype=object, chunks=((1,) * len(data.chunks[0]),), drop_axis=[1, 2],
+        meta=np.empty(0, object),
     )  # fmt: skip
-    return made if images.data.ndim == 3 else made[0]
+    made = {}
+    for name, field in step.fields.items():
+        chunks = (data.chunks[0], *((n,) for n in field.shape))
+        new = list(range(1, 1 + len(field.shape)))
+        array = whole.map_blocks(
+            _field_of, name=f"{name}-{whole.name}", field=name, dtype=field.dtype, chunks=chunks, new_axis=new or None,
+            meta=np.empty((0,) * (1 + len(field.shape)), field.dtype),
+        )  # fmt: skip
+        made[name] = array if images.data.ndim == 3 else array[0]
+    return made
+
+
+def _field_of(whole: np.ndarray, field: str) -> np.ndarray:
+    return whole[0][field]
 
 
 class LazyFrames:
@@ -97,20 +110,22 @@ class LazyFrames:
     ----------
     step : SentStep
         What is done.
-    name : str
-        Of its field.
     """
 
-    def __init__(self, step: SentStep, name: str) -> None:
-        self._step, self._name = step, name
+    def __init__(self, step: SentStep) -> None:
+        self._step = step
 
     def __dask_tokenize__(self) -> tuple:
-        return type(self).__name__, *self._step.__dask_tokenize__(), hashlib.sha256(self._name.encode()).hexdigest()
+        return type(self).__name__, *self._step.__dask_tokenize__()
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Field of frames (n, rows, columns)."""
-        field = self._step.load().fields[self._name]
-        found = np.zeros((len(frames), *field.shape), field.dtype)
-        for part in self._step.compute(np.arange(len(frames)), frames):
-            found[part.indices] = part.arrays[self._name]
-        return found
+    def __call__(self, frames: np.ndarray, block_info: dict | None = None) -> np.ndarray:
+        """All fields of frames (n, rows, columns), as the one element of an array."""
+        step = self._step.load()
+        first = block_info[0]["array-location"][0][0] if block_info else 0
+        found = {name: np.zeros((len(frames), *field.shape), field.dtype) for name, field in step.fields.items()}
+        for part in self._step.compute(first + np.arange(len(frames)), frames):
+            for name, values in found.items():
+                values[part.indices - first] = part.arrays[name]
+        whole = np.empty(1, dtype=object)
+        whole[0] = found
+        return whole

@@ -16,6 +16,8 @@ from pyxem_dl.models.orientation import OrientationModel
 ANY_CRYSTAL = "any-crystal"
 # Radii (Å⁻¹) to which it may look
 _NEAREST, _FURTHEST = 0.5, 2.0
+# Beam energies (kV) at which phases are looked for
+_LOWEST_ENERGY, _HIGHEST_ENERGY = 30.0, 1000.0
 
 
 def load_model(
@@ -64,6 +66,24 @@ def load_model(
     raise ValueError(f"There is no model or folder {model!r}. Known models: {', '.join(names) or 'none'}.")
 
 
+def phases_to_find(model, phases):
+    """Phases that are named, or those that a model that takes phases has; None for the others.
+
+    Raises
+    ------
+    ValueError
+        If it has none, and none are named.
+    """
+    if phases is not None or not getattr(model, "takes_phases", False):
+        return phases
+    if not model.phases:
+        raise ValueError(
+            f"The model {model.name!r} has to be told which crystals may be in the scan: give phases='my.cif', or a "
+            "list of files or phases."
+        )
+    return model.phases
+
+
 def with_phases(model: OrientationModel, phases, calibration: Calibration) -> OrientationModel:
     """Let a model look for phases in a scan.
 
@@ -80,6 +100,12 @@ def with_phases(model: OrientationModel, phases, calibration: Calibration) -> Or
     -------
     OrientationModel
         That looks as far out as the detector reaches all around, up to 2 Å⁻¹.
+
+    Raises
+    ------
+    ValueError
+        If the beam energy is not known or not from 30 to 1000 kV, the detector reaches less than 0.5 Å⁻¹, or the model
+        has phases of its own.
     """
     if isinstance(model, OrientationEnsemble):
         raise ValueError("An ensemble of models has its own phases: leave phases out.")
@@ -87,6 +113,11 @@ def with_phases(model: OrientationModel, phases, calibration: Calibration) -> Or
         raise ValueError(
             "The beam energy of the scan is not known. Give beam_energy= in kV, or set it with "
             "s.set_experimental_parameters(beam_energy=200)."
+        )
+    if not _LOWEST_ENERGY <= calibration.beam_energy <= _HIGHEST_ENERGY:
+        raise ValueError(
+            f"The beam energy is {calibration.beam_energy:g} kV; phases are looked for at {_LOWEST_ENERGY:g} to "
+            f"{_HIGHEST_ENERGY:g} kV. Check it, and give beam_energy= in kV; for others train a model: pyxem_dl.train."
         )
     radius = min(calibration.reciprocal_radius, _FURTHEST)
     if radius < _NEAREST:

@@ -161,9 +161,7 @@ class OrientationModel(Model):
                 "no other phases. Leave phases out, or take the model 'any-crystal'."
             )
         phases = load_phases(phases)
-        # as fine as what it was trained with, whatever the radius
-        n_k = 2 * round(self.preprocessing.n_k * reciprocal_radius / self.preprocessing.reciprocal_radius / 2)
-        preprocessing = replace(self.preprocessing, reciprocal_radius=float(reciprocal_radius), n_k=n_k)
+        preprocessing = self.preprocessing.reaching(reciprocal_radius)
         domain = self.domain | {"beam_energy": float(beam_energy), "reciprocal_radius": float(reciprocal_radius)}
         return replace(
             self, network=self.network.with_phases(phases, beam_energy, preprocessing), preprocessing=preprocessing,
@@ -259,7 +257,7 @@ class OrientationModel(Model):
     def _from_config(cls, network, config: dict, **common) -> OrientationModel:
         preprocessing = PREPROCESSINGS[config["preprocessing"]["name"]](**config["preprocessing"]["arguments"])
         phases = [phase_from_dict(entry) for entry in config["phases"]]
-        if phases and hasattr(network, "with_phases"):
+        if phases and hasattr(network, "with_phases") and config["domain"].get("beam_energy"):
             network = network.with_phases(phases, config["domain"]["beam_energy"], preprocessing)
         return cls(
             network=network, preprocessing=preprocessing, phases=phases,
@@ -348,6 +346,12 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
     known = calibration.beam_energy
     if energy and known and abs(known - energy) > _ENERGY_TOLERANCE * energy:
         messages.append(f"The beam energy is {known:g} kV, but the model {model.name!r} was trained for {energy:g} kV.")
+    trained = model.training.get("beam_energy")
+    if known and isinstance(trained, (list, tuple)) and len(trained) == 2 and not trained[0] <= known <= trained[1]:
+        messages.append(
+            f"The beam energy is {known:g} kV, but the model {model.name!r} was trained at {trained[0]:g} to "
+            f"{trained[1]:g} kV: its scores may be wrong. Compare with match_templates."
+        )
     if covered < _RADIUS_COVERED * radius:
         messages.append(
             f"The detector covers {covered:.3g} Å⁻¹ all around the direct beam, but the model "

@@ -85,9 +85,7 @@ class StructureModel(Model):
         angle : array
             By which each is turned about the beam, in radians, counter-clockwise with y up.
         """
-        zone = torch.as_tensor(np.array([crystal.quaternion for crystal in self.crystals])[class_id])
-        turn = torch.stack(in_plane_quaternion(torch.as_tensor(np.asarray(angle, dtype=float))), -1)
-        return multiply(zone, turn).numpy()
+        return rotations_of(np.array([crystal.quaternion for crystal in self.crystals]), class_id, angle)
 
     def predict_batch(self, windows: torch.Tensor, pixel: float, n_samples: int = 20) -> dict[str, torch.Tensor]:
         """Say what is in windows.
@@ -173,6 +171,22 @@ class StructureModel(Model):
     def _minimal_card(self) -> str:
         description = self.description or "A structure model of pyxem_dl."
         return f"# {self.name}\n\n{description}\n\n{', '.join(self.class_names)}\n"
+
+
+def rotations_of(quaternions: np.ndarray, class_id: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Orientations (..., 4), lab to crystal, of classes with given orientations (classes, 4) at an angle of 0.
+
+    Parameters
+    ----------
+    quaternions : array, shape (classes, 4)
+        Of each class as it lies at an angle of 0.
+    class_id : array of int, shape (...)
+        Classes.
+    angle : array, shape (...)
+        By which each is turned about the beam, in radians, counter-clockwise with y up.
+    """
+    turn = torch.stack(in_plane_quaternion(torch.as_tensor(np.asarray(angle, dtype=float))), -1)
+    return multiply(torch.as_tensor(quaternions[class_id]), turn).numpy()
 
 
 def _bits(p: torch.Tensor) -> torch.Tensor:

@@ -20,18 +20,19 @@ from pyxem_dl.templates.modes import are_near
 from pyxem_dl.templates.proposals import MOST_REFLECTIONS, Proposals, Proposer
 
 # Proposals, and how many of them are looked at a second and a third time
-_PROPOSED, _SECOND, _THIRD = 12, 4, 3
-# While it learns, fewer are
-_SECOND_LEARNT, _THIRD_LEARNT = 3, 2
-# How much the second look counts beside the third
-_EARLIER = 0.5
+_PROPOSED, _SECOND, _THIRD = 12, 3, 2
+# How much what is left to correct counts beside scores
+_CORRECTED = 0.2
 # Reflections that are looked up for each at the first look, and later
-_FEW_SPOTS, _SPOTS = 20, 40
+_FEW_SPOTS, _SPOTS = 20, 48
 # Proposals are this share of the distance between zone axes from the truth, at most; at the last look what is further
 # from the truth (radians) is wrong
 _NEAR, _RIGHT = 1.2, math.radians(3.0)
-# Excitation errors (Å⁻¹) of what is looked up, and templates whose reflections are found at once
-_FURTHEST, _AT_ONCE = 0.06, 256
+# Excitation errors (Å⁻¹) of what is looked up at the first look, and later: that of reflections of other Laue zones,
+# faint as they are, tells a zone axis from the same one turned by 180°
+_NEAREST, _FURTHEST = 0.06, 0.15
+# Templates whose reflections are found at once
+_AT_ONCE = 256
 # Width (radians) of what is called the truth
 _TRUTH = math.radians(1.0)
 # Reflections a little outside: distortions bring them in
@@ -62,7 +63,7 @@ class Crystals(NamedTuple):
         table = ReflectionTable.stack(lists, beam_energy, device)
         operations = symmetry.stack_operations([symmetry.proper_operations(phase) for phase in phases]).to(device)
         spots = [
-            _find(table, q, phase_id, beam_energy, _FEW_SPOTS)
+            _find(table, q, phase_id, beam_energy, _FEW_SPOTS, _NEAREST)
             for q, phase_id in zip(proposer.quaternions.split(_AT_ONCE), proposer.phase_id.split(_AT_ONCE), strict=True)
         ]
         spots = Spots(*map(torch.cat, zip(*spots, strict=True)))
@@ -70,7 +71,7 @@ class Crystals(NamedTuple):
 
     def find(self, rotations: torch.Tensor, phase_id: torch.Tensor, twins: bool = False) -> Spots:
         """Find the reflections (n, m, s) of orientations (n, m, 4); with `twins` also of those turned by 180°."""
-        found = _find(self.table, rotations.flatten(0, 1), phase_id.flatten(), self.beam_energy, _SPOTS)
+        found = _find(self.table, rotations.flatten(0, 1), phase_id.flatten(), self.beam_energy, _SPOTS, _FURTHEST)
         kx, ky, *others = (column.unflatten(0, phase_id.shape) for column in found)
         if not twins:
             return Spots(kx, ky, *others)
@@ -84,8 +85,8 @@ class Crystals(NamedTuple):
         return Spots(*after_turn(kx, ky, proposals.angle[..., None]), *others)
 
 
-def _find(table, rotations, phase_id, beam_energy: float, n_spots: int) -> Spots:
-    return find_spots(table, phase_id, rotations, beam_energy, n_spots=n_spots, max_excitation_error=_FURTHEST)
+def _find(table, rotations, phase_id, beam_energy: float, n_spots: int, furthest: float) -> Spots:
+    return find_spots(table, phase_id, rotations, beam_energy, n_spots=n_spots, max_excitation_error=furthest)
 
 
 class Verified(NamedTuple):
@@ -156,22 +157,22 @@ class AnyCrystalNetwork(nn.Module):
     def _propose(self, polar, valid) -> Proposals:
         return self.crystals.proposer(polar, valid, _PROPOSED)
 
-    def _look(self, view: PatternView, rotations, belief, spots: Spots, *, refined: float):
+    def _look(self, view: PatternView, rotations, belief, spots: Spots, earlier=None):
         """Compare proposals with patterns, and improve them: logits (n, m), and rotations (n, m, 4)."""
         radius = self.crystals.proposer.preprocessing.reciprocal_radius
-        score, correction = self.verifier(view, spots, belief, radius, refined)
+        score, correction = self.verifier(view, spots, belief, radius, earlier)
         return score, rot.multiply(rotations, rot.exponential(correction))
 
     def _look_at_all(self, view: PatternView, proposals: Proposals):
         """Look for the first time, with few reflections."""
         spots = self.crystals.turned(proposals)
-        return self._look(view, proposals.rotations, proposals.score, spots, refined=0.0)
+        return self._look(view, proposals.rotations, proposals.score, spots)
 
-    def _look_closer(self, view: PatternView, rotations, belief, phase_id, *, twins: bool = False):
+    def _look_closer(self, view: PatternView, rotations, earlier, belief, phase_id, *, twins: bool = False):
         """Look again, with more reflections; where the last half are `twins` of the first, at these together."""
         n = rotations.shape[1] // (2 if twins else 1)
         spots = self.crystals.find(rotations[:, :n], phase_id[:, :n], twins)
-        return self._look(view, rotations, belief, spots, refined=1.0)
+        return self._look(view, rotations, belief, spots, earlier)
 
     def predict(self, inputs: Sequence[torch.Tensor], n_best: int = 2) -> OrientationCandidates:
         """Propose orientations, and verify them.
@@ -207,13 +208,13 @@ class AnyCrystalNetwork(nn.Module):
         view, proposals = self._view(inputs), self._propose(polar, valid)
         score, rotations = self._look_at_all(view, proposals)
         best = _best(_SECOND, score, rotations, proposals.score, proposals.phase_id)
-        earlier, rotations = self._look_closer(view, *best)
-        *last, earlier = _with_twins(*_best(_THIRD, earlier, rotations, *best[1:], earlier))
-        score, rotations = self._look_closer(view, *last, twins=True)
-        return Verified(rotations, last[2], score + _EARLIER * earlier)
+        score, rotations = self._look_closer(view, *best)
+        best = _with_twins(*_best(_THIRD, score, rotations, *best[2:]))
+        score, rotations = self._look_closer(view, *best, twins=True)
+        return Verified(rotations, best[-1], score)
 
     def _view(self, inputs) -> PatternView:
-        return PatternView.of(*inputs, self.crystals.proposer.preprocessing.reciprocal_radius)
+        return PatternView.of(*inputs, self.crystals.proposer.preprocessing)
 
     # ---------------------------------------------------------------- loss
     def loss(self, inputs, rotations: torch.Tensor, phase_id: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -233,16 +234,16 @@ class AnyCrystalNetwork(nn.Module):
         near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[proposals.phase_id]
         score, better = self._look_at_all(view, proposals)
         parts = [self._part(score, proposals.rotations, better, proposals.phase_id, truth, near, strict=False)]
-        best = _detached(_best(_SECOND_LEARNT, score, better, proposals.score, proposals.phase_id))
+        best = _detached(_best(_SECOND, score, better, proposals.score, proposals.phase_id))
         for strict in (False, True):
             score, better = self._look_closer(view, *best, twins=strict)
             near = torch.full_like(score, _RIGHT)
-            parts.append(self._part(score, best[0], better, best[2], truth, near, strict=strict))
+            parts.append(self._part(score, best[0], better, best[-1], truth, near, strict=strict))
             if not strict:
-                best = _detached(_with_twins(*_best(_THIRD_LEARNT, score, better, *best[1:])))
+                best = _detached(_with_twins(*_best(_THIRD, score, better, *best[2:])))
         names = ("score", "correction")
         parts = {name: torch.stack(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
-        loss = sum(column.mean() for column in parts.values())
+        loss = parts["score"].mean() + _CORRECTED * parts["correction"].mean()
         found = {f"{name}_{i}": x.detach() for name, column in parts.items() for i, x in enumerate(column)}
         return loss, found
 
@@ -298,9 +299,10 @@ class _Named:
 
 
 def _best(n: int, score, rotations, *columns):
-    """Proposals with the best scores: their rotations, and what else is known of them."""
-    index = score.topk(min(n, score.shape[1]), dim=1).indices
-    return rotations.gather(1, index[..., None].expand(-1, -1, 4)), *(column.gather(1, index) for column in columns)
+    """Proposals with the best scores: their rotations, scores, and what else is known of them."""
+    score, index = score.topk(min(n, score.shape[1]), dim=1)
+    rotations = rotations.gather(1, index[..., None].expand(-1, -1, 4))
+    return rotations, score, *(column.gather(1, index) for column in columns)
 
 
 def _with_twins(rotations, *columns):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pyxem_dl.crystals import Spots
+from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.preprocessing.elementary import log_1p, square_root
 
 # Distance (Å⁻¹) between sample points around each predicted spot; how many along the radius and across it
@@ -23,18 +24,26 @@ _PITCH = 0.03
 _RADIAL, _AZIMUTHAL = 5, 5
 # Unit of the corrections (radians), and of excitation errors (Å⁻¹)
 _ANGLE, _ERROR = math.radians(1.0), 0.01
-# Numbers of each reflection besides its samples, and of each proposal
-_KNOWN, _GLOBAL = 12, 8
+# Numbers of each reflection besides its samples
+_KNOWN = 12
+# Correlations with the pattern: widths of the shape factor (Å⁻¹), and typical value
+_WIDTHS, _TYPICAL = (0.005, 0.02), 10.0
+# Numbers of each proposal: with each width there are two powers of the intensities
+_GLOBAL = 9 + 4 * len(_WIDTHS)
+# What an earlier look said counts so much beside the present one
+_EARLIER = 0.5
 # Sums of what reflections, and peaks, say
 _SAID = 4
 # Peaks of a pattern that are to be explained; numbers of each, and width of their network
-_PEAKS, _OF_PEAK, _PEAK_WIDTH = 16, 7, 32
+_PEAKS, _OF_PEAK, _PEAK_WIDTH = 24, 7, 32
 # A peak is the highest of so many bins along the radius and the angle, and a sum over so many
 _APART, _SUMMED = 5, 3
 # Of a ring's level: so many times it stands out, and after so many rounds it is left out
 _OUT, _ROUNDS = 3.0, 3
 # Peaks that are fainter say nothing; what is further (Å⁻¹) from all reflections is as far; unit of the evidence
 _FAINT, _FAR, _SPOKEN = 2.0, 0.2, 4.0
+# Where reflections are that are not there (Å⁻¹)
+_NOWHERE = 30.0
 # What stands out by more standard deviations is not more certain
 _CLEAR = 30.0
 
@@ -82,7 +91,8 @@ class PatternView(NamedTuple):
     """What all looks at the same patterns share.
 
     ``intensity (n, 1, n_k, n_phi + 2)``: square roots, of a root mean square of 1, with one column beyond each end,
-    which closes the circle; ``found (n, n_k, n_phi)``, electrons per bin around each; ``valid (n or 1, n_k, n_phi)``;
+    which closes the circle; ``found (n, n_k, n_phi)``, electrons per bin around each; ``valid (n or 1, n_k, n_phi)``,
+    where it was measured, outside of the direct beam;
     ``ring (n, n_k)``: electrons per bin without what stands out; ``log_electrons (n,)`` of what stands out of the rings
     in all; ``peaks`` of the counts.
     """
@@ -95,7 +105,7 @@ class PatternView(NamedTuple):
     peaks: Peaks
 
     @classmethod
-    def of(cls, polar, valid, normalised, pixels, radius: float) -> PatternView:
+    def of(cls, polar, valid, normalised, pixels, preprocessing: PolarPreprocessing) -> PatternView:
         """Look at polar patterns.
 
         Parameters
@@ -108,17 +118,20 @@ class PatternView(NamedTuple):
             The same, compressed and normalised.
         pixels : tensor, shape (n_k,) or (n, n_k)
             Of the detector in a bin.
-        radius : float
-            To which the patterns go, in Å⁻¹.
+        preprocessing : PolarPreprocessing
+            That made them.
         """
         counts = polar * pixels[..., None]
+        # the rim of the direct beam, a little off its centre, is no peak
+        valid = valid * preprocessing.is_outside(polar.device)[:, None]
         ring = counts.mean(2)
         for _ in range(_ROUNDS):  # what stands out of a ring does not count for its level
             ring = torch.minimum(counts, _OUT * ring[..., None] + 1 / _OUT).mean(2)
-        excess = (counts - ring[..., None]).clamp_min(0).sum((1, 2))
+        excess = ((counts - ring[..., None]).clamp_min(0) * valid).sum((1, 2))
         found = _around(counts, _SUMMED)
         closed = torch.cat([normalised[..., -1:], normalised, normalised[..., :1]], dim=-1)[:, None]
-        return cls(closed, found, valid, ring, log_1p(excess), Peaks.of(found, ring, valid, radius))
+        peaks = Peaks.of(found, ring, valid, preprocessing.reciprocal_radius)
+        return cls(closed, found, valid, ring, log_1p(excess), peaks)
 
     def at(self, rows: torch.Tensor) -> PatternView:
         """Look at some of the patterns."""
@@ -155,7 +168,12 @@ class SpotVerifier(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, view: PatternView, spots: Spots, belief: torch.Tensor, reciprocal_radius: float, refined: float = 0.0
+        self,
+        view: PatternView,
+        spots: Spots,
+        belief: torch.Tensor,
+        reciprocal_radius: float,
+        earlier: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare proposals with patterns.
 
@@ -169,8 +187,8 @@ class SpotVerifier(nn.Module):
             Correlation of the proposals with templates.
         reciprocal_radius : float
             Of the polar patterns, in Å⁻¹.
-        refined : float
-            0 for proposals as they come, 1 for those that were improved.
+        earlier : tensor, shape (n, m), optional
+            Score of an earlier look, by which the proposals were improved.
 
         Returns
         -------
@@ -182,24 +200,23 @@ class SpotVerifier(nn.Module):
         spots = _Seen.of(view, *spots[:5], reciprocal_radius)
         there = spots.there[..., None]
         h = nn.functional.gelu(self.sample(torch.cat([spots.samples, spots.known()], dim=-1)))
-        numbers = torch.stack([*spots.numbers(), *_beliefs(belief, refined)], dim=-1).to(h)
-        mean = (h * there).sum(2) / there.sum(2).clamp_min(1)
+        numbers = [*spots.numbers(), *spots.correlations(), *_beliefs(belief, earlier)]
+        numbers = torch.stack(numbers, dim=-1).to(h)
+        mean = _weighted(there[..., 0] / there.sum(2).clamp_min(1), h)
         context = self.context(torch.cat([mean, (h * there).amax(2), numbers], dim=-1))
         h = nn.functional.gelu(self.spot(h) + context[:, :, None])
         weight, said, pull = self.say(h).split([2, _SAID, 3], dim=-1)
         weight = (weight + -1e4 * ~there).softmax(dim=2) * there
         said = (said * there).sum(2) + self._explain(view.peaks, spots)
-        pooled = torch.cat([(weight[..., :1] * h).sum(2), (h * there).amax(2), numbers, said / _SPOKEN], dim=-1)
+        pooled = torch.cat([_weighted(weight[..., 0], h), (h * there).amax(2), numbers, said / _SPOKEN], dim=-1)
         score = self.score(pooled)[..., 0] + said[..., 0]
+        score = score if earlier is None else score + _EARLIER * earlier
         correction = (spots.pulls(pull) * weight[..., 1:]).sum(2)
         return score.float(), _ANGLE * correction.float()
 
     def _explain(self, peaks: Peaks, spots: _Seen) -> torch.Tensor:
         """Let the pattern's peaks speak of proposals (n, m, said), by how near the nearest reflection is."""
-        x = peaks.kx[:, None, :, None] - spots.kx[:, :, None]
-        y = peaks.ky[:, None, :, None] - spots.ky[:, :, None]
-        distance, nearest = (x * x + y * y + 1e3 * ~spots.there[:, :, None]).min(3)
-        distance = distance.sqrt().clamp_max(_FAR)
+        distance, nearest = _nearest(peaks, spots)
         columns = torch.hypot(peaks.kx, peaks.ky), peaks.significance
         k, out = (column[:, None].expand_as(distance) for column in columns)
         known = (
@@ -210,17 +227,37 @@ class SpotVerifier(nn.Module):
         return (said * (out > _FAINT)[..., None]).sum(2)
 
 
+def _weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Sum x (n, m, s, width) over reflections with weights (n, m, s), as products of matrices."""
+    return torch.matmul(weight.to(x)[..., None, :], x)[..., 0, :]
+
+
+def _nearest(peaks: Peaks, spots: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances (n, m, peaks) of peaks from the nearest reflection, at most :data:`_FAR`, and which one that is."""
+    # squares as a product of matrices: a fifth of the time of the differences; what is not there is far away
+    x, y = torch.where(spots.there, spots.kx, _NOWHERE), spots.ky
+    places = torch.stack([x, y, x * x + y * y], dim=1).flatten(2)
+    ones = torch.ones_like(peaks.kx)
+    with torch.autocast(x.device.type, enabled=False):
+        of_peaks = torch.stack([-2 * peaks.kx, -2 * peaks.ky, ones], dim=2)
+        squares, nearest = torch.bmm(of_peaks.float(), places.float()).unflatten(2, x.shape[1:]).min(3)
+    squares = squares + (peaks.kx.square() + peaks.ky.square())[:, :, None]
+    return square_root(squares.clamp_min(0)).clamp_max(_FAR).transpose(1, 2), nearest.transpose(1, 2)
+
+
 class _Seen(NamedTuple):
     """Reflections of proposals (n, m, s), and what stands in the patterns where they should be.
 
-    ``kx``, ``ky`` and excitation ``error`` in Å⁻¹; extinction ``distance`` in Å; ``there`` where there is one, and it
-    was looked; ``share`` of the intensity, kinematically; ``samples (n, m, s, p)`` around them; electrons ``found`` in
-    a bin, and in others of the ring (``level``); ``electrons (n, 1)`` of the patterns, as logarithms.
+    ``kx``, ``ky`` and excitation ``error`` in Å⁻¹; structure ``factor``; extinction ``distance`` in Å; ``there`` where
+    there is one, and it was looked; ``share`` of the intensity, kinematically; ``samples (n, m, s, p)`` around them;
+    electrons ``found`` in a bin, and in others of the ring (``level``); ``electrons (n, 1)`` of the patterns, as
+    logarithms.
     """
 
     kx: torch.Tensor
     ky: torch.Tensor
     error: torch.Tensor
+    factor: torch.Tensor
     distance: torch.Tensor
     there: torch.Tensor
     share: torch.Tensor
@@ -242,7 +279,7 @@ class _Seen(NamedTuple):
         strength = factor * factor / (1 + (error / _ERROR) ** 2) * there
         share = strength / strength.sum(2, keepdim=True).clamp_min(1e-12)
         samples = cls._samples(view.intensity, k, row, column, reciprocal_radius)
-        return cls(kx, ky, error, distance, there, share, samples, found, level, view.log_electrons[:, None])
+        return cls(kx, ky, error, factor, distance, there, share, samples, found, level, view.log_electrons[:, None])
 
     @staticmethod
     def _samples(intensity, k, row, column, reciprocal_radius: float) -> torch.Tensor:
@@ -266,10 +303,12 @@ class _Seen(NamedTuple):
     def known(self) -> torch.Tensor:
         """Numbers of each reflection."""
         rocking = self.error / _ERROR
+        # inverse hyperbolic sine: linear near the Bragg condition, a logarithm far from it
+        far = (rocking.abs() + square_root(rocking * rocking + 1)).log()
         out = _stands_out(self.found, self.level)
         k = torch.hypot(self.kx, self.ky)
         columns = (
-            k, rocking, rocking.abs(), 1 / (1 + rocking * rocking), 100 / self.distance.clamp_min(1.0),
+            k, far.copysign(rocking), far, 1 / (1 + rocking * rocking), 100 / self.distance.clamp_min(1.0),
             self.share.clamp_min(1e-4).log() / 4, out.clamp(-_CLEAR, _CLEAR) / 5,
             _stands_out(self.level + self.expected(), self.level).clamp_max(_CLEAR) / 5, log_1p(self.level) / 2,
             log_1p(self.found) / 4, (out > 3).to(k), self.there.to(k),
@@ -284,6 +323,23 @@ class _Seen(NamedTuple):
         n_there = log_1p(self.there.sum(2).to(explained))
         return explained / 4, explained - self.electrons, self.electrons.expand_as(explained) / 4, n_there / 2, seen
 
+    def correlations(self) -> list[torch.Tensor]:
+        """Of each proposal (n, m) with its pattern, and how far it is behind the best one.
+
+        For each shape factor with the fourth and the square root of the intensities.
+        """
+        around = self.samples.unflatten(-1, (_RADIAL, _AZIMUTHAL))
+        there = around[..., _RADIAL // 2 - 1 :, _AZIMUTHAL // 2 - 1 :][..., :3, :3].mean((-2, -1))
+        columns = []
+        for width in _WIDTHS:
+            strength = self.factor.square() / (1 + (self.error / width) ** 2) * self.there
+            amplitude = square_root(strength)
+            for expected in (square_root(amplitude), amplitude):
+                size = expected.square().sum(2).sqrt().clamp_min(1e-12)
+                found = (expected * there).sum(2) / size / _TYPICAL
+                columns += found, 10 * (found - found.amax(1, keepdim=True))
+        return columns
+
     def pulls(self, pull: torch.Tensor) -> torch.Tensor:
         """Rotation vectors (n, m, s, 3) that reflections ask for: about the axis across each, along it, and z."""
         k = torch.hypot(self.kx, self.ky).clamp_min(1e-3)
@@ -292,8 +348,10 @@ class _Seen(NamedTuple):
         return 5 * torch.stack([a * x - b * y, a * y + b * x, c], dim=-1)
 
 
-def _beliefs(belief: torch.Tensor, refined: float) -> tuple[torch.Tensor, ...]:
-    return belief, belief - belief.amax(1, keepdim=True), torch.full_like(belief, refined)
+def _beliefs(belief: torch.Tensor, earlier: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    refined = torch.full_like(belief, earlier is not None)
+    earlier = torch.zeros_like(belief) if earlier is None else earlier.to(belief)
+    return belief, belief - belief.amax(1, keepdim=True), refined, earlier / 4
 
 
 def _stands_out(found: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

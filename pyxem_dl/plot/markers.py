@@ -79,7 +79,7 @@ def markers(
 
     Examples
     --------
-    >>> xmap = s.predict_orientation("mgo-300kv")  # doctest: +SKIP
+    >>> xmap = s.predict_orientation(phases="MgO.cif")  # doctest: +SKIP
     >>> s.plot()  # doctest: +SKIP
     >>> s.add_marker(pyxem_dl.plot.markers(s, xmap))  # doctest: +SKIP
     """

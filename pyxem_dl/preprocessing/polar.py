@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -54,6 +54,11 @@ class PolarPreprocessing:
     def to_dict(self) -> dict:
         """Plain numbers for ``config.json``."""
         return asdict(self)
+
+    def reaching(self, reciprocal_radius: float) -> PolarPreprocessing:
+        """Go to another radius, in Å⁻¹, with rings that are as wide."""
+        n_k = 2 * round(self.n_k * reciprocal_radius / self.reciprocal_radius / 2)
+        return replace(self, reciprocal_radius=float(reciprocal_radius), n_k=n_k)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -178,8 +183,7 @@ class PolarPreprocessing:
         if turn is not None or mirrored is not None:
             polar, valid = (self._turned(x.expand(len(polar), -1, -1), turn, mirrored) for x in (polar, valid))
         valid = valid.to(polar)
-        outer = torch.arange(self.n_k, device=polar.device) + 0.5
-        outer = (outer * (self.reciprocal_radius / self.n_k) > self.inner_radius).to(polar)
+        outer = self.is_outside(polar.device)
         return normalised(polar, valid * outer[:, None], self.gamma, self.clip), valid
 
     def counted(
@@ -212,10 +216,18 @@ class PolarPreprocessing:
         polar, valid = self.resample(patterns, calibration, centers, signal_mask)
         valid = valid.to(polar)
         step = self.reciprocal_radius / self.n_k
-        k = (torch.arange(self.n_k, device=polar.device) + 0.5) * step
-        pixels = k * (step * 2 * math.pi / self.n_phi / rescaled(calibration, self.scale_factor).pixel_area)
-        outer = (k > self.inner_radius).to(polar)
+        area = self._radii(polar.device) * (step * 2 * math.pi / self.n_phi)
+        pixels = area / rescaled(calibration, self.scale_factor).pixel_area
+        outer = self.is_outside(polar.device)
         return polar, valid, normalised(polar, valid * outer[:, None], self.gamma, self.clip), pixels
+
+    def _radii(self, device) -> torch.Tensor:
+        """Radii (n_k,) in Å⁻¹ of the middles of rings."""
+        return (torch.arange(self.n_k, device=device) + 0.5) * (self.reciprocal_radius / self.n_k)
+
+    def is_outside(self, device) -> torch.Tensor:
+        """1 for rings outside of `inner_radius`, else 0: (n_k,)."""
+        return (self._radii(device) > self.inner_radius).float()
 
     @property
     def turn_step(self) -> float:

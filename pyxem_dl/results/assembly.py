@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pyxem_dl.checks import thresholds
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.results.calibrations import calibration_property
 from pyxem_dl.results.maps import reliability, to_crystal_map
 from pyxem_dl.scans import Collected, Field, Positions
 
@@ -26,7 +27,7 @@ class PredictedMap:
         A pattern is not indexed if the probability of a crystal is below ``crystal``, or that of the best orientation
         below ``score``.
     calibration : dict, optional
-        Numbers of the calibration that was found in the patterns, to be kept with the result.
+        Numbers of the calibration that was found in the patterns: a property of the map, so that all files keep it.
     """
 
     positions: Positions
@@ -51,7 +52,7 @@ class PredictedMap:
         rotations, phase_id, scores, crystal = (
             found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
         )
-        prop = {}
+        prop = calibration_property(self.calibration, self.positions)
         if scores.shape[1] > 1:
             prop["reliability"] = reliability(scores)
         if "uncertainty" in found.arrays:

@@ -35,7 +35,8 @@ def to_py4dstem(vectors: DiffractionVectors, path: str | Path, *, overwrite: boo
     -----
     py4DSTEM's ``qx`` is along the rows and ``qy`` along the columns, in pixels from the detector's first one; its scan
     positions are [y, x].  Calibration (pixel size and the direct beam) goes with them where the two scales agree; a
-    one-dimensional scan becomes one column.
+    one-dimensional scan becomes one column.  Vectors of which a distortion is undone are written as they are: in pixels
+    of a detector without it.
     """
     import h5py
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from pyxem_dl.electrons import beam_energy_of, electron_wavelength, read_beam_energy
-from pyxem_dl.frames import Calibration, excitation_error, vector_to_k
+from pyxem_dl.frames import UNDONE_DISTORTION, Calibration, excitation_error, vector_to_k
 from pyxem_dl.patterns.likelihood import VectorBatch
+from pyxem_dl.results.vectors import without_distortion
 from pyxem_dl.scans import Reading, Scan
 
 #: Vectors of a pattern that are looked at: the most confident ones
@@ -148,7 +149,7 @@ class VectorScan:
     """
 
     def __init__(self, vectors, reading: Reading) -> None:
-        given = reading.beam_energy
+        vectors, given = without_distortion(vectors), reading.beam_energy
         beam_energy = beam_energy_of(vectors) if given is None else read_beam_energy(given)
         self.tables = vectors.data.compute() if hasattr(vectors.data, "dask") else vectors.data
         self.scan = Scan.of_positions(
@@ -189,5 +190,11 @@ def _detector_radius(vectors, units, beam_energy: float | None) -> float | None:
     if not ((center > 0) & (center < shape - 1)).all():
         return None  # never centred, or not on the detector
     unit = np.abs(vector_to_k(1.0, 1.0, units, beam_energy))[::-1]
-    calibration = Calibration(tuple(scales * unit), tuple(center), tuple(int(n) for n in shape), beam_energy)
+    distortion = vectors.metadata.get_item(UNDONE_DISTORTION, None)
+    if distortion is not None:
+        xx, xy, yy = (float(x) for x in distortion)
+        distortion = ((xx, xy), (xy, yy))
+    calibration = Calibration(
+        tuple(scales * unit), tuple(center), tuple(int(n) for n in shape), beam_energy, distortion
+    )  # fmt: skip
     return float(calibration.reciprocal_radius)

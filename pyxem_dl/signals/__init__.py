@@ -18,6 +18,7 @@ from pyxem_dl.signals.images import (
     classify_structure,
     fit_phase_field,
     get_symmetry_descriptors,
+    map_lattice,
     segment_by_symmetry,
 )
 from pyxem_dl.signals.vectors import strain_map, tilt_map
@@ -28,6 +29,7 @@ METHODS = (
     ("hyperspy._signals.signal2d", "Signal2D", get_symmetry_descriptors),
     ("hyperspy._signals.signal2d", "Signal2D", classify_structure),
     ("hyperspy._signals.signal2d", "Signal2D", fit_phase_field),
+    ("hyperspy._signals.signal2d", "Signal2D", map_lattice),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", find_calibration),

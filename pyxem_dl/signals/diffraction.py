@@ -197,7 +197,7 @@ def iter_predict_orientation(
 
     Examples
     --------
-    >>> for partial in s.iter_predict_orientation("al-200kv"):  # doctest: +SKIP
+    >>> for partial in s.iter_predict_orientation(phases="Al.cif"):  # doctest: +SKIP
     ...     print(partial)
     """
     from pyxem_dl import orientation

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from hyperspy.signals import Signal1D, Signal2D
     from orix.crystal_map import CrystalMap
 
-    from pyxem_dl.images import PhaseFieldFit
+    from pyxem_dl.annotations import Maps
+    from pyxem_dl.images import LatticeMap, PhaseFieldFit
     from pyxem_dl.models import StructureModel
+    from pyxem_dl.results.structures import StructureMaps
 
 
 def segment_by_symmetry(
@@ -19,6 +21,7 @@ def segment_by_symmetry(
     n_regions: int | str = "auto",
     *,
     window: float = 12.0,
+    operations: str = "shifts",
     memberships: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -34,6 +37,8 @@ def segment_by_symmetry(
         Number of periodic regions, without label 0. Default is ``"auto"``: it is found.
     window : float, optional
         Side in Å of the windows that are compared; it should hold three cells of the lattice. Default is 12.
+    operations : str, optional
+        ``"shifts"`` (default), or ``"all"``: rotations and reflections, too.
     memberships : bool, optional
         Return the soft memberships, too. Default is False.
     seed : int, optional
@@ -73,6 +78,7 @@ def segment_by_symmetry(
         self,
         n_regions,
         window=window,
+        operations=operations,
         memberships=memberships,
         seed=seed,
         device=device,
@@ -149,10 +155,12 @@ def classify_structure(
     n_best: int = 1,
     n_samples: int = 20,
     device: str = "auto",
+    output: str | Path | None = None,
+    overwrite: bool = False,
     show_progressbar: bool | None = None,
     on_part: Callable | None = None,
     on_message: Callable | None = None,
-) -> CrystalMap | list[CrystalMap]:
+) -> CrystalMap | StructureMaps:
     """Name the structure in every window of the image, with its orientation.
 
     Parameters
@@ -167,6 +175,11 @@ def classify_structure(
         Predictions with dropout, from which the mutual information comes. Default is 20.
     device : str, optional
         ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    output : str or pathlib.Path, optional
+        Write the results as they come: ``.zarr``, which :func:`pyxem_dl.open_result` reads; of one image also ``.h5``,
+        ``.ang`` or ``.ctf``. Default is None: they are kept in memory.
+    overwrite : bool, optional
+        Replace an `output` that belongs to other work. Default is False.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
     on_part : callable, optional
@@ -178,8 +191,8 @@ def classify_structure(
     -------
     orix.crystal_map.CrystalMap
         Phase and orientation of each window, with ``score``, ``scores``, ``class_id``, ``other``,
-        ``mutual_information`` and ``entropy`` (bits); ``phase_id`` is −1 where it is none of the model's structures. A
-        list of maps for a series.
+        ``mutual_information`` and ``entropy`` (bits), and the ``scale`` that fits best; ``phase_id`` is −1 where it is
+        none of the model's structures. A sequence of maps for a series.
 
     See Also
     --------
@@ -203,6 +216,77 @@ def classify_structure(
         step=step,
         n_best=n_best,
         n_samples=n_samples,
+        device=device,
+        output=output,
+        overwrite=overwrite,
+        show_progressbar=show_progressbar,
+        on_part=on_part,
+        on_message=on_message,
+    )
+
+
+def map_lattice(
+    self: Signal2D,
+    xmap: Maps | None = None,
+    *,
+    window: float = 12.0,
+    step: float = 1.6,
+    drift: bool = False,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
+) -> LatticeMap:
+    """Measure the lattice in every window of the image: rotation, both vectors, strain, and their errors.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap, or a sequence of them, optional
+        From `classify_structure`: lattices are compared with those of its phases. Default is None: they are found by
+        the two shortest peaks of the spectra, and compared with the typical one.
+    window : float, optional
+        Side of the windows in Å. Default is 12.
+    step : float, optional
+        Between windows in Å; with an `xmap` its points are the middles. Default is 1.6.
+    drift : bool, optional
+        Fit the drift of a slow scan, and take it away. It needs an `xmap`. Default is False.
+    device : str, optional
+        ``"auto"`` (default: CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+    show_progressbar : bool, optional
+        Default is HyperSpy's preference.
+    on_part : callable, optional
+        Called with each part of the results as it comes; to return False stops the work, as Ctrl-C does.
+    on_message : callable, optional
+        Called with each line that would be printed.
+
+    Returns
+    -------
+    pyxem_dl.LatticeMap
+        ``rotation`` (degrees, counter-clockwise), ``a``, ``b`` (Å), ``e_xx``, ``e_yy``, ``e_xy``, each with its
+        ``_error``, as HyperSpy signals; ``score``, ``crystal``, ``drift``; ``plot()`` and ``save(path)``.
+
+    See Also
+    --------
+    pyxem_dl.map_lattice : The same as a function, with all details and errors.
+    classify_structure : Makes the `xmap`.
+
+    Notes
+    -----
+    This method was attached by pyxem_dl. Set the environment variable ``PYXEM_DL_NO_AUTOLOAD=1`` to switch it off.
+
+    Examples
+    --------
+    >>> lattice = s.map_lattice(s.classify_structure())  # doctest: +SKIP
+    >>> lattice.rotation.plot()  # doctest: +SKIP
+    """
+    from pyxem_dl.images import lattice
+
+    return lattice.map_lattice(
+        self,
+        xmap,
+        window=window,
+        step=step,
+        drift=drift,
         device=device,
         show_progressbar=show_progressbar,
         on_part=on_part,

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from hyperspy.roi import BaseROI
     from pyxem.signals import DiffractionVectors
 
+    from pyxem_dl.calibration import FoundCalibration
+    from pyxem_dl.frames import Calibration
     from pyxem_dl.strain import Strain
     from pyxem_dl.tilt import TiltMap
 
@@ -18,6 +20,7 @@ def tilt_map(
     max_tilt: float = 10.0,
     beam_energy: float | None = None,
     navigation_mask: np.ndarray | None = None,
+    calibration: Calibration | FoundCalibration | None = None,
     show_progressbar: bool | None = None,
 ) -> TiltMap:
     """Find the tilt of the zone axis next to the beam from the disks of each pattern, of any crystal.
@@ -30,6 +33,9 @@ def tilt_map(
         Beam energy in kV. Default is that in the metadata.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
+    calibration : Calibration or FoundCalibration, optional
+        Of the scan, from ``s.find_calibration(...)``, if the vectors were found before: its scale and ellipse are used.
+        Default is to take the vectors as they are.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
 
@@ -54,6 +60,7 @@ def tilt_map(
         max_tilt=max_tilt,
         beam_energy=beam_energy,
         navigation_mask=navigation_mask,
+        calibration=calibration,
         show_progressbar=show_progressbar,
     )
 
@@ -68,6 +75,7 @@ def strain_map(
     max_rotation: float = 15.0,
     navigation_mask: np.ndarray | None = None,
     beam_energy: float | None = None,
+    calibration: Calibration | FoundCalibration | None = None,
     show_progressbar: bool | None = None,
 ) -> Strain:
     """Map strain and rotation from the lattice of each pattern, with their errors.
@@ -91,6 +99,9 @@ def strain_map(
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     beam_energy : float, optional
         Beam energy in kV, for units that are angles. Default is the one in the metadata.
+    calibration : Calibration or FoundCalibration, optional
+        Of the scan, from ``s.find_calibration(...)``, if the vectors were found before: its scale and ellipse are used.
+        Default is to take the vectors as they are.
     show_progressbar : bool, optional
         Default is HyperSpy's preference.
 
@@ -120,5 +131,6 @@ def strain_map(
         max_rotation=max_rotation,
         navigation_mask=navigation_mask,
         beam_energy=beam_energy,
+        calibration=calibration,
         show_progressbar=show_progressbar,
     )

@@ -32,7 +32,7 @@ _PROFILE_POINTS = 256
 #: A key of the shape factors besides those of `SHAPE_FACTORS`: intensities by dynamical theory
 MANY_BEAM = "many_beam"
 # Beams that take part, radius (Å⁻¹) to which they do, positions along the diameter of a disk
-_N_BEAMS, _COUPLED, _POSITIONS = 64, 1.8, 5
+_N_BEAMS, _FAR_BEAMS, _COUPLED, _POSITIONS = 64, 32, 1.8, 5
 # Reflections of a pattern; widths of the edges of disks in px; and values of all their pixels that are drawn at once
 _SPOTS, _BLUR, _DRAWN_AT_ONCE = 96, (0.35, 1.1), 2**27
 
@@ -315,7 +315,9 @@ class PatternSimulator(RandomNumbers):
             (rows,) = torch.where(phase_id == phase)
             if not len(rows):
                 continue
-            beams = crystal(rotations[rows], thickness[rows.cpu()], radius, points)
+            its = rotations[rows], thickness[rows.cpu()], radius, points
+            # the faint ones of other Laue zones, too: they alone tell a zone axis from the same one turned by 180°
+            beams = crystal(*its).joined(crystal.far(*its, n_beams=_FAR_BEAMS))
             part = setup.select(rows.tolist(), rows)
             kx, ky = part.distort(beams.kx, beams.ky)
             jitter = s.position_jitter * optics.calibration.scale[0]

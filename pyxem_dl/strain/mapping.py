@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyxem_dl.calibration import FoundCalibration
 from pyxem_dl.checks import number, whole_number
+from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns.lattice import PRIOR_FREEDOM, Lattices, fit_lattices, shared_lattice
 from pyxem_dl.progress import progressbar
+from pyxem_dl.results.vectors import calibrated_vectors, without_distortion
 from pyxem_dl.strain.deformation import deformation, errors_of, strain_of
 from pyxem_dl.strain.reference import Reference, read_basis
 from pyxem_dl.strain.result import Strain
@@ -35,6 +38,7 @@ def strain_map(
     max_rotation: float = 15.0,
     navigation_mask: np.ndarray | None = None,
     beam_energy: float | None = None,
+    calibration: Calibration | FoundCalibration | None = None,
     show_progressbar: bool | None = None,
 ) -> Strain:
     """Map strain and rotation from the lattice of each pattern.
@@ -68,6 +72,10 @@ def strain_map(
         Positions to leave out, with the shape of the navigation in data order. True = excluded.
     beam_energy : float, optional
         In kV, where units are angles; by default that of the metadata.
+    calibration : Calibration or FoundCalibration, optional
+        Of the scan, found after the vectors were: its scale and ellipse are used, as :func:`calibrated_vectors` does
+        it, which gives the vectors for :meth:`Strain.refine`. By default the vectors are what they are; those of a
+        scan that was calibrated before (``found.apply(s)``) are without its ellipse.
     show_progressbar : bool, optional
         By default HyperSpy's preference.
 
@@ -112,7 +120,9 @@ def strain_map(
     angle = number("angle", angle)
     min_disks = whole_number("min_disks", min_disks, 4)
     max_rotation = number("max_rotation", max_rotation, 0, 90)
-    tables = VectorTables(vectors, beam_energy)
+    tables, given = VectorTables(vectors, beam_energy), vectors
+    vectors = without_distortion(vectors) if calibration is None else calibrated_vectors(vectors, calibration)
+    tables = tables if vectors is given else VectorTables(vectors, beam_energy)
     axes = vectors.axes_manager.navigation_axes
     origin = Reference(reference, tables.shape, axes, tables.to_k)
     first = None if basis is None else read_basis("basis", basis, tables.to_k)

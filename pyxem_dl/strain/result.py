@@ -10,6 +10,7 @@ import numpy as np
 
 from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.patterns.lattice import nearest_points
+from pyxem_dl.results.vectors import without_distortion
 from pyxem_dl.strain.tables import VectorTables
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class Strain:
             With the same columns: disks on a lattice, at its points (from the origin that the vectors have); a column
             ``position_error`` holds their new errors.  What lies on no lattice is left out.
         """
+        vectors = without_distortion(vectors)
         tables = VectorTables(vectors)
         if tables.shape != self.shape:
             raise ValueError(

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import torch
 
-from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
+from pyxem_dl.crystals import load_phases
 from pyxem_dl.devices import padded
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration
@@ -17,14 +17,19 @@ from pyxem_dl.patterns.peaks import parabola_shift
 from pyxem_dl.preprocessing import PolarPreprocessing, usable_patterns
 from pyxem_dl.rotations import full_float32, rotate_in_plane
 from pyxem_dl.symmetry import laue_group, proper_operations, reduced_grid, stack_operations
+from pyxem_dl.templates.drawing import (
+    SIMULATED_AT_ONCE,
+    Drawing,
+    draw_spectra,
+    normalised_spectra,
+    spot_radius_of,
+)
 from pyxem_dl.templates.modes import Match, separate_modes
 
 # Patterns that are matched at once, at most
 _MICRO_BATCH = {"cpu": 32, "other": 256}
 # Bytes of the correlations that are in memory at once.
 _WORK_BYTES = {"cpu": 2**26, "cuda": 2**30}
-# Templates and spots that are simulated at once; a spot takes some 3 kB
-_SIMULATED_AT_ONCE, _DRAWN_AT_ONCE = 256, 2**18
 # Bytes of all templates; reflections that are listed; and spots that are drawn at once (0.6 kB each)
 _LARGEST_BANK, _MOST_REFLECTIONS, _MOST_SPOTS = 32 * 2**30, 10**7, 10**7
 
@@ -131,7 +136,7 @@ class TemplateBank:
             preprocessing = polar_grid(preprocessing)
         phases = load_phases(phases)
         check_size(phases, preprocessing, resolution, max_excitation_error)
-        simulate = _Simulation(
+        draw = Drawing(
             preprocessing, electron_wavelength(beam_energy), max_excitation_error, spot_radius, most_reflections
         )
         grids = [reduced_grid(phase, resolution).to(device) for phase in phases]
@@ -141,7 +146,10 @@ class TemplateBank:
             preprocessing.n_phi // 2 + 1, preprocessing.n_k, ends[-1], dtype=torch.complex64, device=device
         )
         for phase, grid, end in zip(phases, grids, ends, strict=True):
-            simulate(phase, grid, spectra[..., end - len(grid) : end])
+            begin = end - len(grid)
+            for drawn in draw(phase, grid):
+                spectra[..., begin : begin + len(drawn)] = drawn.conj().permute(2, 1, 0)
+                begin += len(drawn)
         index = [torch.full((len(q),), i, device=device) for i, q in enumerate(grids)]
         return cls(
             phases, preprocessing, resolution, torch.cat(grids), torch.cat(index), spectra,
@@ -269,9 +277,9 @@ class TemplateBank:
     def _spectrum_of_spots(self, n: int, owner, k, phi, intensity) -> torch.Tensor:
         amplitude = intensity.clamp_min(0).pow(self.preprocessing.gamma)
         spectra = draw_spectra(
-            n, owner, k, phi, amplitude, self.preprocessing, _spot_radius(self.preprocessing)
+            n, owner, k, phi, amplitude, self.preprocessing, spot_radius_of(self.preprocessing)
         )
-        return _normalised(spectra, self.preprocessing)
+        return normalised_spectra(spectra, self.preprocessing)
 
     def _match_spectra(self, spectrum, n_best: int) -> Match:
         n, size = len(spectrum), self._chunks()[0]
@@ -299,7 +307,7 @@ class TemplateBank:
         # A sparse product sums in its own order: what is no more than rounding is constant
         x = (x - ring) * valid
         x = torch.where(x.abs() > 1e-5 * ring, x, 0.0)
-        return _normalised(torch.fft.rfft(x), self.preprocessing)
+        return normalised_spectra(torch.fft.rfft(x), self.preprocessing)
 
     def _correlate(self, spectrum) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score, angle (radians) and score of the twin of every template, each (n, t)."""
@@ -361,7 +369,7 @@ def check_size(phases, preprocessing, resolution: float, max_excitation_error: f
     for phase in phases:
         sphere = 4 / 3 * math.pi * p.reciprocal_radius**3 * phase.structure.lattice.volume
         near = sphere * min(1.0, 1.5 * max_excitation_error / p.reciprocal_radius)
-        if sphere > _MOST_REFLECTIONS or near * _SIMULATED_AT_ONCE > _MOST_SPOTS:
+        if sphere > _MOST_REFLECTIONS or near * SIMULATED_AT_ONCE > _MOST_SPOTS:
             raise ValueError(
                 f"{phase.name!r} has about {sphere:.3g} reflections within {p.reciprocal_radius:g} Å⁻¹, {near:.3g} of "
                 f"them within {max_excitation_error:g} Å⁻¹ of the Ewald sphere: too many to simulate. Give a "
@@ -381,112 +389,6 @@ def polar_grid(reciprocal_radius: float, **changes) -> PolarPreprocessing:
     """
     settings = {"n_k": 48, "n_phi": 144, "gamma": 0.25, **changes}
     return PolarPreprocessing(reciprocal_radius=reciprocal_radius, **settings)
-
-
-def _spot_radius(preprocessing: PolarPreprocessing) -> float:
-    return 0.8 * preprocessing.reciprocal_radius / preprocessing.n_k
-
-
-class _Simulation:
-    """Make the spectra of a phase's templates."""
-
-    def __init__(self, preprocessing, wavelength, max_excitation_error, spot_radius, most_reflections) -> None:
-        self.preprocessing = preprocessing
-        self.wavelength = wavelength
-        self.max_excitation_error = max_excitation_error
-        self.most_reflections = most_reflections
-        self.spot_radius = _spot_radius(preprocessing) if spot_radius is None else spot_radius
-
-    def __call__(self, phase, quaternions, spectra) -> None:
-        """Write normalised conjugate spectra (n_phi // 2 + 1, n_k, t)."""
-        # Reflections a little outside still reach into the outermost ring
-        radius = self.preprocessing.reciprocal_radius + 2 * self.spot_radius
-        crystal = reflections(phase, radius)
-        crystal = crystal.strongest(self.most_reflections or len(crystal))
-        reflections(phase, self.preprocessing.reciprocal_radius)  # its error, if there is none
-        g, strength = (x.to(quaternions.device) for x in (crystal.g, crystal.structure_factor))
-        near = len(g) * min(1.0, 1.5 * self.max_excitation_error / radius)
-        size = max(1, min(_SIMULATED_AT_ONCE, int(_DRAWN_AT_ONCE / max(near, 1))))
-        for part, to in zip(quaternions.split(size), spectra.split(size, dim=2), strict=True):
-            drawn = _normalised(self._render(g, strength, part), self.preprocessing)
-            to.copy_(drawn.conj().permute(2, 1, 0))
-
-    def _spots(self, g, strength, quaternions) -> tuple[torch.Tensor, ...]:
-        """Template, k, phi and intensity of all spots."""
-        g, error, near = near_ewald_sphere(g, quaternions, self.wavelength, self.max_excitation_error)
-        template, h = near.nonzero(as_tuple=True)
-        width = error[template, h] * (math.pi / self.max_excitation_error)
-        intensity = strength[h] ** 2 / (1 + width**2)
-        kx, ky, _ = g[template, h].unbind(-1)
-        intensity = intensity**self.preprocessing.gamma
-        return template, torch.hypot(kx, ky), torch.atan2(ky, kx), intensity
-
-    def _render(self, g, strength, quaternions) -> torch.Tensor:
-        """Spectra of the templates' spots: (t, n_k, n_phi // 2 + 1)."""
-        template, k, phi, intensity = self._spots(g, strength, quaternions)
-        return draw_spectra(
-            len(quaternions), template, k, phi, intensity, self.preprocessing, self.spot_radius
-        )
-
-
-def draw_spectra(
-    n: int, owner, k, phi, amplitude, preprocessing: PolarPreprocessing, spot_radius: float
-) -> torch.Tensor:
-    """Draw spots as Gaussians, exactly in angle, on polar grids that are Fourier transformed along it.
-
-    Parameters
-    ----------
-    n : int
-        Number of grids.
-    owner : tensor of int, shape (m,)
-        On which grid each spot is.
-    k, phi, amplitude : tensor, shape (m,)
-        Of the spots, in Å⁻¹ and radians.
-    preprocessing : PolarPreprocessing
-        The grid.
-    spot_radius : float
-        Standard deviation in Å⁻¹.
-
-    Returns
-    -------
-    tensor of complex, shape (n, n_k, n_phi // 2 + 1)
-    """
-    p = preprocessing
-    step = p.reciprocal_radius / p.n_k
-    reach = max(1, math.ceil(2.5 * spot_radius / step))
-    order = torch.arange(p.n_phi // 2 + 1, device=k.device)
-    # the spot's radius as an angle; and the two bins wide tent of the polar resampling
-    angular = spot_radius / k.clamp_min(spot_radius)
-    shape = torch.exp(-0.5 * (order * angular[:, None]) ** 2)
-    shape = shape * (amplitude * angular)[:, None] * torch.sinc(order / p.n_phi) ** 2
-    spectrum = torch.polar(shape, -order * phi[:, None])
-    result = torch.zeros(n * p.n_k, len(order), dtype=spectrum.dtype, device=k.device)
-    nearest = (k / step).floor().long()
-    for offset in range(-reach, reach + 1):
-        ring = nearest + offset
-        distance = (ring + 0.5) * step - k
-        weight = torch.exp(-0.5 * (distance / spot_radius) ** 2)
-        # a spot off the grid adds nothing: how many there are of them nobody has to know
-        weight = torch.where((ring >= 0) & (ring < p.n_k), weight, 0.0)
-        result.index_add_(0, owner * p.n_k + ring.clamp(0, p.n_k - 1), spectrum * weight[:, None])
-    return result.reshape(n, p.n_k, -1)
-
-
-def _normalised(spectrum, preprocessing: PolarPreprocessing) -> torch.Tensor:
-    """Weight the rings, take away their mean, and normalise (..., n_k, n_phi // 2 + 1)."""
-    p = preprocessing
-    k = torch.arange(p.n_k, device=spectrum.device) + 0.5
-    k = k * (p.reciprocal_radius / p.n_k)
-    spectrum = spectrum * (k * (k > p.inner_radius))[:, None]
-    spectrum[..., 0] = 0
-    # Parseval: what stands for two frequencies counts twice
-    twice = torch.full((spectrum.shape[-1],), 2.0, device=spectrum.device)
-    twice[0] = 1
-    if p.n_phi % 2 == 0:
-        spectrum[..., -1] = spectrum[..., -1].real.to(spectrum.dtype)
-        twice[-1] = 1
-    square = (torch.view_as_real(spectrum).square().sum(-1) * twice).sum((-1, -2))
-    return spectrum / square.sqrt().clamp_min(1e-20)[..., None, None]
 
 
 def _best_angle(correlation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,23 +8,28 @@ from typing import NamedTuple
 
 import torch
 
+from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.preprocessing.elementary import fourth_root
 from pyxem_dl.rotations import full_float32, rotate_in_plane
-from pyxem_dl.symmetry import laue_group
-from pyxem_dl.templates.bank import TemplateBank
+from pyxem_dl.symmetry import laue_group, reduced_grid
+from pyxem_dl.templates.bank import check_size
+from pyxem_dl.templates.drawing import Drawing
 
 # Exponent of the intensities (as that of the bank, whose docstring says why); in-plane angles that are compared, and
 # frequencies over the angle: what is finer a coarse template does not know
 _GAMMA, _ANGLES, _FREQUENCIES = 0.25, 72, 24
 # Rings of the patterns that are put together
 _RINGS = 2
+#: Numbers of a template for each ring of the patterns
+TEMPLATE_NUMBERS = 4 * _FREQUENCIES // _RINGS
 # Templates of a phase, at most: for crystals of low symmetry the zone axes are further apart
 MOST_TEMPLATES = 2000
 # Reflections of a phase, at most: of the largest cells the weakest are left out
 MOST_REFLECTIONS = 6000
-# Numbers of the correlation that are in memory at once
-_AT_ONCE = {"cpu": 2**21, "other": 2**27}
+# Numbers of the correlation that are in memory at once; and templates, so that of many phases each is read once for
+# several patterns
+_AT_ONCE, _TEMPLATES_AT_ONCE = {"cpu": 2**21, "other": 2**27}, {"cpu": 4096, "other": 2**17}
 
 
 class Proposals(NamedTuple):
@@ -101,19 +106,24 @@ class Proposer:
             Where they are made and kept.
         """
         grid = replace(preprocessing, n_k=preprocessing.n_k // _RINGS, gamma=_GAMMA)
-        factors, quaternions, resolutions = [], [], []
-        for phase in phases:
-            resolutions.append(coarse_resolution(phase, resolution))
-            bank = TemplateBank.from_phases(
-                [phase], beam_energy, grid, resolutions[-1], most_reflections=MOST_REFLECTIONS, device=device
-            )
-            factors.append(_factors(bank.spectra))
-            quaternions.append(bank.quaternions)
-        phase_id = torch.repeat_interleave(torch.arange(len(phases)), torch.tensor([len(q) for q in quaternions]))
-        return cls(
-            preprocessing, torch.cat(quaternions), phase_id.to(device), torch.tensor(resolutions, device=device),
-            torch.cat(factors, dim=2),
-        )  # fmt: skip
+        draw = Drawing(
+            grid, electron_wavelength(beam_energy), most_reflections=MOST_REFLECTIONS, most_frequencies=_FREQUENCIES + 1
+        )
+        resolutions = [coarse_resolution(phase, resolution) for phase in phases]
+        for phase, each in zip(phases, resolutions, strict=True):
+            check_size([phase], grid, each, draw.max_excitation_error)
+        quaternions = [reduced_grid(*each).to(device) for each in zip(phases, resolutions, strict=True)]
+        sizes = torch.tensor([len(q) for q in quaternions])
+        # written to where they stay: many phases take their memory once
+        factors = torch.empty(2 * _FREQUENCIES, 2 * grid.n_k, int(sizes.sum()), device=device)
+        begin = 0
+        for phase, grid_of_phase in zip(phases, quaternions, strict=True):
+            for spectra in draw(phase, grid_of_phase):
+                factors[..., begin : begin + len(spectra)] = _factors(spectra.permute(2, 1, 0))
+                begin += len(spectra)
+        phase_id = torch.repeat_interleave(torch.arange(len(phases)), sizes)
+        resolutions = torch.tensor(resolutions, device=device)
+        return cls(preprocessing, torch.cat(quaternions), phase_id.to(device), resolutions, factors)
 
     def __len__(self) -> int:
         return len(self.quaternions)
@@ -140,26 +150,39 @@ class Proposer:
         -------
         Proposals
         """
-        spectra, found = self._spectra(polar, valid), []
-        templates, (even, odd) = self.templates.to(spectra.dtype), self._inverse(spectra)
-        size = _AT_ONCE["cpu" if polar.device.type == "cpu" else "other"] // (len(even) * len(self))
-        # a power of two, so that micro-batches come out whole
-        size = 2 ** max(0, size.bit_length() - 1)
-        with full_float32():
-            for part in spectra.split(size, dim=1):
-                real, imaginary = torch.bmm(part, templates).unflatten(0, (2, -1)).flatten(2)
-                # of an angle and its negative the correlation is the sum and the difference of these
-                both, either = ((x @ y).unflatten(1, (part.shape[1], -1)) for x, y in ((even, real), (odd, imaginary)))
-                score, template = (both + either.abs()).amax(0).topk(min(n_best, len(self)), dim=1)
-                at = template.expand(len(even), -1, -1)
-                both, either = both.gather(2, at), either.gather(2, at)
-                step = (both + either.abs()).argmax(0)
-                negative = either.gather(0, step[None])[0] > 0
-                found.append((score.float(), template, torch.where(negative, _ANGLES - step, step)))
-        score, template, step = (torch.cat(column) for column in zip(*found, strict=True))
+        spectra, kind = self._spectra(polar, valid), "cpu" if polar.device.type == "cpu" else "other"
+        inverse, found, begin = self._inverse(spectra), [], 0
+        for templates in self.templates.split(_TEMPLATES_AT_ONCE[kind], dim=2):
+            size = _AT_ONCE[kind] // (len(inverse[0]) * templates.shape[2])
+            # a power of two, so that micro-batches come out whole
+            parts = spectra.split(2 ** max(0, size.bit_length() - 1), dim=1)
+            templates = templates.to(spectra.dtype)
+            best = (self._best(part, templates, inverse, n_best) for part in parts)
+            score, template, step = (torch.cat(column) for column in zip(*best, strict=True))
+            found.append((score, template + begin, step))
+            begin += templates.shape[2]
+        score, template, step = (torch.cat(column, dim=1) for column in zip(*found, strict=True))
+        if len(found) > 1:
+            score, order = score.topk(min(n_best, len(self)), dim=1)
+            template, step = template.gather(1, order), step.gather(1, order)
         angle = step * (2 * math.pi / _ANGLES)
         rotations = rotate_in_plane(self.quaternions[template], angle)
         return Proposals(rotations, score, self.phase_id[template], template, angle)
+
+    @staticmethod
+    def _best(spectra, templates, inverse, n_best: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Score, number and in-plane step of the templates that are most similar to each of a few patterns (n, m)."""
+        even, odd = inverse
+        with full_float32():
+            real, imaginary = torch.bmm(spectra, templates).unflatten(0, (2, -1)).flatten(2)
+            # of an angle and its negative the correlation is the sum and the difference of these
+            both, either = ((x @ y).unflatten(1, (spectra.shape[1], -1)) for x, y in ((even, real), (odd, imaginary)))
+        score, template = (both + either.abs()).amax(0).topk(min(n_best, templates.shape[2]), dim=1)
+        at = template.expand(len(even), -1, -1)
+        both, either = both.gather(2, at), either.gather(2, at)
+        step = (both + either.abs()).argmax(0)
+        negative = either.gather(0, step[None])[0] > 0
+        return score.float(), template, torch.where(negative, _ANGLES - step, step)
 
     def _spectra(self, polar, valid) -> torch.Tensor:
         """Factors (2 frequencies, n, 2 rings) of polar patterns."""
@@ -197,8 +220,8 @@ def _ring_weights(preprocessing: PolarPreprocessing, like: torch.Tensor) -> torc
 
 
 def _factors(spectra: torch.Tensor) -> torch.Tensor:
-    """Real factors (2 frequencies, 2 rings, t) of conjugate spectra (frequencies, rings, t)."""
-    low = spectra[1 : _FREQUENCIES + 1]
-    low = low / torch.view_as_real(low).square().sum((0, 1, 3)).sqrt().clamp_min(1e-20)
-    real, imaginary = torch.cat([low.real, -low.imag], dim=1), torch.cat([low.imag, low.real], dim=1)
-    return torch.cat([real, imaginary])
+    """Real factors (2 frequencies, 2 rings, t) of spectra (frequencies, rings, t), of which the conjugates multiply."""
+    low = torch.view_as_real(spectra[1 : _FREQUENCIES + 1])
+    low = low / low.square().sum((0, 1, 3), keepdim=True).sqrt().clamp_min(1e-20)
+    real, imaginary = low.unbind(-1)
+    return torch.cat([torch.cat([real, imaginary], dim=1), torch.cat([-imaginary, real], dim=1)])

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import IterableDataset
 
 from pyxem_dl import symmetry
 from pyxem_dl.crystals import Structures, load_phases, manifest_of
-from pyxem_dl.crystals.twins import SIMILARITY, intensity_curve, similarity
 from pyxem_dl.messages import say
-from pyxem_dl.models import OrientationModel
+from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
 from pyxem_dl.networks.candidates import OrientationCandidates
-from pyxem_dl.preprocessing import PolarPreprocessing
-from pyxem_dl.simulation import PatternSimulator, SimulatedPatterns, SimulationSettings
+from pyxem_dl.simulation import SimulationSettings
 from pyxem_dl.training.bragg import divided, training_phases
 from pyxem_dl.training.configuration import LearningConfiguration, check_names
+from pyxem_dl.training.crystal_batches import GRID, CrystalBatches, NamedPatterns, validation_patterns
 from pyxem_dl.training.learning import FALSE_CRYSTALS, ClockedTraining
 from pyxem_dl.training.report import any_crystal_card, join_logs, provenance
 from pyxem_dl.training.running import begin, device_and_precision, fit
@@ -34,13 +28,9 @@ from pyxem_dl.training.running import begin, device_and_precision, fit
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Phases
 
-#: The polar grid, at the radius of 1.5 Å⁻¹; at others the rings are as wide
-GRID = PolarPreprocessing(1.5)
-# Reflections of the largest cells that are looked for: their templates are made in seconds
-_MOST_REFLECTIONS = 30_000
-_VALIDATION_CRYSTALS, _VALIDATION_PATTERNS = 16, 96
-# Share of the patterns of another crystal that may pass the threshold of the score
-_FALSE_FOREIGN = 0.05
+# Share of the patterns of another crystal that may pass the threshold: less than the 5 % that are bearable, since there
+# are crystals that are more alike, and real vacuum that is not as empty as simulated one
+_FALSE_FOREIGN = 0.03
 # Temperatures that are tried
 _TEMPERATURES = torch.linspace(0.5, 3.0, 26)
 
@@ -62,6 +52,8 @@ class AnyCrystalConfiguration(LearningConfiguration):
         Between which they are drawn for each crystal, in kV and Å⁻¹.
     crystals_at_once : int
         So many wait to be drawn for batches; one of them is replaced after every `steps_each` batches.
+    uses : int
+        So many times a pattern is learnt from: to make it takes longer.
     setups_each : int
         So many setups of a crystal go through the network together: on a GPU several take as long as one.
     foreign_share : float
@@ -83,15 +75,16 @@ class AnyCrystalConfiguration(LearningConfiguration):
     beam_energy: tuple[float, float] = (60.0, 300.0)
     reciprocal_radius: tuple[float, float] = (1.0, 2.0)
     crystals_at_once: int = 32
-    steps_each: int = 8
+    steps_each: int = 16
+    uses: int = 3
     setups_each: int = 1
-    foreign_share: float = 0.12
+    foreign_share: float = 0.2
     validation_share: float = 0.1
     simulation: SimulationSettings = field(default_factory=_simulation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("learning_rate", "crystals_at_once", "steps_each", "setups_each")
+        self._check_positive("learning_rate", "crystals_at_once", "steps_each", "uses", "setups_each")
         self._check_batch_size(self.patterns_each)
         for name in ("foreign_share", "validation_share"):
             if not 0 <= getattr(self, name) < 1:
@@ -102,116 +95,6 @@ class AnyCrystalConfiguration(LearningConfiguration):
     def patterns_each(self) -> int:
         """Patterns of each crystal in a batch."""
         return self.setups_each * self.simulation.setup_size
-
-
-class NamedPatterns(NamedTuple):
-    """Patterns in which a crystal is looked for.
-
-    ``phase``, ``beam_energy`` and ``preprocessing`` as the network's ``with_phases`` takes them; ``inputs``;
-    ``rotations (n, 4)``; ``phase_id (n,)``, 0, or -1 where the crystal is not.
-    """
-
-    network: AnyCrystalNetwork
-    inputs: tuple
-    rotations: torch.Tensor
-    phase_id: torch.Tensor
-
-
-class _Setup:
-    """A crystal at a beam energy, with all that is looked for and simulated of it."""
-
-    def __init__(self, network, phase, draw: random.Random, configuration: AnyCrystalConfiguration, device) -> None:
-        self.phase = phase
-        low, high = map(math.log, configuration.beam_energy)
-        energy, radius = math.exp(draw.uniform(low, high)), draw.uniform(*configuration.reciprocal_radius)
-        most = (_MOST_REFLECTIONS / (4 / 3 * math.pi * phase.structure.lattice.volume)) ** (1 / 3)
-        radius = min(radius, most)
-        n_k = 2 * round(GRID.n_k * radius / GRID.reciprocal_radius / 2)
-        self.preprocessing = PolarPreprocessing(radius, n_k=n_k, n_phi=GRID.n_phi)
-        self.network = network.with_phases([phase], energy, self.preprocessing)
-        self.simulator = PatternSimulator(
-            [phase], energy, radius, configuration.simulation, seed=draw.randrange(2**31), device=device
-        )
-
-    def is_like(self, other: _Setup) -> bool:
-        """Whether the patterns of the other crystal might be of this one."""
-        return similarity(_curve(self.phase), _curve(other.phase)) >= SIMILARITY
-
-    def look_at(self, simulator: PatternSimulator, n_setups: int = 1, n: int | None = None) -> NamedPatterns:
-        """Simulate setups of this crystal, or of another one, and look for this one in their patterns."""
-        with torch.no_grad():
-            made = simulator.several(n_setups, n)
-            inputs, rotations, phase_id = zip(*((self._inputs(s), s.rotations, s.phase_id) for s in made), strict=True)
-        inputs = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
-        phase_id = torch.cat(phase_id)
-        phase_id = phase_id if simulator is self.simulator else torch.full_like(phase_id, -1)
-        return NamedPatterns(self.network, inputs, torch.cat(rotations), phase_id)
-
-    def _inputs(self, s: SimulatedPatterns) -> tuple[torch.Tensor, ...]:
-        """Make what the network takes, each of its parts for every pattern."""
-        polar, valid, intensity, pixels = self.preprocessing.counted(
-            s.patterns, s.calibration, signal_mask=s.signal_mask
-        )
-        return polar, valid.expand_as(polar), intensity, pixels.expand(len(polar), -1)
-
-
-@lru_cache(maxsize=1024)
-def _curve(phase):
-    return intensity_curve(phase)
-
-
-class CrystalBatches(IterableDataset):
-    """Endless batches of patterns of many crystals, each pattern new.
-
-    Parameters
-    ----------
-    network : AnyCrystalNetwork
-        That learns.
-    phases : list of orix.crystal_map.Phase
-        To train on.
-    configuration : AnyCrystalConfiguration
-        Of the training.
-    seed : int
-        Of all that is drawn.
-    device : torch.device
-        Where patterns are made.
-    """
-
-    def __init__(self, network, phases: list, configuration: AnyCrystalConfiguration, seed: int, device) -> None:
-        self.network, self.phases, self.configuration, self.device = network, phases, configuration, device
-        self._waiting: list[_Setup] = []
-        self.reseed(seed)
-
-    def reseed(self, seed: int) -> None:
-        """Go on with other crystals and patterns."""
-        self._draw, self._made = random.Random(seed), 0
-        self._waiting = []
-
-    def fresh(self, phase=None) -> _Setup:
-        """Draw a crystal, or take this one, at a new beam energy."""
-        phase = self._draw.choice(self.phases) if phase is None else phase
-        return _Setup(self.network, phase, self._draw, self.configuration, self.device)
-
-    def make(self) -> list[NamedPatterns]:
-        """Draw a batch: some patterns of each of a few crystals."""
-        c = self.configuration
-        while len(self._waiting) < c.crystals_at_once:
-            self._waiting.append(self.fresh())
-        if self._made % c.steps_each == 0:
-            self._waiting[self._draw.randrange(len(self._waiting))] = self.fresh()
-        self._made += 1
-        chosen = self._draw.sample(self._waiting, min(len(self._waiting), c.batch_size // c.patterns_each))
-        return [setup.look_at(self._source(setup), c.setups_each) for setup in chosen]
-
-    def _source(self, setup: _Setup) -> PatternSimulator:
-        if self._draw.random() >= self.configuration.foreign_share:
-            return setup.simulator
-        others = [other for other in self._waiting if not setup.is_like(other)]
-        return self._draw.choice(others or [setup]).simulator
-
-    def __iter__(self) -> Iterator[list[NamedPatterns]]:
-        while True:
-            yield self.make()
 
 
 class AnyCrystalTraining(ClockedTraining):
@@ -233,7 +116,7 @@ class AnyCrystalTraining(ClockedTraining):
 
     def __init__(self, network, configuration, stage, batches, validation) -> None:
         super().__init__(configuration, stage, batches)
-        self.network, self._validation = network, validation
+        self.network, self.validation = network, validation
 
     @property
     def trainable(self):
@@ -254,7 +137,7 @@ class AnyCrystalTraining(ClockedTraining):
 
     def validation_results(self) -> dict[str, float]:
         """Accuracy on crystals that are not trained on."""
-        return validate(self.network, self._validation)
+        return validate(self.network, self.validation)
 
     def validation_objective(self, results):
         """Share of the crystals whose orientation is not found."""
@@ -274,7 +157,7 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     training = network.training
     network.eval()
     with torch.inference_mode():
-        columns = [_angles(each, each.network.predict(each.inputs, 1)) for each in patterns]
+        columns = [compared(each, each.network.predict(each.inputs, 1)) for each in patterns]
     network.train(training)
     angle, modulo_180, score, there = (torch.cat(column) for column in zip(*columns, strict=True))
     result = {}
@@ -286,7 +169,7 @@ def validate(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[
     return result
 
 
-def _angles(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torch.Tensor, ...]:
+def compared(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torch.Tensor, ...]:
     """Disorientations (n,) in degrees, strict and modulo 180°, scores, and where there is a crystal."""
     operations = patterns.network.operations[patterns.phase_id.clamp_min(0)]
     angles = (
@@ -298,11 +181,13 @@ def _angles(patterns: NamedPatterns, found: OrientationCandidates) -> tuple[torc
     return (*angles, found.scores[:, 0].float(), patterns.phase_id >= 0)
 
 
-def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> float:
-    """Make scores probabilities, by their temperature; return a threshold that what is no crystal stays below.
+def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> dict[str, float]:
+    """Make scores probabilities, by their temperature; return thresholds that what is not there stays below.
 
-    Of patterns without a crystal the share :data:`~pyxem_dl.training.learning.FALSE_CRYSTALS` passes it, of those of
-    another crystal, which may be much like the one that is looked for, 5 %.
+    Of patterns of another crystal, which may be much like the one that is looked for, 3 % pass that of the probability
+    that it is one of the crystals looked for; of those without a crystal, the share
+    :data:`~pyxem_dl.training.learning.FALSE_CRYSTALS` passes that of the score.  The score itself is no measure of what
+    is another crystal: where an orientation and the one that is turned by 180° look alike, each has half of it.
 
     Parameters
     ----------
@@ -317,27 +202,31 @@ def fit_scores(network: AnyCrystalNetwork, patterns: list[NamedPatterns]) -> flo
     def measured(temperature: float):
         network.set_temperature(temperature)
         with torch.inference_mode():
-            columns = [_angles(each, each.network.separated(f, 1)) for each, f in zip(patterns, found, strict=True)]
-        angle, _, score, there = (torch.cat(column) for column in zip(*columns, strict=True))
-        return (there & (angle < 5)).to(score), score, there
+            best = [each.network.separated(f, 1) for each, f in zip(patterns, found, strict=True)]
+            columns = [(*compared(each, b), b.crystal) for each, b in zip(patterns, best, strict=True)]
+        angle, _, score, there, crystal = (torch.cat(column) for column in zip(*columns, strict=True))
+        return (there & (angle < 5)).to(score), score, there, crystal
 
     def unlikely(temperature: float) -> float:
-        right, score, _ = measured(temperature)
+        right, score, *_ = measured(temperature)
         return float(torch.nn.functional.binary_cross_entropy(score.clamp(1e-4, 1 - 1e-4), right))
 
-    _, score, there = measured(min(_TEMPERATURES.tolist(), key=unlikely))
+    _, score, there, crystal = measured(min(_TEMPERATURES.tolist(), key=unlikely))
     foreign = torch.cat([(each.phase_id < 0).all().expand(len(each.phase_id)) for each in patterns])
-    limits = [
-        float(score[false].quantile(1 - share))
-        for false, share in ((~there & ~foreign, FALSE_CRYSTALS), (foreign, _FALSE_FOREIGN)) if bool(false.any())
-    ]  # fmt: skip
-    return round(max(limits, default=0.5), 4)
+    empty = ~there & ~foreign
+    return {"crystal": _passed_by(_FALSE_FOREIGN, crystal[foreign]), "score": _passed_by(FALSE_CRYSTALS, score[empty])}
+
+
+def _passed_by(share: float, false: torch.Tensor) -> float:
+    """Threshold that this share of false ones passes."""
+    return round(float(false.float().quantile(1 - share)), 4) if len(false) else 0.5
 
 
 def train_any_crystal(
     phases: Phases | None = None,
     *,
     output: str | Path,
+    start: str | Path | OrientationModel | None = None,
     max_minutes: float | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -356,6 +245,8 @@ def train_any_crystal(
         :func:`~pyxem_dl.training.bragg.training_phases`.
     output : path
         The model's folder; made if it is not there.
+    start : str, path or OrientationModel, optional
+        A model whose weights the training begins with.
     max_minutes : float, optional
         Time limit, by default 120.
     resume, overwrite, device, show_progressbar, name, description
@@ -376,26 +267,21 @@ def train_any_crystal(
     phases = phases if isinstance(phases, Structures) else load_phases(phases)
     output = Path(output)
     name = name or output.name
-    work = begin(output, phases, configuration, resume=resume, overwrite=overwrite, titles=(name, description))
+    start = None if start is None else load_generalist(start)
+    work = begin(
+        output, phases, configuration, resume=resume, overwrite=overwrite, titles=(name, description),
+        data=[] if start is None else [start.fingerprint],
+    )  # fmt: skip
     root, precision = device_and_precision(device)
     learnt, held_out = divided(phases, configuration)
-    network = build_network("any_crystal", **configuration.network).to(root)
+    network = network_of(start, configuration).to(root)
     say(f"Training {name} on {len(learnt)} crystals; {configuration.max_minutes:g} minutes on {root}")
     batches = CrystalBatches(network, learnt, configuration, configuration.seed, root)
     validation = validation_patterns(network, held_out, configuration, root)
     module = AnyCrystalTraining(network, configuration, "train", batches, validation)
     fit(module, work / "train", root, precision, show_progressbar)
-    network.eval()
-    threshold = fit_scores(network, validation)
-    results = validate(network, validation)
-    model = OrientationModel(
-        network_name="any_crystal", network=network.float().cpu(), preprocessing=GRID, phases=[],
-        domain={"scale": None, "disk_radius": list(configuration.simulation.disk_radius)},
-        thresholds={"crystal": 0.5, "score": threshold}, name=name,
-        description=description or "Orientations of any crystal",
-        training=json.loads(json.dumps(asdict(configuration))),
-        provenance=provenance([module], root, precision),
-    )  # fmt: skip
+    model, results = learnt_model(module, name=name, description=description or "Orientations of any crystal")
+    model.provenance = provenance([module], root, precision)
     model.save(
         output, dtype=torch.float16, card=any_crystal_card(model, configuration, results, phases, held_out),
         training_log=join_logs(work, configuration.stages()), crystals=manifest_of(phases),
@@ -404,12 +290,30 @@ def train_any_crystal(
     return model
 
 
-def validation_patterns(network, phases: list, configuration: AnyCrystalConfiguration, device) -> list[NamedPatterns]:
-    """Patterns of crystals that are not trained on, and, as many as of one of them, of the wrong crystals."""
-    batches = CrystalBatches(network, phases, configuration, configuration.seed + 1_000_000, device)
-    setups = [batches.fresh(phase) for phase in phases[:_VALIDATION_CRYSTALS]]
-    others = [*setups[1:], setups[0]]
-    n = _VALIDATION_PATTERNS
-    return [s.look_at(s.simulator, n=n) for s in setups] + [
-        s.look_at(other.simulator, n=n // 4) for s, other in zip(setups, others, strict=True) if not s.is_like(other)
-    ]
+def load_generalist(start) -> OrientationModel:
+    """Load the model whose weights a training begins with."""
+    model = load_model(start)
+    if not isinstance(model.network, AnyCrystalNetwork):
+        raise ValueError(f"The model {model.name!r} takes no crystals: a training begins with one as 'any-crystal'.")
+    return model
+
+
+def network_of(start: OrientationModel | None, configuration: AnyCrystalConfiguration) -> AnyCrystalNetwork:
+    """Make a network to be trained: a new one, or with the weights of another model."""
+    arguments = configuration.network if start is None else start.network.arguments | configuration.network
+    network = build_network("any_crystal", **arguments)
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
+    return network.float().train()
+
+
+def learnt_model(module: AnyCrystalTraining, **facts) -> tuple[OrientationModel, dict[str, float]]:
+    """Fit scores and thresholds of a network that has learnt, and measure it."""
+    network, configuration = module.network.eval(), module.configuration
+    thresholds = fit_scores(network, module.validation)
+    results = validate(network, module.validation)
+    return OrientationModel(
+        network_name="any_crystal", network=network.float().cpu(), preprocessing=GRID, thresholds=thresholds,
+        training=json.loads(json.dumps(asdict(configuration))),
+        **{"phases": [], "domain": {"scale": None, "disk_radius": list(configuration.simulation.disk_radius)}} | facts,
+    ), results  # fmt: skip

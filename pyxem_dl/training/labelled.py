@@ -211,6 +211,11 @@ def finetune(
     first = load_model(model)
     if not isinstance(first, OrientationModel):
         raise TypeError(f"{first!r} cannot be fine-tuned: give an orientation model.")
+    if first.takes_phases:
+        raise ValueError(
+            f"{first.name!r} takes any crystal, and learns from crystal structures: pyxem_dl.train('my.cif'). From "
+            "labelled scans a model learns that was trained for its phases: give one, or train(labelled=...)."
+        )
     if simulated_share is None:
         simulated_share = 0.85 if _simulation_recipe(first) else 0.0
     fixed = {"network", "network_name", "network_arguments", "pretrained", "size", "reciprocal_radius"} & set(settings)

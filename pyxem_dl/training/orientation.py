@@ -13,7 +13,7 @@ import torch
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.electrons import read_beam_energy
 from pyxem_dl.messages import say
-from pyxem_dl.models import OrientationModel, load_model
+from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model
 from pyxem_dl.models.folder import read_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.preprocessing import PolarPreprocessing
@@ -38,6 +38,7 @@ from pyxem_dl.training.running import (
     is_first,
     wait_for_all,
 )
+from pyxem_dl.training.specialist import train_specialist
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import LabelledScans, Phases
@@ -75,15 +76,17 @@ def train(
     output : path, optional
         The model's folder; by default one in the working folder, named after network and phases.
     network : str or dict, optional
-        On labelled scans "polar" (default), "cnn", "densenet121", "swin_tiny", "swin_tiny_adapted" or any network of
-        timm by name; with its arguments in `network_arguments`.  A dict is the arguments of the polar network.
-    beam_energy : float
-        In kV; on labelled scans their own.
-    reciprocal_radius : float
+        From crystal structures alone the network of "any-crystal" goes on learning, with these crystals, or "polar"
+        learns from the beginning: also to propose.  On labelled scans "polar" (default), "cnn", "densenet121",
+        "swin_tiny", "swin_tiny_adapted" or any network of timm by name; with its arguments in `network_arguments`.  A
+        dict is the arguments of the polar network.
+    beam_energy : float, optional
+        In kV; on labelled scans their own.  The polar network needs it; the other one by default learns 60 to 300 kV.
+    reciprocal_radius : float, optional
         Radius that the model uses, in Å⁻¹: about as far as reflections are visible; on labelled scans by default as
-        far as the detector reaches.
+        far as the detector reaches.  The polar network needs it; the other one by default learns 1 to 2 Å⁻¹.
     max_minutes : float, optional
-        Time limit, by default 20.
+        Time limit, by default 5, and 20 for the polar network.
     recipe : str, path or OrientationModel, optional
         A model whose training settings are used for whatever is not given here.
         ``train(recipe="al-200kv", output=...)`` trains the bundled model again.
@@ -101,7 +104,9 @@ def train(
     name, description : str, optional
         Of the model; the name is by default the folder's.
     **settings
-        Further fields of :class:`TrainingConfiguration`, or of :class:`LabelledConfiguration`: ``pretrained``,
+        ``start``, a model to go on from other than "any-crystal", and further fields of
+        :class:`~pyxem_dl.training.any_crystal.AnyCrystalConfiguration`, of
+        :class:`TrainingConfiguration` for the polar network, or of :class:`LabelledConfiguration`: ``pretrained``,
         ``min_score``, ``min_reliability``, ``split``, ``schedule``, ...
 
     Returns
@@ -127,16 +132,23 @@ def train(
         return _train_on_labels(labelled, phases, output, network, recipe, beam_energy, settings | running, {
             "reciprocal_radius": reciprocal_radius, "max_minutes": max_minutes,
         })  # fmt: skip
-    if isinstance(network, dict):
-        settings["network"] = network
-    elif network not in (None, "polar"):
-        raise ValueError(f"Only the polar network learns from simulated patterns; {network!r} needs `labelled` scans.")
     given = {
         "beam_energy": None if beam_energy is None else read_beam_energy(beam_energy),
         "reciprocal_radius": reciprocal_radius,
         "max_minutes": max_minutes,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
+    if isinstance(network, dict):
+        settings["network"] = network
+    elif network not in (None, ANY_CRYSTAL, "polar"):
+        raise ValueError(
+            f"From simulated patterns {ANY_CRYSTAL!r} and 'polar' learn; {network!r} needs `labelled` scans."
+        )
+    elif network != "polar" and recipe is None:
+        if phases is None:
+            raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
+        output = free_folder(ANY_CRYSTAL, load_phases(phases)) if output is None else output
+        return train_specialist(phases, output=output, **settings, **_of_one_process(running))
     phases, configuration = _from_recipe(recipe, phases, settings)
     phases = load_phases(phases)
     output = free_folder("polar", phases) if output is None else Path(output)
@@ -164,6 +176,13 @@ def train(
     return load_model(output)
 
 
+def _of_one_process(running: dict) -> dict:
+    """Arguments of a training that is not divided among processes."""
+    if running["devices"] * running["nodes"] > 1:
+        raise ValueError("On several devices the polar network learns: give network='polar', or leave devices out.")
+    return {name: value for name, value in running.items() if name not in ("devices", "nodes")}
+
+
 def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, settings: dict, given: dict):
     """Say what does not go together with labels, and train on them."""
     if recipe is not None or beam_energy is not None:
@@ -182,6 +201,11 @@ def _from_recipe(recipe, phases, settings: dict):
     entries = {}
     if recipe is not None:
         model = load_model(recipe)
+        if getattr(model, "takes_phases", False):
+            raise ValueError(
+                f"{model.name!r} takes any crystal: give phases, and start={model.name!r}, to go on from its "
+                "weights. It is no recipe."
+            )
         if not model.training:
             raise ValueError(f"The model {model.name!r} does not record how it was trained, so it cannot be a recipe.")
         if "simulation" not in model.training:

@@ -200,20 +200,36 @@ GPL-3.0-or-later.
 
 def any_crystal_card(model, configuration, results: dict, phases, held_out: list) -> str:
     """Card of a model that takes any crystal, in Markdown; `held_out` are the phases that are not trained on."""
-    where, stages = _how_it_went(model)
-    settings, simulation = _tables(configuration)
-    r = results
     return f"""# {model.name}
 
 {model.description}. Orientation model of pyxem_dl: name the phases when you look for them.
 
 ## Recipe
 `pyxem_dl.training.any_crystal.train_any_crystal(output=..., ...)` with the settings below, on simulated patterns of
-{len(phases)} crystals (`crystals.json`) in random orientations, many-beam and kinematical, on {where}:
+{len(phases)} crystals (`crystals.json`) in random orientations, many-beam and kinematical, on {_how_it_went(model)[0]}:
+{_crystals_card(model, configuration, results, f"{len(held_out)} crystals on which it was not trained")}"""
 
+
+def specialist_card(model, configuration, results: dict, start) -> str:
+    """Card of a model that takes any crystal, and was trained on a few from the weights of `start`, in Markdown."""
+    names = ", ".join(f"{p.name} ({p.point_group.name})" for p in model.phases)
+    return f"""# {model.name}
+
+{model.description}. Orientation model of pyxem_dl for {names}.
+
+## Recipe
+`pyxem_dl.train(...)` with the settings below, from the weights of {start.name}, on simulated patterns in random
+orientations, many-beam and kinematical, on {_how_it_went(model)[0]}:
+{_crystals_card(model, configuration, results, "its phases")}"""
+
+
+def _crystals_card(model, configuration, r: dict, measured: str) -> str:
+    """Write what the cards of such models share."""
+    settings, simulation = _tables(configuration)
+    return f"""
 | stage | minutes | patterns |
 | --- | --- | --- |
-{stages}
+{_how_it_went(model)[1]}
 
 | setting | |
 | --- | --- |
@@ -223,7 +239,7 @@ def any_crystal_card(model, configuration, results: dict, phases, held_out: list
 | --- | --- |
 {simulation}
 
-## Metrics on simulated patterns of {len(held_out)} crystals on which it was not trained
+## Metrics on simulated patterns of {measured}
 Modulo 180 degrees about the beam: within 5 degrees {r["within_5_modulo_180"]:.1%}, within 2 degrees
 {r["within_2_modulo_180"]:.1%}, median {r["median_modulo_180"]:.2f} degrees. Strict: {r["within_5_strict"]:.1%},
 {r["within_2_strict"]:.1%}, {r["median_strict"]:.2f} degrees; the mean score, which should be the first of these, is

@@ -59,17 +59,7 @@ class SpectrumGrid:
         power = torch.fft.rfft2((windows - mean) * weight, s=(_PADDED, _PADDED)).abs().square()
         # rows from the lowest frequency up
         power = torch.fft.fftshift(power, dim=1)
-        return torch.log1p(self._polar(power, pixel) / self._noise(power, pixel)[:, None, None, None])
-
-    def _noise(self, power: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
-        """Power (n,) of the noise, by the median of the highest frequencies."""
-        f = torch.fft.rfftfreq(_PADDED, device=power.device)
-        rows = torch.fft.fftshift(torch.fft.fftfreq(_PADDED, device=power.device))
-        k = torch.hypot(rows[:, None], f[None, :])
-        edge = (pixel * _NOISE_FROM).clamp_max(0.5 * _NOISE_SHARE)[:, None, None]
-        high = (k >= edge) & (k < 0.5)
-        values = torch.where(high, power, torch.nan).flatten(1)
-        return (values.nanmedian(1).values / _MEDIAN).clamp_min(1e-20)
+        return torch.log1p(self._polar(power, pixel) / noise_power(power, pixel)[:, None, None, None])
 
     def _polar(self, power: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
         k = torch.linspace(*self.k_range, self.n_k, device=power.device)
@@ -83,3 +73,26 @@ class SpectrumGrid:
         found = functional.grid_sample(power[:, None], at, mode="bilinear", align_corners=False)
         # the first angle is 0
         return found.roll(-(self.n_phi // 2), 3)
+
+
+def noise_power(power: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
+    """Power of the noise of windows, by the median of the highest frequencies.
+
+    Parameters
+    ----------
+    power : tensor, shape (n, 128, 65)
+        Of windows that were padded to 128 pixels; rows from the lowest frequency up.
+    pixel : tensor, shape (n,)
+        In Å.
+
+    Returns
+    -------
+    tensor, shape (n,)
+    """
+    f = torch.fft.rfftfreq(_PADDED, device=power.device)
+    rows = torch.fft.fftshift(torch.fft.fftfreq(_PADDED, device=power.device))
+    k = torch.hypot(rows[:, None], f[None, :])
+    edge = (pixel * _NOISE_FROM).clamp_max(0.5 * _NOISE_SHARE)[:, None, None]
+    high = (k >= edge) & (k < 0.5)
+    values = torch.where(high, power, torch.nan).flatten(1)
+    return (values.nanmedian(1).values / _MEDIAN).clamp_min(1e-20)

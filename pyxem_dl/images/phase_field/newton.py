@@ -235,8 +235,7 @@ def average_out(
     """
     for turn in range(rounds):
         tangent = Tangent(problem, point, known, frames)
-        if turn:
-            before = Preconditioner(tangent, before, _REFINED)
+        before = Preconditioner(tangent, before, _REFINED)
         white = point.white + _follow(tangent, -tangent.gradient[1])
         slope = tangent.gradient[0].double()
         # of the best start field's own step, which the slope does not know yet

@@ -168,9 +168,11 @@ def _levels(smooth: np.ndarray) -> tuple[float, float, float]:
 
 def _variances(frames: np.ndarray) -> tuple[float, np.ndarray]:
     """Variance of the noise, and (mean, variance) where frames are dark and where they are bright."""
-    bent = frames[:, :-2] - 2 * frames[:, 1:-1] + frames[:, 2:]
+    # differences of frames, so that interfaces that stand still do not count
+    change = (frames[1:] - frames[:-1]) / math.sqrt(2)
+    bent = change[:, :-2] - 2 * change[:, 1:-1] + change[:, 2:]
     bent = bent[:, :, :-2] - 2 * bent[:, :, 1:-1] + bent[:, :, 2:]
-    mean = gaussian_filter(frames, _SMOOTH, mode="nearest")[:, 1:-1, 1:-1]
+    mean = gaussian_filter(frames, _SMOOTH, mode="nearest")[1:, 1:-1, 1:-1]
     low, high = np.percentile(mean, [25, 75])
     squares = bent**2 / 36
     found = [(mean[m].mean(), squares[m].mean()) for m in (mean <= low, mean >= high)]
@@ -192,12 +194,13 @@ def _no_lattice(frames: np.ndarray) -> None:
     rows = frames.shape[1]
     both = np.concatenate([power[:, :0:-1][-np.arange(rows) % rows], power], axis=1)
     middle = power.shape[1] - 1
-    around = maximum_filter(_ring(both), size=1)
+    around = _ring(both)
     ky, kx = np.fft.fftfreq(rows)[:, None], (np.arange(both.shape[1]) - middle) / frames.shape[2]
     fast = np.hypot(ky, kx) > _FASTEST
     peaks = fast & (both > _PEAK * around)
     if peaks.any():
-        i = np.unravel_index(np.argmax(np.where(peaks, both, 0)), both.shape)
+        near = maximum_filter(peaks, size=2 * _CORE + 1, mode="wrap")
+        i = np.unravel_index(np.argmax(np.where(near, both, 0)), both.shape)
         period = 1 / math.hypot(ky[i[0], 0], kx[i[1]])
         raise ValueError(
             f"A lattice with a period of {period:.3g} px is visible in the series: a phase field describes what is "

@@ -10,7 +10,7 @@ SYMBOLS = {
     "drift_x": "drift_x", "drift_y": "drift_y",
 }  # fmt: skip
 # Interfaces that are shorter than this (px) are bounds only; a relative error above which nothing is known
-SHORTEST, _UNKNOWN = 1.5, 0.5
+SHORTEST, _UNKNOWN = 1.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Parameter:
         Of both.
     flag : str
         "" (measured), "upper bound" (of an interface that is shorter than the pixels can show), or "not determined" (by
-        this series: the error is as large as the value).
+        this series: the error is more than a quarter of the value).
     """
 
     value: float

@@ -155,7 +155,8 @@ def guess(frames: np.ndarray, noise: str) -> Guess:
     if noise == "auto":
         noise = _kind(by_level, frames)
     if noise == "poisson":
-        return Guess(background, min(contrast, 0.95 * background), Noise("poisson", variance / float(frames[:, 1:-1, 1:-1].mean())))
+        scale = variance / float(frames[:, 1:-1, 1:-1].mean())
+        return Guess(background, min(contrast, 0.95 * background), Noise("poisson", scale))
     return Guess(background, contrast, Noise("gaussian", max(variance, (0.01 * contrast) ** 2)))
 
 

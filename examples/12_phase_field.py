@@ -1,6 +1,6 @@
 """Fit a phase-field equation to a noisy series of images, and draw what comes out: parameters, clean frames, residuals.
 
-Without a series of yours, circles that shrink are simulated, at 10 counts per pixel.
+Without a series of yours, one is simulated, at 10 counts per pixel.
 
     python 12_phase_field.py
     python 12_phase_field.py --equation cahn-hilliard
@@ -39,7 +39,7 @@ def draw(signal, fit):
         line[0].set_ylabel(f"frame {frame}")
         for axes, title in zip(line, ("series", "without noise", "residuals"), strict=True):
             axes.set(xticks=[], yticks=[], title=title if frame == 0 else "")
-    figure.suptitle(", ".join(f"{name}: {fit.parameters[name]}" for name in fit.parameters if name[-1] in "hy"))
+    figure.suptitle("\n".join(f"{name}: {fit.parameters[name]}" for name in fit.parameters if name[-1] in "hy"))
     return figure
 
 

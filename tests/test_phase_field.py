@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from functools import partial
 
 import hyperspy.api as hs
 import numpy as np
@@ -245,6 +246,28 @@ def test_cahn_hilliard_at_ten_counts():
     found = made.signal.fit_phase_field("cahn-hilliard", **QUIET).pixel_parameters
     assert found["D"].value == pytest.approx(1.0, rel=0.2)
     assert found["l"].value == pytest.approx(2.5, rel=0.08)
+
+
+@pytest.mark.slow
+def test_a_drift_of_the_picture():
+    made = data.phase_field_series(
+        "allen-cahn", "circles", (40, 40), 8, counts=100.0, diffusivity=0.8, velocity=0.05, drift=(0.2, -0.1)
+    )
+    found = made.signal.fit_phase_field(drift=True, **QUIET).pixel_parameters
+    assert found["drift_x"].value == pytest.approx(0.2, abs=0.03)
+    assert found["drift_y"].value == pytest.approx(-0.1, abs=0.03)
+    assert found["D"].value == pytest.approx(0.8, rel=0.3)
+
+
+@pytest.mark.slow
+def test_a_lazy_series_in_blocks(monkeypatch):
+    monkeypatch.setattr(solver, "blocks_of", partial(blocks_of, length=8, overlap=2))
+    made = data.phase_field_series("allen-cahn", "circles", (40, 40), 14, counts=100.0, diffusivity=0.4, velocity=0.03)
+    found = made.signal.as_lazy().fit_phase_field(**QUIET)
+    assert len(found.signal.data.chunks[0]) == 2
+    left = found.signal.data.compute() - 100 - 50 * made.order
+    assert np.sqrt((left**2).mean()) < 2.5
+    assert found.pixel_parameters["l"].value == pytest.approx(2.5, rel=0.06)
 
 
 # ---------------------------------------------------------------- what cannot be fitted, or only in part

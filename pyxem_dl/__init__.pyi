@@ -9,6 +9,7 @@ from . import (
     evaluation as evaluation,
     frames as frames,
     identification as identification,
+    images as images,
     metrics as metrics,
     models as models,
     networks as networks,
@@ -38,10 +39,20 @@ from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
 from .identification import Identified as Identified, identify_phases as identify_phases
+from .images import (
+    LatticeMap as LatticeMap,
+    PhaseFieldFit as PhaseFieldFit,
+    classify_structure as classify_structure,
+    fit_phase_field as fit_phase_field,
+    get_symmetry_descriptors as get_symmetry_descriptors,
+    map_lattice as map_lattice,
+    segment_by_symmetry as segment_by_symmetry,
+)
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,
     OrientationModel as OrientationModel,
+    StructureModel as StructureModel,
     list_models as list_models,
     load_model as load_model,
 )
@@ -64,6 +75,11 @@ from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina,
 from .strain import Strain as Strain, strain_map as strain_map
 from .template_matching import match_templates as match_templates
 from .tilt import TiltMap as TiltMap, tilt_map as tilt_map
-from .training import finetune as finetune, train as train, train_bragg as train_bragg
+from .training import (
+    finetune as finetune,
+    train as train,
+    train_bragg as train_bragg,
+    train_structures as train_structures,
+)
 
 __version__: str

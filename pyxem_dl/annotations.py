@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from hyperspy.roi import BaseROI
-    from hyperspy.signals import BaseSignal
+    from hyperspy.signals import BaseSignal, Signal2D
     from orix.crystal_map import CrystalMap, Phase
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     #: Calibrated patterns, in memory or lazy
     Patterns: TypeAlias = Diffraction2D
     Vectors: TypeAlias = DiffractionVectors
+    #: A calibrated image, or a series of them, in memory or lazy
+    Image: TypeAlias = Signal2D
     #: Where the direct beam is: searched for, (row, column) in px, one for each pattern, or pyxem's
     Center: TypeAlias = Literal["auto"] | tuple[float, float] | np.ndarray | BeamShift
     #: The probe as an image, or as a signal of vacuum patterns

@@ -23,7 +23,8 @@ def named(monkeypatch):
     monkeypatch.setattr(typing, "TYPE_CHECKING", True)
     return runpy.run_path(annotations.__file__) | {
         "BaseSignal": BaseSignal, "CrystalMap": CrystalMap, "Diffraction2D": Diffraction2D, "Phase": Phase,
-        "DiffractionVectors": DiffractionVectors, "OrientationMap": OrientationMap, "Signal2D": hs.signals.Signal2D,
+        "DiffractionVectors": DiffractionVectors, "OrientationMap": OrientationMap,
+        "Signal1D": hs.signals.Signal1D, "Signal2D": hs.signals.Signal2D,
     }  # fmt: skip
 
 

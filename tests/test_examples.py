@@ -29,6 +29,8 @@ PICTURES = {
     "08_live": ["map_0", "map_1", "map_2"],
     "09_structures": ["patterns", "collection"],
     "10_quartets": ["quartet"],
+    "11_atomic_images": ["regions", "structures"],
+    "12_phase_field": ["phase_field"],
 }
 #: Examples that train, or wait for a camera
 TRAINED = {"04_train_your_own", "06_labelled_scan", "07_fine_tuning", "08_live"}
@@ -36,7 +38,7 @@ PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md", "docs/calibration.md",
          "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
          "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md",
-         "docs/identification.md"]  # fmt: skip
+         "docs/identification.md", "docs/images.md", "docs/phase_fields.md"]  # fmt: skip
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 

@@ -25,7 +25,9 @@ LAYERS = (
     ("models", "scans"),
     ("results",),
     ("calibration",),
-    ("orientation", "bragg_vectors", "template_matching", "strain", "tilt", "training", "data", "quartets"),
+    ("strain",),
+    ("orientation", "bragg_vectors", "template_matching", "tilt", "training", "data", "quartets",
+     "images"),
     ("plot", "study", "live", "evaluation", "identification"),
     ("signals", "gui", "demo"),
     ("commands",),
@@ -139,7 +141,8 @@ def test_the_check_itself_allows_what_is_right(module, code):
 
 
 @pytest.mark.parametrize(
-    "module", ["", "_autoload", "signals", "signals.calibration", "signals.diffraction", "signals.vectors"]
+    "module",
+    ["", "_autoload", "signals", "signals.calibration", "signals.diffraction", "signals.images", "signals.vectors"],
 )
 def test_what_hyperspy_imports_has_light_imports_at_the_top(modules, module):
     tree, is_package = modules[module]

@@ -19,8 +19,10 @@ from suite import (  # fmt: skip
     disks,
     dynamical,
     engine,
+    images,
     labelled,
     measure,
+    phase_fields,
     phases,
     report,
     strain,
@@ -31,7 +33,7 @@ from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "phases", "unseen", "gpu",
+    "phases", "unseen", "images", "phase_fields", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -324,6 +326,21 @@ def _run_unseen(data: Path, choose, results: Results) -> None:
         results.add("unseen", title, label, numbers)
 
 
+def _run_images(data: Path, choose, results: Results) -> None:
+    device = choose.keywords["device"]
+    measured = (
+        *images.measure_lattices(device), *images.measure(device), *images.measure_structures("fe-cu-ti", device),
+    )  # fmt: skip
+    for title, label, numbers in measured:
+        results.add("images", title, label, numbers)
+
+
+def _run_phase_fields(data: Path, choose, results: Results) -> None:
+    for name in ("solver", "network"):
+        for title, label, numbers in phase_fields.measure(name, choose.keywords["device"]):
+            results.add("phase_fields", title, label, numbers)
+
+
 def _run_gpu(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     if not accelerator.has_one(settings["device"]):
@@ -360,6 +377,8 @@ _RUNS = {
     "dynamical": _run_dynamical,
     "phases": _run_phases,
     "unseen": _run_unseen,
+    "images": _run_images,
+    "phase_fields": _run_phase_fields,
     "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {

@@ -60,6 +60,43 @@ def tilt_quaternion(angle, azimuth):
     return cos, sin * np.sin(azimuth), -sin * np.cos(azimuth), 0 * cos
 
 
+def zone_axis_quaternion(direction, along):
+    """Orientation of a crystal that stands with a direction along the beam.
+
+    Parameters
+    ----------
+    direction : array, shape (3,)
+        In the crystal's Cartesian frame: what points at the source (NumPy).
+    along : array, shape (3,)
+        Of what, seen along the beam, lies along x.
+
+    Returns
+    -------
+    quaternion : array, shape (4,)
+        Lab to crystal.
+    to_lab : array, shape (3, 3)
+        By which vectors of the crystal come into the lab frame, ``to_lab @ vector``.
+    """
+    from scipy.spatial.transform import Rotation
+
+    z = np.asarray(direction, dtype=float) / np.linalg.norm(direction)
+    x = np.asarray(along, dtype=float) - (np.asarray(along, dtype=float) @ z) * z
+    x = x / np.linalg.norm(x)
+    to_lab = np.array([x, np.cross(z, x), z])
+    x, y, z, w = Rotation.from_matrix(to_lab.T).as_quat()
+    return np.array([w, x, y, z]), to_lab
+
+
+def image_to_lab(row, column):
+    """Places in an image to the lab frame, both from the same origin: x to the right, y up."""
+    return column, -row
+
+
+def lab_to_image(x, y):
+    """Lab frame to (row, column) in an image: the inverse of :func:`image_to_lab`."""
+    return -y, x
+
+
 def lab_to_box(lab):
     """Lab coordinates to those of a multislice box, whose third axis runs along the beam: down from the source.
 

@@ -6,11 +6,12 @@ from pyxem_dl.models.folder import CARD, CONFIG, PRETRAINED, Model
 from pyxem_dl.models.loading import ANY_CRYSTAL, list_models, load_model, phases_to_find, with_phases
 from pyxem_dl.models.orientation import OrientationModel
 from pyxem_dl.models.sent import SentModel
+from pyxem_dl.models.structure import StructureModel
 from pyxem_dl.moved import moved_names
 
 __getattr__ = moved_names(__name__)
 
 __all__ = [
     "ANY_CRYSTAL", "BraggModel", "CARD", "CONFIG", "Model", "OrientationEnsemble", "OrientationModel", "PRETRAINED",
-    "SentModel", "list_models", "load_model", "phases_to_find", "with_phases",
+    "SentModel", "StructureModel", "list_models", "load_model", "phases_to_find", "with_phases",
 ]  # fmt: skip

@@ -65,8 +65,17 @@ class DiskRadiusSettings(Strict):
     radius: Annotated[float, Field(ge=1, le=64)]
 
 
+class SpectrumSettings(Strict):
+    """Of a :class:`~pyxem_dl.networks.images.SpectrumGrid`."""
+
+    window: Annotated[float, Field(ge=4, le=100)]
+    n_k: Annotated[int, Field(ge=8, le=256)]
+    n_phi: Annotated[int, Field(ge=16, le=360)]
+
+
 #: By the name in ``config.json``
-PREPROCESSING_SETTINGS = {"polar": PolarSettings, "cartesian": CartesianSettings, "disk radius": DiskRadiusSettings}
+PREPROCESSING_SETTINGS = {"polar": PolarSettings, "cartesian": CartesianSettings, "disk radius": DiskRadiusSettings,
+                          "spectrum": SpectrumSettings}  # fmt: skip
 
 
 class Named(Strict):
@@ -168,6 +177,7 @@ class ThresholdsEntry(Strict):
     crystal: _Share = 0.5
     score: _Share = 0.0
     confidence: _Share = 0.3
+    other: _Share = 0.5
 
 
 class WeightsEntry(Strict):
@@ -247,7 +257,7 @@ def check_description(config: dict, path) -> None:
 #: The preprocessing of each network, and the numbers that both have
 _SHARED = {
     "polar": ("polar", ("n_k", "n_phi")), "any_crystal": ("polar", ()), "regression": ("cartesian", ("size",)),
-    "fcunet": ("disk radius", ("radius",)),
+    "fcunet": ("disk radius", ("radius",)), "structure": ("spectrum", ("window", "n_k", "n_phi")),
 }  # fmt: skip
 
 

@@ -197,10 +197,21 @@ class DiskArguments(Strict):
     reader: bool = False
 
 
+class StructureArguments(Strict):
+    """Of :class:`~pyxem_dl.networks.images.StructureNetwork`."""
+
+    folds: list_of(Literal[2, 4, 6], 1, 256)
+    window: Annotated[float, Field(ge=4, le=100)] = 12.0
+    n_k: Annotated[int, Field(ge=8, le=256)] = 28
+    n_phi: Annotated[int, Field(ge=16, le=360)] = 48
+    width: Annotated[int, Field(ge=2, le=512)] = 24
+    dropout: Dropout = 0.2
+
+
 #: By the names of the networks
 ARGUMENTS: dict[str, type[Strict]] = {
     "polar": PolarArguments, "any_crystal": AnyCrystalArguments, "regression": RegressionArguments,
-    "fcunet": DiskArguments,
+    "fcunet": DiskArguments, "structure": StructureArguments,
 }  # fmt: skip
 
 

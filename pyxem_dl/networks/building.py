@@ -9,12 +9,14 @@ import torch
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork
 from pyxem_dl.networks.arguments import check_arguments
 from pyxem_dl.networks.fcunet import FCUNet
+from pyxem_dl.networks.images.structures import StructureNetwork
 from pyxem_dl.networks.outline import WithoutWeights
 from pyxem_dl.networks.polar import PolarNetwork
 from pyxem_dl.networks.regression import RegressionNetwork
 
 NETWORKS = {
     "polar": PolarNetwork, "any_crystal": AnyCrystalNetwork, "regression": RegressionNetwork, "fcunet": FCUNet,
+    "structure": StructureNetwork,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pyxem_dl.messages import warn
 from pyxem_dl.results.assembly import MatchedMap, PredictedMap
 from pyxem_dl.results.map_files import save_map
+from pyxem_dl.results.structures import StructureAssembly, StructureMaps
 from pyxem_dl.results.vector_files import save_vectors
 from pyxem_dl.results.vectors import VectorsAssembly
 from pyxem_dl.scans import ResultStore
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
     from pyxem.signals import DiffractionVectors
 
-_ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, VectorsAssembly)}
+_ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, StructureAssembly, VectorsAssembly)}
 
 
 def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:
@@ -29,7 +30,7 @@ def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:
 
     Returns
     -------
-    orix.crystal_map.CrystalMap or pyxem.signals.DiffractionVectors
+    orix.crystal_map.CrystalMap, a sequence of them, or pyxem.signals.DiffractionVectors
         What the call returned; or as much of it as is done.
 
     Raises
@@ -79,5 +80,7 @@ def convert_result(path: str | Path, output: str | Path, *, overwrite: bool = Fa
         `output`.
     """
     result = open_result(path)
+    if isinstance(result, StructureMaps):
+        raise ValueError(f"{path} holds {len(result)} maps: save each by itself, `save_map(output, result[0])`.")
     save = save_map if hasattr(result, "rotations") else save_vectors
     return save(output, result, overwrite=overwrite)

@@ -91,7 +91,7 @@ def stream_on(
     plugin = _plugin(sent)
     client.register_plugin(plugin)
     task = BlockTask(sent.without_bytes(), look is not None)
-    missing = NotRead(any_read)
+    missing = NotRead(any_read, step.noun)
     todo = wanted_blocks(blocks, wanted)
     running: dict = {}
     try:

@@ -122,7 +122,7 @@ class Job:
                 if store.collected.done.any():
                     store.finish()
                     n = self.scan.n_patterns
-                    self.computing.say(f"  {store.n_kept} of {n} patterns are saved in {store.path}")
+                    self.computing.say(f"  {store.n_kept} of {n} {self.step.noun} are saved in {store.path}")
                 raise
             self._say_if_stopped(store.collected)
             result = self.assemble(store.collected)
@@ -138,7 +138,7 @@ class Job:
             return
         start = time.perf_counter()
         try:
-            with progressbar(int(wanted.sum()), computing.show_progressbar) as bar:
+            with progressbar(int(wanted.sum()), computing.show_progressbar, f" {self.step.noun}") as bar:
                 for part in self._parts(wanted, look, found.done.any()):
                     found.add(part)
                     n += len(part.indices)
@@ -151,7 +151,8 @@ class Job:
         finally:
             seconds = time.perf_counter() - start
             if n:
-                computing.say(f"  Speed: {n / max(seconds, 1e-9):.5g} patterns/s ({n} in {seconds:.1f} s)")
+                rate = n / max(seconds, 1e-9)
+                computing.say(f"  Speed: {rate:.5g} {self.step.noun}/s ({n} in {seconds:.1f} s)")
 
     def _parts(self, wanted: np.ndarray, look, any_read: bool) -> Iterator[Part]:
         """Parts from the workers of a client, where there is one, or from this process."""
@@ -193,8 +194,8 @@ class Job:
     def _say_if_stopped(self, found: Collected) -> None:
         if self._stopped:
             warn(
-                f"Interrupted after {found.n_done} of {self.scan.n_patterns} patterns: the rest is not in the data of "
-                "the result."
+                f"Interrupted after {found.n_done} of {self.scan.n_patterns} {self.step.noun}: the rest is not in the "
+                "data of the result."
             )
 
 

@@ -34,6 +34,8 @@ class NotRead:
     ----------
     any_read : bool
         Whether others were read before.
+    noun : str
+        What they are called.
 
     Attributes
     ----------
@@ -43,7 +45,8 @@ class NotRead:
         Why, for each.
     """
 
-    def __init__(self, any_read: bool = False) -> None:
+    def __init__(self, any_read: bool = False, noun: str = "patterns") -> None:
+        self._noun = noun
         self.indices: list[np.ndarray] = []
         self.errors: list[Exception] = []
         self._any_read = any_read
@@ -68,7 +71,7 @@ class NotRead:
         missing = np.concatenate(self.indices)
         first = self.errors[0]
         warn(
-            f"{len(missing)} patterns could not be read (flat indices {_ranges(missing)}; "
+            f"{len(missing)} {self._noun} could not be read (flat indices {_ranges(missing)}; "
             f"{type(first).__name__}: {first}). They are not in the data of the result. With output=, a repeated call "
             "does only them, once they can be read."
         )
@@ -132,7 +135,7 @@ def stream(
     data = as_scan(data)
     wanted = _checked(wanted, navigation_shape(data))
     blocks = plan_blocks(data, step.keep_every) if blocks is None else blocks
-    missing = NotRead(any_read)
+    missing = NotRead(any_read, step.noun)
     device = computing.torch_device
     step.prepare(device)
     with runner_for(step, device, computing.batch_size) as runner:

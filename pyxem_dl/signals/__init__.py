@@ -1,6 +1,6 @@
-"""What pyxem's signals gain: thin methods, each of which is a function of its own, too.
+"""What HyperSpy's and pyxem's signals gain: thin methods, each of which is a function of its own, too.
 
-`pyxem_dl._autoload` sets the functions of `METHODS` on pyxem's classes. To add a method, write a function in a module
+`pyxem_dl._autoload` sets the functions of `METHODS` on their classes. To add a method, write a function in a module
 of this room that delegates to where the work is done, and add its line to the table. Nothing here imports torch or
 pyxem: a method imports what it needs when it is called.
 """
@@ -14,10 +14,22 @@ from pyxem_dl.signals.diffraction import (
     predict_orientation,
 )
 from pyxem_dl.signals.identification import identify_phases
+from pyxem_dl.signals.images import (
+    classify_structure,
+    fit_phase_field,
+    get_symmetry_descriptors,
+    map_lattice,
+    segment_by_symmetry,
+)
 from pyxem_dl.signals.vectors import strain_map, tilt_map
 
-#: Module and class of pyxem, and the function that becomes a method of that class and of all that inherit from it
+#: Module and class, and the function that becomes a method of that class and of all that inherit from it
 METHODS = (
+    ("hyperspy._signals.signal2d", "Signal2D", segment_by_symmetry),
+    ("hyperspy._signals.signal2d", "Signal2D", get_symmetry_descriptors),
+    ("hyperspy._signals.signal2d", "Signal2D", classify_structure),
+    ("hyperspy._signals.signal2d", "Signal2D", fit_phase_field),
+    ("hyperspy._signals.signal2d", "Signal2D", map_lattice),
     ("pyxem.signals.diffraction2d", "Diffraction2D", predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", iter_predict_orientation),
     ("pyxem.signals.diffraction2d", "Diffraction2D", find_calibration),

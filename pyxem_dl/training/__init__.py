@@ -9,8 +9,9 @@ from pyxem_dl.training.configuration import LabelledConfiguration, TrainingConfi
 from pyxem_dl.training.labelled import finetune
 from pyxem_dl.training.learning import OrientationTraining, SimulatedBatches, validate
 from pyxem_dl.training.orientation import train
+from pyxem_dl.training.structures import StructureConfiguration, train_structures
 
 __all__ = [
-    "BraggConfiguration", "LabelledConfiguration", "OrientationTraining", "SimulatedBatches", "TrainingConfiguration",
-    "finetune", "train", "train_bragg", "validate",
+    "BraggConfiguration", "LabelledConfiguration", "OrientationTraining", "SimulatedBatches", "StructureConfiguration",
+    "TrainingConfiguration", "finetune", "train", "train_bragg", "train_structures", "validate",
 ]  # fmt: skip

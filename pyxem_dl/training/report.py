@@ -313,3 +313,50 @@ Disks without the probe's shape (strong aberrations that change from disk to dis
 ## Licence
 GPL-3.0-or-later.
 """
+
+
+def structure_card(model, module) -> str:
+    """Card of a structure model in Markdown."""
+    where, stages = _how_it_went(model)
+    settings, simulation = _tables(module.configuration)
+    r, names = module.results, model.class_names
+    alike = [f"- {names[i]}: {', '.join(names[j] for j in each)}" for i, each in enumerate(model.alternatives) if each]
+    low, high = model.domain["pixel"]
+    return f"""# {model.name}
+
+{model.description}. Structure model of pyxem_dl.
+
+## Classes
+{", ".join(names)}
+
+## Not told apart within {model.training["tolerance"]:.0%} of the calibration
+{chr(10).join(alike) or "None of them look alike."}
+
+## Domain
+Pixels, after binning, of {low:g} to {high:g} Å; windows of {model.network.arguments["window"]:g} Å.
+
+## Recipe
+`pyxem_dl.train_structures(..., output=...)` with the settings below, on simulated windows, each used
+a few times, on {where}:
+
+| stage | minutes | windows |
+| --- | --- | --- |
+{stages}
+
+| setting | |
+| --- | --- |
+{settings}
+
+| simulation | |
+| --- | --- |
+{simulation}
+
+## Metrics on simulated windows
+Right class {r["right"]:.1%}; median error of the rotation {r["rotation"]:.2f} degrees; windows that are none of the
+classes found with an area under the curve of {r["auroc"]:.3f}, {r["rejected"]:.1%} of them at the threshold of
+{model.thresholds["other"]:.3f}, which loses 5 % of the others; calibration error of the probabilities
+{r["calibration"]:.3f}.
+
+## Licence
+GPL-3.0-or-later.
+"""

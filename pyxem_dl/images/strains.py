@@ -1,0 +1,142 @@
+"""From fitted lattices to strain and rotation, with errors, and without the drift of a slow scan."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pyxem_dl.frames import drift_gradient, drift_of_strain
+from pyxem_dl.images.nets import gradients, matched, reciprocal_of
+from pyxem_dl.strain.deformation import rotation_matrix, strain_of
+
+# Times that the drift is fitted again to what is left, and windows that it needs
+_TIMES, _FEWEST = 4, 8
+# Degrees of the angles in which windows are counted, to find where fewest are
+_BIN = 1.0
+
+
+class Strains(NamedTuple):
+    """What strain is measured from: ``bases``, list of array (2, 2) in Å, and ``folds`` of the crystals' images."""
+
+    bases: list
+    folds: list
+
+
+class Measured(NamedTuple):
+    """Strain of all windows; see :class:`~pyxem_dl.images.lattice_map.LatticeMap`.
+
+    ``values``, ``errors (4, frames, windows)``; ``vectors``, ``vector_errors (frames, windows, 2, 2)``;
+    ``crystal (frames, windows)``; ``drift (frames, 2)``.
+    """
+
+    values: np.ndarray
+    errors: np.ndarray
+    vectors: np.ndarray
+    vector_errors: np.ndarray
+    crystal: np.ndarray
+    drift: np.ndarray
+
+
+def measured(strains: Strains, crystal, reciprocal, covariance, expected, drift: bool) -> Measured:
+    """Measure strain and rotation of lattices.
+
+    Parameters
+    ----------
+    strains : Strains
+        From what.
+    crystal : array of int, shape (frames, windows)
+        Which crystal each holds; -1 for none.
+    reciprocal : array, shape (frames, windows, 2, 2)
+        Fitted vectors in Å⁻¹, as rows.
+    covariance : array, shape (frames, windows, 4, 4)
+        Of their numbers.
+    expected : array, shape (1 or frames, windows), or None
+        About by how much crystals are turned, in radians.
+    drift : bool
+        Take the drift away.
+    """
+    vectors, crystal = np.full(reciprocal.shape, np.nan), crystal.copy()
+    gradient = np.full(reciprocal.shape, np.nan)
+    for i, basis in enumerate(strains.bases):
+        own = crystal == i
+        angle = None if expected is None else np.broadcast_to(expected, own.shape)[own]
+        vectors[own] = matched(reciprocal_of(reciprocal[own]), basis, angle)
+        gradient[own] = gradients(vectors[own], basis)
+    crystal[np.isnan(gradient).any((-1, -2))] = -1
+    shifts = np.zeros((len(crystal), 2))
+    if drift:
+        shifts = np.array([_drift(each) for each in gradient])
+        back = np.linalg.inv(drift_gradient(*shifts.T))[:, None]
+        gradient, vectors = back @ gradient, vectors @ np.swapaxes(back, -1, -2)
+    rotation = np.degrees(strain_of(gradient).theta)
+    for i, (basis, fold) in enumerate(zip(strains.bases, strains.folds)):
+        own, period = crystal == i, 360.0 / fold
+        cut = _cut(rotation[own], period)
+        vectors[own] = _turned(vectors[own], basis, np.round((cut - rotation[own]) / period), period)
+        gradient[own], rotation[own] = gradients(vectors[own], basis), cut
+    found = strain_of(gradient)
+    # the whole turns are those of the cut
+    exact = np.degrees(found.theta)
+    rotation = exact + 360 * np.round((rotation - exact) / 360)
+    errors, vector_errors = _errors(reciprocal, covariance, vectors)
+    values = np.stack([found.xx, found.yy, found.xy, rotation])
+    none = crystal < 0
+    errors, vector_errors = np.where(none, np.nan, errors), np.where(none[..., None, None], np.nan, vector_errors)
+    return Measured(values, errors, vectors, vector_errors, crystal, shifts)
+
+
+def _drift(gradient: np.ndarray) -> np.ndarray:
+    """Drift along x and y of the windows (n, 2, 2) of a frame: the one without which the typical strain has no shear.
+
+    A stretch along both axes alike is one of the scale, and stays.
+    """
+    gradient = gradient[np.isfinite(gradient).all((-1, -2))]
+    total = np.zeros(2)
+    if len(gradient) < _FEWEST:
+        return total
+    for _ in range(_TIMES):
+        strain = strain_of(np.linalg.inv(drift_gradient(*total)) @ gradient)
+        total = total + drift_of_strain(*(np.median(each) for each in strain[:3]))
+    return total
+
+
+def _cut(rotation: np.ndarray, period: float) -> np.ndarray:
+    """Rotations in one period, which begins where the fewest are: those of a grain are not torn apart."""
+    if not len(rotation):
+        return rotation
+    n = int(round(period / _BIN))
+    counts = np.bincount((rotation % period / _BIN).astype(int) % n, minlength=n).astype(float)
+    # of what is empty the middle: where the neighbourhood is emptiest
+    reach = n // 2
+    weight = np.exp(-np.minimum(np.arange(n), n - np.arange(n)) / max(reach / 8, 1))
+    near = np.fft.irfft(np.fft.rfft(counts) * np.fft.rfft(weight), n)
+    begin = (near.argmin() + 0.5) * _BIN
+    turned = (rotation - begin) % period + begin
+    # of all such ranges the one around 0
+    return turned - period * np.round(np.median(turned) / period)
+
+
+def _turned(vectors: np.ndarray, basis: np.ndarray, times: np.ndarray, period: float) -> np.ndarray:
+    """Other vectors (n, 2, 2) of the same lattices: those that are turned by so many periods more."""
+    turn = rotation_matrix(-np.deg2rad(period) * times)
+    return np.round(basis @ turn @ np.linalg.inv(basis)) @ vectors
+
+
+def _errors(reciprocal, covariance, vectors) -> tuple[np.ndarray, np.ndarray]:
+    """Propagate errors to first order: to strain and rotation (4, ...), and to the vectors (..., 2, 2)."""
+    # of rows, and NaN where there is no lattice
+    inverse = np.swapaxes(reciprocal_of(reciprocal), -1, -2)
+    shape = reciprocal.shape[:-2]
+    spread = covariance.reshape(*shape, 2, 2, 2, 2)
+    # a change of the gradient is -G^-1 dG from the left: [i, j] for dG [k, j]
+    change = np.einsum("...ik,...kjlm,...nl->...ijnm", inverse, spread, inverse)
+    xx, yy = (change[..., i, i, i, i] for i in (0, 1))
+    mixed = change[..., 0, 1, 0, 1] + change[..., 1, 0, 1, 0]
+    both = 2 * change[..., 0, 1, 1, 0]
+    errors = np.stack([xx, yy, (mixed + both) / 4, (mixed - both) / 4]).clip(0) ** 0.5
+    errors[3] = np.degrees(errors[3])
+    # dA = A dF^T for rows A
+    change = np.swapaxes(np.swapaxes(change, -4, -3), -2, -1)
+    variance = np.einsum("...ai,...ijkj,...ak->...aj", vectors, change, vectors)
+    return errors, variance.clip(0) ** 0.5

@@ -1,0 +1,45 @@
+"""The commands for images."""
+
+import hyperspy.api as hs
+import pytest
+from typer.testing import CliRunner
+
+from pyxem_dl import data
+from pyxem_dl.commands import app
+
+
+@pytest.fixture
+def file(tmp_path):
+    scene = data.atomic_grains((200, 200), 50, angles=[0, 30], seed=1)
+    scene.signal.save(tmp_path / "image.hspy")
+    for axis in scene.signal.axes_manager.signal_axes:
+        axis.units = ""
+    scene.signal.save(tmp_path / "plain.hspy")
+    return tmp_path / "image.hspy"
+
+
+def test_segment(file):
+    output = file.with_name("regions.hspy")
+    run = CliRunner().invoke(app, ["segment", str(file), "--output", str(output), "--no-progress"])
+    assert run.exit_code == 0, run.output
+    assert f"The labels are in {output}" in run.output
+    labels = hs.load(output)
+    assert labels.data.shape == (200, 200) and labels.data.max() == 2
+    again = CliRunner().invoke(app, ["segment", str(file), "--output", str(output)])
+    assert again.exit_code == 1 and "--overwrite" in again.output
+
+
+def test_a_file_without_scale_needs_the_pixel(file):
+    plain, output = file.with_name("plain.hspy"), file.with_name("regions.zspy")
+    run = CliRunner().invoke(app, ["segment", str(plain), "--output", str(output), "--no-progress"])
+    assert run.exit_code == 1 and "no scale" in run.output
+    options = ["--pixel", "0.12", "--regions", "1", "--no-progress"]
+    run = CliRunner().invoke(app, ["segment", str(plain), "--output", str(output), *options])
+    assert run.exit_code == 0, run.output
+    assert hs.load(output).data.max() == 1
+
+
+@pytest.mark.parametrize("name, message", [("a.png", "must end with"), ("no/a.hspy", "no folder")])
+def test_outputs_that_cannot_be(file, name, message):
+    run = CliRunner().invoke(app, ["segment", str(file), "--output", str(file.parent / name)])
+    assert run.exit_code == 1 and message in run.output

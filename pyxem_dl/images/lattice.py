@@ -255,6 +255,11 @@ class LatticeStep(FrameStep):
 
     def __init__(self, grid: Grid, mapped: Mapped, crystals: list[Crystal]) -> None:
         self.grid, self.mapped, self.crystals = grid, mapped, crystals
+        self.fit: WaveFit | None = None
+
+    def prepare(self, device: torch.device) -> None:
+        """Get what all windows share onto the device."""
+        self.fit = WaveFit(self.grid.size, self.grid.pixel, self.grid.window, device)
 
     @property
     def found(self) -> dict[str, Field]:
@@ -268,12 +273,11 @@ class LatticeStep(FrameStep):
     def of_frame(self, frame: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
         """Fit the lattices of the windows of a frame."""
         made, cut = self.of_nothing(frame), Cutter(self.grid, self.mapped, tuple(frame.shape))
-        fit = WaveFit(self.grid.size, self.grid.pixel, self.grid.window, frame.device)
         crystal = self.mapped.crystal[index if len(self.mapped.crystal) > 1 else 0].reshape(-1)
         for i, each in enumerate(self.crystals):
             own = np.flatnonzero(crystal == i) if self.mapped.crystals else np.arange(len(crystal))
             for part in np.split(own, range(_MICRO_BATCH, len(own), _MICRO_BATCH)) if len(own) else ():
-                self._put(made, torch.as_tensor(part, device=frame.device), i, fit(cut(frame, part), each.waves))
+                self._put(made, torch.as_tensor(part, device=frame.device), i, self.fit(cut(frame, part), each.waves))
         return made
 
     @staticmethod

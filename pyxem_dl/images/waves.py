@@ -142,6 +142,7 @@ class WaveFit:
         self.taper = taper[:, None] * taper
         # a plane, in windows: what is taken away beside the mean
         self.slopes = torch.stack([self.y[:, None].expand(size, size), self.x.expand(size, size)])
+        self._known: dict = {}  # of each kind of waves, what is on the device
         self.norm = float(self.taper.sum() ** 2 / self.taper.square().sum())
         self.spread = float((taper**2 * self.x**2).sum() / (taper**2).sum())
 
@@ -149,9 +150,23 @@ class WaveFit:
         """Fit the lattice of each of some windows (n, size, size), which hold one kind of crystal."""
         tapered = self._levelled(windows)
         power, noise = self._spectrum(tapered)
-        first = self._first(power, noise, waves) if waves.reciprocal is not None else self._shortest(power, noise)
-        orders = torch.as_tensor(waves.orders, dtype=tapered.dtype, device=tapered.device)
+        if waves not in self._known:
+            self._known[waves] = self._on_device(waves, tapered)
+        orders, tries = self._known[waves]
+        first = self._shortest(power, noise, orders) if tries is None else self._first(power, noise, orders, tries)
         return self._refined(tapered, noise, first, orders)
+
+    @staticmethod
+    def _on_device(waves: Waves, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Orders (m, 2), and reciprocal vectors (tries, 2, 2) of a known crystal at all angles and some scales."""
+        like = {"dtype": like.dtype, "device": like.device}
+        orders = torch.as_tensor(waves.orders, **like)
+        if waves.reciprocal is None:
+            return orders, None
+        angle = torch.arange(0, 360 / waves.fold, _TURN, **like) * (math.pi / 180)
+        vectors = torch.as_tensor(waves.reciprocal, **like)
+        turned = torch.stack(after_turn(vectors[:, 0], vectors[:, 1], angle[:, None]), -1)
+        return orders, (turned[:, None] / torch.tensor(_SCALES, **like)[:, None, None]).flatten(0, 1)
 
     def spectrum(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Power (n, 128, 65) of windows, rows from the lowest frequency up, and that of the noise (n,)."""
@@ -185,20 +200,12 @@ class WaveFit:
             return flat.gather(1, index.flatten(1)).view(index.shape)
         return flat[:, index.flatten()].view(len(power), *index.shape)
 
-    def _first(self, power: torch.Tensor, noise: torch.Tensor, waves: Waves) -> torch.Tensor:
-        """Best of all angles and some scales (n, 2, 2), by the logarithm of the power."""
-        like = {"dtype": power.dtype, "device": power.device}
-        reciprocal, orders = (torch.as_tensor(each, **like) for each in (waves.reciprocal, waves.orders))
-        angle = torch.arange(0, 360 / waves.fold, _TURN, **like) * (math.pi / 180)
-        cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
-        scale = torch.tensor(_SCALES, **like)
-        tries = (reciprocal @ turn)[:, None] / scale[:, None, None]
-        tries = tries.flatten(0, 1)
+    def _first(self, power: torch.Tensor, noise: torch.Tensor, orders: torch.Tensor, tries: torch.Tensor):
+        """Best of all tries (n, 2, 2), by the logarithm of the power."""
         found = torch.log1p(self._sampled(power, orders @ tries) / noise[:, None, None]).sum(2)
         return tries[found.argmax(1)]
 
-    def _shortest(self, power: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def _shortest(self, power: torch.Tensor, noise: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
         """Two short vectors (n, 2, 2) of an unknown lattice, by the highest peaks of its spectrum."""
         n = len(power)
         frequency = (torch.arange(_PADDED, device=power.device) - _PADDED // 2) / (_PADDED * self.pixel)
@@ -220,7 +227,6 @@ class WaveFit:
         area = pairs[..., 0, 0] * pairs[..., 1, 1] - pairs[..., 0, 1] * pairs[..., 1, 0]
         lengths = pairs.norm(dim=-1).prod(-1)
         allowed = is_peak[:, first] & is_peak[:, second] & (area.abs() > _APART * lengths)
-        orders = torch.as_tensor(_half_plane(_ORDERS), dtype=power.dtype, device=power.device)
         at = orders @ pairs
         inside = (at.norm(dim=-1) <= self.largest) & (at.norm(dim=-1) >= _SMALLEST / 2)
         padded = torch.nn.functional.pad(power, (0, 1))
@@ -242,7 +248,7 @@ class WaveFit:
     # ---------------------------------------------------------------- the maximum
     def _refined(self, tapered: torch.Tensor, noise: torch.Tensor, first: torch.Tensor, orders: torch.Tensor) -> Fitted:
         none = first.isnan().any(-1).any(-1)
-        reciprocal = torch.where(none[:, None, None], torch.eye(2).to(first), first)
+        reciprocal = torch.where(none[:, None, None], torch.eye(2, dtype=first.dtype, device=first.device), first)
         for _ in range(_STEPS):
             _, slope, curvature = self._power(tapered, reciprocal, orders)
             # towards the maximum also where the curvature is that of a saddle
@@ -264,7 +270,7 @@ class WaveFit:
         seen = torch.einsum("ni,mi,mj->nmij", power.new_ones(len(power), 2), orders, orders)
         seen = (power[..., None, None] * seen).sum(1)
         gradient = 8 * math.pi**2 * self.spread * everything[:, None, None] * seen
-        gradient = torch.einsum("nik,jl->nijkl", gradient, torch.eye(2).to(gradient)).reshape(-1, 4, 4)
+        gradient = torch.einsum("nik,jl->nijkl", gradient, torch.eye(2, dtype=gradient.dtype, device=gradient.device)).reshape(-1, 4, 4)
         values, vectors = torch.linalg.eigh(curvature)
         least = 1e-9 * values.abs().amax(1, keepdim=True) + 1e-20
         inverse = vectors @ (vectors.mT / (-values).clamp_min(least)[..., None])

@@ -32,7 +32,7 @@ _BEST_PIXEL, _LARGEST_PIXEL, _SMALLEST_WINDOW = 0.24, 0.5, 4.0
 _CELLS, _MICRO_BATCH, _SOME = 2.5, 256, 240
 # Standard deviations above chance from which on waves are a lattice
 _EVIDENCE = 8.0
-_UPPER = np.triu_indices(4)
+_UPPER = np.triu_indices(2)
 
 
 def map_lattice(
@@ -317,7 +317,7 @@ class _Assembly:
         arrays, n = found.arrays, len(found.done)
         warn_of_unusable(arrays[USABLE][found.done])
         crystal = np.where(found.done[:, None] & (arrays["evidence"] > _EVIDENCE), arrays["crystal"], -1)
-        covariance = np.zeros((*crystal.shape, 4, 4))
+        covariance = np.zeros((*crystal.shape, 2, 2))
         covariance[..., _UPPER[0], _UPPER[1]] = covariance[..., _UPPER[1], _UPPER[0]] = arrays["covariance"]
         expected = self.mapped.angle.reshape(len(self.mapped.angle), -1) if self.mapped.crystals else None
         strains = Strains([each.basis for each in self.crystals], [each.waves.fold for each in self.crystals])

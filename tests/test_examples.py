@@ -29,7 +29,7 @@ PICTURES = {
     "08_live": ["map_0", "map_1", "map_2"],
     "09_structures": ["patterns", "collection"],
     "10_quartets": ["quartet"],
-    "11_atomic_images": ["regions", "structures"],
+    "11_atomic_images": ["regions", "structures", "lattices"],
 }
 #: Examples that train, or wait for a camera
 TRAINED = {"04_train_your_own", "06_labelled_scan", "07_fine_tuning", "08_live"}

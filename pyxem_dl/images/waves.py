@@ -278,7 +278,8 @@ class WaveFit:
         # what is off the lattice is noise, too, and lies where columns have their frequencies
         everything = noise + left / (self.pixel**2 * math.pi * _DISORDER**2)
         # noise of the slope, by the curvature on both sides; of the power a part is noise
-        covariance = self._inverse((power - noise[:, None]).clamp_min(0), orders) * (everything * (self.noise_bend / self.bend**2))[:, None, None]
+        covariance = self._inverse((power - noise[:, None]).clamp_min(0), orders)
+        covariance = covariance * (everything * (self.noise_bend / self.bend**2))[:, None, None]
         signal = (energy - noise).clamp_min(1e-20)
         counted = (power > 0).sum(1)
         evidence = (power.sum(1) / everything - counted) / counted.clamp_min(1).sqrt()

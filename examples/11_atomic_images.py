@@ -1,4 +1,4 @@
-"""Divide an atomic-resolution image into regions by its local symmetry, name the structures in it, and draw them.
+"""Divide an atomic-resolution image into regions by its local symmetry, name the structures in it, map their lattices.
 
 Structures are named by the bundled model, which knows bcc iron, fcc copper and hcp titanium; with --model by another.
 
@@ -107,7 +107,12 @@ def main():
     xmap = signal.classify_structure(model)
     print(xmap)
     draw_structures(xmap, model).savefig(arguments.output / "structures.png")
-    print(f"In {arguments.output}: regions.png, structures.png")
+    if (xmap.phase_id >= 0).any():
+        lattice = signal.map_lattice(xmap)
+        print(lattice)
+        pyxem_dl.plot.strain_map(lattice, title="Lattices").savefig(arguments.output / "lattices.png")
+        lattice.save(arguments.output / "lattices.hspy", overwrite=True)
+    print(f"In {arguments.output}: regions.png, structures.png, lattices.png, lattices.hspy")
 
 
 if __name__ == "__main__":

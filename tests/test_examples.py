@@ -29,7 +29,7 @@ PICTURES = {
     "08_live": ["map_0", "map_1", "map_2"],
     "09_structures": ["patterns", "collection"],
     "10_quartets": ["quartet"],
-    "11_atomic_images": ["regions", "structures"],
+    "11_atomic_images": ["regions", "structures", "lattices"],
     "12_phase_field": ["phase_field"],
 }
 #: Examples that train, or wait for a camera

@@ -33,7 +33,9 @@ def agreement(labels, truth, margin=10):
 
 
 # ---------------------------------------------------------------- calibration
-@pytest.mark.parametrize("units, factor", [("nm", 10), ("pm", 0.01), ("Å", 1), ("$\\AA$", 1), ("angstrom", 1)])
+@pytest.mark.parametrize(
+    "units, factor", [("nm", 10), ("pm", 0.01), ("Å", 1), ("$\\AA$", 1), ("angstrom", 1), ("\u00c3\u0085", 1)]
+)
 def test_units_of_length(units, factor):
     found = ImageCalibration.from_signal(image(np.zeros((40, 50)), 0.12 / factor, units))
     assert found.pixel == pytest.approx(0.12) and found.shape == (40, 50)

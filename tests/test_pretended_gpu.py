@@ -11,11 +11,12 @@ import torch
 from fake_network import make_phase
 from pretend_device import pretend_device
 
-from pyxem_dl import rotations as rot
+from pyxem_dl import data, rotations as rot
 from pyxem_dl.bragg_vectors.finders import CorrelationFinder, DetectionFinder, ReciprocalSpace
 from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration
+from pyxem_dl.images.waves import WaveFit, Waves
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
 from pyxem_dl.orientation import OrientationStep
@@ -233,6 +234,19 @@ def test_a_micro_batch_of_the_disk_matcher(device, patterns, mask):
     assert n > 5 and not found.valid.held[:, n:].any() and not found.row.held[:, n:].any()
     for one, other in zip(back([*found, their_intensity]), [*expected, intensity], strict=True):
         torch.testing.assert_close(one[:, :n], other, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_micro_batch_of_lattices(device, known):
+    crystal = data.metal_crystals()[7]
+    scene = data.atomic_grains((80, 80), 50, crystals=[crystal], labels=np.ones((80, 80), int), pixel=0.24, seed=1)
+    windows = torch.from_numpy(scene.signal.data).unfold(0, 50, 10).unfold(1, 50, 10).reshape(-1, 50, 50)
+    waves = Waves.of_crystal(crystal) if known else Waves.of_unknown()
+    expected = WaveFit(50, 0.24, 12.0, torch.device("cpu"))(windows, waves)
+    fit, x = WaveFit(50, 0.24, 12.0, torch.device("cuda")), windows.to("cuda")
+    found = back(settled(device, lambda: fit(x, waves)))
+    torch.testing.assert_close(found[0], expected.reciprocal, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found[2], expected.score, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("distance", [1.0, 3.5, 5.0, 9.0])

@@ -119,7 +119,7 @@ def measure_structures(name: str, device: str, n: int = 1000, doses=DOSES) -> It
         yield f"{counts:g} electrons per pixel", model.name, numbers
 
 
-def measure_lattices(device: str, n: int = 2, doses=DOSES) -> Iterator[tuple[str, str, dict]]:
+def measure_lattices(device: str, n: int = 1, doses=DOSES) -> Iterator[tuple[str, str, dict]]:
     """Measure the lattices in windows inside of grains of each of the ten classes.
 
     Yields

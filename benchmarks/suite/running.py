@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pyxem_dl import data as sample_data
@@ -328,10 +329,8 @@ def _run_unseen(data: Path, choose, results: Results) -> None:
 
 def _run_images(data: Path, choose, results: Results) -> None:
     device = choose.keywords["device"]
-    measured = (
-        *images.measure_lattices(device), *images.measure(device), *images.measure_structures("fe-cu-ti", device),
-    )  # fmt: skip
-    for title, label, numbers in measured:
+    measured = images.measure_lattices(device), images.measure(device), images.measure_structures("fe-cu-ti", device)
+    for title, label, numbers in chain.from_iterable(measured):
         results.add("images", title, label, numbers)
 
 

@@ -140,7 +140,7 @@ def length_in_angstrom(units) -> float:
     """
     if units is None or str(units) in ("", "<undefined>", "px", "None"):
         raise ValueError(f"The image has no scale (units {units!r}). {_HOW}")
-    plain = _plain_unit(units)
+    plain = _plain_unit(_repaired(str(units)))
     if plain in _TO_ANGSTROM:
         return _TO_ANGSTROM[plain]
     if plain.endswith("^-1") or plain in _ANGLES:
@@ -149,3 +149,11 @@ def length_in_angstrom(units) -> float:
             f"image, correct its scale. {_HOW}"
         )
     raise ValueError(f"The unit {units!r} of the signal axes is not understood. {_HOW}")
+
+
+def _repaired(text: str) -> str:
+    """Text that was written as UTF-8 and read as Latin-1, as orix reads the Å of its own files."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text

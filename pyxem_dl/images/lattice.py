@@ -32,7 +32,7 @@ _BEST_PIXEL, _LARGEST_PIXEL, _SMALLEST_WINDOW = 0.24, 0.5, 4.0
 _CELLS, _MICRO_BATCH, _SOME = 2.5, 256, 240
 # Standard deviations above chance from which on waves are a lattice
 _EVIDENCE = 8.0
-_UPPER = np.triu_indices(4)
+_UPPER = np.triu_indices(2)
 
 
 def map_lattice(
@@ -255,6 +255,11 @@ class LatticeStep(FrameStep):
 
     def __init__(self, grid: Grid, mapped: Mapped, crystals: list[Crystal]) -> None:
         self.grid, self.mapped, self.crystals = grid, mapped, crystals
+        self.fit: WaveFit | None = None
+
+    def prepare(self, device: torch.device) -> None:
+        """Get what all windows share onto the device."""
+        self.fit = WaveFit(self.grid.size, self.grid.pixel, self.grid.window, device)
 
     @property
     def found(self) -> dict[str, Field]:
@@ -268,12 +273,11 @@ class LatticeStep(FrameStep):
     def of_frame(self, frame: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
         """Fit the lattices of the windows of a frame."""
         made, cut = self.of_nothing(frame), Cutter(self.grid, self.mapped, tuple(frame.shape))
-        fit = WaveFit(self.grid.size, self.grid.pixel, self.grid.window, frame.device)
         crystal = self.mapped.crystal[index if len(self.mapped.crystal) > 1 else 0].reshape(-1)
         for i, each in enumerate(self.crystals):
             own = np.flatnonzero(crystal == i) if self.mapped.crystals else np.arange(len(crystal))
             for part in np.split(own, range(_MICRO_BATCH, len(own), _MICRO_BATCH)) if len(own) else ():
-                self._put(made, torch.as_tensor(part, device=frame.device), i, fit(cut(frame, part), each.waves))
+                self._put(made, torch.as_tensor(part, device=frame.device), i, self.fit(cut(frame, part), each.waves))
         return made
 
     @staticmethod
@@ -313,7 +317,7 @@ class _Assembly:
         arrays, n = found.arrays, len(found.done)
         warn_of_unusable(arrays[USABLE][found.done])
         crystal = np.where(found.done[:, None] & (arrays["evidence"] > _EVIDENCE), arrays["crystal"], -1)
-        covariance = np.zeros((*crystal.shape, 4, 4))
+        covariance = np.zeros((*crystal.shape, 2, 2))
         covariance[..., _UPPER[0], _UPPER[1]] = covariance[..., _UPPER[1], _UPPER[0]] = arrays["covariance"]
         expected = self.mapped.angle.reshape(len(self.mapped.angle), -1) if self.mapped.crystals else None
         strains = Strains([each.basis for each in self.crystals], [each.waves.fold for each in self.crystals])

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyxem_dl.frames import drift_gradient, drift_of_strain
 from pyxem_dl.images.nets import gradients, matched, reciprocal_of
-from pyxem_dl.strain.deformation import rotation_matrix, strain_of
+from pyxem_dl.strain.deformation import errors_of, rotation_matrix, strain_of
 
 # Times that the drift is fitted again to what is left, and windows that it needs
 _TIMES, _FEWEST = 4, 8
@@ -49,8 +49,8 @@ def measured(strains: Strains, crystal, reciprocal, covariance, expected, drift:
         Which crystal each holds; -1 for none.
     reciprocal : array, shape (frames, windows, 2, 2)
         Fitted vectors in Å⁻¹, as rows.
-    covariance : array, shape (frames, windows, 4, 4)
-        Of their numbers.
+    covariance : array, shape (frames, windows, 2, 2)
+        Of the two, the same along x and y.
     expected : array, shape (1 or frames, windows), or None
         About by how much crystals are turned, in radians.
     drift : bool
@@ -125,18 +125,12 @@ def _turned(vectors: np.ndarray, basis: np.ndarray, times: np.ndarray, period: f
 
 def _errors(reciprocal, covariance, vectors) -> tuple[np.ndarray, np.ndarray]:
     """Propagate errors to first order: to strain and rotation (4, ...), and to the vectors (..., 2, 2)."""
-    # of rows, and NaN where there is no lattice
+    none = ~np.isfinite(reciprocal).all((-1, -2)) | ~(np.abs(np.linalg.det(np.nan_to_num(reciprocal))) > 1e-12)
+    found = errors_of(np.where(none[..., None, None], np.eye(2), reciprocal), covariance)
+    errors = np.stack([found.xx, found.yy, found.xy, np.degrees(found.theta)])
+    # dA = -A dG^T A for rows A = G^-T: a change of the reciprocal vectors, seen from both sides
     inverse = np.swapaxes(reciprocal_of(reciprocal), -1, -2)
-    shape = reciprocal.shape[:-2]
-    spread = covariance.reshape(*shape, 2, 2, 2, 2)
-    # a change of the gradient is -G^-1 dG from the left: [i, j] for dG [k, j]
-    change = np.einsum("...ik,...kjlm,...nl->...ijnm", inverse, spread, inverse)
-    xx, yy = (change[..., i, i, i, i] for i in (0, 1))
-    mixed = change[..., 0, 1, 0, 1] + change[..., 1, 0, 1, 0]
-    both = 2 * change[..., 0, 1, 1, 0]
-    errors = np.stack([xx, yy, (mixed + both) / 4, (mixed - both) / 4]).clip(0) ** 0.5
-    errors[3] = np.degrees(errors[3])
-    # dA = A dF^T for rows A
-    change = np.swapaxes(np.swapaxes(change, -4, -3), -2, -1)
-    variance = np.einsum("...ai,...ijkj,...ak->...aj", vectors, change, vectors)
+    spread = inverse @ covariance @ np.swapaxes(inverse, -1, -2)
+    lengths = (vectors**2).sum(-1)
+    variance = np.einsum("...jj,...a->...aj", spread, lengths)
     return errors, variance.clip(0) ** 0.5

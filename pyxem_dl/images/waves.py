@@ -30,8 +30,9 @@ SHORTEST = 1 / _LARGEST
 LARGEST_WINDOW = 40.0
 # Side of the padded windows in pixels; degrees between the first tries, and their scales
 _PADDED, _TURN, _SCALES = 128, 1.0, (0.96, 1.0, 1.04)
-# Newton's steps, and by how much of 1 / window a wave moves in each at most
-_STEPS, _FURTHEST = 6, 0.45
+# Steps (of Newton's method, with the curvature that waves have at their maxima), and by how much of 1 / window a wave
+# moves in each at most
+_STEPS, _FURTHEST = 8, 0.45
 # What is not on the lattice has frequencies up to about this, in Å⁻¹
 _DISORDER = 0.55
 # Scales that are tried for a known crystal: how many, and how far from 1
@@ -46,7 +47,8 @@ _PEAK, _OF_HIGHEST, _MOST_PEAKS, _APART, _ORDERS, _CHANCE = 12.0, 0.01, 6, 0.25,
 class Fitted(NamedTuple):
     """Lattices of windows.
 
-    ``reciprocal (n, 2, 2)``: two vectors as rows, in Å⁻¹; ``covariance (n, 4, 4)`` of their four numbers;
+    ``reciprocal (n, 2, 2)``: two vectors as rows, in Å⁻¹; ``covariance (n, 2, 2)`` of the two, the same
+    along x and y, which are independent;
     ``score (n,)``: share of the window's variance, less its noise, that the waves have; ``evidence (n,)``: standard
     deviations by which the waves' power exceeds what chance makes of as many.
     """
@@ -142,16 +144,34 @@ class WaveFit:
         self.taper = taper[:, None] * taper
         # a plane, in windows: what is taken away beside the mean
         self.slopes = torch.stack([self.y[:, None].expand(size, size), self.x.expand(size, size)])
+        self._known: dict = {}  # of each kind of waves, what is on the device
         self.norm = float(self.taper.sum() ** 2 / self.taper.square().sum())
-        self.spread = float((taper**2 * self.x**2).sum() / (taper**2).sum())
+        # curvature of a wave's power by its frequency, over that power; and variance of its slope by noise, over the
+        # powers of both
+        self.bend = 8 * math.pi**2 * float((taper * self.x**2).sum() / taper.sum())
+        self.noise_bend = 8 * math.pi**2 * float((taper**2 * self.x**2).sum() / (taper**2).sum())
 
     def __call__(self, windows: torch.Tensor, waves: Waves) -> Fitted:
         """Fit the lattice of each of some windows (n, size, size), which hold one kind of crystal."""
         tapered = self._levelled(windows)
         power, noise = self._spectrum(tapered)
-        first = self._first(power, noise, waves) if waves.reciprocal is not None else self._shortest(power, noise)
-        orders = torch.as_tensor(waves.orders, dtype=tapered.dtype, device=tapered.device)
+        if waves not in self._known:
+            self._known[waves] = self._on_device(waves, tapered)
+        orders, tries = self._known[waves]
+        first = self._shortest(power, noise, orders) if tries is None else self._first(power, noise, orders, tries)
         return self._refined(tapered, noise, first, orders)
+
+    @staticmethod
+    def _on_device(waves: Waves, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Orders (m, 2), and reciprocal vectors (tries, 2, 2) of a known crystal at all angles and some scales."""
+        like = {"dtype": like.dtype, "device": like.device}
+        orders = torch.as_tensor(waves.orders, **like)
+        if waves.reciprocal is None:
+            return orders, None
+        angle = torch.arange(0, 360 / waves.fold, _TURN, **like) * (math.pi / 180)
+        vectors = torch.as_tensor(waves.reciprocal, **like)
+        turned = torch.stack(after_turn(vectors[:, 0], vectors[:, 1], angle[:, None]), -1)
+        return orders, (turned[:, None] / torch.tensor(_SCALES, **like)[:, None, None]).flatten(0, 1)
 
     def spectrum(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Power (n, 128, 65) of windows, rows from the lowest frequency up, and that of the noise (n,)."""
@@ -185,20 +205,12 @@ class WaveFit:
             return flat.gather(1, index.flatten(1)).view(index.shape)
         return flat[:, index.flatten()].view(len(power), *index.shape)
 
-    def _first(self, power: torch.Tensor, noise: torch.Tensor, waves: Waves) -> torch.Tensor:
-        """Best of all angles and some scales (n, 2, 2), by the logarithm of the power."""
-        like = {"dtype": power.dtype, "device": power.device}
-        reciprocal, orders = (torch.as_tensor(each, **like) for each in (waves.reciprocal, waves.orders))
-        angle = torch.arange(0, 360 / waves.fold, _TURN, **like) * (math.pi / 180)
-        cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
-        scale = torch.tensor(_SCALES, **like)
-        tries = (reciprocal @ turn)[:, None] / scale[:, None, None]
-        tries = tries.flatten(0, 1)
+    def _first(self, power: torch.Tensor, noise: torch.Tensor, orders: torch.Tensor, tries: torch.Tensor):
+        """Best of all tries (n, 2, 2), by the logarithm of the power."""
         found = torch.log1p(self._sampled(power, orders @ tries) / noise[:, None, None]).sum(2)
         return tries[found.argmax(1)]
 
-    def _shortest(self, power: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def _shortest(self, power: torch.Tensor, noise: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
         """Two short vectors (n, 2, 2) of an unknown lattice, by the highest peaks of its spectrum."""
         n = len(power)
         frequency = (torch.arange(_PADDED, device=power.device) - _PADDED // 2) / (_PADDED * self.pixel)
@@ -220,7 +232,6 @@ class WaveFit:
         area = pairs[..., 0, 0] * pairs[..., 1, 1] - pairs[..., 0, 1] * pairs[..., 1, 0]
         lengths = pairs.norm(dim=-1).prod(-1)
         allowed = is_peak[:, first] & is_peak[:, second] & (area.abs() > _APART * lengths)
-        orders = torch.as_tensor(_half_plane(_ORDERS), dtype=power.dtype, device=power.device)
         at = orders @ pairs
         inside = (at.norm(dim=-1) <= self.largest) & (at.norm(dim=-1) >= _SMALLEST / 2)
         padded = torch.nn.functional.pad(power, (0, 1))
@@ -242,33 +253,33 @@ class WaveFit:
     # ---------------------------------------------------------------- the maximum
     def _refined(self, tapered: torch.Tensor, noise: torch.Tensor, first: torch.Tensor, orders: torch.Tensor) -> Fitted:
         none = first.isnan().any(-1).any(-1)
-        reciprocal = torch.where(none[:, None, None], torch.eye(2).to(first), first)
+        unit = torch.eye(2, dtype=first.dtype, device=first.device)
+        reciprocal = torch.where(none[:, None, None], unit, first)
         for _ in range(_STEPS):
-            _, slope, curvature = self._power(tapered, reciprocal, orders)
-            # towards the maximum also where the curvature is that of a saddle
-            values, vectors = torch.linalg.eigh(curvature)
-            values = values.abs().clamp_min(1e-3 * values.abs().amax(1, keepdim=True)).clamp_min(1e-20)
-            step = (vectors @ ((vectors.mT @ slope[..., None]) / values[..., None]))[..., 0].view(-1, 2, 2)
+            power, slope = self._power(tapered, reciprocal, orders)
+            step = self._inverse(power, orders) @ slope / self.bend
             moved = (orders @ step).norm(dim=-1).amax(1).clamp_min(1e-12)
             reciprocal = reciprocal + step * (_FURTHEST / self.window / moved).clamp_max(1)[:, None, None]
         return self._judged(tapered, noise, reciprocal, orders, none)
 
+    @staticmethod
+    def _inverse(power: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+        """Inverse (n, 2, 2) of the sum over waves of power times order times order."""
+        aa, ab, bb = ((power * (orders[:, i] * orders[:, j])).sum(1) for i, j in ((0, 0), (0, 1), (1, 1)))
+        area = (aa * bb - ab * ab).clamp_min(1e-12 * (aa + bb).square() + 1e-30)
+        return torch.stack([torch.stack([bb, -ab], -1), torch.stack([-ab, aa], -1)], -2) / area[:, None, None]
+
     def _judged(self, tapered, noise, reciprocal, orders, none) -> Fitted:
         """Errors and scores of lattices; NaN where there is none."""
-        power, _, curvature = self._power(tapered, reciprocal, orders)
+        power, _ = self._power(tapered, reciprocal, orders)
         energy = tapered.square().sum((1, 2))
         held = 2 * (power - noise[:, None]).sum(1) / self.norm
         left = (energy - noise - held).clamp_min(0)
         # what is off the lattice is noise, too, and lies where columns have their frequencies
         everything = noise + left / (self.pixel**2 * math.pi * _DISORDER**2)
-        seen = torch.einsum("ni,mi,mj->nmij", power.new_ones(len(power), 2), orders, orders)
-        seen = (power[..., None, None] * seen).sum(1)
-        gradient = 8 * math.pi**2 * self.spread * everything[:, None, None] * seen
-        gradient = torch.einsum("nik,jl->nijkl", gradient, torch.eye(2).to(gradient)).reshape(-1, 4, 4)
-        values, vectors = torch.linalg.eigh(curvature)
-        least = 1e-9 * values.abs().amax(1, keepdim=True) + 1e-20
-        inverse = vectors @ (vectors.mT / (-values).clamp_min(least)[..., None])
-        covariance = inverse @ gradient @ inverse
+        # noise of the slope, by the curvature on both sides; of the power a part is noise
+        covariance = self._inverse((power - noise[:, None]).clamp_min(0), orders)
+        covariance = covariance * (everything * (self.noise_bend / self.bend**2))[:, None, None]
         signal = (energy - noise).clamp_min(1e-20)
         counted = (power > 0).sum(1)
         evidence = (power.sum(1) / everything - counted) / counted.clamp_min(1).sqrt()
@@ -276,30 +287,23 @@ class WaveFit:
         return Fitted(*(torch.where(none.view(-1, *[1] * (x.ndim - 1)), torch.nan, x) for x in fitted))
 
     def _power(self, tapered: torch.Tensor, reciprocal: torch.Tensor, orders: torch.Tensor):
-        """Power (n, m) of each wave; slope (n, 4) and curvature (n, 4, 4) of their sum by the two vectors."""
+        """Power (n, m) of each wave; slope (n, 2, 2) of their sum by the two vectors."""
         g = orders @ reciprocal
         inside = ((g.norm(dim=-1) <= 1.1 * self.largest) & (orders.abs().sum(1) > 0)).to(g)
         m = g.shape[1]
         right, up = (torch.polar(torch.ones_like(a), a) for a in (
             -2 * math.pi * g[..., i : i + 1] * place for i, place in enumerate((self.x, self.y))
         ))  # fmt: skip
-        right = torch.cat([right, right * self.x, right * self.x**2], 1)
+        right = torch.cat([right, right * self.x], 1)
         # a real matrix times real and imaginary parts
         rows = tapered @ torch.cat([right.real, right.imag], 1).mT
-        rows = torch.complex(*rows.mT.split(3 * m, 1))
-        f, fx, fxx = ((up * each).sum(-1) for each in rows.split(m, 1))
-        row, row_x, _ = rows.split(m, 1)
-        fy, fxy, fyy = ((up * each).sum(-1) for each in (self.y * row, self.y * row_x, self.y**2 * row))
-        k = -2j * math.pi
-        first = [k * fx, k * fy]
-        second = [[k * k * fxx, k * k * fxy], [k * k * fxy, k * k * fyy]]
-        slope = torch.stack([2 * (f.conj() * each).real for each in first], -1) * inside[..., None]
-        bend = torch.stack([torch.stack([
-            2 * (first[i].conj() * first[j] + f.conj() * second[i][j]).real for j in range(2)
-        ], -1) for i in range(2)], -2) * inside[..., None, None]  # fmt: skip
-        slope = torch.einsum("mi,nmj->nij", orders, slope).flatten(1)
-        curvature = torch.einsum("mi,mk,nmjl->nijkl", orders, orders, bend).reshape(-1, 4, 4)
-        return f.abs().square() * inside, slope, curvature
+        row, row_x = torch.complex(*rows.mT.split(2 * m, 1)).split(m, 1)
+        f = (up * row).sum(-1)
+        along = ((up * each).sum(-1) for each in (row_x, self.y * row))
+        # the derivative of a wave is -2 pi i times the place
+        slope = torch.stack([4 * math.pi * (f.real * each.imag - f.imag * each.real) for each in along], -1)
+        slope = slope * inside[..., None]
+        return f.abs().square() * inside, torch.einsum("mi,nmj->nij", orders, slope)
 
 
 class Scales:

@@ -345,9 +345,9 @@ def fit_phase_field(
     >>> fit = series.fit_phase_field("allen-cahn")  # doctest: +SKIP
     >>> print(fit.parameters["D"])  # doctest: +SKIP
     """
-    from pyxem_dl.images import phase_field
+    from pyxem_dl.images.phase_field import fitting
 
-    return phase_field.fit_phase_field(
+    return fitting.fit_phase_field(
         self,
         equation,
         engine=engine,

@@ -302,8 +302,6 @@ def train_any_crystal(
     fit(module, work / "train", root, precision, show_progressbar)
     model, results = learnt_model(module, name=name, description=description or "Orientations of any crystal")
     model.provenance = provenance([module], root, precision)
-    if start is not None:
-        model.provenance["stages"][:0] = start.provenance.get("stages", [])
     model.save(
         output, dtype=torch.float16, card=any_crystal_card(model, configuration, results, phases, held_out, start),
         training_log=join_logs(work, configuration.stages()), crystals=manifest_of(phases),

@@ -202,19 +202,19 @@ GPL-3.0-or-later.
 
 
 def any_crystal_card(model, configuration, results: dict, phases, held_out: list, start=None) -> str:
-    """Card of a model that takes any crystal, in Markdown; `held_out` are the phases that are not trained on.
-
-    Where it went on from the weights of `start`, the first stages are those of that model.
-    """
-    weights = f" from the weights of {start.name}," if start else ""
+    """Card of a model that takes any crystal, in Markdown; `held_out` are the phases that are not trained on."""
+    weights = ""
+    if start is not None:
+        before = sum(stage["minutes"] for stage in start.provenance.get("stages", []))
+        weights = f" from the weights of {start.name} after {before:.0f} minutes,"
     return f"""# {model.name}
 
 {model.description}. Orientation model of pyxem_dl: name the phases when you look for them.
 
 ## Recipe
 `pyxem_dl.training.any_crystal.train_any_crystal(output=..., ...)` with the settings below, on simulated patterns of
-{len(phases)} crystals (`crystals.json`) in random orientations, many-beam and kinematical,{weights} on
-{_how_it_went(model)[0]}:
+{len(phases)} crystals (`crystals.json`) in random orientations, many-beam and kinematical,{weights}
+on {_how_it_went(model)[0]}:
 {_crystals_card(model, configuration, results, f"{len(held_out)} crystals on which it was not trained")}"""
 
 

@@ -127,7 +127,8 @@ def test_the_model_is_a_folder_as_the_others(polycrystal, tmp_path, monkeypatch,
     load_model(folder).verify(folder)
     assert [p.name for p in model.phases] == ["LiNiO2"] and model.takes_phases
     assert model.training["simulated_share"] == 0.85 and model.training["first_training"] == first.training
-    assert 0 < model.thresholds["crystal"] < 1 and 0 < model.thresholds["score"] < 1
+    # of the few patterns without a crystal here the network may be certain that they have none
+    assert 0 < model.thresholds["crystal"] < 1 and 0 <= model.thresholds["score"] < 1
     assert model.preprocessing.to_dict() == first.preprocessing.to_dict() | {
         "scale_factor": model.preprocessing.scale_factor
     }

@@ -44,14 +44,17 @@ def polycrystal():
 def polar_folder(tmp_path_factory):
     """A model with a polar network that proposes and verifies, after a few steps of training; not to be changed."""
     import pyxem_dl
+    from pyxem_dl import training
     from pyxem_dl.simulation import SimulationSettings
 
     folder = tmp_path_factory.mktemp("models") / "polar"
-    pyxem_dl.train(
-        pyxem_dl.data.aluminium(), network="polar", output=folder, beam_energy=200.0, reciprocal_radius=1.5,
-        max_steps=6, batch_size=16, simulation=SimulationSettings(setup_size=16, pixels=(48,)), device="cpu",
-        show_progressbar=False,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.learning, "VALIDATION_PATTERNS", 32)
+        training.train(
+            pyxem_dl.data.aluminium(), network="polar", output=folder, beam_energy=200.0, reciprocal_radius=1.5,
+            max_steps=6, batch_size=16, simulation=SimulationSettings(setup_size=16, pixels=(48,)), device="cpu",
+            show_progressbar=False,
+        )  # fmt: skip
     return folder
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pyxem_dl import data
+from pyxem_dl.training import specialist
 
 pytest.importorskip("suite", reason="needs the benchmark, which lies beside the package, in benchmarks/suite")
 from suite import labelled, running  # noqa: E402
@@ -19,6 +20,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(labelled, "polycrystal", lambda: made)
     monkeypatch.setattr(labelled, "_MEMBERS", 2)
     monkeypatch.setattr(labelled, "NETWORKS", ("cnn", "polar"))
+    for name in ("_VALIDATION_SETUPS", "_VALIDATION_OTHERS"):
+        monkeypatch.setattr(specialist, name, 2)
     picked = ("all labels", "Euler angles, not clamped", "pretrained by timm")
     monkeypatch.setattr(labelled, "CHOICES", tuple(c for c in labelled.CHOICES if c[1] in picked))
 

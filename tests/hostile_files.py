@@ -36,13 +36,17 @@ class Harmful:
 
 
 # ---------------------------------------------------------------- models: what the folder of a real one is changed into
-def bundled(name="al-200kv"):
+POLAR = "polar"
+
+
+def bundled(name=POLAR):
+    """Folder of a bundled model, or of the polar one that the caller gives."""
     import pyxem_dl
 
-    return Path(pyxem_dl.__file__).parent / "pretrained" / name
+    return Path(sys.argv[2]) if name == POLAR else Path(pyxem_dl.__file__).parent / "pretrained" / name
 
 
-def copied(folder, name="al-200kv"):
+def copied(folder, name=POLAR):
     import shutil
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ def copied(folder, name="al-200kv"):
     return folder
 
 
-def edited(folder, path, value, name="al-200kv"):
+def edited(folder, path, value, name=POLAR):
     """Copy a model with one entry of its configuration changed."""
     copied(folder, name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -797,7 +801,7 @@ def main(folder):
     import pyxem_dl
     from pyxem_dl import study, training  # noqa: F401 (their memory is not that of the files)
 
-    pyxem_dl.load_model("al-200kv").verify(bundled())
+    pyxem_dl.load_model(bundled()).verify(bundled())
     paths = {name: make(folder / str(i)) for i, (name, (_, make, _)) in enumerate(MADE.items())}
 
     def blocked(*arguments, **keywords):

@@ -14,14 +14,15 @@ resource = pytest.importorskip("resource", reason="memory cannot be bounded on t
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory, polar_folder):
     """What came of each file, read in one process with the network blocked and the memory bounded."""
     folder = tmp_path_factory.mktemp("hostile")
     script = Path(__file__).with_name("hostile_files.py")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYXEM_DL_NO_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
-        [sys.executable, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=600
-    )
+        [sys.executable, str(script), str(folder), str(polar_folder)], env=environment, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
     found = re.search(r"^RESULTS(.*)$", process.stdout, re.MULTILINE)
     assert found, process.stderr[-3000:] + process.stdout[-1000:]
     assert not list(folder.rglob(SENTINEL)), "a file was executed"

@@ -101,7 +101,7 @@ def identify_phases(
     seed, device = whole_number("seed", seed), Computing(device, show_progressbar=show_progressbar).torch_device
     listed = _listed(phases)
     model = load_model(ANY_CRYSTAL if model is None else model)
-    if not getattr(model, "takes_phases", False):
+    if not getattr(model, "takes_phases", False) or model.phases:
         raise ValueError(
             f"The model {getattr(model, 'name', model)!r} knows its own phases only. Leave model out, or give one that "
             "takes phases."

@@ -298,6 +298,11 @@ def read_config(folder: Path) -> dict:
     if missing:
         raise ValueError(f"{path} is damaged: {', '.join(missing)} missing.")
     check_description(config, path)
+    known = _kinds()[config["format"]].threshold_names
+    if unknown := sorted(set(config["thresholds"]) - set(known)):
+        raise ValueError(
+            f"{path}: thresholds.{unknown[0]}: such a model has no threshold of this name, but {', '.join(known)}."
+        )
     return config
 
 

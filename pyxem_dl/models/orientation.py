@@ -354,7 +354,8 @@ def _domain_warnings(model, calibration: Calibration) -> list[str]:
         "beam_energy"
     )
     pair = known and isinstance(trained, (list, tuple)) and len(trained) == 2
-    if pair and not (1 - _ENERGY_TOLERANCE) * trained[0] <= known <= (1 + _ENERGY_TOLERANCE) * trained[1]:
+    slack = _ENERGY_TOLERANCE if pair and trained[0] == trained[1] else 0.0
+    if pair and not (1 - slack) * trained[0] <= known <= (1 + slack) * trained[1]:
         messages.append(
             f"The beam energy is {known:g} kV, but the model {model.name!r} was trained at {trained[0]:g} to "
             f"{trained[1]:g} kV: its scores may be wrong. Compare with match_templates."

@@ -231,14 +231,19 @@ def test_a_stopped_search_gives_what_it_has(circles):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("geometry, seed", [
-    ("labyrinth", 0),
-    pytest.param("circles", 1, marks=pytest.mark.xfail(reason="fronts that are curved alike hardly tell D from v")),
-])  # fmt: skip
-def test_allen_cahn_at_ten_counts(geometry, seed):
-    made = data.phase_field_series("allen-cahn", geometry, seed=seed)
+def test_allen_cahn_at_ten_counts():
+    made = data.phase_field_series("allen-cahn", "labyrinth", seed=0)
     found = made.signal.fit_phase_field("allen-cahn", **QUIET).pixel_parameters
     assert found["D"].value == pytest.approx(0.5, rel=0.24)
+    assert found["l"].value == pytest.approx(2.5, rel=0.05)
+    assert found["v"].value == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.slow
+def test_circles_at_ten_counts_tell_length_and_velocity():
+    """Their fronts are curved alike, which hardly tells the diffusivity: the page says by how much it is off."""
+    made = data.phase_field_series("allen-cahn", "circles", seed=1)
+    found = made.signal.fit_phase_field("allen-cahn", **QUIET).pixel_parameters
     assert found["l"].value == pytest.approx(2.5, rel=0.05)
     assert found["v"].value == pytest.approx(0.1, abs=0.03)
 

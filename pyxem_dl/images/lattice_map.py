@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyxem_dl.files import check_target, claimed, replacing
+from pyxem_dl.results.signal_files import check_signal_path, read_signal, write_signal
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import File
 
 #: Maps of :attr:`LatticeMap.values` and :attr:`LatticeMap.errors`
 NAMES = ("e_xx", "e_yy", "e_xy", "rotation")
-_SUFFIXES = (".hspy", ".zspy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +164,7 @@ class LatticeMap:
         overwrite : bool
             Replace a file that is there.
         """
-        path = check_lattice_path(path, overwrite=overwrite)
-        with claimed(path), replacing(path) as new:
-            self.to_signal().save(new, overwrite=True)
-        return path
+        return write_signal(self.to_signal(), check_lattice_path(path, overwrite=overwrite))
 
     @classmethod
     def load(cls, path: File) -> LatticeMap:
@@ -179,17 +175,8 @@ class LatticeMap:
         path : str or pathlib.Path
             Of the file.
         """
-        import hyperspy.api as hs
-
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {str(path)!r}.")
-        signal = hs.load(path)
-        node = signal.metadata.get_item("Lattice") if hasattr(signal, "metadata") else None
-        entries = {} if node is None else node.as_dictionary()
         names = [field.name for field in fields(cls)[2:-1]]
-        if any(name not in entries for name in names if name != "drift"):
-            raise ValueError(f"{path} holds no maps of `LatticeMap.save`, but {signal!r}.")
+        signal, entries = read_signal(path, "Lattice", [name for name in names if name != "drift"], cls.__name__)
         entries = {"drift": None} | {name: entries[name] for name in names if name in entries}
         values, variance = (np.moveaxis(np.asarray(s.data), -3, 0) for s in (signal, signal.get_noise_variance()))
         return cls(values, np.sqrt(variance), **entries, title=str(signal.metadata.General.title))
@@ -197,7 +184,4 @@ class LatticeMap:
 
 def check_lattice_path(path: File, *, overwrite: bool = False) -> Path:
     """Path that :meth:`LatticeMap.save` can write to, or an error: better before than after the work."""
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"Lattices are saved as {' or '.join(_SUFFIXES)} (HyperSpy), not as {path.name!r}.")
-    return check_target(path, overwrite=overwrite, folder=path.suffix.lower() == ".zspy")
+    return check_signal_path(path, "Lattices are", overwrite=overwrite)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.patterns.lattice import nearest_points
+from pyxem_dl.results.signal_files import check_signal_path, read_signal, write_signal
 from pyxem_dl.results.vectors import without_distortion
 from pyxem_dl.strain.tables import VectorTables
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 #: Maps of :attr:`Strain.values` and :attr:`Strain.errors`
 NAMES = ("e_xx", "e_yy", "e_xy", "theta")
-_SUFFIXES = (".hspy", ".zspy")
 # Positions of which vectors are refined at once
 _BLOCK = 8192
 
@@ -156,10 +155,7 @@ class Strain:
         overwrite : bool
             Replace a file that is there.
         """
-        path = check_strain_path(path, overwrite=overwrite)
-        with claimed(path), replacing(path) as new:
-            self.to_signal().save(new, overwrite=True)
-        return path
+        return write_signal(self.to_signal(), check_strain_path(path, overwrite=overwrite))
 
     @classmethod
     def load(cls, path: File) -> Strain:
@@ -170,17 +166,8 @@ class Strain:
         path : str or pathlib.Path
             Of the file.
         """
-        import hyperspy.api as hs
-
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {str(path)!r}.")
-        signal = hs.load(path)
-        node = signal.metadata.get_item("Strain") if hasattr(signal, "metadata") else None
-        entries = {} if node is None else node.as_dictionary()
         names = [field.name for field in fields(cls)[2:-1]]
-        if any(name not in entries for name in names):
-            raise ValueError(f"{path} holds no maps of `Strain.save`, but {signal!r}.")
+        signal, entries = read_signal(path, "Strain", names, cls.__name__)
         entries = {name: entries[name] for name in names}
         for name in ("n_disks", "chi2", "residual"):
             entries[name] = np.asarray(entries[name])
@@ -239,7 +226,4 @@ class Strain:
 
 def check_strain_path(path: File, *, overwrite: bool = False) -> Path:
     """Path that :meth:`Strain.save` can write to, or an error: better before than after the work."""
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"Strain is saved as {' or '.join(_SUFFIXES)} (HyperSpy), not as {path.name!r}.")
-    return check_target(path, overwrite=overwrite, folder=path.suffix.lower() == ".zspy")
+    return check_signal_path(path, "Strain is", overwrite=overwrite)

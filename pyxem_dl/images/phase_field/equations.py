@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ _MOST, _GROWTH = 60, 0.1
 _WELLS = 1.5
 
 
-class Equation:
+class Equation(ABC):
     """A field that is stepped as waves: exactly in what is linear about the plateaus, in second order in the rest.
 
     (The exponential Runge-Kutta scheme of second order: what stands still, stands exactly.)  What leaves the margin on
@@ -33,17 +34,17 @@ class Equation:
         grey = reference["background"] + reference["contrast"] * field
         return (grey - values["background"]) / values["contrast"]
 
+    @abstractmethod
     def parts(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, Callable]:
         """Return what is linear, for each squared wave number, and what makes waves of the rest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def growth(self, d: float, length: float) -> float:
         """Rate of the fastest change of what is not stepped exactly."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decay(self, values: dict, square: torch.Tensor) -> torch.Tensor:
         """About the rate at which waves of the start field are forgotten."""
-        raise NotImplementedError
 
     def orders(self, start: torch.Tensor, values: dict, frames: int, inside) -> torch.Tensor:
         """Order parameter at each frame.

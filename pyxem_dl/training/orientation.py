@@ -132,6 +132,7 @@ def train(
         return _train_on_labels(labelled, phases, output, network, recipe, beam_energy, settings | running, {
             "reciprocal_radius": reciprocal_radius, "max_minutes": max_minutes,
         })  # fmt: skip
+    recipe = None if recipe is None else load_model(recipe)
     given = {
         "beam_energy": None if beam_energy is None else read_beam_energy(beam_energy),
         "reciprocal_radius": reciprocal_radius,
@@ -144,7 +145,7 @@ def train(
         raise ValueError(
             f"From simulated patterns {ANY_CRYSTAL!r} and 'polar' learn; {network!r} needs `labelled` scans."
         )
-    elif network != "polar" and (recipe is None or _takes_phases(recipe)):
+    elif network != "polar" and (recipe is None or getattr(recipe, "takes_phases", False)):
         phases, settings = _of_specialist(recipe, phases, settings)
         output = free_folder(ANY_CRYSTAL, load_phases(phases)) if output is None else output
         return train_specialist(phases, output=output, **settings, **_of_one_process(running))
@@ -198,21 +199,16 @@ def _train_on_labels(labelled, phases, output, network, recipe, beam_energy, set
 def _of_specialist(recipe, phases, settings: dict):
     """Phases and settings, where they are not given those of another model that takes any crystal."""
     if recipe is not None:
-        model = load_model(recipe)
-        if not model.phases:
+        if not recipe.phases:
             raise ValueError(
-                f"{model.name!r} takes any crystal: give phases, and start={model.name!r}, to go on from its weights. "
-                "It is no recipe."
+                f"{recipe.name!r} takes any crystal: give phases, and start={recipe.name!r}, to go on from its weights."
+                " It is no recipe."
             )
-        phases, known = _recorded(model, phases)
+        phases, known = _recorded(recipe, phases)
         settings = known | settings
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
     return phases, settings
-
-
-def _takes_phases(model) -> bool:
-    return getattr(load_model(model), "takes_phases", False)
 
 
 def _recorded(model, phases):
@@ -230,12 +226,11 @@ def _from_recipe(recipe, phases, settings: dict):
     """Phases and configuration, where they are not given those of another model."""
     entries = {}
     if recipe is not None:
-        model = load_model(recipe)
-        if _takes_phases(model):
+        if getattr(recipe, "takes_phases", False):
             raise ValueError(
-                f"{model.name!r} takes any crystal: it is no recipe for the polar network. Leave network='polar' out."
+                f"{recipe.name!r} takes any crystal: it is no recipe for the polar network. Leave network='polar' out."
             )
-        phases, entries = _recorded(model, phases)
+        phases, entries = _recorded(recipe, phases)
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")
     missing = {"beam_energy", "reciprocal_radius"} - set(entries) - set(settings)
@@ -246,7 +241,7 @@ def _from_recipe(recipe, phases, settings: dict):
     except (TypeError, ValueError) as error:
         if recipe is None:
             raise
-        raise ValueError(f"The recipe {model.name!r} with these settings is not valid: {error}") from error
+        raise ValueError(f"The recipe {recipe.name!r} with these settings is not valid: {error}") from error
 
 
 def _ingredients(phases, configuration: TrainingConfiguration, root: torch.device):

@@ -13,6 +13,7 @@ from orix.vector import Vector3d
 
 import pyxem_dl
 from pyxem_dl import data
+from pyxem_dl.images.classify import hear_neighbours
 from pyxem_dl.models import StructureModel
 from pyxem_dl.networks.images import SpectrumGrid, StructureNetwork
 from pyxem_dl.simulation.columns import project_columns
@@ -247,6 +248,40 @@ def test_images_that_are_not_for_the_model(trained, pixel, match):
         signal.classify_structure(trained)
     with pytest.raises(TypeError, match="does not tell structures"):
         scene_of().classify_structure("al-200kv")
+
+
+# ---------------------------------------------------------------- neighbours
+def test_neighbours_are_heard_and_nothing_else_changes():
+    folds, shape = (4, 2), (5, 6)
+    p = torch.tensor([[0.7, 0.2, 0.1]]).repeat(30, 1)
+    angle = torch.tensor([[0.2, -1.0]]).repeat(30, 1)
+    made = {"probabilities": p.clone(), "angle": angle.clone(), "mutual_information": torch.full((30,), 0.3)}
+    same = hear_neighbours(made, folds, shape, 1.0)
+    assert torch.allclose(same["probabilities"], p, atol=1e-6) and torch.allclose(same["angle"], angle, atol=1e-5)
+    entropy = -(p[0] * p[0].log2()).sum()
+    assert torch.allclose(same["entropy"], entropy.expand(30)) and (same["mutual_information"] == 0.3).all()
+    # one window in the middle is wrong, and lies otherwise by almost a whole quarter of a turn
+    made["probabilities"][14] = torch.tensor([0.3, 0.6, 0.1])
+    made["angle"][14, 0] = 0.2 + math.pi / 2 - 0.04
+    found = hear_neighbours(made, folds, shape, 1.0)
+    assert (found["probabilities"][:, :2].argmax(1) == 0).all()
+    assert 0.6 < found["probabilities"][14, 0] < 0.7 and found["probabilities"][29, 0] == pytest.approx(0.7, abs=0.01)
+    assert -0.02 < found["angle"][14, 0] - 0.2 < 0
+    # half of an image is another structure: the border stays where it is
+    made["probabilities"] = torch.where((torch.arange(30) % 6 < 3)[:, None], p, p[:, [1, 0, 2]])
+    best = hear_neighbours(made, folds, shape, 1.0)["probabilities"].argmax(1).view(shape)
+    assert (best[:, :3] == 0).all() and (best[:, 3:] == 1).all()
+
+
+def test_far_windows_do_not_hear_each_other(trained):
+    signal = scene_of((400, 400))
+    options = {"step": 12.0, "n_samples": 0, "show_progressbar": False}
+    alone, together = (signal.classify_structure(trained, smoothing=s, **options) for s in (0, 1.6))
+    assert (alone.prop["scores"] == together.prop["scores"]).all()
+    near = [signal.classify_structure(trained, smoothing=s, **options | {"step": 2.0}) for s in (0, 1.6)]
+    assert np.std(near[1].prop["scores"]) < np.std(near[0].prop["scores"])
+    with pytest.raises(ValueError, match="smoothing"):
+        signal.classify_structure(trained, smoothing=-1)
 
 
 # ---------------------------------------------------------------- the bundled model

@@ -84,6 +84,7 @@ def classify(
     output: Annotated[Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf; or .zarr.")],
     model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "fe-cu-ti",
     step: Annotated[float, typer.Option(help="Between windows, in Å.", min=0)] = 1.6,
+    smoothing: Annotated[float, typer.Option(help="How far neighbouring windows are heard, in Å.", min=0)] = 1.6,
     n_best: Annotated[int, typer.Option(help="Classes to keep per window.", min=1)] = 1,
     samples: Annotated[int, typer.Option(help="Predictions with dropout.", min=0)] = 20,
     pixel: Pixel = None,
@@ -96,8 +97,8 @@ def classify(
     from pyxem_dl.images import classify_structure
 
     found = classify_structure(
-        signal, model, step=step, n_best=n_best, n_samples=samples, device=device, output=output, overwrite=overwrite,
-        show_progressbar=progress,
+        signal, model, step=step, smoothing=smoothing, n_best=n_best, n_samples=samples, device=device, output=output,
+        overwrite=overwrite, show_progressbar=progress,
     )  # fmt: skip
     if hasattr(found, "indexed_share"):
         typer.echo(f"{100 * found.indexed_share.mean():.1f} % of the windows of {len(found)} images are indexed; the "

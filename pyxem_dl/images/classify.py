@@ -14,9 +14,11 @@ from torch.nn import functional
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.images.series import Images, check_window, warn_of_unusable
 from pyxem_dl.images.steps import USABLE, FrameStep
+from pyxem_dl.images.symmetry import gaussian
 from pyxem_dl.images.waves import Scales, Waves
 from pyxem_dl.messages import warn
 from pyxem_dl.models import StructureModel, load_model
+from pyxem_dl.models.structure import bits
 from pyxem_dl.results.map_files import map_target
 from pyxem_dl.results.structures import StructureAssembly, StructureMaps, WindowGrid
 from pyxem_dl.scans import Collected, Computing, Field, Job, Target
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # Pixels in Å to which images are binned, windows of a micro-batch, predictions that nobody waits for
 _BEST_PIXEL, _MICRO_BATCH, _MOST_SAMPLES = 0.24, 256, 1000
+# Distances of windows in standard deviations from which neighbours do not count, and the least probability
+_NO_NEIGHBOURS, _LEAST = 0.27, 1e-6
 # What the best-fitting scale may differ from 1 by without a warning
 _FAR_SCALE = 0.02
 
@@ -37,6 +41,7 @@ def classify_structure(
     model: str | Path | StructureModel = "fe-cu-ti",
     *,
     step: float = 1.6,
+    smoothing: float = 1.6,
     n_best: int = 1,
     n_samples: int = 20,
     device: str | torch.device = "auto",
@@ -56,6 +61,10 @@ def classify_structure(
         Name of a bundled model, a model folder, or a loaded model.
     step : float
         Between windows, in Å.
+    smoothing : float
+        Neighbouring windows are heard, too, with the weights of a Gaussian of this standard deviation in Å: their
+        logarithms of probabilities are averaged.  Noise makes windows wrong one by one, a structure fills many.  0:
+        each window by itself.
     n_best : int
         Number of classes to keep per window, the likeliest first.
     n_samples : int
@@ -80,7 +89,8 @@ def classify_structure(
         * ``score``, ``scores``: probability of the class, and of the `n_best`.
         * ``class_id`` (n,), or (n, n_best): index into ``model.class_names``.
         * ``other``: probability that it is none of the classes.
-        * ``mutual_information``, ``entropy``: of the predictions, in bits.
+        * ``entropy``: of the probabilities, in bits; ``mutual_information``: how much the predictions of the window
+          alone disagree, in bits, at most the entropy.
         * ``scale``: of the lattice, relative to that of the phase, to half a percent: 1.02 everywhere means that the
           calibration makes the image 2 % too large.
         * ``alternatives`` (n, m): classes that cannot be told apart from the likeliest within the tolerance of the
@@ -103,6 +113,7 @@ def classify_structure(
         raise TypeError(f"{model!r} does not tell structures in images: give a model of `train_structures`.")
     model.check_thresholds()
     step = number("step", step, 0, above=True)
+    smoothing = number("smoothing", smoothing, 0)
     n_best = whole_number("n_best", n_best, 1, len(model.classes))
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
     computing = Computing(device, 1, show_progressbar, on_part, on_message)
@@ -111,9 +122,9 @@ def classify_structure(
     places = _places(images, model, step)
     images.sample(1)
     lines = {"Images": images.describe(), "Model": model.name, "Windows": f"{places.rows} x {places.columns} per image"}
-    work = StructureStep(model, places, n_samples, n_best)
+    work = StructureStep(model, places, n_samples, n_best, smoothing)
     assembly = _Reporting(_assembly(model, places, images, signal), images, computing)
-    settings = [model.fingerprint, list(places), n_samples, n_best]
+    settings = [model.fingerprint, list(places), n_samples, n_best, smoothing]
     return Job("Classification of structures", lines, images, work, computing, assembly, settings, signal).run(target)
 
 
@@ -224,12 +235,17 @@ class StructureStep(FrameStep):
         Predictions with dropout.
     n_best : int
         Classes to keep.
+    smoothing : float
+        Standard deviation in Å of the weights of neighbouring windows; 0 for each by itself.
     """
 
     in_threads, keep_every = False, 16
 
-    def __init__(self, model: StructureModel, places: Places, n_samples: int, n_best: int) -> None:
+    def __init__(self, model: StructureModel, places: Places, n_samples: int, n_best: int, smoothing: float) -> None:
         self.model, self.places, self.n_samples, self.n_best = model, places, n_samples, n_best
+        # in windows; neighbours that weigh less than a thousandth do not count
+        sigma = smoothing / (places.step * places.pixel)
+        self.sigma = sigma if sigma > _NO_NEIGHBOURS else 0.0
         self.scales: Scales | None = None
 
     @property
@@ -249,21 +265,22 @@ class StructureStep(FrameStep):
         if p.binning > 1:
             frame = functional.avg_pool2d(frame[None, None], p.binning)[0, 0]
         windows = frame.unfold(0, p.size, p.step).unfold(1, p.size, p.step)[: p.rows, : p.columns]
-        flat = torch.arange(p.rows * p.columns)
+        flat = torch.arange(p.rows * p.columns).split(_MICRO_BATCH)
+
+        def some(at):
+            return windows[at // p.columns, at % p.columns]
 
         # one after the other: dropout draws from the one generator that torch has
-        parts = [self._of_windows(windows[some // p.columns, some % p.columns]) for some in flat.split(_MICRO_BATCH)]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.found}
-
-    def _of_windows(self, windows: torch.Tensor) -> dict[str, torch.Tensor]:
-        made = self.model.predict_batch(windows, self.places.pixel, self.n_samples)
-        probabilities, angle = made["probabilities"], made["angle"]
-        scores, best = probabilities[:, :-1].topk(self.n_best, 1)
-        angle = angle.gather(1, best)
+        parts = [self.model.predict_batch(some(at), p.pixel, self.n_samples) for at in flat]
+        made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if self.sigma:
+            made |= hear_neighbours(made, self.model.network.folds, (p.rows, p.columns), self.sigma)
+        scores, best = made["probabilities"][:, :-1].topk(self.n_best, 1)
+        angle = made["angle"].gather(1, best)
+        scale = torch.cat([self.scales(some(at), best[at, 0], angle[at, 0]) for at in flat])
         return {
-            "class_id": best.short(), "scores": scores, "angle": angle, "other": probabilities[:, -1],
-            "mutual_information": made["mutual_information"], "entropy": made["entropy"],
-            "scale": self.scales(windows, best[:, 0], angle[:, 0]),
+            "class_id": best.short(), "scores": scores, "angle": angle, "other": made["probabilities"][:, -1],
+            "mutual_information": made["mutual_information"], "entropy": made["entropy"], "scale": scale,
         }  # fmt: skip
 
     def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -271,3 +288,40 @@ class StructureStep(FrameStep):
         made = {name: like.new_zeros(field.shape) for name, field in self.found.items()}
         nothing = {"other": made["other"] + 1, "scale": made["scale"] * torch.nan, "class_id": made["class_id"].short()}
         return made | nothing
+
+
+def hear_neighbours(
+    made: dict[str, torch.Tensor], folds: tuple[int, ...], shape: tuple[int, int], sigma: float
+) -> dict[str, torch.Tensor]:
+    """Let each window of an image hear its neighbours.
+
+    Parameters
+    ----------
+    made : dict of tensor
+        What :meth:`StructureModel.predict_batch` says of the windows, row by row.
+    folds : tuple of int
+        Of the classes' spectra.
+    shape : tuple of int
+        Rows and columns of windows.
+    sigma : float
+        Standard deviation of the neighbours' weights, in windows.
+
+    Returns
+    -------
+    dict of tensor
+        The same, of all of them together: the normalised geometric mean of probabilities, angles weighted by them.
+    """
+    def over(columns):  # (windows, classes) to an image of each class
+        return columns.T.reshape(-1, *shape)
+
+    p = made["probabilities"].clamp_min(_LEAST)
+    together = gaussian(over(p.log()), sigma).softmax(0).flatten(1).T
+    fold = torch.tensor(folds, device=p.device, dtype=p.dtype)
+    wave = torch.polar(p[:, :-1], fold * made["angle"])
+    real, imaginary = gaussian(over(wave.real), sigma), gaussian(over(wave.imag), sigma)
+    angle = torch.atan2(imaginary, real).flatten(1).T / fold
+    entropy = bits(together)
+    return {
+        "probabilities": together, "angle": angle, "entropy": entropy,
+        "mutual_information": torch.minimum(made["mutual_information"], entropy),
+    }  # fmt: skip

@@ -190,13 +190,17 @@ class Correlations:
 
 
 def gaussian(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Blur an image (rows, columns) by a Gaussian with a standard deviation in pixels."""
-    reach = min(max(1, math.ceil(3.5 * sigma)), min(x.shape) - 1)
-    t = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    weights = torch.exp(-0.5 * (t / max(sigma, 1e-3)) ** 2)
-    weights = (weights / weights.sum())[None, None]
-    x = functional.pad(x[None, None], (reach,) * 4, mode="reflect")
-    return functional.conv2d(functional.conv2d(x, weights[:, :, None, :]), weights[:, :, :, None])[0, 0]
+    """Blur images (..., rows, columns) by a Gaussian with a standard deviation in pixels."""
+    shape = x.shape
+    x = x.reshape(-1, 1, *shape[-2:])
+    for axis in (2, 3):
+        reach = min(max(1, math.ceil(3.5 * sigma)), x.shape[axis] - 1)
+        t = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+        weights = torch.exp(-0.5 * (t / max(sigma, 1e-3)) ** 2)
+        weights = (weights / weights.sum()).view(1, 1, *((-1, 1) if axis == 2 else (1, -1)))
+        sides = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+        x = functional.conv2d(functional.pad(x, sides, mode="reflect"), weights)
+    return x.reshape(shape)
 
 
 def _over_cells(x: torch.Tensor, grid: Grid) -> torch.Tensor:

@@ -111,10 +111,10 @@ class StructureModel(Model):
             drawn = [once] if n_samples == 0 else self._drawn(features, n_samples)
         p = torch.stack(drawn)
         mean = p.mean(0)
-        entropy = _bits(mean)
+        entropy = bits(mean)
         return {
             "probabilities": mean, "angle": angle, "entropy": entropy,
-            "mutual_information": (entropy - _bits(p).mean(0)).clamp_min(0),
+            "mutual_information": (entropy - bits(p).mean(0)).clamp_min(0),
         }  # fmt: skip
 
     def _drawn(self, features: torch.Tensor, n: int) -> list[torch.Tensor]:
@@ -189,6 +189,6 @@ def rotations_of(quaternions: np.ndarray, class_id: np.ndarray, angle: np.ndarra
     return multiply(torch.as_tensor(quaternions[class_id]), turn).numpy()
 
 
-def _bits(p: torch.Tensor) -> torch.Tensor:
-    """Entropy of probabilities along the last axis."""
+def bits(p: torch.Tensor) -> torch.Tensor:
+    """Entropy in bits of probabilities along the last axis."""
     return -(p * p.clamp_min(1e-12).log2()).sum(-1)

@@ -152,6 +152,7 @@ def classify_structure(
     model: str | Path | StructureModel = "fe-cu-ti",
     *,
     step: float = 1.6,
+    smoothing: float = 1.6,
     n_best: int = 1,
     n_samples: int = 20,
     device: str = "auto",
@@ -169,6 +170,9 @@ def classify_structure(
         Name of a bundled model, a model folder, or a loaded model. Default is ``"fe-cu-ti"``.
     step : float, optional
         Between windows, in Å. Default is 1.6.
+    smoothing : float, optional
+        Standard deviation in Å of the weights with which neighbouring windows are heard, too; 0: each window by
+        itself. Default is 1.6.
     n_best : int, optional
         Number of classes to keep per window, the likeliest first. Default is 1.
     n_samples : int, optional
@@ -214,6 +218,7 @@ def classify_structure(
         self,
         model,
         step=step,
+        smoothing=smoothing,
         n_best=n_best,
         n_samples=n_samples,
         device=device,

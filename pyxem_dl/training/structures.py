@@ -160,6 +160,28 @@ def validate_structures(network, validation) -> dict[str, float]:
                  for x in spectra.split(256)]  # fmt: skip
     network.train(training)
     p, found = (torch.cat(column).cpu() for column in zip(*parts))
+    return structure_scores(p, found, label, angle, network.folds)
+
+
+def structure_scores(p, found, label, angle, folds) -> dict[str, float]:
+    """Compare what is said of windows with what they are.
+
+    Parameters
+    ----------
+    p : tensor, shape (n, classes + 1)
+        Probabilities, the last of none of the classes.
+    found : tensor, shape (n, classes)
+        Angles in radians.
+    label, angle : tensor, shape (n,)
+        The truth.
+    folds : sequence of int
+        By which fraction of a turn classes look the same again.
+
+    Returns
+    -------
+    dict of float
+        As :func:`validate_structures`.
+    """
     known = label < p.shape[1] - 1
     best = p[:, :-1].argmax(1)
     right = best == label
@@ -169,7 +191,7 @@ def validate_structures(network, validation) -> dict[str, float]:
     n, m = int(known.sum()), int((~known).sum())
     auroc = float((ranks[~known].sum() - m * (m - 1) / 2) / max(n * m, 1))
     chosen = known & right
-    fold = torch.tensor([*network.folds, 2])[label[chosen]]
+    fold = torch.tensor([*folds, 2])[label[chosen]]
     off = fold * (found[chosen, label[chosen]] - angle[chosen])
     rotation = torch.rad2deg(torch.atan2(off.sin(), off.cos()) / fold).abs().median()
     sure = p.max(1)

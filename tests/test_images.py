@@ -111,6 +111,28 @@ def test_one_grain_is_not_divided_although_it_is_uneven():
     assert (image(uneven).segment_by_symmetry(show_progressbar=False).data == 1).mean() > 0.999
 
 
+FCC_111 = data.metal_crystals()[5]
+
+
+@pytest.mark.parametrize("second", [FCC_111, HCP_0001])
+def test_a_faint_grain_beside_another_has_no_holes(second):
+    """At half an electron per pixel; the planes of fcc [111] are hardly wider apart than the probe."""
+    scene = data.atomic_grains((320, 320), 0.5, crystals=[FCC_111, second], angles=[5, 35], seed=1)
+    found = scene.signal.segment_by_symmetry(2, show_progressbar=False).data
+    assert (found > 0).mean() > 0.995
+    assert agreement(found, scene.labels) > 0.96
+
+
+def test_noise_is_not_correlated_with_itself(rng):
+    """The flattening makes near pixels opposite: known, and taken away, by the share of the noise."""
+    for window in (12.0, 18.0):
+        noise = image(rng.poisson(3.0, (512, 512)).astype(np.float32))
+        found = noise.get_symmetry_descriptors(window=window, show_progressbar=False)
+        lengths = np.array([np.hypot(x, y) for _, x, y in found.metadata.Pyxem_dl.operations])
+        means = found.data.mean((0, 1))
+        assert abs(means[lengths < 1.8].mean()) < 0.005 and abs(means[lengths > 3].mean()) < 0.002
+
+
 def test_vacuum_and_amorphous_are_none():
     scene = data.atomic_grains(
         (384, 384), 10, crystals=[BCC_100, FCC_110], angles=[5, 30], vacuum=True, amorphous=True, seed=5

@@ -33,14 +33,17 @@ _ENOUGH, _EVERY = 12_000, 3
 # Something periodic: share of its descriptors' variance that all of its places have in common; variance, and the second
 # highest peaks, of the mean descriptor, in units of the image's own signal
 _COMMON, _COMMON_OF_FEW, _VARIANCE, _PEAK = 0.06, 0.15, 0.02, 0.33
+# Share of these from which on something may be periodic
+_DOUBTFUL = 0.5
 # Windows that lie apart from each other, from which on a cluster's scatter is its own
 _FEW_WINDOWS = 3.0
 # Å from which on a shift tells of order; and from the line through the middle along which an edge makes a ridge
 _FAR, _RIDGE = 2.0, 1.2
 # Share of the window below which what is periodic does not count: at a boundary, correlations across it are lost
 _LEAST_SHARE = 0.38
-# Share in the window below which there is nothing, and half the width that this has at least, in windows
-_NOTHING, _THICK = 0.2, 0.2
+# Share in the window below which there is nothing, and half the width that this has at least, in windows; and how many
+# standard deviations it is below 1 at least, where it is noisy
+_NOTHING, _THICK, _SURELY = 0.2, 0.2, 3.0
 # Share of the highest correlation that another shift of the lattice has at least
 _NEARLY = 0.85
 # Standard deviation of the shares up to which the small window is used
@@ -69,6 +72,8 @@ class Regions:
         By which components are weighted.
     small : tensor of bool, shape (n,)
         Whether the boundary of a region is found with the small window.
+    noise : tensor, shape (n,)
+        Standard deviation, inside of a region, of the share of the window that is of its kind.
     spacings : tuple of float
         Å after which the image repeats itself in each.
     """
@@ -82,6 +87,7 @@ class Regions:
     kinds: torch.Tensor
     metric: torch.Tensor
     small: torch.Tensor
+    noise: torch.Tensor
     spacings: tuple[float, ...]
 
     def __len__(self) -> int:
@@ -119,11 +125,14 @@ class Regions:
         small = (found[0] * self.small).sum(1) > 0.5 * together
         shares = torch.where(small[:, None], found[1], found[0])
         # between two crystals correlations are lost, too: there is nothing only where there is nothing in some width
-        nothing = ((own.sum(0) == 0) | (together.view(shape) < _NOTHING)).float()[None]
+        least = ((1 - _SURELY * self.noise).clamp_max(_NOTHING)[:, None, None] * own).sum(0)
+        nothing = ((own.sum(0) == 0) | (together.view(shape) < least)).float()[None]
         thick = int(_THICK * grid.cells_of(self.window))
         empty = _grown(1 - _grown(1 - nothing, thick), thick + reach)[0].flatten() > 0
         total = shares.sum(1, keepdim=True)
-        shares = torch.where(empty[:, None], shares, shares / total.clamp_min(1e-6))
+        # where noise leaves nothing of any kind, but something is there, it is what is nearest
+        all_of_it = torch.where(total > 1e-3, shares / total.clamp_min(1e-3), own.flatten(1).T)
+        shares = torch.where(empty[:, None], shares, all_of_it)
         return torch.cat([1 - shares.sum(1, keepdim=True), shares], 1).T.reshape(-1, *shape)
 
 
@@ -257,10 +266,14 @@ def find_regions(found: Descriptors, n_regions: int | None, seed: int) -> Region
         Of the first clusters.
     """
     centers = _first_centers(found, max(_CLUSTERS, 2 * (n_regions or 0)), np.random.default_rng(seed))
-    regions = _fewer(_Clusters(found, centers), None)
+    clusters = _Clusters(found, centers)
+    regions = _fewer(clusters, None)
     if n_regions is None or len(regions) == n_regions:
         return regions
-    # with a number, what is doubtful is kept until there are so many; or merged until there are no more
+    doubtful = clusters.regions(n_regions)
+    if len(doubtful) == n_regions > len(regions):
+        return doubtful
+    # with a number, clusters are kept until there are so many; or merged until there are no more
     return _fewer(_Clusters(found, centers), n_regions)
 
 
@@ -408,12 +421,16 @@ class _Clusters:
 
     def is_periodic(self) -> np.ndarray:
         """Which clusters are something periodic."""
-        return np.array([self._is_periodic(i) for i in range(len(self.centers))])
+        return self.periodicity() >= 1
 
-    def _is_periodic(self, i: int) -> bool:
+    def periodicity(self) -> np.ndarray:
+        """How surely clusters are something periodic: from 1 on they are."""
+        return np.array([self._periodicity(i) for i in range(len(self.centers))])
+
+    def _periodicity(self, i: int) -> float:
         found, deep, lengths = self.found, self.deep[i], self.found.grid.lengths.numpy()
         if not deep.any():
-            return False
+            return 0.0
         kind = self.kinds[i][: len(lengths)]
         far = lengths > min(_FAR, 0.6 * lengths.max())
         ring = (lengths[far] / 0.5).astype(int)
@@ -421,27 +438,32 @@ class _Clusters:
         variance = ((kind[far] - means[ring]) ** 2).mean() - self.scatter_of_shifts[i] / len(kind) / self.n[i]
         share = max(float(found.some.share[deep].mean()), 1e-3)
         common = variance / (found.some.wide[deep][:, : len(far)][:, far] ** 2).mean()
-        return bool(
-            common > max(_COMMON, min(_COMMON_OF_FEW, 0.4 / self.n[i])) and variance > _VARIANCE * share**2
-            and _second_peak(kind, found.grid) > _PEAK * share
-        )  # fmt: skip
+        return float(min(
+            common / max(_COMMON, min(_COMMON_OF_FEW, 0.4 / self.n[i])), variance / (_VARIANCE * share**2),
+            _second_peak(kind, found.grid) / (_PEAK * share),
+        ))  # fmt: skip
 
     def regions(self, n_regions: int | None) -> Regions:
         """Make the regions of what is left, the largest first."""
         found = self.found
-        periodic = np.flatnonzero(self.is_periodic())
+        surely = self.periodicity()
+        # with a number, what is doubtful counts, too, the surest first
+        least = 1.0 if n_regions is None else np.sort(surely)[::-1][: n_regions][-1].clip(_DOUBTFUL, 1)
+        periodic = np.flatnonzero(surely >= least)
         sizes = np.bincount(self.labels, minlength=len(self.centers))
         periodic = periodic[np.argsort(-sizes[periodic], kind="stable")][:n_regions]
         kinds = self.kinds[periodic] @ found.components
         metric = self._metric()
-        tensors = self.centers, found.mean, found.components, kinds, metric
-        centers, mean, components, kinds, metric = (torch.as_tensor(x, dtype=torch.float32) for x in tensors)
-        noise = np.array([found.some.narrow[self.deep[i]].var(0).mean() for i in periodic])
         strength = (self.kinds[periodic] ** 2).sum(1)
-        small = torch.as_tensor(noise < _NOISY**2 * strength)
+        small = np.array([found.some.narrow[self.deep[i]].var(0).mean() for i in periodic]) < _NOISY**2 * strength
+        weighted = kinds @ metric
+        along = [(weighted[n] / (weighted[n] @ weighted[n])) @ (found.components @ metric).T for n in range(len(kinds))]
+        noise = np.array([(found.some.wide[self.own[i]] @ x).std() for i, x in zip(periodic, along)])
+        tensors = self.centers, found.mean, found.components, kinds, metric, noise
+        centers, mean, components, kinds, metric, noise = (torch.as_tensor(x, dtype=torch.float32) for x in tensors)
         return Regions(
             found.grid.window, found.grid.window / 2, centers, mean, components, torch.as_tensor(periodic), kinds,
-            metric, small, tuple(self._spacing(i) for i in periodic),
+            metric, torch.as_tensor(small), noise, tuple(self._spacing(i) for i in periodic),
         )  # fmt: skip
 
     def _spacing(self, i: int) -> float:

@@ -136,17 +136,32 @@ def signal_share(image: torch.Tensor, grid: Grid) -> torch.Tensor:
         Of the cells; from 0 to 1.
     """
     x = binned(image, grid)
+    gain = float(_point(grid, x.device).square().sum())
     difference = torch.tensor([1.0, -2.0, 1.0], device=x.device)
     kernel = difference[:, None] * difference / 6
     padded = functional.pad(x[None, None], (1, 1, 1, 1), mode="reflect")
     noise = functional.conv2d(padded, kernel[None, None])[0, 0]
-    n = 2 * math.ceil(4 * _HIGH_PASS * grid.window / grid.working_pixel) + 1
-    point = torch.zeros(n, n, device=x.device)
-    point[n // 2, n // 2] = 1
-    gain = float(_columns_only(point, grid).square().sum())
     noise, all_of_it = (_over_cells(gaussian(y * y, _LOCAL * grid.window / grid.working_pixel), grid)
                         for y in (noise, _columns_only(x, grid)))  # fmt: skip
     return (1 - gain * noise / all_of_it.clamp_min(1e-30)).clamp(0, 1)
+
+
+def _point(grid: Grid, device) -> torch.Tensor:
+    """Make of one pixel what the flattening does, but for the local contrast."""
+    n = 2 * math.ceil(4 * _HIGH_PASS * grid.window / grid.working_pixel) + 1
+    point = torch.zeros(n, n, device=device)
+    point[n // 2, n // 2] = 1
+    return _columns_only(point, grid)
+
+
+def noise_correlations(grid: Grid, device) -> torch.Tensor:
+    """Correlations (shifts,) of nothing but noise: the flattening makes neighbours alike, and far ones opposite."""
+    spectrum = torch.fft.rfft2(point := _point(grid, device), s=[2 * n for n in point.shape]).abs().square()
+    every = torch.fft.irfft2(spectrum)
+    rows, columns = (torch.tensor(each) for each in zip(*grid.shifts))
+    n = len(point)
+    inside = ((rows.abs() < n) & (columns.abs() < n)).to(device)
+    return torch.where(inside, every[rows % len(every), columns % len(every)], 0) / every[0, 0]
 
 
 class Correlations:
@@ -177,6 +192,8 @@ class Correlations:
             self.sums[k] = functional.avg_pool2d((a * b)[None, None], c)[0, 0]
             for pairs, mask, (n, _), i, j in zip(self.pairs, masks, sides, first, second):
                 pairs[k] = (mask[i : i + n * c] * mask[j : j + n * c]).view(n, c).mean(1)
+        noise = noise_correlations(grid, x.device)[:, None, None] * (1 - signal_share(image, grid))
+        self.sums -= noise * self.pairs[0][:, :, None] * self.pairs[1][:, None, :]
 
     def within(self, window: float) -> torch.Tensor:
         """Mean correlations (shifts, rows, columns) in windows of a side in Å.

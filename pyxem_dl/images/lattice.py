@@ -317,12 +317,9 @@ class _Assembly:
         arrays, n = found.arrays, len(found.done)
         warn_of_unusable(arrays[USABLE][found.done])
         crystal = np.where(found.done[:, None] & (arrays["evidence"] > _EVIDENCE), arrays["crystal"], -1)
-        covariance = np.zeros((*crystal.shape, 2, 2))
-        covariance[..., _UPPER[0], _UPPER[1]] = covariance[..., _UPPER[1], _UPPER[0]] = arrays["covariance"]
         expected = self.mapped.angle.reshape(len(self.mapped.angle), -1) if self.mapped.crystals else None
         strains = Strains([each.basis for each in self.crystals], [each.waves.fold for each in self.crystals])
-        reciprocal = arrays["reciprocal"].astype(float).reshape(*crystal.shape, 2, 2)
-        made = measured(strains, crystal, reciprocal, covariance, expected, self.drift)
+        made = measured(strains, crystal, arrays["reciprocal"], arrays["covariance"], expected, self.drift)
         if not (made.crystal >= 0).any():
             warn(
                 "No window has a lattice that was found. Is the scale of the image right, and are there columns in it?"

@@ -12,6 +12,9 @@ from pyxem_dl.strain.deformation import errors_of, rotation_matrix, strain_of
 
 # Times that the drift is fitted again to what is left, and windows that it needs
 _TIMES, _FEWEST = 4, 8
+# Windows of the frames that are dealt with at once; where the upper triangle of a matrix is
+_AT_ONCE = 4096
+_UPPER = np.triu_indices(2)
 # Degrees of the angles in which windows are counted, to find where fewest are
 _BIN = 1.0
 
@@ -39,7 +42,7 @@ class Measured(NamedTuple):
 
 
 def measured(strains: Strains, crystal, reciprocal, covariance, expected, drift: bool) -> Measured:
-    """Measure strain and rotation of lattices.
+    """Measure strain and rotation of lattices, some frames at a time; what is kept of them is in single precision.
 
     Parameters
     ----------
@@ -47,43 +50,77 @@ def measured(strains: Strains, crystal, reciprocal, covariance, expected, drift:
         From what.
     crystal : array of int, shape (frames, windows)
         Which crystal each holds; -1 for none.
-    reciprocal : array, shape (frames, windows, 2, 2)
-        Fitted vectors in Å⁻¹, as rows.
-    covariance : array, shape (frames, windows, 2, 2)
-        Of the two, the same along x and y.
+    reciprocal : array, shape (frames, windows, 4)
+        Fitted vectors in Å⁻¹, one after the other.
+    covariance : array, shape (frames, windows, 3)
+        Of the two, the same along x and y: upper triangle.
     expected : array, shape (1 or frames, windows), or None
         About by how much crystals are turned, in radians.
     drift : bool
         Take the drift away.
     """
-    vectors, crystal = np.full(reciprocal.shape, np.nan), crystal.copy()
-    gradient = np.full(reciprocal.shape, np.nan)
+    n, windows = crystal.shape
+    every = max(1, _AT_ONCE // max(windows, 1))
+    blocks = [slice(i, i + every) for i in range(0, n, every)]
+    vectors, crystal = np.full((n, windows, 2, 2), np.nan, np.float32), crystal.copy()
+    rotation, shifts = np.full((n, windows), np.nan), np.zeros((n, 2))
+    for at in blocks:
+        angles = expected if expected is None or len(expected) == 1 else expected[at]
+        vectors[at], rotation[at], shifts[at] = _compared(strains, crystal[at], reciprocal[at], angles, drift)
+    crystal[np.isnan(rotation)] = -1
+    cut = rotation.copy()
+    for i, fold in enumerate(strains.folds):
+        cut[crystal == i] = _cut(rotation[crystal == i], 360.0 / fold)
+    values, errors = (np.full((4, n, windows), np.nan, np.float32) for _ in range(2))
+    vector_errors = np.full_like(vectors, np.nan)
+    for at in blocks:
+        found = _strained(strains, crystal[at], vectors[at], rotation[at], cut[at], reciprocal[at], covariance[at])
+        values[:, at], errors[:, at], vectors[at], vector_errors[at] = found
+    return Measured(values, errors, vectors, vector_errors, crystal, shifts)
+
+
+def _compared(strains: Strains, crystal, reciprocal, expected, drift: bool):
+    """Vectors of some frames that are those of the references, without the drift; rotation in degrees; the drift."""
+    reciprocal = _as_rows(reciprocal)
+    vectors, gradient = (np.full(reciprocal.shape, np.nan) for _ in range(2))
     for i, basis in enumerate(strains.bases):
         own = crystal == i
         angle = None if expected is None else np.broadcast_to(expected, own.shape)[own]
         vectors[own] = matched(reciprocal_of(reciprocal[own]), basis, angle)
         gradient[own] = gradients(vectors[own], basis)
-    crystal[np.isnan(gradient).any((-1, -2))] = -1
     shifts = np.zeros((len(crystal), 2))
     if drift:
         shifts = np.array([_drift(each) for each in gradient])
         back = np.linalg.inv(drift_gradient(*shifts.T))[:, None]
         gradient, vectors = back @ gradient, vectors @ np.swapaxes(back, -1, -2)
-    rotation = np.degrees(strain_of(gradient).theta)
+    none = np.isnan(gradient).any((-1, -2))
+    return vectors, np.where(none, np.nan, np.degrees(strain_of(gradient).theta)), shifts
+
+
+def _strained(strains: Strains, crystal, vectors, rotation, cut, reciprocal, covariance):
+    """Values and errors (4, ...) of some frames with the rotations of one range, the vectors, and their errors."""
+    reciprocal, vectors = _as_rows(reciprocal), vectors.astype(float)
+    gradient = np.full(vectors.shape, np.nan)
     for i, (basis, fold) in enumerate(zip(strains.bases, strains.folds)):
         own, period = crystal == i, 360.0 / fold
-        cut = _cut(rotation[own], period)
-        vectors[own] = _turned(vectors[own], basis, np.round((cut - rotation[own]) / period), period)
-        gradient[own], rotation[own] = gradients(vectors[own], basis), cut
+        vectors[own] = _turned(vectors[own], basis, np.round((cut[own] - rotation[own]) / period), period)
+        gradient[own] = gradients(vectors[own], basis)
     found = strain_of(gradient)
     # the whole turns are those of the cut
     exact = np.degrees(found.theta)
-    rotation = exact + 360 * np.round((rotation - exact) / 360)
-    errors, vector_errors = _errors(reciprocal, covariance, vectors)
-    values = np.stack([found.xx, found.yy, found.xy, rotation])
+    exact = exact + 360 * np.round((cut - exact) / 360)
+    spread = np.empty((*crystal.shape, 2, 2))
+    spread[..., _UPPER[0], _UPPER[1]] = spread[..., _UPPER[1], _UPPER[0]] = covariance
+    errors, vector_errors = _errors(reciprocal, spread, vectors)
+    values = np.stack([found.xx, found.yy, found.xy, exact])
     none = crystal < 0
-    errors, vector_errors = np.where(none, np.nan, errors), np.where(none[..., None, None], np.nan, vector_errors)
-    return Measured(values, errors, vectors, vector_errors, crystal, shifts)
+    values, errors = (np.where(none, np.nan, each) for each in (values, errors))
+    vectors, vector_errors = (np.where(none[..., None, None], np.nan, each) for each in (vectors, vector_errors))
+    return values, errors, vectors, vector_errors
+
+
+def _as_rows(reciprocal: np.ndarray) -> np.ndarray:
+    return reciprocal.astype(float).reshape(*reciprocal.shape[:-1], 2, 2)
 
 
 def _drift(gradient: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ of an image are drawn by one product of two matrices.  What is projected is in t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import gemmi
 import numpy as np
@@ -18,8 +19,8 @@ from pyxem_dl.frames import zone_axis_quaternion
 
 # Exponent of the atomic number in the intensity of a column
 _EXPONENT = 1.7
-# Columns nearer than this are one, in Å
-_SAME_COLUMN = 0.05
+# Columns nearer than this are one, in Å; lengths (relative) and angles that differ by less are the same
+_SAME_COLUMN, _SAME = 0.05, 1e-6
 # Columns of an image: above, something is wrong with a unit
 _MOST_COLUMNS = 2_000_000
 # Standard deviations to which a Gaussian is drawn in one piece of the image, and rows of such a piece
@@ -162,7 +163,7 @@ def _plane_translations(axis: np.ndarray) -> np.ndarray:
     # Euclid's algorithm on the indices: the axis stays the sum of count times translation
     counts, translations = axis.astype(int).copy(), np.eye(3, dtype=int)
     while np.count_nonzero(counts) > 1:
-        small, large = np.argsort(np.where(counts == 0, np.iinfo(int).max, np.abs(counts)))[:2]
+        small, large = np.argsort(np.where(counts == 0, np.iinfo(int).max, np.abs(counts)), kind="stable")[:2]
         times = counts[large] // counts[small]
         counts[large] -= times * counts[small]
         translations[small] += times * translations[large]
@@ -170,13 +171,29 @@ def _plane_translations(axis: np.ndarray) -> np.ndarray:
 
 
 def _reduced(vectors: np.ndarray) -> np.ndarray:
-    """Two shortest vectors (2, 2) of a plane lattice, in rising length (Gauss), the second counter-clockwise."""
+    """Two shortest vectors (2, 2) of a plane lattice, in rising length (Gauss), the second counter-clockwise.
+
+    Of vectors that are as long, the one next to x counter-clockwise is the first, and the second is the one next to
+    it: rounding must not decide, as angles of crystals are counted from the first.
+    """
     first, second = sorted(vectors, key=np.linalg.norm)
     while True:
         second = second - np.round(second @ first / (first @ first)) * first
-        if np.linalg.norm(second) >= np.linalg.norm(first) - 1e-9:
-            return np.array([first, second if np.linalg.det([first, second]) > 0 else -second])
+        if np.linalg.norm(second) >= np.linalg.norm(first) * (1 - _SAME):
+            break
         first, second = second, first
+    near = np.array([i * first + j * second for i, j in product((-1, 0, 1), repeat=2) if i or j])
+    length = np.linalg.norm(near, axis=1)
+
+    def next_to(begin: float, allowed: np.ndarray) -> np.ndarray:
+        """Of the shortest of those allowed the one that comes first, counter-clockwise, in half a turn."""
+        shortest = near[allowed & (length < length[allowed].min() * (1 + _SAME))]
+        angle = (np.arctan2(shortest[:, 1], shortest[:, 0]) - begin + _SAME) % (2 * np.pi)
+        return shortest[angle.argmin()]
+
+    first = next_to(0.0, length > 0)
+    across = first[0] * near[:, 1] - first[1] * near[:, 0]
+    return np.array([first, next_to(np.arctan2(first[1], first[0]), across > _SAME * length.min() ** 2)])
 
 
 def _merged(places: np.ndarray, weights: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -117,6 +117,7 @@ class Images:
                 if len(frames) == 1 else f"None of {len(read)} frames that were looked at can be used: each is "
                 "constant, saturated or not finite."
             )
+        _warn_if_not_finite(read)
         _warn_if_saturated(usable[0])
         return np.stack(usable)
 
@@ -170,8 +171,8 @@ def check_window(name: str, window: float, calibration: ImageCalibration, larges
     """Make sure that a window in Å is smaller than the image; the error has both numbers."""
     if window > largest * min(calibration.size):
         raise ValueError(
-            f"{name} is {window:g} Å, but the image has {calibration.size[0]:.4g} x {calibration.size[1]:.4g} Å: give "
-            f"a smaller {name}, and check the scale of the image."
+            f"{name} is {window:g} Å, but the image has {calibration.size[0]:.4g} x {calibration.size[1]:.4g} Å: take "
+            "a smaller window, or a larger part of the image, and check its scale."
         )
 
 
@@ -205,6 +206,14 @@ def warn_of_unusable(usable: np.ndarray) -> None:
             f"{n} of {len(usable)} frames could not be used ({first}): constant, empty, saturated or not finite. "
             "Nothing is found in them."
         )
+
+
+def _warn_if_not_finite(frames: list[np.ndarray]) -> None:
+    """Say which share of the pixels of some frames is not finite."""
+    shares = [1 - float(np.isfinite(each).mean()) for each in frames]
+    some = [share for share in shares if 0 < share <= 0.5]  # the others cannot be used, which is said elsewhere
+    if some:
+        warn(f"Up to {100 * max(some):.2g} % of the pixels are not finite: they count as the median of the others.")
 
 
 def _warn_if_saturated(image: np.ndarray) -> None:

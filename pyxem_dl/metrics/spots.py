@@ -262,7 +262,7 @@ def explained_peaks(
     for i, (k, spots) in enumerate(pairs):
         k = k[np.hypot(*k.T) <= radius]
         counts[0, i] = len(k)
-        if xmap.phase_id[i] >= 0 and len(k):
+        if len(k):
             counts[1:, i] = _count_explained(k, spots, tolerance)
     n_peaks, n_explained, n_chance = counts
     return ExplainedPeaks(
@@ -351,14 +351,14 @@ def _peaks_and_spots(xmap, peaks, reflections, calibration, max_excitation_error
     if not isinstance(reflections, Mapping):
         reflections = dict(enumerate(reflections))
     g = {key: r.g.double() for key, r in reflections.items()}
-    rotations = torch.as_tensor(quaternions_of(xmap), dtype=torch.float64)
+    rotations, phase_id = torch.as_tensor(quaternions_of(xmap), dtype=torch.float64), xmap.phase_id
     for i, found in enumerate(peaks):
         center = None if centers is None else np.asarray(centers).reshape(-1, 2)[xmap.id[i]]
         k = np.stack(pixel_to_k(found[:, 0], found[:, 1], calibration, center), axis=1)
         spots = np.zeros((0, 2))
-        if xmap.phase_id[i] >= 0:
+        if len(k) and phase_id[i] >= 0:  # where there is no peak, nobody asks for spots
             (lab,), _, (near,) = near_ewald_sphere(
-                g[xmap.phase_id[i]], rotations[i, None], calibration.wavelength, max_excitation_error
+                g[phase_id[i]], rotations[i, None], calibration.wavelength, max_excitation_error
             )
             spots = lab[near, :2].numpy()
         yield k, spots

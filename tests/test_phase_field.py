@@ -337,6 +337,22 @@ def test_what_is_no_series_of_a_phase_field(change, error, match):
         pyxem_dl.fit_phase_field(change(stripes()), **QUIET)
 
 
+@pytest.mark.parametrize("crystal, side", [(0, 96), (5, 96), (4, 128)])
+def test_columns_of_a_real_size_are_a_lattice(crystal, side):
+    """A pixel of 0.12 Å: they are more than ten pixels apart."""
+    columns = data.atomic_grains(
+        (side, side), 20, crystals=[data.metal_crystals()[crystal]], angles=[17.0], labels=np.ones((side, side), int)
+    ).signal.data
+    with pytest.raises(ValueError, match=r"A lattice with a period of 1\d\.?\d* px is visible"):
+        pyxem_dl.fit_phase_field(hs.signals.Signal2D(np.stack([columns] * 5)), **QUIET)
+
+
+def test_a_saturated_series_is_doubted():
+    values = stripes().data.astype(np.float32)
+    with pytest.warns(UserWarning, match="% of the pixels have the highest value, .*saturated"):
+        guess(np.minimum(values, np.percentile(values, 90)), "auto")
+
+
 def test_noise_has_no_interface(rng):
     signal = hs.signals.Signal2D(rng.poisson(10, (8, 64, 64)).astype(np.float32))
     with pytest.warns(UserWarning, match="no scale"), pytest.raises(ValueError, match="no interface"):

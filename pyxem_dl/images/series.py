@@ -118,7 +118,7 @@ class Images:
                 "constant, saturated or not finite."
             )
         _warn_if_not_finite(read)
-        _warn_if_saturated(usable[0])
+        warn_if_saturated(usable[0])
         return np.stack(usable)
 
     def describe(self) -> str:
@@ -216,7 +216,8 @@ def _warn_if_not_finite(frames: list[np.ndarray]) -> None:
         warn(f"Up to {100 * max(some):.2g} % of the pixels are not finite: they count as the median of the others.")
 
 
-def _warn_if_saturated(image: np.ndarray) -> None:
+def warn_if_saturated(image: np.ndarray) -> None:
+    """Say which share of the pixels has the highest value, where that is a large one."""
     share = float((image == image.max()).mean())
     if share > _SATURATED and len(np.unique(image[:64, :64])) > 2:
         warn(f"{100 * share:.2g} % of the pixels have the highest value, {image.max():g}: the image seems saturated.")

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 
 from pyxem_dl.frames import length_unit
 from pyxem_dl.images.phase_field.problem import Noise
+from pyxem_dl.images.series import warn_if_saturated
 from pyxem_dl.messages import warn
 from pyxem_dl.preprocessing import as_float32, check_patterns
 
@@ -18,8 +19,9 @@ _FRAMES, _SIDE = 4, 32
 _DIFFRACTION = ("electron_diffraction", "diffraction", "polar_diffraction", "beam_shift")
 # Widths by which noise is smoothed away (frames, px), and by how many deviations of what is left two levels differ
 _SMOOTH, _APART, _RAREST = (1.5, 2.0, 2.0), 4.0, 0.002
-# A lattice: waves of at least this many per px, whose power is above all others some bins away by this factor
-_FASTEST, _PEAK, _CORE, _RING = 0.09, 8.0, 2, 5
+# A lattice: waves of at least this many per px, or of so many per image in two directions, whose power is above all
+# others some bins away by this factor
+_FASTEST, _SLOW, _PEAK, _CORE, _RING = 0.09, 6.0, 8.0, 2, 5
 # By how much a smoothed interface is made steeper, and the most that a smoothed field is believed
 _SHARPER, _SURE = 1.2, 0.97
 # How often the margin is smoothed between the image's edges
@@ -137,6 +139,7 @@ def guess(frames: np.ndarray, noise: str) -> Guess:
         Where the atomic lattice is visible, or nothing but noise; for negative counts.
     """
     _no_lattice(frames)
+    warn_if_saturated(frames[0])
     variance, by_level = _variances(frames)
     smooth = gaussian_filter(frames, _SMOOTH, mode="nearest")
     background, contrast, share = _levels(smooth)
@@ -189,26 +192,31 @@ def _kind(by_level: np.ndarray, frames: np.ndarray) -> str:
 
 
 def _no_lattice(frames: np.ndarray) -> None:
-    """Make sure that no sharp peaks stand alone in the power of fast waves."""
+    """Make sure that no sharp peaks stand alone in the power of fast waves, or in two directions of slower ones."""
     window = np.outer(*(np.hanning(n) for n in frames.shape[1:]))
     power = np.mean([np.abs(np.fft.rfft2((f - f.mean()) * window)) ** 2 for f in frames], axis=0)
-    rows = frames.shape[1]
+    rows, columns = frames.shape[1:]
     both = np.concatenate([power[:, :0:-1][-np.arange(rows) % rows], power], axis=1)
     middle = power.shape[1] - 1
-    around = _ring(both)
-    ky, kx = np.fft.fftfreq(rows)[:, None], (np.arange(both.shape[1]) - middle) / frames.shape[2]
-    fast = np.hypot(ky, kx) > _FASTEST
-    peaks = fast & (both > _PEAK * around)
-    if peaks.any():
-        near = maximum_filter(peaks, size=2 * _CORE + 1, mode="wrap")
-        i = np.unravel_index(np.argmax(np.where(near, both, 0)), both.shape)
-        period = 1 / math.hypot(ky[i[0], 0], kx[i[1]])
-        raise ValueError(
-            f"A lattice with a period of {period:.3g} px is visible in the series: a phase field describes what is "
-            "left without it. Smooth it away, for example with `scipy.ndimage.gaussian_filter(s.data, "
-            f"(0, {period / 2:.2g}, {period / 2:.2g}))`, and bin, or map an order parameter first "
-            "(`s.segment_by_symmetry(memberships=True)`)."
-        )
+    ky, kx = np.fft.fftfreq(rows)[:, None], (np.arange(both.shape[1]) - middle) / columns
+    k = np.hypot(ky, kx)
+    peaks = (k > min(_FASTEST, _SLOW / min(rows, columns))) & (both > _PEAK * _ring(both))
+    if not ((peaks & (k > _FASTEST)).any() or _in_two_directions(*np.broadcast_arrays(kx, ky), peaks)):
+        return
+    near = maximum_filter(peaks, size=2 * _CORE + 1, mode="wrap")
+    period = 1 / k[np.unravel_index(np.argmax(np.where(near, both, 0)), both.shape)]
+    raise ValueError(
+        f"A lattice with a period of {period:.3g} px is visible in the series: a phase field describes what is "
+        "left without it. Smooth it away, for example with `scipy.ndimage.gaussian_filter(s.data, "
+        f"(0, {period / 2:.2g}, {period / 2:.2g}))`, and bin, or map an order parameter first "
+        "(`s.segment_by_symmetry(memberships=True)`)."
+    )
+
+
+def _in_two_directions(kx: np.ndarray, ky: np.ndarray, peaks: np.ndarray) -> bool:
+    """Whether peaks are there along lines that are at least 20 degrees apart: a texture may have one by chance."""
+    along = np.exp(2j * np.arctan2(ky[peaks], kx[peaks]))
+    return len(along) > 1 and bool((along * along[0].conj()).real.min() < np.cos(np.deg2rad(2 * 20)))
 
 
 def _ring(power: np.ndarray) -> np.ndarray:

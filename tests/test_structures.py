@@ -250,6 +250,20 @@ def test_images_that_are_not_for_the_model(trained, pixel, match):
         scene_of().classify_structure("al-200kv")
 
 
+def test_a_window_is_as_unsure_whatever_lies_beside_it(trained):
+    """Each draw of dropout is one network, the same for all windows."""
+    windows = torch.poisson(torch.full((9, 51, 51), 4.0), torch.Generator().manual_seed(0))
+    whole = trained.predict_batch(windows, 0.24, 12)
+    torch.rand(7)
+    part = trained.predict_batch(windows[3:5], 0.24, 12)
+    assert torch.allclose(part["mutual_information"], whole["mutual_information"][3:5], atol=1e-6)
+    assert torch.allclose(part["probabilities"], whole["probabilities"][3:5], atol=1e-6)
+    assert (whole["mutual_information"] > 0).all()
+    masks = trained.network.drawn_masks(200, windows)
+    assert torch.stack([each[0] for each in masks]).mean() == pytest.approx(1, abs=0.02)
+    assert not torch.equal(masks[0][0], masks[1][0])
+
+
 # ---------------------------------------------------------------- neighbours
 def test_neighbours_are_heard_and_nothing_else_changes():
     folds, shape = (4, 2), (5, 6)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.images.series import Images, check_window, warn_of_unusable
-from pyxem_dl.images.steps import USABLE, FrameStep
+from pyxem_dl.images.steps import USABLE, FrameStep, in_threads
 from pyxem_dl.images.symmetry import gaussian
 from pyxem_dl.images.waves import Scales, Waves
 from pyxem_dl.messages import warn
@@ -239,7 +239,7 @@ class StructureStep(FrameStep):
         Standard deviation in Å of the weights of neighbouring windows; 0 for each by itself.
     """
 
-    in_threads, keep_every = False, 16
+    in_threads, divides, keep_every = False, True, 16
 
     def __init__(self, model: StructureModel, places: Places, n_samples: int, n_best: int, smoothing: float) -> None:
         self.model, self.places, self.n_samples, self.n_best = model, places, n_samples, n_best
@@ -270,17 +270,16 @@ class StructureStep(FrameStep):
         def some(at):
             return windows[at // p.columns, at % p.columns]
 
-        # one after the other: dropout draws from the one generator that torch has
-        parts = [self.model.predict_batch(some(at), p.pixel, self.n_samples) for at in flat]
+        parts = in_threads(lambda at: self.model.predict_batch(some(at), p.pixel, self.n_samples), flat, frame.device)
         made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if self.sigma:
             made |= hear_neighbours(made, self.model.network.folds, (p.rows, p.columns), self.sigma)
         scores, best = made["probabilities"][:, :-1].topk(self.n_best, 1)
         angle = made["angle"].gather(1, best)
-        scale = torch.cat([self.scales(some(at), best[at, 0], angle[at, 0]) for at in flat])
+        scales = in_threads(lambda at: self.scales(some(at), best[at, 0], angle[at, 0]), flat, frame.device)
         return {
             "class_id": best.short(), "scores": scores, "angle": angle, "other": made["probabilities"][:, -1],
-            "mutual_information": made["mutual_information"], "entropy": made["entropy"], "scale": scale,
+            "mutual_information": made["mutual_information"], "entropy": made["entropy"], "scale": torch.cat(scales),
         }  # fmt: skip
 
     def of_nothing(self, like: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from pyxem_dl.images.lattice_map import LatticeMap
 from pyxem_dl.images.mapped import Mapped, read_maps
 from pyxem_dl.images.nets import fold_of, kinds_of, reciprocal_of
 from pyxem_dl.images.series import Images, check_window, warn_of_unusable
-from pyxem_dl.images.steps import USABLE, FrameStep
+from pyxem_dl.images.steps import USABLE, FrameStep, in_threads
 from pyxem_dl.images.strains import Strains, measured
 from pyxem_dl.images.waves import LARGEST_WINDOW, SHORTEST, WaveFit, Waves
 from pyxem_dl.messages import warn
@@ -251,7 +251,7 @@ class LatticeStep(FrameStep):
         What may be there: with crystals of a map that of each window; without a map the best of all.
     """
 
-    in_threads, keep_every = False, 16
+    in_threads, divides, keep_every = False, True, 16
 
     def __init__(self, grid: Grid, mapped: Mapped, crystals: list[Crystal]) -> None:
         self.grid, self.mapped, self.crystals = grid, mapped, crystals
@@ -276,8 +276,10 @@ class LatticeStep(FrameStep):
         crystal = self.mapped.crystal[index if len(self.mapped.crystal) > 1 else 0].reshape(-1)
         for i, each in enumerate(self.crystals):
             own = np.flatnonzero(crystal == i) if self.mapped.crystals else np.arange(len(crystal))
-            for part in np.split(own, range(_MICRO_BATCH, len(own), _MICRO_BATCH)) if len(own) else ():
-                self._put(made, torch.as_tensor(part, device=frame.device), i, self.fit(cut(frame, part), each.waves))
+            parts = np.split(own, range(_MICRO_BATCH, len(own), _MICRO_BATCH)) if len(own) else []
+            fitted = in_threads(lambda part, waves=each.waves: self.fit(cut(frame, part), waves), parts, frame.device)
+            for part, found in zip(parts, fitted):
+                self._put(made, torch.as_tensor(part, device=frame.device), i, found)
         return made
 
     @staticmethod

@@ -100,7 +100,8 @@ def segment_by_symmetry(
     computing = Computing(device, 1, show_progressbar, on_part, on_message)
     images, grid = _read(signal, window)
     described = Operations(grid, operations)
-    found = find_regions(_descriptors(images, described, computing), n_regions, seed)
+    with torch.inference_mode(), on_one_core():
+        found = find_regions(_descriptors(images, described, computing), n_regions, seed)
     _warn_of_regions(found, n_regions, grid)
     step = SegmentationStep(described, found, memberships)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Regions": str(len(found))}
@@ -182,13 +183,12 @@ def _descriptors(images: Images, operations: Operations, computing: Computing) -
     grid = operations.grid
     device = computing.torch_device
     wide, narrow, share = [], [], []
-    with torch.inference_mode(), on_one_core():
-        for frame in images.sample():
-            frame = torch.from_numpy(frame).to(device)
-            in_window, in_half = operations.in_windows(frame)
-            wide.append(in_window.cpu().numpy())
-            narrow.append(in_half.cpu().numpy())
-            share.append(signal_share(frame, grid).cpu().numpy())
+    for frame in images.sample():
+        frame = torch.from_numpy(frame).to(device)
+        in_window, in_half = operations.in_windows(frame)
+        wide.append(in_window.cpu().numpy())
+        narrow.append(in_half.cpu().numpy())
+        share.append(signal_share(frame, grid).cpu().numpy())
     return Descriptors(np.stack(wide), np.stack(narrow), np.stack(share), grid)
 
 

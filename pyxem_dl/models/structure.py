@@ -97,7 +97,7 @@ class StructureModel(Model):
         pixel : float
             In Å.
         n_samples : int
-            Predictions with dropout, for which all but the head of the network is computed once; 0 predicts once.
+            Networks drawn by dropout, of which all but the head is computed once; 0 predicts once, without.
 
         Returns
         -------
@@ -108,7 +108,8 @@ class StructureModel(Model):
         with computing(self.device, self.precision):
             features = self.network.features(self.network.grid(windows, windows.new_full((len(windows),), pixel)))
             once, angle = self.network.probabilities(features)
-            drawn = [once] if n_samples == 0 else self._drawn(features, n_samples)
+            masks = self.network.drawn_masks(n_samples, features)
+            drawn = [self.network.probabilities(features, each)[0] for each in masks] or [once]
         p = torch.stack(drawn)
         mean = p.mean(0)
         entropy = bits(mean)
@@ -116,19 +117,6 @@ class StructureModel(Model):
             "probabilities": mean, "angle": angle, "entropy": entropy,
             "mutual_information": (entropy - bits(p).mean(0)).clamp_min(0),
         }  # fmt: skip
-
-    def _drawn(self, features: torch.Tensor, n: int) -> list[torch.Tensor]:
-        """Probabilities with dropout, the same numbers for the same model whatever was drawn before."""
-        with torch.random.fork_rng(devices=[features.device] if features.device.type == "cuda" else []):
-            torch.manual_seed(0)
-            dropout = [m for m in self.network.modules() if isinstance(m, torch.nn.Dropout)]
-            for each in dropout:
-                each.train()
-            try:
-                return [self.network.probabilities(features)[0] for _ in range(n)]
-            finally:
-                for each in dropout:
-                    each.eval()
 
     # ---------------------------------------------------------------- the folder
     def _own_config(self) -> dict:

@@ -89,5 +89,5 @@ class Computing:
         device = self.torch_device
         if device.type != "cpu":
             return f"{device}, batches of {self.batch_size or default_batch_size(device)}"
-        threads = torch.get_num_threads() if step.in_threads else 1
+        threads = torch.get_num_threads() if step.in_threads or step.divides else 1
         return f"cpu, {threads} threads" if threads > 1 else "cpu, 1 thread"

@@ -79,6 +79,8 @@ class Step(ABC):
     micro_batch: int = 64
     #: Whether several threads may call it at once
     in_threads: bool = True
+    #: Whether it divides the work of a batch among threads itself
+    divides: bool = False
     #: What a message calls what the step is done to
     noun: str = "patterns"
     #: Patterns after which results are kept: some seconds of work

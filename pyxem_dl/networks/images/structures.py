@@ -65,14 +65,34 @@ class StructureNetwork(nn.Module):
         x = functional.gelu(self.along(x))
         return functional.gelu(x + self.around(functional.pad(x, (6, 6), mode="circular")))
 
-    def logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, classes, n_phi) of each class at each angle, and (n, 1) of what is no class."""
-        x = self.drop(features)
+    def logits(self, features: torch.Tensor, masks=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, classes, n_phi) of each class at each angle, and (n, 1) of what is no class.
+
+        Dropout is the one of :meth:`drawn_masks` where it is given.
+        """
+        before, hidden, drop, last = self.other
+        x = self.drop(features) if masks is None else features * masks[0]
         pooled = x.mean(2, keepdim=True)
         x = functional.gelu(self.mix(torch.cat([x, pooled.expand_as(x)], 1)))
         both = torch.cat([x.mean(2), x.amax(2)], 1)
         # as if it had all the angles, so that none of the classes is ahead by their number
-        return self.head(x), self.other(both) + math.log(self.grid.n_phi)
+        other = hidden(before(both))
+        other = last(drop(other) if masks is None else other * masks[1])
+        return self.head(x), other + math.log(self.grid.n_phi)
+
+    def drawn_masks(self, n: int, like: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Draw n networks: what dropout leaves of features and of what is hidden, the same for all windows.
+
+        It is the same for the same network, whatever was drawn before, and in whatever thread.
+        """
+        generator = torch.Generator().manual_seed(0)
+        keep = 1 - self.arguments["dropout"]
+        sizes = (1, self.around.out_channels, self.grid.n_phi), (1, self.other[0].out_features)
+
+        def mask(size):
+            return (torch.bernoulli(torch.full(size, keep), generator=generator) / keep).to(like)
+
+        return [tuple(map(mask, sizes)) for _ in range(n)]
 
     def forward(self, spectra: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of spectra (n, 1, n_k, n_phi)."""
@@ -104,9 +124,9 @@ class StructureNetwork(nn.Module):
         target = torch.cat([own.flatten(1), (~is_class)[:, None].to(own)], 1)
         return -(target * logits).sum(1).mean()
 
-    def probabilities(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def probabilities(self, features: torch.Tensor, masks=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Probabilities (n, classes + 1), the last of none of them, and angles (n, classes) in radians."""
-        nodes, other = self.logits(features)
+        nodes, other = self.logits(features, masks)
         p = torch.cat([nodes.flatten(1), other], 1).softmax(1)
         joint = p[:, :-1].view(nodes.shape)
         at = torch.arange(nodes.shape[2], device=p.device) * (math.pi / nodes.shape[2])

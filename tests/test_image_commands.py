@@ -33,7 +33,7 @@ def test_segment(file):
 def test_a_file_without_scale_needs_the_pixel(file):
     plain, output = file.with_name("plain.hspy"), file.with_name("regions.zspy")
     run = CliRunner().invoke(app, ["segment", str(plain), "--output", str(output), "--no-progress"])
-    assert run.exit_code == 1 and "no scale" in run.output
+    assert run.exit_code == 1 and "no scale" in run.output and "--pixel 0.12" in run.output
     options = ["--pixel", "0.12", "--regions", "1", "--no-progress"]
     run = CliRunner().invoke(app, ["segment", str(plain), "--output", str(output), *options])
     assert run.exit_code == 0, run.output

@@ -58,8 +58,8 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"There is no folder {output.resolve().parent}.")
 
 
-def load_image(path: Path, pixel: float | None):
-    """Image or series of a file, a series lazily; `pixel` in Å replaces its calibration."""
+def load_image(path: Path, pixel: float | None, scaled: bool = True):
+    """Image or series of a file, a series lazily; `pixel` in Å replaces its calibration, which there must be."""
     if not path.exists():  # before anything heavy is imported
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     import hyperspy.api as hs
@@ -72,9 +72,12 @@ def load_image(path: Path, pixel: float | None):
         )
     if signal.axes_manager.navigation_dimension == 0:
         signal.compute(show_progressbar=False)
+    axes = signal.axes_manager.signal_axes
     if pixel is not None:
-        for axis in signal.axes_manager.signal_axes:
+        for axis in axes:
             axis.scale, axis.units = pixel, "Å"
+    elif scaled and not all(isinstance(axis.units, str) and axis.units for axis in axes):
+        raise ValueError(f"{path} has no scale: say how wide its pixels are in Å, for example --pixel 0.12.")
     return signal
 
 
@@ -169,7 +172,7 @@ def fit_phase_field(
     numbers = output.with_suffix(".json")
     if numbers.exists() and not overwrite:
         raise FileExistsError(f"{numbers} exists. Give another name, or --overwrite.")
-    signal = load_image(series, None)
+    signal = load_image(series, None, scaled=False)
     from pyxem_dl.images import fit_phase_field as fit
 
     found = fit(

@@ -111,7 +111,7 @@ def interaction_parameter(beam_energy: float) -> float:
     float
         ``wavelength * (1 + E / E0)`` in Angstrom: the extinction distance of a
         reflection is ``pi * volume / (this * |F|)`` (Williams and Carter, *Transmission
-        Electron Microscopy*, 2009, chapter 13), with |F| in Angstrom.
+        Electron Microscopy*, 2009, chapter 13), with ``|F|`` in Angstrom.
     """
     return electron_wavelength(beam_energy) * (1 + beam_energy / _ELECTRON_REST_ENERGY)
 

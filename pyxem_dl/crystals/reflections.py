@@ -40,7 +40,7 @@ class Reflections:
     g : tensor, shape (n, 3)
         Reciprocal vectors in the crystal's Cartesian frame (e1 || a, e3 || c*), Å⁻¹.
     structure_factor : tensor, shape (n,)
-        |F| in Angstrom, from Lobato's scattering factors.
+        ``|F|`` in Angstrom, from Lobato's scattering factors.
     volume : float
         Of the unit cell, in cubic Angstrom.
     """

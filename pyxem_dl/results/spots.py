@@ -30,7 +30,7 @@ class PredictedSpots:
     excitation_error : array, shape (m,)
         In Å⁻¹.
     squared_structure_factor : array, shape (m,)
-        |F|² in Å².
+        ``|F|²`` in Å².
     n : int
         Number of orientations.
     """
@@ -75,7 +75,7 @@ def predict_spots(
     beam_energy : float
         In kV.
     reciprocal_radius : float
-        Largest |g| in Å⁻¹.
+        Largest ``|g|`` in Å⁻¹.
     max_excitation_error : float
         In Å⁻¹.
     progress : callable, optional

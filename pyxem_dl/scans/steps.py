@@ -152,7 +152,7 @@ class Collected:
         self.done[part.indices] = True
 
     def tables(self, name: str, row: tuple[int, ...]) -> np.ndarray:
-        """Tables (m, *row) of a ragged field in an object array (n,); without rows where nothing was done."""
+        """Tables ``(m, *row)`` of a ragged field in an object array (n,); without rows where nothing was done."""
         if name not in self._tables:
             tables = self._tables[name] = np.empty(len(self.done), dtype=object)
             empty = np.zeros((0, *row))

@@ -257,7 +257,7 @@ def match_templates(
     resolution : float, optional
         Step between the zone axes of the templates in degrees. Default is 1.0; of vectors it is at least 3.
     reciprocal_radius : float, optional
-        Largest |k| of the templates in Å⁻¹. Default is the detector's nearest edge.
+        Largest ``|k|`` of the templates in Å⁻¹. Default is the detector's nearest edge.
     max_excitation_error : float, optional
         Largest distance of a reflection from the Ewald sphere in Å⁻¹. Default is 0.08.
     beam_energy : float, optional

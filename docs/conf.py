@@ -1,0 +1,62 @@
+"""How Sphinx makes the site, ``python -m sphinx -W -b html docs build/html``; nothing is fetched, no example is run."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import api_pages  # noqa: E402
+import pyxem.signals  # noqa: E402, F401  (puts the methods on the classes)
+
+import pyxem_dl  # noqa: E402
+
+project = "pyxem_dl"
+author = "The pyxem_dl developers"
+copyright = author  # noqa: A001
+version = release = pyxem_dl.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+]
+root_doc = "index"
+exclude_patterns = ["_build"]
+
+# Markdown: anchors of headings as on GitHub; the glossary's definitions
+myst_heading_anchors = 4
+myst_enable_extensions = ["deflist"]
+
+# Docstrings
+autosummary_generate = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 100
+numpydoc_show_class_members = False
+default_role = "code"
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"pyxem_dl {release}"
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": True,
+    "navigation_with_keys": False,
+    "show_nav_level": 1,
+    "navbar_align": "left",
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def setup(app):
+    """Write the made pages before Sphinx looks for pages, and turn links that leave `docs/`."""
+    app.connect("builder-inited", lambda app: api_pages.write(HERE), priority=100)
+    app.connect("source-read", _turn_links)
+
+
+def _turn_links(app, page, source):
+    if "/" not in page:  # a page that is written by hand
+        source[0] = api_pages.with_site_links(source[0], "docs", "")

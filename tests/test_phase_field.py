@@ -105,11 +105,10 @@ def test_the_picture_drifts():
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_the_tangent_is_the_derivative(equation):
     torch.manual_seed(0)
-    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
-    prior = Prior(torch.tanh((11 - torch.hypot(x - 24, y - 22)) / 2.5), 0.1, 4.0)
     levels = {"background": 10.0, "contrast": 5.0}
     names = Coordinates(EQUATIONS[equation], Noise("poisson", 1.0), True)
-    problem = Problem(torch.full((6, 32, 32), 10.0), torch.ones(6), names, prior, (8, 8), levels)
+    prior = Prior((48, 48), EQUATIONS[equation].most, 2.0, 6.0)
+    problem = Problem(torch.full((6, 32, 32), 10.0), torch.ones(6), names, prior, (8, 8), levels | {"contrast": 4.0})
     begin = names.pack(EQUATIONS[equation].begin | levels | {"drift_x": 0.1, "drift_y": 0.2})
     point = Point(begin, torch.randn(48, 48))
     n = len(names.names)

@@ -28,9 +28,9 @@ class Equation(ABC):
     names: tuple[str, ...]
     positive = ("diffusivity", "interface_length")
     begin: dict[str, float]
-    #: How far the order parameter goes
-    most = 1.0
-    smooth = (3.0, 8.0)
+    #: How far the order parameter of start fields goes, and spread and length (in interface lengths) of the Gaussian
+    #: field of whose tanh they are made
+    most, smooth = 1.0, (3.0, 3.2)
 
     def start(self, field: torch.Tensor, values: dict, reference: dict) -> torch.Tensor:
         """Order parameter of a field between the plateaus as a first guess of the levels has them."""
@@ -157,8 +157,7 @@ class CahnHilliard(Equation):
     name = "cahn-hilliard"
     names = ("diffusivity", "interface_length")
     begin = {"diffusivity": 2.0, "interface_length": 2.5}
-    most = 1.15
-    smooth = (1.0, 4.5)
+    most, smooth = 1.15, (1.0, 1.8)
 
     def start(self, field: torch.Tensor, values: dict, reference: dict) -> torch.Tensor:
         """As :meth:`Equation.start`: in grey values, since it may be far from the plateaus."""

@@ -17,9 +17,15 @@ from pyxem_dl.images.phase_field.start import Guess, Series, start_field
 
 # Pixels around the image at least; frames from which a start field is guessed
 _MARGIN, _FIRST = 12, 4
-# Steps to the best pair of parameters and start field, from there to the parameters alone, and for start fields alone
-_STEPS, _ROUNDS, _SETTLE = 4, 10, 3
-_MORE, _PAIRS, _CLOSE, _FURTHEST, _HELD = 3, 3, 0.1, 1.0, 0.15
+# Steps to the best pair of parameters and start field, more of them to choose an equation, and for start fields alone
+_STEPS, _CHOICE, _SETTLE = 4, 8, 3
+# Rounds in which the slope of noise is measured, steps of each, pairs of series that are made, the change to end them
+# (standard deviations), and how many times a step is added at most
+_ROUNDS, _MORE, _PAIRS, _CLOSE, _FURTHEST = 8, 3, 3, 0.15, 1.0
+# Standard deviation of the logarithm of the diffusivity while the first start field is looked for
+_HELD = 0.15
+# Interfaces for which start fields are as smooth as theirs (px), and the change of one for which they are made again
+_SHORTEST, _LONGEST, _OTHER = 1.5, 8.0, 0.15
 # Standard deviation of a coordinate about where the search begins
 _BEFORE = 2.0
 
@@ -83,11 +89,13 @@ class SolverEngine:
         """Fit a series."""
         frames = series.shape[0]
         self._blocks = blocks_of(frames)
-        self._pads = tuple(_pads(n) for n in series.shape[1:])
+        self._shape = series.shape[1:]
+        self._pads = tuple(_pads(n) for n in self._shape)
         coordinates = Coordinates(self.equation, self.guess.noise, self.drift)
         mean = coordinates.pack(self._begin()).to(self.device)
         known = Known(mean, torch.eye(len(mean), dtype=torch.float64, device=self.device) / _BEFORE**2)
         parameters, self._whites, self._done, interrupted = mean, [], 0, False
+        self._length = self.equation.begin["interface_length"]
         try:
             for block in self._blocks:
                 parameters, known = self._fit(series, block, coordinates, parameters, known)
@@ -98,7 +106,7 @@ class SolverEngine:
                 raise KeyboardInterrupt("Stopped before anything was found.") from None
             interrupted, parameters = True, self._points[-1].parameters
             for block in self._blocks[len(self._whites) :]:
-                self._whites.append(self._first(self._problem(series, block, coordinates), coordinates, parameters))
+                self._whites.append(self._first(self._problem(series, block, coordinates)))
         return self._found(coordinates, parameters, known, interrupted)
 
     def _begin(self) -> dict[str, float]:
@@ -110,15 +118,19 @@ class SolverEngine:
     def _problem(self, series: Series, block: Block, coordinates) -> Problem:
         seen = torch.from_numpy(series.read(slice(block.first, block.last))).to(self.device)
         weights = torch.from_numpy(self._weights(block)).to(self.device)
-        whole = tuple(a + n + b for (a, b), n in zip(self._pads, seen.shape[1:], strict=True))
-        prior = Prior(whole, self.equation.most, *self.equation.smooth, self.device)
-        return Problem(seen, weights, coordinates, prior, tuple(a for a, _ in self._pads), self._begin())
+        prior, margin = self._prior(), tuple(a for a, _ in self._pads)
+        return Problem(seen, weights, coordinates, prior, margin, self._begin())
+
+    def _prior(self) -> Prior:
+        whole = tuple(a + n + b for (a, b), n in zip(self._pads, self._shape, strict=True))
+        spread, length = self.equation.smooth
+        return Prior(whole, self.equation.most, spread, length * self._length, self.device)
 
     def _weights(self, block: Block) -> np.ndarray:
         weights = np.array(block.weights, np.float32)
         return weights if self.held_out is None else weights * ~self.held_out[block.first : block.last]
 
-    def _first(self, problem: Problem, coordinates, parameters: torch.Tensor) -> torch.Tensor:
+    def _first(self, problem: Problem) -> torch.Tensor:
         """White coordinates of a first guess of the start field."""
         used = problem.seen[problem.weights > 0][:_FIRST].cpu().numpy()
         field = torch.from_numpy(start_field(used, self.guess, self._pads)).to(self.device)
@@ -128,7 +140,7 @@ class SolverEngine:
     def _fit(self, series, block: Block, coordinates, parameters, known) -> tuple[torch.Tensor, Known]:
         """Parameters with what a block tells of them, and how well they are known then."""
         problem, n = self._problem(series, block, coordinates), block.last - block.first
-        point = Point(parameters, self._first(problem, coordinates, parameters))
+        point = Point(parameters, self._first(problem))
 
         def on_step(point: Point) -> bool:
             self._points.append(point)
@@ -140,16 +152,34 @@ class SolverEngine:
             return True
 
         try:
-            point, about = search(problem, point, self._held(known, coordinates), n, _STEPS, on_step)
-            point, information = self._balanced(problem, point, about, known, n, on_step)
+            held = self._held(known, coordinates)
+            point, about = search(problem, point, held, n, _STEPS, on_step)
+            if self._other_length(float(coordinates.unpack(point.parameters)["interface_length"])):
+                field, problem.prior = problem.prior.field(point.white), self._prior()
+                point = Point(point.parameters, problem.prior.white(field))
+                point, about = search(problem, point, held, n, _STEPS, on_step)
+            if self.held_out is None:
+                point, information = self._balanced(problem, point, about, known, n, on_step)
+            else:
+                # the best pair tells other frames well enough to choose an equation
+                point, about = search(problem, point, known, n, _CHOICE, on_step, about)
+                information = about.schur
         finally:
             self._whites.append((self._points[-1] if self._points else point).white)
             self._done = (self._blocks.index(block) + 1) * (_STEPS + _ROUNDS * _MORE)
         return point.parameters, Known(point.parameters, information)
 
+    def _other_length(self, found: float) -> bool:
+        """Take the length of the interface, where it is another one than that for which start fields are smooth."""
+        found = min(max(found, _SHORTEST), _LONGEST)
+        if self._whites or abs(math.log(found / self._length)) < _OTHER:
+            return False
+        self._length = found
+        return True
+
     @staticmethod
     def _held(known: Known, coordinates: Coordinates) -> Known:
-        """Hold the diffusivity, which the best start fields would make too small."""
+        """Hold the diffusivity: start fields that are far off yet would make it too small."""
         information = known.information.clone()
         i = coordinates.names.index("diffusivity")
         information[i, i] = max(float(information[i, i]), 1 / _HELD**2)
@@ -164,13 +194,13 @@ class SolverEngine:
         Returns the point, and one over the covariance of its parameters.
         """
         last, echo = None, Echo(problem, known, frames, _PAIRS)
-        for _ in range(_ROUNDS):
+        for left in reversed(range(_ROUNDS)):
             begin, tilted = point.parameters, Known(known.mean, known.information, echo.slope(point, about))
             point, about = search(problem, point, tilted, frames, _MORE, on_step, about)
             step = (point.parameters - begin).double()
             if float(step @ about.schur @ step) < _CLOSE**2:
                 break
-            if last is not None:
+            if last is not None and left:
                 further = (_further(step, last, about.schur) * step).float()
                 white = point.white - torch.einsum("i,ixy->xy", further, about.follow)
                 point = Point(point.parameters + further, white)
@@ -194,7 +224,7 @@ class SolverEngine:
         )
         errors = (jacobian @ covariance @ jacobian.T).diagonal().clamp(min=0).sqrt()
         values = {name: float(v) for name, v in coordinates.unpack(inputs).items()}
-        prior = Prior(self._whites[0].shape, self.equation.most, *self.equation.smooth, self.device)
+        prior = self._prior()
         found, begin = coordinates.unpack(parameters.detach()), self._begin()
         starts = [self.equation.start(prior.field(white), found, begin).cpu().numpy() for white in self._whites]
         errors = {name: math.inf if interrupted else float(e) for name, e in zip(values, errors, strict=True)}

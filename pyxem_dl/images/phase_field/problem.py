@@ -42,8 +42,9 @@ class Noise:
         """Half of the deviance per value, in units of the noise; 0 where both are the same."""
         if self.kind == "gaussian":
             return (expected - seen) ** 2 / (2 * self.scale)
-        seen = seen.clamp(min=0)
-        return (expected - seen + torch.xlogy(seen, seen) - seen * torch.log(expected)) / self.scale
+        # series that are made may go below 0, and have the same slope there
+        least = torch.xlogy(seen.clamp(min=0), seen.clamp(min=0))
+        return (expected - seen + least - seen * torch.log(expected)) / self.scale
 
 
 class Coordinates:

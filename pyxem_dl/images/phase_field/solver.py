@@ -152,12 +152,7 @@ class SolverEngine:
             return True
 
         try:
-            held = self._held(known, coordinates)
-            point, about = search(problem, point, held, n, _STEPS, on_step)
-            if self._other_length(float(coordinates.unpack(point.parameters)["interface_length"])):
-                field, problem.prior = problem.prior.field(point.white), self._prior()
-                point = Point(point.parameters, problem.prior.white(field))
-                point, about = search(problem, point, held, n, _STEPS, on_step)
+            point, about = self._begun(problem, point, self._held(known, coordinates), n, on_step)
             if self.held_out is None:
                 point, information = self._balanced(problem, point, about, known, n, on_step)
             else:
@@ -168,6 +163,18 @@ class SolverEngine:
             self._whites.append((self._points[-1] if self._points else point).white)
             self._done = (self._blocks.index(block) + 1) * (_STEPS + _ROUNDS * _MORE)
         return point.parameters, Known(point.parameters, information)
+
+    def _begun(
+        self, problem: Problem, point: Point, held: Known, frames: int, on_step: Callable
+    ) -> tuple[Point, Preconditioner]:
+        """Search until the start field is near, as smooth as the interface that was found asks."""
+        point, about = search(problem, point, held, frames, _STEPS, on_step)
+        if self._other_length(float(problem.coordinates.unpack(point.parameters)["interface_length"])):
+            field, problem.prior = problem.prior.field(point.white), self._prior()
+            point = Point(point.parameters, problem.prior.white(field))
+            self._points.append(point)
+            point, about = search(problem, point, held, frames, _STEPS, on_step)
+        return point, about
 
     def _other_length(self, found: float) -> bool:
         """Take the length of the interface, where it is another one than that for which start fields are smooth."""

@@ -279,7 +279,9 @@ class Echo:
         """
         made = self._problem.with_seen(self._noisy(point))
         again = Preconditioner(Tangent(made, self._fitted(made, point, None), self._known, self._frames), about)
-        root = torch.linalg.cholesky(about.schur)
+        root, failed = torch.linalg.cholesky_ex(about.schur)
+        if int(failed):
+            return about.schur
         added = torch.linalg.solve_triangular(root, again.schur - about.schur, upper=False)
         added = torch.linalg.solve_triangular(root, added.T, upper=False)
         values, vectors = torch.linalg.eigh((added + added.T) / 2)

@@ -18,7 +18,7 @@ from pyxem_dl.devices import on_one_core
 from pyxem_dl.images.phase_field import solver
 from pyxem_dl.images.phase_field.blocks import blocks_of
 from pyxem_dl.images.phase_field.equations import EQUATIONS
-from pyxem_dl.images.phase_field.newton import Point, Tangent
+from pyxem_dl.images.phase_field.newton import Echo, Point, Preconditioner, Tangent
 from pyxem_dl.images.phase_field.pinn import field_of
 from pyxem_dl.images.phase_field.problem import Coordinates, Known, Noise, Prior, Problem
 from pyxem_dl.images.phase_field.result import Parameter
@@ -105,11 +105,10 @@ def test_the_picture_drifts():
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_the_tangent_is_the_derivative(equation):
     torch.manual_seed(0)
-    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
-    prior = Prior(torch.tanh((11 - torch.hypot(x - 24, y - 22)) / 2.5), 0.1, 4.0)
     levels = {"background": 10.0, "contrast": 5.0}
     names = Coordinates(EQUATIONS[equation], Noise("poisson", 1.0), True)
-    problem = Problem(torch.full((6, 32, 32), 10.0), torch.ones(6), names, prior, (8, 8), levels)
+    prior = Prior((48, 48), EQUATIONS[equation].most, 2.0, 6.0)
+    problem = Problem(torch.full((6, 32, 32), 10.0), torch.ones(6), names, prior, (8, 8), levels | {"contrast": 4.0})
     begin = names.pack(EQUATIONS[equation].begin | levels | {"drift_x": 0.1, "drift_y": 0.2})
     point = Point(begin, torch.randn(48, 48))
     n = len(names.names)
@@ -122,6 +121,29 @@ def test_the_tangent_is_the_derivative(equation):
         back = torch.randn_like(found)
         to_p, to_w = tangent.transposed(back)
         assert float((back * found).sum()) == pytest.approx(float(to_p @ p + (to_w * w).sum()), rel=1e-3, abs=1e-2)
+
+
+def test_noise_makes_diffusivities_too_small():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    equation, frames = EQUATIONS["allen-cahn"], 8
+    slopes = {}
+    for counts in (10.0, 1e6):
+        levels = {"background": counts, "contrast": counts / 2}
+        names = Coordinates(equation, Noise("poisson", 1.0), False)
+        prior = Prior((64, 64), 1.0, 3.0, 8.0)
+        problem = Problem(torch.ones(frames, 48, 48), torch.ones(frames), names, prior, (8, 8), levels)
+        values = {"diffusivity": 0.5, "interface_length": 2.5, "front_velocity": 0.1}
+        white = prior.white(torch.tanh((14 - torch.hypot(x - 32, y - 31)) / 2.5))
+        point = Point(names.pack(values | levels), white)
+        known = Known(point.parameters, torch.eye(5, dtype=torch.float64))
+        problem = problem.with_seen(problem.expected(point.parameters, white))
+        about = Preconditioner(Tangent(problem, point, known, frames))
+        echo = Echo(problem, known, frames, 2)
+        slopes[counts] = float(echo.slope(point, about)[0] / about.schur[0, 0].sqrt())
+        again = echo.information(point, about)
+        assert (torch.linalg.eigvalsh(about.schur - again) > -1e-3 * about.schur.diagonal().max()).all()
+    # in standard deviations; the misfit rises with the diffusivity, the more the less there is beside noise
+    assert slopes[10.0] > 0.1 and abs(slopes[1e6]) < 0.5 * slopes[10.0]
 
 
 def test_derivatives_of_the_network():
@@ -228,6 +250,15 @@ def test_a_stopped_search_gives_what_it_has(circles):
         found = circles.signal.fit_phase_field(on_part=stop, **QUIET)
     assert found.interrupted and len(calls) == 2 and math.isinf(found.parameters["D"].error)
     assert np.isfinite(found.signal.data.compute()).all()
+
+
+@pytest.mark.parametrize("equation, other", [("allen-cahn", "cahn-hilliard"), ("cahn-hilliard", "allen-cahn")])
+def test_held_out_frames_choose_the_equation(equation, other, hasty):
+    made = data.phase_field_series(equation, None, (40, 40), 8, counts=40.0, diffusivity=1.0)
+    found = made.signal.fit_phase_field("auto", **QUIET)
+    assert found.equation == equation and set(found.held_out) == set(EQUATIONS)
+    assert 0.9 < found.held_out[equation] < found.held_out[other] - 0.01
+    assert "held-out frames" in str(found)
 
 
 @pytest.mark.slow

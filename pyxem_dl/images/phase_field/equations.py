@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
+
+from pyxem_dl.images.phase_field.flow import Flow, Scheme
 
 # Steps between two frames at most, and by how much the fastest change may go on in a step: fronts are then a percent
 # too slow, and three at twice as much
@@ -27,16 +28,29 @@ class Equation(ABC):
     names: tuple[str, ...]
     positive = ("diffusivity", "interface_length")
     begin: dict[str, float]
+    #: How far the order parameter of start fields goes, and spread and length (in interface lengths) of the Gaussian
+    #: field of whose tanh they are made
+    most, smooth = 1.0, (3.0, 3.2)
 
-    @staticmethod
-    def start(field: torch.Tensor, values: dict, reference: dict) -> torch.Tensor:
-        """Order parameter of a field that is given in grey values, in units of the first guess of the levels."""
-        grey = reference["background"] + reference["contrast"] * field
-        return (grey - values["background"]) / values["contrast"]
+    def start(self, field: torch.Tensor, values: dict, reference: dict) -> torch.Tensor:
+        """Order parameter of a field between the plateaus as a first guess of the levels has them."""
+        return field
+
+    def start_slope(self, values: dict, reference: dict) -> torch.Tensor | float:
+        """Slope of the order parameter by that field."""
+        return 1.0
 
     @abstractmethod
-    def parts(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, Callable]:
-        """Return what is linear, for each squared wave number, and what makes waves of the rest."""
+    def linear(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Return what is linear, for each squared wave number, and the factor of the waves of the rest."""
+
+    @abstractmethod
+    def rest(self, values: dict, field: torch.Tensor) -> torch.Tensor:
+        """Return what is not linear, at each place."""
+
+    @abstractmethod
+    def slope(self, values: dict, field: torch.Tensor) -> torch.Tensor:
+        """Return its slope by the field."""
 
     @abstractmethod
     def growth(self, d: float, length: float) -> float:
@@ -46,7 +60,7 @@ class Equation(ABC):
     def decay(self, values: dict, square: torch.Tensor) -> torch.Tensor:
         """About the rate at which waves of the start field are forgotten."""
 
-    def orders(self, start: torch.Tensor, values: dict, frames: int, inside) -> torch.Tensor:
+    def orders(self, start: torch.Tensor, values: dict, frames: int, inside, trace: list | None = None) -> torch.Tensor:
         """Order parameter at each frame.
 
         Parameters
@@ -59,30 +73,41 @@ class Equation(ABC):
             How many.
         inside : tuple of slice
             Where in it the image is.
+        trace : list, optional
+            Takes the slopes at the start of each step and at its trial.
 
         Returns
         -------
         tensor, shape (frames, rows, columns)
             Plateaus lie at -1 and 1.
         """
-        n = self._steps(values)
-        ky, kx, square = waves(start)
-        linear, rest = self.parts(values, square)
-        decay, first, second = _weights(linear / n)
-        first, second = first / n, second / n
+        n, decay, first, second, factor = self._scheme(start, values)
         spectrum = torch.fft.rfft2(start)
         seen = [start[inside]]
-        for t in range(1, frames):
+        for shift in _shifts(start, values, frames)[1:]:
             for _ in range(n):
-                push = rest(torch.fft.irfft2(spectrum, s=start.shape))
+                here = torch.fft.irfft2(spectrum, s=start.shape)
+                push = factor * torch.fft.rfft2(self.rest(values, here))
                 trial = decay * spectrum + first * push
-                spectrum = trial + second * (rest(torch.fft.irfft2(trial, s=start.shape)) - push)
-            moved = spectrum
-            if "drift_x" in values:
-                phase = -t * (kx * values["drift_x"] + ky * values["drift_y"])
-                moved = spectrum * torch.complex(torch.cos(phase), torch.sin(phase))
-            seen.append(torch.fft.irfft2(moved, s=start.shape)[inside])
+                there = torch.fft.irfft2(trial, s=start.shape)
+                spectrum = trial + second * (factor * torch.fft.rfft2(self.rest(values, there)) - push)
+                if trace is not None:
+                    trace.append((self.slope(values, here), self.slope(values, there)))
+            seen.append(torch.fft.irfft2(spectrum * shift, s=start.shape)[inside])
         return torch.stack(seen)
+
+    def flow(self, start: torch.Tensor, values: dict, frames: int, inside) -> tuple[torch.Tensor, Flow]:
+        """Order parameter at each frame, as :meth:`orders` has it, and its tangent by the start field."""
+        slopes = []
+        seen = self.orders(start, values, frames, inside, slopes)
+        shifts = _shifts(start, values, frames)
+        return seen, Flow(self._scheme(start, values), slopes, shifts, tuple(start.shape), inside)
+
+    def _scheme(self, start: torch.Tensor, values: dict) -> Scheme:
+        n = self._steps(values)
+        linear, factor = self.linear(values, waves(start)[2])
+        decay, first, second = _weights(linear / n)
+        return Scheme(n, decay, first / n, second / n, factor)
 
     def _steps(self, values: dict) -> int:
         d, length = (float(values[name].detach()) for name in self.positive)
@@ -98,18 +123,24 @@ class AllenCahn(Equation):
 
     name = "allen-cahn"
     names = ("diffusivity", "interface_length", "front_velocity")
-    begin = {"diffusivity": 0.3, "interface_length": 2.5, "front_velocity": 0.0}
+    begin = {"diffusivity": 0.8, "interface_length": 2.5, "front_velocity": 0.0}
 
-    def parts(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, Callable]:
-        """As :meth:`Equation.parts`."""
+    def linear(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """As :meth:`Equation.linear`."""
+        return -values["diffusivity"] * (square + 4 / values["interface_length"] ** 2), 1.0
+
+    def rest(self, values: dict, field: torch.Tensor) -> torch.Tensor:
+        """As :meth:`Equation.rest`."""
         d, length, v = (values[name] for name in self.names)
+        field = field.clamp(-_WELLS, _WELLS)
+        squared = field * field
+        return (2 * d / length**2) * field * (3 - squared) + (v / length) * (1 - squared)
 
-        def rest(field):
-            field = field.clamp(-_WELLS, _WELLS)
-            squared = field * field
-            return torch.fft.rfft2((2 * d / length**2) * field * (3 - squared) + (v / length) * (1 - squared))
-
-        return -d * (square + 4 / length**2), rest
+    def slope(self, values: dict, field: torch.Tensor) -> torch.Tensor:
+        """As :meth:`Equation.slope`."""
+        d, length, v = (values[name] for name in self.names)
+        found = (6 * d / length**2) * (1 - field * field) - (2 * v / length) * field
+        return found * (field.abs() < _WELLS)
 
     def decay(self, values: dict, square: torch.Tensor) -> torch.Tensor:
         """As :meth:`Equation.decay`: that of a front, on which half of the pixels have something to say."""
@@ -125,18 +156,32 @@ class CahnHilliard(Equation):
 
     name = "cahn-hilliard"
     names = ("diffusivity", "interface_length")
-    begin = {"diffusivity": 0.5, "interface_length": 2.5}
+    begin = {"diffusivity": 2.0, "interface_length": 2.5}
+    most, smooth = 1.15, (1.0, 1.8)
 
-    def parts(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, Callable]:
-        """As :meth:`Equation.parts`."""
+    def start(self, field: torch.Tensor, values: dict, reference: dict) -> torch.Tensor:
+        """As :meth:`Equation.start`: in grey values, since it may be far from the plateaus."""
+        grey = reference["background"] + reference["contrast"] * field
+        return (grey - values["background"]) / values["contrast"]
+
+    def start_slope(self, values: dict, reference: dict) -> torch.Tensor:
+        """As :meth:`Equation.start_slope`."""
+        return reference["contrast"] / values["contrast"]
+
+    def linear(self, values: dict, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`Equation.linear`."""
         d, length = (values[name] for name in self.names)
         pushed = -d * square
+        return pushed * (2 + length**2 / 2 * square), pushed
 
-        def rest(field):
-            field = field.clamp(-_WELLS, _WELLS)
-            return pushed * torch.fft.rfft2(field * (field * field - 3))
+    def rest(self, values: dict, field: torch.Tensor) -> torch.Tensor:
+        """As :meth:`Equation.rest`."""
+        field = field.clamp(-_WELLS, _WELLS)
+        return field * (field * field - 3)
 
-        return pushed * (2 + length**2 / 2 * square), rest
+    def slope(self, values: dict, field: torch.Tensor) -> torch.Tensor:
+        """As :meth:`Equation.slope`."""
+        return (3 * field * field - 3) * (field.abs() < _WELLS)
 
     def decay(self, values: dict, square: torch.Tensor) -> torch.Tensor:
         """As :meth:`Equation.decay`."""
@@ -153,6 +198,15 @@ def waves(field: torch.Tensor) -> tuple[torch.Tensor, ...]:
     ky = 2 * math.pi * torch.fft.fftfreq(rows, device=field.device, dtype=field.dtype)[:, None]
     kx = 2 * math.pi * torch.fft.rfftfreq(columns, device=field.device, dtype=field.dtype)[None]
     return ky, kx, ky**2 + kx**2
+
+
+def _shifts(start: torch.Tensor, values: dict, frames: int) -> list:
+    """Phases of waves by which the drift moves each frame, or 1."""
+    if "drift_x" not in values:
+        return [1.0] * frames
+    ky, kx, _ = waves(start)
+    phases = [-t * (kx * values["drift_x"] + ky * values["drift_y"]) for t in range(frames)]
+    return [torch.complex(torch.cos(phase), torch.sin(phase)) for phase in phases]
 
 
 def _weights(times: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -13,15 +14,13 @@ from pyxem_dl.images.phase_field.problem import Known, Problem
 # Damping of a step: at first, after a step that failed, after one that worked, and where the search gives up
 _DAMPING, _HARDER, _EASIER, _HARDEST = 1e-2, 8.0, 0.2, 1e6
 # Products with the curvature for a step, and for errors; the share of the right side that may be left
-_INNER, _LAPLACE, _LEFT, _EXACT = 20, 25, 0.05, 0.05
+_INNER, _LAPLACE, _LEFT, _EXACT = 30, 25, 0.03, 0.05
 # Steps for which a preconditioner is good
-_RENEWED = 4
+_RENEWED = 2
 # Largest change of a logarithm in a step
 _LONGEST = 0.8
-# Share of a step where its curvature has been refined, and standard deviations of a last step
-_CAREFUL, _CLOSE = 0.8, 0.3
-# Products for a refined preconditioner, and for one start field; length of a step along one that is drawn
-_REFINED, _DRAWN, _SHORT = 8, 12, 0.1
+# Products for one start field, steps to that of a series that is made, and the least share of a curvature that steers
+_DRAWN, _AGAIN, _STEERS = 12, 2, 0.3
 # A search ends where a step improves the misfit by less
 _FLAT = 0.1
 
@@ -51,45 +50,53 @@ class Tangent:
     """
 
     def __init__(self, problem: Problem, point: Point, known: Known, frames: int) -> None:
-        self._inputs = [point.parameters.clone().requires_grad_(), point.white.clone().requires_grad_()]
-        self._expected = problem.expected(*self._inputs, frames)
-        slope, self.weight = problem.slope(self._expected.detach())
-        self._changes = torch.zeros_like(self._expected, requires_grad=True)
-        # linear in the changes, so that its derivative by them is the tangent itself
-        self._back = torch.autograd.grad(self._expected, self._inputs, self._changes, create_graph=True)
-        self._known = known
-        self._about = problem.about(point.parameters, frames)
-        p, w = self.transposed(slope)
-        self.gradient = p + known.slope(point.parameters), w + point.white
+        expected, self._forward, self._transposed = problem.tangent(point.parameters, point.white, frames)
+        self._slope, self.weight = problem.slope(expected)
+        self._problem, self._point, self._known, self._frames = problem, point, known, frames
+        self._about = problem.about(point.parameters, point.white, frames)
+
+    @cached_property
+    def _slopes(self) -> torch.Tensor:
+        return self._problem.slopes(self._point.parameters, self._point.white, self._frames)
+
+    @cached_property
+    def gradient(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the whole misfit, by parameters and start field."""
+        p = torch.einsum("itxy,txy->i", self._slopes, self._slope)
+        return p + self._known.slope(self._point.parameters), self.own_gradient
+
+    @cached_property
+    def own_gradient(self) -> torch.Tensor:
+        """That by the start field."""
+        return self._transposed(self._slope) + self._point.white
 
     def forward(self, parameters: torch.Tensor, white: torch.Tensor) -> torch.Tensor:
         """Change of the grey values."""
-        return torch.autograd.grad(self._back, self._changes, (parameters, white), retain_graph=True)[0]
+        return torch.einsum("i,itxy->txy", parameters, self._slopes) + self._forward(white)
 
     def transposed(self, changes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Product of changes with the transposed tangent."""
-        return torch.autograd.grad(self._expected, self._inputs, changes, retain_graph=True)
+        return torch.einsum("itxy,txy->i", self._slopes, changes), self._transposed(changes)
 
     def curvature(self, parameters: torch.Tensor, white: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Product with the curvature, that of what is known before included."""
         p, w = self.transposed(self.weight * self.forward(parameters, white))
         return p + (self._known.information @ parameters.double()).float(), w + white
 
+    def own(self, white: torch.Tensor) -> torch.Tensor:
+        """Product with the curvature of the start field alone."""
+        return self._transposed(self.weight * self._forward(white)) + white
+
     def smoothed(self, parameters: torch.Tensor, white: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """About the solution of the start field's curvature for a right side; nothing for the parameters."""
         solved = torch.fft.irfft2(torch.fft.rfft2(white) / self._about, s=white.shape)
         return torch.zeros_like(parameters), solved
 
-    def noise(self, generator: torch.Generator) -> torch.Tensor:
-        """Right side (rows, columns) whose solution is as far from the best start field as other likely ones are."""
-        one, two = (torch.randn(x.shape, generator=generator).to(x.device) for x in (self.weight, self._inputs[1]))
-        return self.transposed(self.weight.sqrt() * one)[1] + two
-
     def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Curvature's columns of the parameters: (n, n), and (n, rows, columns) of the start field."""
-        zero = torch.zeros_like(self._inputs[1])
-        found = [self.curvature(each, zero) for each in torch.eye(len(self._inputs[0]), device=zero.device)]
-        return torch.stack([p for p, _ in found]), torch.stack([w for _, w in found])
+        pushed = self.weight * self._slopes
+        block = torch.einsum("itxy,jtxy->ij", self._slopes.double(), pushed.double()) + self._known.information
+        return block, torch.stack([self._transposed(each) for each in pushed])
 
 
 class Preconditioner:
@@ -107,13 +114,13 @@ class Preconditioner:
 
     def __init__(self, tangent: Tangent, before: Preconditioner | None = None, most: int = _LAPLACE) -> None:
         block, columns = tangent.columns()
-        zero = torch.zeros(len(block), device=block.device)
+        zero = torch.zeros(len(block), device=columns.device)
         self._smoothed = tangent.smoothed
         follow = []
         for i, column in enumerate(columns):
             begin = None if before is None else (zero, before.follow[i])
             found = conjugate_gradients(
-                lambda p, w: (zero, tangent.curvature(zero, w)[1]), (zero, column), tangent.smoothed, most, _EXACT,
+                lambda p, w: (zero, tangent.own(w)), (zero, column), tangent.smoothed, most, _EXACT,
                 begin,
             )  # fmt: skip
             follow.append(found[1])
@@ -121,9 +128,9 @@ class Preconditioner:
         self.follow = torch.stack(follow)
         # of second order in what is left of the solutions
         crossed = torch.einsum("ixy,jxy->ij", columns.double(), self.follow.double())
-        bent = torch.stack([tangent.curvature(zero, each)[1] for each in self.follow]).double()
+        bent = torch.stack([tangent.own(each) for each in self.follow]).double()
         #: (n, n): one over the covariance of the parameters, whatever the start field
-        self.schur = block.double() - crossed - crossed.T + torch.einsum("ixy,jxy->ij", self.follow.double(), bent)
+        self.schur = block - crossed - crossed.T + torch.einsum("ixy,jxy->ij", self.follow.double(), bent)
         self.inverse = torch.linalg.inv(self.schur + 1e-9 * torch.diag(self.schur.diagonal()))
 
     def __call__(self, p: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,8 +141,9 @@ class Preconditioner:
 
 
 def search(
-    problem: Problem, point: Point, known: Known, frames: int, steps: int, on_step: Callable | None = None
-) -> tuple[Point, Preconditioner]:
+    problem: Problem, point: Point, known: Known, frames: int, steps: int, on_step: Callable | None = None,
+    about: Preconditioner | None = None,
+) -> tuple[Point, Preconditioner]:  # fmt: skip
     """Improve a point until it is flat.
 
     Parameters
@@ -152,8 +160,10 @@ def search(
         At most.
     on_step : callable, optional
         Called with each point; where it returns False, the search ends.
+    about : Preconditioner, optional
+        About a point nearby.
     """
-    damping, about = _DAMPING, None
+    damping = _DAMPING
     point = Point(point.parameters, point.white, problem.whole(point.parameters, point.white, known, frames))
     for i in range(steps):
         tangent = Tangent(problem, point, known, frames)
@@ -222,49 +232,86 @@ def _dot(a, b) -> float:
     return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
 
 
-def average_out(
-    problem: Problem, point: Point, known: Known, before: Preconditioner, frames: int, rounds: int, draws: int = 4,
-    on_step: Callable | None = None, seed: int = 0,
-) -> tuple[Point, Preconditioner]:  # fmt: skip
-    """Move parameters from the best pair with a start field to what is likeliest for all start fields together.
+class Echo:
+    """Series that are made of a point, with noise: what a search finds in them, and not in the point, is its bias.
 
-    The pair that fits best takes noise for the start field, the more so the slower fields move: the diffusivity comes
-    out too small.  By Laplace's approximation the likelihood of the parameters alone has half of the logarithm of the
-    curvature's determinant more; its slope is the mean slope of the curvature along start fields that are drawn as
-    likely as they are, each by one solution of the curvature with noise as its right side.
+    Start fields take noise for their own, the more so the slower they are forgotten, and are held to be smooth: in a
+    series that is made of known parameters, the misfit of the best start field has its least value elsewhere.
+
+    Parameters
+    ----------
+    problem : Problem
+        With data.
+    known : Known
+        Of the parameters before.
+    frames : int
+        From the first one on.
+    pairs : int
+        Of series, whose noise differs in sign alone: what is linear in it cancels.
+    seed : int
+        Of the noise, which is the same about all points.
     """
-    for turn in range(rounds):
-        tangent = Tangent(problem, point, known, frames)
-        before = Preconditioner(tangent, before, _REFINED)
-        white = point.white + _follow(tangent, -tangent.gradient[1])
-        slope = tangent.gradient[0].double()
-        # of the best start field's own step, which the slope does not know yet
-        slope += tangent.curvature(torch.zeros_like(point.parameters), white - point.white)[0].double()
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [_follow(tangent, tangent.noise(generator)) for _ in range(draws)]
-        weight = tangent.weight
-        del tangent
-        for each in drawn:
-            own, through = _bending(problem, point.parameters, white, each, weight, frames)
-            follows = torch.einsum("ixy,xy->i", before.follow.double(), through.double())
-            slope += (own.double() - follows) / draws
-        share = 1.0 if turn == 0 else _CAREFUL
-        step = _limited((-share * (before.inverse @ slope).float(), white))[0]
-        point = Point(point.parameters + step, white - torch.einsum("i,ixy->xy", step, before.follow))
-        point.loss = problem.whole(point.parameters, point.white, known, frames)
-        if on_step is not None and on_step(point) is False:
-            break
-        if float(step.double() @ before.schur @ step.double()) < _CLOSE**2:
-            break
-    return point, before
+
+    def __init__(self, problem: Problem, known: Known, frames: int, pairs: int, seed: int = 0) -> None:
+        self._problem, self._known, self._frames, self._pairs, self._seed = problem, known, frames, pairs, seed
+        self._moved = {}
+
+    def slope(self, point: Point, about: Preconditioner) -> torch.Tensor:
+        """Mean slope (n) of the misfit by the parameters, where it should be none."""
+        with torch.no_grad():
+            expected = self._problem.expected(point.parameters, point.white, self._frames)
+        weight = self._problem.slope(expected)[1]
+        scatter = torch.where(weight > 0, weight, torch.inf).rsqrt()
+        generator = torch.Generator().manual_seed(self._seed)
+        total = torch.zeros(len(point.parameters), dtype=torch.float64, device=expected.device)
+        for i in range(self._pairs):
+            noise = scatter * torch.randn(scatter.shape, generator=generator).to(scatter.device)
+            for side in (1, -1):
+                made = self._problem.with_seen(expected + side * noise)
+                total += _slope_at(made, self._fitted(made, point, (i, side)), about, self._frames)
+        return total / (2 * self._pairs)
+
+    def information(self, point: Point, about: Preconditioner) -> torch.Tensor:
+        """One over the covariance (n, n) of parameters whose slope is that of the noise.
+
+        Noise makes fields rough, and rough fields seem to tell more: what noise adds to the curvature in a series that
+        is made of the point, it has added in the data, too.  The slope scatters by this curvature, but steers by less.
+        """
+        made = self._problem.with_seen(self._noisy(point))
+        again = Preconditioner(Tangent(made, self._fitted(made, point, None), self._known, self._frames), about)
+        root, failed = torch.linalg.cholesky_ex(about.schur)
+        if int(failed):
+            return about.schur
+        added = torch.linalg.solve_triangular(root, again.schur - about.schur, upper=False)
+        added = torch.linalg.solve_triangular(root, added.T, upper=False)
+        values, vectors = torch.linalg.eigh((added + added.T) / 2)
+        steers = (1 - values).clamp(_STEERS, 1)
+        return root @ (vectors * steers**2) @ vectors.T @ root.T
+
+    def _noisy(self, point: Point) -> torch.Tensor:
+        """Grey values of a series that is made of the point."""
+        with torch.no_grad():
+            expected = self._problem.expected(point.parameters, point.white, self._frames)
+        weight = self._problem.slope(expected)[1]
+        generator = torch.Generator().manual_seed(self._seed + 1)
+        drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
+        return expected + drawn * torch.where(weight > 0, weight, torch.inf).rsqrt()
+
+    def _fitted(self, made: Problem, point: Point, which: tuple[int, int] | None) -> Point:
+        """Point with the best start field of a series, which begins where it was about the last point."""
+        again = Point(point.parameters, point.white + self._moved.get(which, 0.0))
+        for _ in range(1 if which in self._moved else _AGAIN):
+            tangent = Tangent(made, again, self._known, self._frames)
+            again = Point(again.parameters, again.white + _follow(tangent, -tangent.own_gradient))
+        self._moved[which] = again.white - point.white
+        return again
 
 
-def _bending(problem: Problem, parameters, white, drawn, weight, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slope, by parameters and by the start field, of half of the curvature along a direction."""
-    inputs = [parameters.clone().requires_grad_(), white.clone().requires_grad_()]
-    ends = [problem.expected(inputs[0], inputs[1] + side * _SHORT * drawn, frames) for side in (1, -1)]
-    change = (ends[0] - ends[1]) / (2 * _SHORT)
-    return torch.autograd.grad((weight * change * change).sum() / 2, inputs)
+def _slope_at(problem: Problem, point: Point, about: Preconditioner, frames: int) -> torch.Tensor:
+    """Slope (n) of the misfit by the parameters while the start field follows."""
+    inputs = [point.parameters.clone().requires_grad_(), point.white.clone().requires_grad_()]
+    p, w = torch.autograd.grad(problem.loss(problem.expected(*inputs, frames)), inputs)
+    return p.double() - torch.einsum("ixy,xy->i", about.follow.double(), (w + point.white).double())
 
 
 def settle(problem: Problem, point: Point, known: Known, frames: int, steps: int) -> Point:
@@ -272,7 +319,7 @@ def settle(problem: Problem, point: Point, known: Known, frames: int, steps: int
     for _ in range(steps):
         point.loss = problem.whole(point.parameters, point.white, known, frames)
         tangent = Tangent(problem, point, known, frames)
-        step = _follow(tangent, -tangent.gradient[1])
+        step = _follow(tangent, -tangent.own_gradient)
         del tangent
         for share in (1.0, 0.3):
             trial = Point(point.parameters, point.white + share * step)
@@ -289,7 +336,7 @@ def settle(problem: Problem, point: Point, known: Known, frames: int, steps: int
 
 def _follow(tangent: Tangent, right: torch.Tensor) -> torch.Tensor:
     """Start field that solves the curvature alone."""
-    zero = torch.zeros_like(tangent.gradient[0])
+    zero = right.new_zeros(1)
     return conjugate_gradients(
-        lambda p, w: (zero, tangent.curvature(zero, w)[1]), (zero, right), tangent.smoothed, _DRAWN, _EXACT
+        lambda p, w: (zero, tangent.own(w)), (zero, right), tangent.smoothed, _DRAWN, _EXACT
     )[1]

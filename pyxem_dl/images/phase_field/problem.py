@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 
 import torch
-
-from pyxem_dl.images.phase_field.equations import waves
 
 #: Grey levels, and the picture's drift, after the equation's own parameters
 LEVELS, DRIFT = ("background", "contrast"), ("drift_x", "drift_y")
 # Least expected value as a share of the contrast, so that a search may leave the wells a little
 _LEAST = 0.02
-# Spread of start fields on plateaus, where a smoothed guess is better than on interfaces, over that there
-_PLATEAU = 0.2
+# Of the Gaussian field below the tanh of start fields: spread, length in those of the interface, how fast amplitudes of
+# its waves fall; the most that a guess of it is believed, and below which power it is noise
+_SMOOTH, _SURE, _ROUGH = 6.0, 0.97, 0.1
 
 
 @dataclass
@@ -42,8 +42,9 @@ class Noise:
         """Half of the deviance per value, in units of the noise; 0 where both are the same."""
         if self.kind == "gaussian":
             return (expected - seen) ** 2 / (2 * self.scale)
-        seen = seen.clamp(min=0)
-        return (expected - seen + torch.xlogy(seen, seen) - seen * torch.log(expected)) / self.scale
+        # series that are made may go below 0, and have the same slope there
+        least = torch.xlogy(seen.clamp(min=0), seen.clamp(min=0))
+        return (expected - seen + least - seen * torch.log(expected)) / self.scale
 
 
 class Coordinates:
@@ -83,37 +84,44 @@ class Coordinates:
     def _logarithmic(self, name: str) -> bool:
         if name == "background":
             return self.noise.kind == "poisson"
-        return name in self.equation.positive or name == "contrast"
+        return name in (*self.equation.positive, "contrast")
 
 
 class Prior:
-    """Start fields about a first guess: how far, and how smooth.
+    """Start fields before anything is seen: tanh of a smooth Gaussian field, as long-waved as interfaces are wide.
 
     Parameters
     ----------
-    guess : tensor, shape (rows, columns)
-        With the margin.
-    spread : float
-        Standard deviation on interfaces; on plateaus they are nearer to the guess.
-    length : float
-        Below which they are smooth, in px.
+    shape : tuple of int
+        (rows, columns), with the margin.
+    most : float
+        How far order parameters go.
     """
 
-    def __init__(self, guess: torch.Tensor, spread: float, length: float) -> None:
-        self.guess = guess
-        self.share = _PLATEAU + (1 - _PLATEAU) * (1 - guess.square()).clamp(min=0)
-        rows, columns = guess.shape
-        ky = 2 * math.pi * torch.fft.fftfreq(rows, device=guess.device)[:, None]
-        kx = 2 * math.pi * torch.fft.rfftfreq(columns, device=guess.device)[None]
-        amplitude = (1 + (ky**2 + kx**2) * length**2) ** -1.5
-        # of white noise of unit variance it makes a field of the wanted variance
-        every = 2 * math.pi * torch.fft.fftfreq(columns, device=guess.device)[None]
-        whole = 1 + (ky**2 + every**2) * length**2
-        self.amplitude = amplitude * (spread / whole.pow(-3.0).mean().sqrt())
+    def __init__(
+        self, shape: tuple[int, int], most: float, spread: float, length: float, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.most, self.spread, self.length = tuple(shape), most, spread, length
+        ky, kx = (2 * math.pi * torch.fft.fftfreq(n, device=device) for n in shape)
+        self.square = ky[:, None] ** 2 + kx[None, : shape[1] // 2 + 1] ** 2
+        self._every = ky[:, None] ** 2 + kx[None] ** 2
+
+    def amplitude(self) -> torch.Tensor:
+        """By which waves of white noise become those of the Gaussian field."""
+        square = self.length**2 / (2 * _SMOOTH)
+        variance = float((1 + self._every * square).pow(-2 * _SMOOTH).mean())
+        return (1 + self.square * square).pow(-_SMOOTH) * (self.spread / variance**0.5)
 
     def field(self, white: torch.Tensor) -> torch.Tensor:
-        """Field of white coordinates."""
-        return self.guess + self.share * torch.fft.irfft2(torch.fft.rfft2(white) * self.amplitude, s=white.shape)
+        """Order parameter of white coordinates."""
+        smooth = torch.fft.irfft2(torch.fft.rfft2(white) * self.amplitude(), s=self.shape)
+        return self.most * torch.tanh(smooth)
+
+    def white(self, field: torch.Tensor) -> torch.Tensor:
+        """About the white coordinates of an order parameter."""
+        amplitude = self.amplitude()
+        spectrum = torch.fft.rfft2(torch.atanh((field / self.most).clamp(-_SURE, _SURE)))
+        return torch.fft.irfft2(spectrum * amplitude / (amplitude**2 + _ROUGH), s=self.shape)
 
 
 class Problem:
@@ -132,7 +140,7 @@ class Problem:
     margin : tuple of int
         Pixels above and on the left of the image.
     reference : dict
-        First guess of the levels, by which the start field is given.
+        First guess of the levels.
     """
 
     def __init__(
@@ -147,25 +155,68 @@ class Problem:
         """Grey values (frames, rows, columns), by default of all frames."""
         values = self.coordinates.unpack(parameters)
         frames = len(self.seen) if frames is None else frames
-        equation = self.coordinates.equation
-        start = equation.start(self.prior.field(white), values, self.reference)
-        order = equation.orders(start, values, frames, self.inside)
-        found = values["background"] + values["contrast"] * order
-        if self.noise.kind == "poisson":
-            found = torch.maximum(found, _LEAST * values["contrast"].detach())
-        return found
+        start = self.coordinates.equation.start(self.prior.field(white), values, self.reference)
+        order = self.coordinates.equation.orders(start, values, frames, self.inside)
+        return self._grey(order, values)[0]
 
-    def about(self, parameters: torch.Tensor, frames: int) -> torch.Tensor:
+    def _grey(self, order: torch.Tensor, values: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Grey values of an order parameter, and their slope by it."""
+        found, slope = values["background"] + values["contrast"] * order, values["contrast"]
+        if self.noise.kind == "poisson":
+            least = _LEAST * values["contrast"].detach()
+            found, slope = torch.maximum(found, least), slope * (found > least)
+        return found, slope
+
+    def tangent(self, parameters: torch.Tensor, white: torch.Tensor, frames: int):
+        """Grey values, and their tangent by the white coordinates: two maps, there and back."""
+        with torch.no_grad():
+            values = self.coordinates.unpack(parameters)
+            equation, field = self.coordinates.equation, self.prior.field(white)
+            start = equation.start(field, values, self.reference)
+            order, flow = equation.flow(start, values, frames, self.inside)
+            expected, scale = self._grey(order, values)
+            amplitude = self.prior.amplitude() * equation.start_slope(values, self.reference)
+            share = self.prior.most - field.square() / self.prior.most
+
+        def smooth(field):
+            return torch.fft.irfft2(torch.fft.rfft2(field) * amplitude, s=field.shape)
+
+        def forward(white):
+            return scale * flow.forward(share * smooth(white))
+
+        def transposed(changes):
+            return smooth(share * flow.transposed(scale * changes))
+
+        return expected, forward, transposed
+
+    def slopes(self, parameters: torch.Tensor, white: torch.Tensor, frames: int) -> torch.Tensor:
+        """Slopes of the grey values by each parameter (n, frames, rows, columns)."""
+        at = parameters.clone().requires_grad_()
+        expected = self.expected(at, white, frames)
+        changes = torch.zeros_like(expected, requires_grad=True)
+        # linear in the changes, so that its derivative by them is the tangent itself
+        back = torch.autograd.grad(expected, at, changes, create_graph=True)[0]
+        axes = torch.eye(len(at), device=at.device)
+        return torch.stack([torch.autograd.grad(back, changes, each, retain_graph=True)[0] for each in axes])
+
+    def about(self, parameters: torch.Tensor, white: torch.Tensor, frames: int) -> torch.Tensor:
         """About the curvature of the misfit and the prior for each wave of the white coordinates."""
         values = self.coordinates.unpack(parameters)
         with torch.no_grad():
-            rate = self.coordinates.equation.decay(values, waves(self.prior.guess)[2])
+            rate = self.coordinates.equation.decay(values, self.prior.square)
             times = torch.arange(frames, device=rate.device)[:, None, None]
             seen = (torch.exp(-2 * rate * times) * self.weights[:frames, None, None]).sum(0)
             weight = self.noise.weight(values["background"])
-            # all levels of a start field are given in units of the first guess
-            share = self.prior.share.square().mean()
-            return 1 + self.prior.amplitude**2 * share * seen * weight * self.reference["contrast"] ** 2
+            most = self.prior.most
+            share = (most - self.prior.field(white).square() / most).square().mean()
+            scale = values["contrast"] * self.coordinates.equation.start_slope(values, self.reference)
+            return 1 + self.prior.amplitude() ** 2 * share * seen * weight * scale**2
+
+    def with_seen(self, seen: torch.Tensor) -> Problem:
+        """Return the same with other grey values."""
+        found = copy(self)
+        found.seen = seen
+        return found
 
     def loss(self, expected: torch.Tensor) -> torch.Tensor:
         """Misfit of the frames, without what is known before."""
@@ -188,16 +239,17 @@ class Problem:
 
 @dataclass
 class Known:
-    """What is known of the parameters before: a mean (n), and one over the covariance (n, n)."""
+    """What is known of the parameters before: a mean (n), one over the covariance (n, n), and a slope (n)."""
 
     mean: torch.Tensor
     information: torch.Tensor
+    tilt: torch.Tensor | float = 0.0
 
     def loss(self, parameters: torch.Tensor) -> torch.Tensor:
-        """Half of the squared distance, in its units."""
+        """Half of the squared distance, in its units, less the tilt."""
         away = (parameters - self.mean).double()
-        return away @ self.information @ away / 2
+        return (self.information @ away / 2 - self.tilt) @ away
 
     def slope(self, parameters: torch.Tensor) -> torch.Tensor:
         """Of the loss."""
-        return (self.information @ (parameters - self.mean).double()).float()
+        return (self.information @ (parameters - self.mean).double() - self.tilt).float()

@@ -1,5 +1,6 @@
 """The viewer's core: the same answers as the verbs, settings that count, words where there is nothing to show."""
 
+import threading
 import warnings
 
 import dask.array as da
@@ -12,7 +13,7 @@ from orix.quaternion import Rotation
 from pyxem_dl import networks, plot, predict_orientation
 from pyxem_dl.data import lithium_nickel_oxide, polycrystal
 from pyxem_dl.frames import Calibration
-from pyxem_dl.gui import Session
+from pyxem_dl.gui import Latest, Session
 from pyxem_dl.gui.chunks import MOST_BYTES, ChunkCache
 from pyxem_dl.scans import make_signal
 from pyxem_dl.symmetry import proper_operations, stack_operations
@@ -456,3 +457,91 @@ def test_no_more_than_256_megabytes_are_kept():
     for index in range(0, 600, 20):
         cache.pattern(index)
     assert 0.7 * MOST_BYTES / 8 < cache.nbytes <= MOST_BYTES / 8
+
+
+# ------------------------------------------------------------------ the newest request
+class Slow:
+    """Answers only when it is let."""
+
+    def __init__(self):
+        self.go, self.started, self.answered = threading.Semaphore(0), threading.Semaphore(0), []
+
+    def __call__(self, request):
+        self.started.release()
+        assert self.go.acquire(timeout=10)
+        if request == "bad":
+            raise ValueError("no such position")
+        self.answered.append(request)
+        return request
+
+
+def test_the_newest_request_wins():
+    slow, shown = Slow(), []
+    with Latest(slow, shown.append) as latest:
+        latest.submit(0)
+        assert slow.started.acquire(timeout=10)
+        for request in range(1, 50):
+            latest.submit(request)
+        assert not latest.wait(0)  # busy
+        slow.go.release(2)
+        assert latest.wait(10)
+    assert slow.answered == shown == [0, 49]
+
+
+def test_what_goes_wrong_is_kept_as_text_and_the_next_is_answered():
+    slow, shown = Slow(), []
+    with Latest(slow, shown.append) as latest:
+        slow.go.release(2)
+        latest.submit("bad")
+        assert latest.wait(10) and latest.error == "ValueError: no such position"
+        latest.submit("good")
+        assert latest.wait(10) and latest.error == "" and shown == ["good"]
+    with Latest(lambda x: x, lambda x: 1 / x) as latest:
+        latest.submit(0)
+        assert latest.wait(10) and latest.error == "ZeroDivisionError: division by zero"
+
+
+def test_many_threads_may_ask_at_once():
+    active, most, shown, lock = [0], [0], [], threading.Lock()
+
+    def answer(request):
+        with lock:
+            active[0] += 1
+            most[0] = max(most[0], active[0])
+        with lock:
+            active[0] -= 1
+        return request
+
+    with Latest(answer, shown.append) as latest:
+        threads = [threading.Thread(target=lambda: [latest.submit(n) for n in range(200)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        latest.submit(-1)
+        assert latest.wait(10)
+    assert most == [1] and shown[-1] == -1 and len(shown) <= 1601
+
+
+def test_closing_answers_nothing_more():
+    slow, shown = Slow(), []
+    latest = Latest(slow, shown.append)
+    latest.submit(0)
+    assert slow.started.acquire(timeout=10)
+    latest.submit(1)
+    slow.go.release(2)
+    latest.close(10)
+    assert not latest._thread.is_alive() and slow.answered == [0]
+    with pytest.raises(RuntimeError, match="closed"):
+        latest.submit(2)
+    latest.close()  # once more does no harm
+
+
+def test_a_session_answers_in_the_thread_of_latest(signal):
+    session, shown = Session(signal, make_model(thresholds=ALWAYS), device="cpu"), []
+    with Latest(lambda place: session.frame(*place), shown.append) as latest:
+        latest.submit((1, 2))
+        assert latest.wait(30) and latest.error == ""
+        latest.submit((9, 9))
+        assert latest.wait(30) and latest.error.startswith("ValueError: x must be a whole number of at most 4, not 9")
+    assert shown[0].text == session.frame(1, 2).text

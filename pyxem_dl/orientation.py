@@ -157,7 +157,7 @@ def predict_orientation(
     Negative intensities count as 0.
     """
     target = map_target(output, overwrite)
-    job = _job(
+    job = orientation_job(
         signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_part, on_message),
     )  # fmt: skip
@@ -200,15 +200,17 @@ def iter_predict_orientation(
         ``partial.n_done`` of ``partial.n``, and ``partial.to_crystal_map()``, in which what is not done is not in the
         data. Leave the loop, and the work stops.
     """
-    job = _job(
+    job = orientation_job(
         signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
         Computing(device, batch_size, show_progressbar, on_message=on_message),
     )  # fmt: skip
     return job.iterate()
 
 
-def _job(signal, model, phases, calibrate, n_best, n_samples, reading: Reading, computing: Computing) -> Job:
-    """Check everything before anything is computed."""
+def orientation_job(
+    signal, model, phases, calibrate, n_best: int, n_samples: int, reading: Reading, computing: Computing
+) -> Job:
+    """Check everything before anything is computed; the arguments are those of :func:`predict_orientation`."""
     n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
     model = load_model(ANY_CRYSTAL if model is None else model)

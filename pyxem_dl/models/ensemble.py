@@ -77,6 +77,10 @@ class OrientationEnsemble:
         """Return an ensemble that forgets what labels told it of the scale."""
         return OrientationEnsemble([model.at_nominal_scale() for model in self.models])
 
+    def for_single_patterns(self) -> OrientationEnsemble:
+        """Return an ensemble that answers for a single pattern at once, without padding."""
+        return OrientationEnsemble([model.for_single_patterns() for model in self.models])
+
     @property
     def n_networks(self) -> int:
         """Of how many networks it consists."""

@@ -61,6 +61,9 @@ class OrientationModel(Model):
     precision : {"auto", "float32", "bfloat16"}
         Precision of the network's matrix products; "auto" uses bfloat16 if the device has it.  Scores differ by about
         10⁻² between the two, orientations by about 0.01 degrees.  Not saved in the folder.
+    padding : bool
+        Whether batches are padded to one size, so that predictions do not depend on it in the last digit.  Not saved in
+        the folder.
     """
 
     network_name: str
@@ -75,6 +78,7 @@ class OrientationModel(Model):
     provenance: dict = field(default_factory=dict)
     uncertainty_fit: tuple[float, float] = (1.0, 0.0)
     precision: str = "auto"
+    padding: bool = True
 
     spread_fit = renamed_attribute("spread_fit", "uncertainty_fit")
     format = "pyxem_dl orientation model"
@@ -130,6 +134,7 @@ class OrientationModel(Model):
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
         size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
+        size = size if self.padding else max(1, min(size, len(patterns)))
 
         def predict(micro_batch, its_centers):
             return self._predict_micro_batch(micro_batch, calibration, its_centers, mask, n_best, size, n_samples)
@@ -171,6 +176,13 @@ class OrientationModel(Model):
     def at_nominal_scale(self) -> OrientationModel:
         """Return a model that forgets what labels told it of the scale."""
         return replace(self, preprocessing=replace(self.preprocessing, scale_factor=1.0))
+
+    def for_single_patterns(self) -> OrientationModel:
+        """Return a model that answers for a single pattern at once, without padding: a tenth of the time on a core.
+
+        Its precision stays: another one decides differently where two orientations are nearly as good.
+        """
+        return replace(self, precision="auto" if self.follows_device else self.precision, padding=False)
 
     @property
     def takes_phases(self) -> bool:

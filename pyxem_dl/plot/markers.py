@@ -86,19 +86,14 @@ def markers(
     from hyperspy.api import plot
 
     shape = tuple(signal.axes_manager._navigation_shape_in_array)
-    place = _places(xmap, shape)
+    place = places_of(xmap, shape)
     model = None if model is None else load_model(model)
     calibration, centers = _read_signal(signal, model, beam_energy, center)
     radius = reciprocal_radius or calibration.reciprocal_radius
     check_numbers(max_excitation_error=max_excitation_error, reciprocal_radius=radius)
-    quaternions, phase_id = _orientations(xmap, candidate)
-    known = _phases(xmap, model, phases)
-    missing = sorted({int(key) for key in phase_id} - {*known, -1})
-    if missing:
-        raise ValueError(
-            f"These candidates belong to phases that the map does not hold (ids {missing}). Give the model, or all "
-            "phases in the order in which they were given when the map was made."
-        )
+    quaternions, phase_id = candidate_of(xmap, candidate)
+    known = phases_of(xmap, model, phases)
+    check_phases(phase_id, known)
     with progressbar(int((phase_id >= 0).sum()), show_progressbar, unit=" orientations") as bar:
         spots = predict_spots(
             quaternions, phase_id, known, calibration.beam_energy, radius,
@@ -114,7 +109,7 @@ def markers(
     return plot.markers.Points(**columns, **({"facecolor": "none", "edgecolor": color} | kwargs))
 
 
-def _places(xmap, shape: tuple[int, ...]) -> np.ndarray:
+def places_of(xmap, shape: tuple[int, ...]) -> np.ndarray:
     """Flat index into the signal (n,) of each point in a map's data."""
     if hasattr(xmap, "is_in_data") and xmap.is_in_data.size != math.prod(shape) and _long(xmap.shape) == _long(shape):
         return np.arange(xmap.size)  # both were cropped
@@ -161,7 +156,7 @@ class _Centers(Step):
         return {"center": found}
 
 
-def _orientations(xmap, candidate: int) -> tuple[np.ndarray, np.ndarray]:
+def candidate_of(xmap, candidate: int) -> tuple[np.ndarray, np.ndarray]:
     """Quaternions (n, 4) and phases (n,) of a candidate at the points in a map's data."""
     n_best = xmap.rotations_per_point
     if isinstance(candidate, bool) or candidate not in range(n_best):
@@ -173,7 +168,7 @@ def _orientations(xmap, candidate: int) -> tuple[np.ndarray, np.ndarray]:
     return xmap.rotations.data.reshape(xmap.size, n_best, 4)[:, candidate], phase_id
 
 
-def _phases(xmap, model, phases) -> dict:
+def phases_of(xmap, model, phases) -> dict:
     """Phases by the map's numbers, with atoms where they are given."""
     known = {key: phase for key, phase in xmap.phases if key >= 0}
     given = list(model.phases) if model is not None else []
@@ -183,6 +178,16 @@ def _phases(xmap, model, phases) -> dict:
     # orix drops phases that are nowhere the best, and further candidates may be of these
     named = {phase.name: phase for phase in given}
     return dict(enumerate(given)) | {key: named.get(phase.name, phase) for key, phase in known.items()}
+
+
+def check_phases(phase_id, known: dict) -> None:
+    """Raise an error that says what to give, if phases (n,) of candidates are not among the known ones."""
+    missing = sorted({int(key) for key in np.unique(phase_id)} - {*known, -1})
+    if missing:
+        raise ValueError(
+            f"These candidates belong to phases that the map does not hold (ids {missing}). Give the model, or all "
+            "phases in the order in which they were given when the map was made."
+        )
 
 
 def _ragged(parts: list, place, shape: tuple[int, ...], empty):

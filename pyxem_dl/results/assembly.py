@@ -10,6 +10,27 @@ from pyxem_dl.results.calibrations import calibration_property
 from pyxem_dl.results.maps import reliability, to_crystal_map
 from pyxem_dl.scans import Collected, Field, Positions
 
+#: What thresholds are where a model has none
+DEFAULT_THRESHOLDS = {"crystal": 0.5, "score": 0.0}
+
+
+def indexed(score, crystal, thresholds: dict):
+    """Whether what a network says of patterns is enough for an orientation.
+
+    Parameters
+    ----------
+    score, crystal : array, shape (n,)
+        Probability of the best orientation, and that there is a crystal.
+    thresholds : dict
+        The lowest of both, ``score`` and ``crystal``.
+
+    Returns
+    -------
+    array of bool, shape (n,)
+    """
+    lowest = DEFAULT_THRESHOLDS | thresholds
+    return (crystal > 0) & (crystal >= lowest["crystal"]) & (score >= lowest["score"])
+
 
 @dataclass(frozen=True, eq=False)
 class PredictedMap:
@@ -57,12 +78,10 @@ class PredictedMap:
             prop["reliability"] = reliability(scores)
         if "uncertainty" in found.arrays:
             prop["uncertainty"] = found.arrays["uncertainty"].astype(float)
-        indexed = (crystal > 0) & (crystal >= self.thresholds.get("crystal", 0.5))
-        indexed &= scores[:, 0] >= self.thresholds.get("score", 0.0)
         kept = slice(self.n_best)
         return to_crystal_map(
             self.positions, rotations[:, kept], phase_id[:, kept], scores[:, kept], self.phases,
-            indexed=indexed, is_in_data=found.done, prop=prop,
+            indexed=indexed(scores[:, 0], crystal, self.thresholds), is_in_data=found.done, prop=prop,
         )  # fmt: skip
 
     def to_dict(self) -> dict:

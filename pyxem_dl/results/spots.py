@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyxem_dl.crystals import near_ewald_sphere, reflections
+from pyxem_dl.crystals import Reflections, near_ewald_sphere, reflections
 from pyxem_dl.electrons import electron_wavelength
 
 # Orientations x reflections that are looked at at once
@@ -61,6 +61,7 @@ def predict_spots(
     *,
     max_excitation_error: float = 0.03,
     progress=None,
+    tables: Mapping[int, Reflections] | None = None,
 ) -> PredictedSpots:
     """Find the reflections near the Ewald sphere for many orientations at once.
 
@@ -80,6 +81,8 @@ def predict_spots(
         In Å⁻¹.
     progress : callable, optional
         Called with a number of orientations when these are done.
+    tables : mapping of int to Reflections, optional
+        From :func:`spot_table`, by phase, for who asks again and again.
 
     Returns
     -------
@@ -97,8 +100,7 @@ def predict_spots(
         mine = np.flatnonzero(phase_id == key)
         if not mine.size:
             continue
-        _check_atoms(phase)
-        known = reflections(phase, reciprocal_radius)
+        known = spot_table(phase, reciprocal_radius) if tables is None else tables[key]
         # exact: reflections are kept with 32 bits, positions need not be
         g = torch.from_numpy(known.hkl @ phase.structure.lattice.recbase.T)
         strength = known.structure_factor.numpy().astype(float) ** 2
@@ -120,9 +122,11 @@ def predict_spots(
     return PredictedSpots(*(column[order] for column in columns), n=len(rotations))
 
 
-def _check_atoms(phase) -> None:
+def spot_table(phase, reciprocal_radius: float) -> Reflections:
+    """List the reflections of a phase of a map out to a radius in Å⁻¹; an error says where there are none."""
     if not len(phase.structure):
         raise ValueError(
             f"The phase {phase.name!r} of the map has no atoms (.ang files do not keep them), so its spots are not "
             "known. Give the structures, as `phases=\"structure.cif\"`, or a model."
         )
+    return reflections(phase, reciprocal_radius)

@@ -146,7 +146,10 @@ class _Job:
             run = engines[self.engine](
                 EQUATIONS[equation], self.levels, self.drift, self.device, on_step, held_out
             )
-            return run.run(self.series)
+            found = run.run(self.series)
+            if not found.interrupted:
+                bar.update(100 - bar.n)  # a search ends before its last step where nothing changes any more
+            return found
 
     def compared(self, equation: str) -> float:
         """Mean deviance of frames that are held out."""

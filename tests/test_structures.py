@@ -103,6 +103,20 @@ def test_windows_have_the_counts_that_are_asked_for():
     assert 0.1 < other < 0.5
 
 
+def test_fringes_are_one_family_of_planes():
+    clean = WindowSettings(
+        other_share=1, empty_share=0, fringe_share=1, second_share=0, counts=(300, 300), jitter=(0, 0), slope=(0, 0)
+    )
+    made = WindowSimulator(data.metal_crystals(), clean, seed=4)(8)
+    assert (made.label == 10).all()
+    grid = SpectrumGrid()
+    for spectrum in grid(made.images, made.pixel)[:, 0].expm1():
+        angle = int(spectrum.sum(0).argmax())
+        away = (torch.arange(grid.n_phi) - angle + grid.n_phi // 2) % grid.n_phi - grid.n_phi // 2
+        # all that is above the noise lies along one direction
+        assert spectrum[2:, away.abs() > 12].max() < 0.1 * spectrum[2:].max()
+
+
 def test_settings_have_bounds():
     with pytest.raises(ValueError, match="counts"):
         WindowSettings(counts=(0, 10))

@@ -15,6 +15,8 @@ from pyxem_dl.simulation.columns import ProjectedCrystal, draw_columns
 
 # Å around a window from which columns reach into it
 _BEYOND = 2.0
+# Å between columns that no probe shows apart
+_UNSEEN = 0.45
 # Area of a pixel in Å² that counts are given for
 _AREA = 0.12**2
 
@@ -49,8 +51,9 @@ class WindowSettings:
         Change of thickness over the window, relative.
     jitter : tuple of float
         Standard deviation in Å of the places of rows.
-    second_share, other_share, empty_share : float
-        Of windows with a second grain, of those that are no class, and of these without any crystal.
+    second_share, other_share, empty_share, fringe_share : float
+        Of windows with a second grain, of those that are no class, of these without any crystal, and of the others with
+        fringes: a crystal that is seen along no zone axis, of which one family of planes shows.
     """
 
     window: float = 12.0
@@ -69,6 +72,7 @@ class WindowSettings:
     second_share: float = 0.2
     other_share: float = 0.3
     empty_share: float = 0.25
+    fringe_share: float = 0.0
 
     def __post_init__(self) -> None:
         drawn_settings(self, window=(4, 100), pixel=(0.05, 0.34), counts=(0.01, 1e6), probe=(0.1, 2))
@@ -197,6 +201,8 @@ class WindowSimulator:
         rng = self.rng
         if rng.random() < self.settings.empty_share:
             return None
+        if self.settings.fringe_share and rng.random() < self.settings.fringe_share:
+            return self._fringes()
         while True:
             a = rng.uniform(1.2, 4.2)
             b = a * math.exp(rng.uniform(0, 1.1)) if rng.random() < 0.75 else a
@@ -213,6 +219,16 @@ class WindowSimulator:
             made = ProjectedCrystal("other", (0, 0, 1), np.array([1.0, 0, 0, 0]), basis, places, weights)
             if not any(alike_nets(made, known) for known in self.classes):
                 return made
+
+
+    def _fringes(self) -> ProjectedCrystal:
+        """Planes of any spacing, one or two in a period, of columns so near to each other that none is seen."""
+        rng = self.rng
+        m = 1 if rng.random() < 0.7 else 2
+        basis = np.array([[_UNSEEN, 0.0], [rng.uniform(0, _UNSEEN), m * rng.uniform(1.5, 3.6)]])
+        places = np.stack([np.zeros(m), np.arange(m) / m + rng.uniform(-0.15, 0.15, m)], 1)
+        weights = np.exp(rng.uniform(-1.0, 0, m))
+        return ProjectedCrystal("fringes", (0, 0, 1), np.array([1.0, 0, 0, 0]), basis, places, weights)
 
 
 def _padded(numbers: np.ndarray, n: int, value: float) -> np.ndarray:

@@ -97,12 +97,8 @@ def example_pages():
             _title(first.rstrip("."))
             + f"{_literal(rest.strip())}\n\n.. literalinclude:: ../../examples/{path.name}\n   :language: python\n"
         )
-    entries = "\n".join(f"   {path.stem}" for path in scripts)
-    made["examples/index.rst"] = (
-        _title("Examples")
-        + "Scripts that make pictures. Most run in under a minute: ``python examples/02_orientation_map.py``.\n\n"
-        + f".. toctree::\n   :maxdepth: 1\n\n{entries}\n"
-    )
+    about = "Scripts that make pictures. Most run in under a minute: ``python examples/02_orientation_map.py``."
+    made["examples/index.rst"] = _tree("Examples", about, [path.stem for path in scripts])
     return made
 
 
@@ -112,13 +108,15 @@ def project_pages():
     for page, path in FILES.items():
         text = (ROOT / path).read_text(encoding="utf-8")
         made[f"{page}.md"] = with_site_links(text, posixpath.dirname(path), "project")
-    entries = "\n".join(f"   {posixpath.basename(page)}" for page in FILES)
-    made["project/index.rst"] = (
-        _title("Project")
-        + "What changed, how to take part, how the numbers are measured.\n\n"
-        + f".. toctree::\n   :maxdepth: 1\n\n{entries}\n"
-    )
+    about = "What changed, how to take part, how the numbers are measured."
+    made["project/index.rst"] = _tree("Project", about, map(posixpath.basename, FILES))
     return made
+
+
+def _tree(title, about, entries):
+    """Page that lists others of its folder."""
+    lines = "\n".join(f"   {entry}" for entry in entries)
+    return _title(title) + f"{about}\n\n.. toctree::\n   :maxdepth: 1\n\n{lines}\n"
 
 
 def with_site_links(text, folder, site_folder):

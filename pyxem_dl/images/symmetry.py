@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -136,32 +137,37 @@ def signal_share(image: torch.Tensor, grid: Grid) -> torch.Tensor:
         Of the cells; from 0 to 1.
     """
     x = binned(image, grid)
-    gain = float(_point(grid, x.device).square().sum())
     difference = torch.tensor([1.0, -2.0, 1.0], device=x.device)
     kernel = difference[:, None] * difference / 6
     padded = functional.pad(x[None, None], (1, 1, 1, 1), mode="reflect")
     noise = functional.conv2d(padded, kernel[None, None])[0, 0]
     noise, all_of_it = (_over_cells(gaussian(y * y, _LOCAL * grid.window / grid.working_pixel), grid)
                         for y in (noise, _columns_only(x, grid)))  # fmt: skip
-    return (1 - gain * noise / all_of_it.clamp_min(1e-30)).clamp(0, 1)
+    return (1 - flattened_noise(grid).gain * noise / all_of_it.clamp_min(1e-30)).clamp(0, 1)
 
 
-def _point(grid: Grid, device) -> torch.Tensor:
-    """Make of one pixel what the flattening does, but for the local contrast."""
+class FlattenedNoise(NamedTuple):
+    """What the flattening makes of white noise, but for the local contrast.
+
+    ``gain`` of its variance; ``correlations (shifts,)`` with itself: neighbours become alike, and far ones opposite.
+    """
+
+    gain: float
+    correlations: torch.Tensor
+
+
+@lru_cache(maxsize=8)
+def flattened_noise(grid: Grid) -> FlattenedNoise:
+    """Tell what noise becomes, once for all frames of a size; on the CPU."""
     n = 2 * math.ceil(4 * _HIGH_PASS * grid.window / grid.working_pixel) + 1
-    point = torch.zeros(n, n, device=device)
+    point = torch.zeros(n, n)
     point[n // 2, n // 2] = 1
-    return _columns_only(point, grid)
-
-
-def noise_correlations(grid: Grid, device) -> torch.Tensor:
-    """Correlations (shifts,) of nothing but noise: the flattening makes neighbours alike, and far ones opposite."""
-    spectrum = torch.fft.rfft2(point := _point(grid, device), s=[2 * n for n in point.shape]).abs().square()
-    every = torch.fft.irfft2(spectrum)
+    point = _columns_only(point, grid)
+    every = torch.fft.irfft2(torch.fft.rfft2(point, s=(2 * n, 2 * n)).abs().square())
     rows, columns = (torch.tensor(each) for each in zip(*grid.shifts))
-    n = len(point)
-    inside = ((rows.abs() < n) & (columns.abs() < n)).to(device)
-    return torch.where(inside, every[rows % len(every), columns % len(every)], 0) / every[0, 0]
+    inside = (rows.abs() < n) & (columns.abs() < n)
+    found = torch.where(inside, every[rows % (2 * n), columns % (2 * n)], 0) / every[0, 0]
+    return FlattenedNoise(float(point.square().sum()), found)
 
 
 class Correlations:
@@ -192,7 +198,7 @@ class Correlations:
             self.sums[k] = functional.avg_pool2d((a * b)[None, None], c)[0, 0]
             for pairs, mask, (n, _), i, j in zip(self.pairs, masks, sides, first, second):
                 pairs[k] = (mask[i : i + n * c] * mask[j : j + n * c]).view(n, c).mean(1)
-        noise = noise_correlations(grid, x.device)[:, None, None] * (1 - signal_share(image, grid))
+        noise = flattened_noise(grid).correlations.to(x.device)[:, None, None] * (1 - signal_share(image, grid))
         self.sums -= noise * self.pairs[0][:, :, None] * self.pairs[1][:, None, :]
 
     def within(self, window: float) -> torch.Tensor:

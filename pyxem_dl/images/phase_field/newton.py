@@ -258,10 +258,7 @@ class Echo:
 
     def slope(self, point: Point, about: Preconditioner) -> torch.Tensor:
         """Mean slope (n) of the misfit by the parameters, where it should be none."""
-        with torch.no_grad():
-            expected = self._problem.expected(point.parameters, point.white, self._frames)
-        weight = self._problem.slope(expected)[1]
-        scatter = torch.where(weight > 0, weight, torch.inf).rsqrt()
+        expected, scatter = self._seen(point)
         generator = torch.Generator().manual_seed(self._seed)
         total = torch.zeros(len(point.parameters), dtype=torch.float64, device=expected.device)
         for i in range(self._pairs):
@@ -290,12 +287,16 @@ class Echo:
 
     def _noisy(self, point: Point) -> torch.Tensor:
         """Grey values of a series that is made of the point."""
+        expected, scatter = self._seen(point)
+        generator = torch.Generator().manual_seed(self._seed + 1)
+        return expected + scatter * torch.randn(scatter.shape, generator=generator).to(scatter.device)
+
+    def _seen(self, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
+        """Grey values of the point without noise, and its standard deviation; 0 where nothing is looked at."""
         with torch.no_grad():
             expected = self._problem.expected(point.parameters, point.white, self._frames)
         weight = self._problem.slope(expected)[1]
-        generator = torch.Generator().manual_seed(self._seed + 1)
-        drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
-        return expected + drawn * torch.where(weight > 0, weight, torch.inf).rsqrt()
+        return expected, torch.where(weight > 0, weight, torch.inf).rsqrt()
 
     def _fitted(self, made: Problem, point: Point, which: tuple[int, int] | None) -> Point:
         """Point with the best start field of a series, which begins where it was about the last point."""

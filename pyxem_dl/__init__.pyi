@@ -8,6 +8,7 @@ from . import (
     electrons as electrons,
     evaluation as evaluation,
     frames as frames,
+    gui as gui,
     identification as identification,
     images as images,
     metrics as metrics,
@@ -38,6 +39,7 @@ from .calibration import FoundCalibration as FoundCalibration, calibrate as cali
 from .crystals import load_phases as load_phases, structures as structures
 from .evaluation import Evaluation as Evaluation, evaluate as evaluate
 from .frames import Calibration as Calibration
+from .gui import Explorer as Explorer, explore as explore
 from .identification import Identified as Identified, identify_phases as identify_phases
 from .images import (
     LatticeMap as LatticeMap,

@@ -29,7 +29,8 @@ LAYERS = (
     ("orientation", "bragg_vectors", "template_matching", "tilt", "training", "data", "quartets",
      "images"),
     ("plot", "study", "live", "evaluation", "identification"),
-    ("signals", "gui", "demo"),
+    ("gui", "demo"),
+    ("signals",),
     ("commands",),
     ("__main__",),
 )
@@ -39,6 +40,7 @@ ROOM_OF = {"_autoload": "signals"}
 
 #: Distributions whose modules have other names
 DISTRIBUTION_OF = {
+    "IPython": "ipython",
     "PIL": "pillow",
     "diffpy": "diffpy-structure",
     "rsciio": "rosettasciio",
@@ -142,7 +144,8 @@ def test_the_check_itself_allows_what_is_right(module, code):
 
 @pytest.mark.parametrize(
     "module",
-    ["", "_autoload", "signals", "signals.calibration", "signals.diffraction", "signals.images", "signals.vectors"],
+    ["", "_autoload", "signals", "signals.calibration", "signals.diffraction", "signals.images", "signals.vectors",
+     "signals.viewer"],  # fmt: skip
 )
 def test_what_hyperspy_imports_has_light_imports_at_the_top(modules, module):
     tree, is_package = modules[module]
@@ -162,7 +165,7 @@ def test_only_frames_turns_arrays_upside_down(modules):
 
 
 #: What no module imports: for people who work on the package
-TOOLS = {"docs", "tests", "dev"}
+TOOLS = {"docs", "gui-tests", "tests", "dev"}
 
 
 def distributions(requirements):

@@ -182,7 +182,7 @@ def _key(operations):
 @pytest.mark.parametrize("name", ["R -3 m:R", "P 1 1 2/m", "P 2/m 1 1", "C 1 2/m 1", "R 3:R", "P 3 1 2"])
 def test_grids_and_colours_have_the_axes_of_the_cell(name, tmp_path):
     """Every zone axis is near one of the grid's, by the Laue group; orientations that are alike have one colour."""
-    from pyxem_dl.plot.maps import _ipf_colors
+    from pyxem_dl.plot.maps import ipf_colors
 
     phase, _ = load(tmp_path / "t.cif", cif_of(gemmi.SpaceGroup(name), operations=True))
     operations = symmetry.proper_operations(phase)
@@ -195,6 +195,6 @@ def test_grids_and_colours_have_the_axes_of_the_cell(name, tmp_path):
     q = rotations.random_rotations(10, generator)
     copies = rotations.multiply(operations[:, None], q).reshape(-1, 4)
     xmap = CrystalMap(Rotation(copies.numpy()), phase_list=PhaseList([phase]))
-    colors = _ipf_colors(xmap, {0: phase}, "z").reshape(len(operations), 10, 3)
+    colors = ipf_colors(xmap.rotations.data, xmap.phase_id, {0: phase}, "z").reshape(len(operations), 10, 3)
     np.testing.assert_allclose(colors, np.broadcast_to(colors[:1], colors.shape), atol=1e-3)
     assert np.ptp(colors[0], axis=0).max() > 0.2

@@ -105,8 +105,6 @@ def predict_bragg_vectors(
     probe, gain = search.probe, search.gain
     model.check_domain(probe.radius)
     least = model.thresholds.get("confidence", _CONFIDENCE) if threshold is None else threshold
-    # errors are told in the unit of the signal axes, as positions are: the calibration's scale is in Å⁻¹
-    scale = math.sqrt(math.prod(abs(float(axis.scale)) for axis in signal.axes_manager.signal_axes))
     columns = (
         *COLUMNS, "position_error", *ReciprocalSpace.NAMES,
         *(("position_variance", "confidence_variance") if n_samples else ()),
@@ -116,12 +114,19 @@ def predict_bragg_vectors(
         lines["Beam energy"] = "not known: v_g and q_z will be NaN (give beam_energy=)"
     if gain != 1:
         lines["Counts per electron"] = f"{gain:.3g}"
-    find = DetectionFinder(
-        model, probe, search.scan.signal_mask, gain, scale, max_peaks, n_samples, least, search.beam,
-        ReciprocalSpace(search.scan.calibration),
-    )  # fmt: skip
+    find = disk_finder(search, model, least, max_peaks, n_samples)
     return search.vectors(
         "Detection of disks", lines, find, columns, [model.fingerprint, least, max_peaks, n_samples],
         reciprocal_radius=reciprocal_radius, subtract_center=subtract_center, lazy_output=lazy_output, target=target,
         computing=Computing(device, batch_size, show_progressbar, on_part, on_message),
+    )  # fmt: skip
+
+
+def disk_finder(search: Search, model: BraggModel, least: float, max_peaks: int, n_samples: int = 0) -> DetectionFinder:
+    """Make what finds the disks of a batch; the arguments are those of :func:`predict_bragg_vectors`, checked."""
+    # errors are told in the unit of the signal axes, as positions are: the calibration's scale is in Å⁻¹
+    scale = math.sqrt(math.prod(abs(float(axis.scale)) for axis in search.signal.axes_manager.signal_axes))
+    return DetectionFinder(
+        model, search.probe, search.scan.signal_mask, search.gain, scale, max_peaks, n_samples, least, search.beam,
+        ReciprocalSpace(search.scan.calibration),
     )  # fmt: skip

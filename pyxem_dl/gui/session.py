@@ -13,7 +13,7 @@ from pyxem_dl.checks import number, whole_number
 from pyxem_dl.frames import k_to_pixel
 from pyxem_dl.gui.answers import Candidate, Found, Frame
 from pyxem_dl.gui.chunks import ChunkCache
-from pyxem_dl.gui.sources import FromMap, FromModel, Question
+from pyxem_dl.gui.sources import FromMap, FromModel, Question, as_mapped
 from pyxem_dl.models import load_model
 from pyxem_dl.orientation import orientation_job
 from pyxem_dl.plot.checks import check_numbers
@@ -147,6 +147,7 @@ class Session(HasTraits):
             else:
                 self._scan = Scan.from_signal(signal, reading, inspect=isinstance(center, str))
                 model = None if model is None else load_model(model)
+                self._scan = as_mapped(self._scan, xmap)
                 self._source = FromMap(xmap, self._scan, model, phases)
         self.notes = heard.notes
         self._scan.forget_sample()
@@ -179,6 +180,16 @@ class Session(HasTraits):
     def navigation_shape(self) -> tuple[int, ...]:
         """Of the scan, in data order: (y, x), (x,) or ()."""
         return self._scan.shape
+
+    @property
+    def center(self) -> tuple[float, float] | None:
+        """Direct beam (row, column) in pixels, before it is shifted; None where each pattern has its own."""
+        return self._scan.calibration.center if self._scan.centers is None else None
+
+    @property
+    def phases(self) -> dict:
+        """Phases by name."""
+        return {phase.name: phase for phase in self._source.phases.values()}
 
     # ---------------------------------------------------------------- a position
     def frame(self, x: int = 0, y: int = 0) -> Frame:

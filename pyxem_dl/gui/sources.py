@@ -10,8 +10,10 @@ import numpy as np
 from pyxem_dl.frames import Calibration
 from pyxem_dl.gui.answers import Found, why_unusable
 from pyxem_dl.orientation import OrientationStep
+from pyxem_dl.plot.checks import check_map
 from pyxem_dl.plot.markers import candidate_of, check_phases, phases_of, places_of
 from pyxem_dl.results.assembly import DEFAULT_THRESHOLDS, indexed
+from pyxem_dl.results.calibrations import CALIBRATION, calibration_of
 from pyxem_dl.scans import Job, Scan
 from pyxem_dl.scans.streaming import OneByOne
 
@@ -147,3 +149,17 @@ def _scores(xmap, n_best: int) -> np.ndarray:
             values = np.asarray(xmap.prop[name], dtype=float).reshape(xmap.size, -1)[:, :n_best]
             found[:, : values.shape[1]] = values
     return found
+
+
+def as_mapped(scan: Scan, xmap) -> Scan:
+    """Give a scan the calibration that a map was made with, where the map keeps it: scale, ellipse, and all centres."""
+    check_map(xmap)
+    known = calibration_of(xmap)
+    if known is None or known.shape != scan.calibration.shape:
+        return scan
+    table = np.asarray(xmap.prop[CALIBRATION], dtype=float)[:, 2:4]
+    if not np.isfinite(table).all():  # found or given for each pattern, and not kept
+        return replace(scan, calibration=known.replace(center=scan.calibration.center))
+    centers = np.tile(table.mean(0), (scan.size, 1))
+    centers[places_of(xmap, scan.shape)] = table
+    return replace(scan, calibration=known, centers=centers if np.ptp(centers, axis=0).any() else None)

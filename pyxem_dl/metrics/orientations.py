@@ -192,26 +192,59 @@ def neighbour_disorientation(xmap, *, modulo_180: bool = False) -> np.ndarray:
         In degrees, for the points in the map's data; NaN where not indexed or without such a
         neighbour.
     """
-    row, column = _grid_positions(xmap)
-    grid = np.full((row.max() + 3, column.max() + 3), -1)
-    grid[row + 1, column + 1] = np.arange(len(row))
-    q = torch.as_tensor(quaternions_of(xmap), dtype=torch.float64)
-    angles = np.full((4, len(row)), np.nan)
-    for i, (down, right) in enumerate([(0, 1), (1, 0)]):
-        other = grid[row + 1 + down, column + 1 + right]
-        for key, phase in _phases_of(xmap).items():
-            here = (other >= 0) & (xmap.phase_id == key) & (xmap.phase_id[other] == key)
-            here = np.flatnonzero(here)
-            there = other[here]
-            angle = disorientation_angle(
-                q[here], q[there], proper_operations(phase), modulo_180=modulo_180
-            )
-            # the one is the other's neighbour, too
-            angles[i, here] = angles[2 + i, there] = np.rad2deg(angle.numpy())
-    result = np.full(len(row), np.nan)
+    angles = np.full((4, xmap.size), np.nan)
+    for i, here, there, angle in _neighbours(xmap, modulo_180):
+        # the one is the other's neighbour, too
+        angles[i, here] = angles[2 + i, there] = angle
+    result = np.full(xmap.size, np.nan)
     known = np.isfinite(angles).any(0)
     result[known] = np.nanmedian(angles[:, known], axis=0)
     return result
+
+
+def grain_labels(xmap, threshold: float = 5.0) -> np.ndarray:
+    """Find the grains: neighbours of one phase whose orientations differ by less than a threshold.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        A scan in 1 or 2 dimensions.
+    threshold : float
+        In degrees.
+
+    Returns
+    -------
+    array of int, shape (n,)
+        For the points in the map's data: from 0, the largest grain first; -1 where not indexed.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [(here[angle < threshold], there[angle < threshold]) for _, here, there, angle in _neighbours(xmap)]
+    here, there = (np.concatenate(ends) if pairs else np.zeros(0, dtype=int) for ends in zip(*pairs or [((), ())]))
+    links = coo_array((np.ones(len(here), dtype=bool), (here, there)), shape=(xmap.size, xmap.size))
+    _, label = connected_components(links, directed=False)
+    label = np.where(xmap.phase_id >= 0, label, -1)
+    known, inverse, count = np.unique(label[label >= 0], return_inverse=True, return_counts=True)
+    rank = np.empty(len(known), dtype=int)
+    rank[np.argsort(-count, kind="stable")] = np.arange(len(known))
+    label[label >= 0] = rank[inverse]
+    return label
+
+
+def _neighbours(xmap, modulo_180: bool = False):
+    """Yield 0 (to the right) or 1 (below), points and their neighbours of the same phase, and degrees between them."""
+    row, column = _grid_positions(xmap)
+    grid = np.full((row.max(initial=0) + 3, column.max(initial=0) + 3), -1)
+    grid[row + 1, column + 1] = np.arange(len(row))
+    q = torch.as_tensor(quaternions_of(xmap), dtype=torch.float64)
+    for i, (down, right) in enumerate([(0, 1), (1, 0)]):
+        other = grid[row + 1 + down, column + 1 + right]
+        for key, phase in _phases_of(xmap).items():
+            here = np.flatnonzero((other >= 0) & (xmap.phase_id == key) & (xmap.phase_id[other] == key))
+            there = other[here]
+            angle = disorientation_angle(q[here], q[there], proper_operations(phase), modulo_180=modulo_180)
+            yield i, here, there, np.rad2deg(angle.numpy())
 
 
 def quaternions_of(x) -> np.ndarray:

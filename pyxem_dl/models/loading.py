@@ -161,5 +161,10 @@ def list_models() -> dict[str, str]:
     return lines
 
 
+def bundled_of(kind: type[Model]) -> list[str]:
+    """Names of the bundled models of a kind, as :class:`OrientationModel`."""
+    return [name for name, folder in _bundled().items() if read_config(folder)["format"] == kind.format]
+
+
 def _bundled() -> dict[str, Path]:
     return {folder.parent.name: folder.parent for folder in sorted(PRETRAINED.glob(f"*/{CONFIG}"))}

@@ -70,7 +70,7 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
         axes = figure.add_subplot(columns[i])
         image = np.empty((*grid.shape, 3))
         image[:] = to_rgb(NOT_INDEXED)
-        colors = _ipf_colors(xmap, phases, direction) * factors[:, None]
+        colors = ipf_colors(_best_quaternions(xmap), xmap.phase_id, phases, direction) * factors[:, None]
         grid.fill(image, np.where((xmap.phase_id >= 0)[:, None], colors, to_rgb(NOT_INDEXED)))
         grid.show(axes, image, interpolation="nearest")
         axes.set_title(f"Crystal direction along {_DIRECTIONS[direction][1]}", fontsize=10)
@@ -429,16 +429,32 @@ def _best_quaternions(xmap) -> np.ndarray:
     return data[:, 0] if data.ndim == 3 else data
 
 
-def _ipf_colors(xmap, phases, direction: str) -> np.ndarray:
-    """Colours (n, 3) of the points in a map's data that are indexed."""
+def ipf_colors(quaternions: np.ndarray, phase_id: np.ndarray, phases: dict, direction: str) -> np.ndarray:
+    """Colours of orientations.
+
+    Parameters
+    ----------
+    quaternions : array, shape (n, 4)
+        Lab to crystal.
+    phase_id : array of int, shape (n,)
+        Of which phase each is; -1 for none.
+    phases : dict of int to orix.crystal_map.Phase
+        By these numbers.
+    direction : {"x", "y", "z"}
+        Of the lab.
+
+    Returns
+    -------
+    array, shape (n, 3)
+        From 0 to 1; 0 where nothing is indexed.
+    """
     from orix.plot import IPFColorKeyTSL
     from orix.quaternion import Orientation, Rotation
     from orix.vector import Vector3d
 
-    colors = np.zeros((xmap.size, 3))
-    quaternions = _best_quaternions(xmap)
+    colors = np.zeros((len(quaternions), 3))
     for key, phase in phases.items():
-        here = xmap.phase_id == key
+        here = phase_id == key
         if here.any():
             laue = laue_group(phase)
             ipf = IPFColorKeyTSL(laue, direction=Vector3d(_DIRECTIONS[direction][0]))

@@ -224,9 +224,9 @@ class Partial:
         """How many positions have results."""
         return self._found.n_done
 
-    def to_result(self):
-        """Make the result of what is done; the rest is not in its data."""
-        return self._assemble(self._found)
+    def to_result(self, assemble: Assembly | None = None):
+        """Make the result of what is done, as was said or by another assembly; the rest is not in its data."""
+        return (assemble or self._assemble)(self._found)
 
     def to_crystal_map(self):
         """Make the same, by the name that it has for orientations."""

@@ -22,9 +22,11 @@ from pyxem_dl.signals.images import (
     segment_by_symmetry,
 )
 from pyxem_dl.signals.vectors import strain_map, tilt_map
+from pyxem_dl.signals.viewer import explore
 
 #: Module and class, and the function that becomes a method of that class and of all that inherit from it
 METHODS = (
+    ("hyperspy._signals.signal2d", "Signal2D", explore),
     ("hyperspy._signals.signal2d", "Signal2D", segment_by_symmetry),
     ("hyperspy._signals.signal2d", "Signal2D", get_symmetry_descriptors),
     ("hyperspy._signals.signal2d", "Signal2D", classify_structure),

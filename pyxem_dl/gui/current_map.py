@@ -125,15 +125,27 @@ class CurrentMap:
         if suffix not in SUFFIXES:
             raise ValueError(f"{path.name!r} must end in one of {', '.join(SUFFIXES)}: what is to be saved?")
         if suffix == ".png":
-            return _save_picture(path, *picture, overwrite)
+            return save_picture(path, *picture, overwrite)
         if not self.there:
             raise ValueError("There is no map yet: index the scan first.")
         save_map(path, self.final(thresholds), overwrite=overwrite)
         return path
 
 
-def _save_picture(path: Path, layer, hidden: np.ndarray | None, overwrite: bool) -> Path:
-    """Draw a layer as it is shown."""
+def save_picture(path: Path, layer, hidden: np.ndarray | None, overwrite: bool) -> Path:
+    """Draw a layer as it is shown.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Ends in ``.png``.
+    layer : Layer
+        What is drawn.
+    hidden : array of bool, shape (rows, columns), optional
+        Positions that are grey.
+    overwrite : bool
+        Replace a file that is there.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

@@ -40,7 +40,7 @@ class LiveDisks:
     def __call__(self, index: int, pattern: np.ndarray) -> np.ndarray:
         """Row, column, intensity and confidence (m, 4) of a pattern's disks."""
         (part,) = self._runner.compute(np.array([index]), pattern[None])
-        (table,) = part.arrays["disks"].tables
+        (table,) = part.arrays["disks"].tables()
         return np.asarray(table, dtype=float)[:, :4]
 
 

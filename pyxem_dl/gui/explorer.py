@@ -18,13 +18,12 @@ from pyxem_dl.gui.latest import Latest
 from pyxem_dl.gui.layers import Layer
 from pyxem_dl.gui.link import NavigatorLink
 from pyxem_dl.gui.recipe import Recipe
-from pyxem_dl.gui.sessions import Given, Opened, Sessions
+from pyxem_dl.gui.sessions import VIRTUAL, Given, Opened, Sessions
 from pyxem_dl.gui.virtual import ring, virtual_image
 from pyxem_dl.gui.wire import frame_message, layer_message
 
 #: Name by which HyperSpy knows the viewer
 TOOLKEY = "pyxem_dl.explore"
-VIRTUAL = "virtual image"
 # Candidates that are asked for, where there are so many
 _CANDIDATES = 3
 # A scan of more bytes is not read for its virtual image until that is asked for
@@ -83,6 +82,10 @@ class Explorer(HasTraits):
     ----------
     given : Given
         The scan, and what :func:`explore` was given with it.
+    sessions : Sessions or ImageSessions
+        Who answers.
+    current : CurrentMap or ImageResult
+        The map.
 
     Attributes
     ----------
@@ -121,28 +124,27 @@ class Explorer(HasTraits):
     crystal_threshold = _Checked(None, _share_or_none)
     scale_factor = _Checked(1.0, lambda viewer, name, value: number(name, value, 0.95, 1.05))
     center_shift = _Checked((0.0, 0.0), _shift)
-    layer = _Checked(VIRTUAL, _one_of("layers"))
+    layer = _Checked("", _one_of("layers"))
     candidate = _Checked(0, lambda viewer, name, value: whole_number(name, value, 0, _CANDIDATES - 1))
     link = _Checked(False, lambda viewer, name, value: flag(name, value))
     #: What the last position gave
     opened = Instance(Opened)
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: Given, sessions: Sessions, current: CurrentMap) -> None:
         super().__init__()
         self._given, self._signal = given, given.signal
-        self._sessions = Sessions(given)
-        self.grid = ((1, 1) + self._sessions.shape)[-2:]
-        self.current = CurrentMap(self._sessions.shape, given.xmap, self._sessions.map_phases)
+        self._sessions, self.current = sessions, current
+        self.grid = ((1, 1) + tuple(sessions.shape))[-2:]
         self._views: list[Callable] = []
         self._number, self.status, self._failed, self._done = 0, "", False, 0
-        self._virtual: Layer | None = None
         self._keys: dict[str, ColorKey] = {}
         self._told: dict = {}
         self._frames = Latest(self._find, self._show)
         self._pictures = Latest(self._draw, self._show_layer)
         self._reading, self._indexing = Background(self._fail), Background(self._fail)
         self._navigator: NavigatorLink | None = None
-        self.trait_setq(source=self._sessions.first_source, model=self._sessions.first_model)
+        self._picture = sessions.first_picture()
+        self.trait_setq(source=sessions.first_source, model=sessions.first_model, layer=self._picture.name)
         if self.current.there:
             self.trait_setq(layer=self.current.names[0])
         self.observe(self._changed, list(FOUND_WITH))
@@ -150,7 +152,7 @@ class Explorer(HasTraits):
         self.observe(self._relink, "link")
         self._ask()
         self._relayer()
-        if not self.current.there and self._sessions.nbytes <= _READ_AT_ONCE:
+        if self._reads and not self.current.there and sessions.nbytes <= _READ_AT_ONCE:
             self.show_virtual()
 
     # ---------------------------------------------------------------- what may be chosen
@@ -172,7 +174,12 @@ class Explorer(HasTraits):
     @property
     def layers(self) -> list[str]:
         """Pictures of the scan."""
-        return [VIRTUAL, *self.current.names]
+        return [self._picture.name, *self.current.names]
+
+    @property
+    def _reads(self) -> bool:
+        """Whether there are patterns for a virtual detector."""
+        return self._picture.name == VIRTUAL
 
     # ---------------------------------------------------------------- results
     @property
@@ -196,6 +203,8 @@ class Explorer(HasTraits):
     def code(self) -> str:
         """Lines that make this map."""
         limit = self.threshold
+        if self.source not in ("map", "model"):
+            return f"# {self.source}: what the viewer was given"
         if self._given.xmap is not None and self.source == "map" and not self.current.made_with():
             lines = ["# xmap: the map that the viewer was given"]
             lines += [f'xmap[xmap.prop["score"] < {limit:.6g}].phase_id = -1'] if limit else []
@@ -296,9 +305,8 @@ class Explorer(HasTraits):
 
     def _draw(self, asked) -> tuple:
         name, candidate, crystal = asked
-        if name == VIRTUAL or not self.current.there:
-            empty = np.full(self.grid, np.nan, dtype=np.float32)
-            return self._virtual or Layer(VIRTUAL, empty), None, None
+        if name == self._picture.name or not self.current.there:
+            return self._picture, None, None
         return self.current.layer(name, candidate, crystal)
 
     def _show_layer(self, drawn) -> None:
@@ -308,6 +316,8 @@ class Explorer(HasTraits):
 
     def index(self) -> None:
         """Index the whole scan in the background, with the settings as they are now."""
+        if self.source not in ("map", "model"):
+            raise ValueError("Only orientations of a scan are indexed here.")
         recipe = self._recipe()
         self._done = 0
         self.say("Indexing ...")
@@ -364,7 +374,7 @@ class Explorer(HasTraits):
         mask = ring((rows, columns), middle, inner, outer, self._given.signal_mask)
 
         def show(image, n):
-            self._virtual = Layer(VIRTUAL, image, unit="mean intensity per pixel")
+            self._picture = Layer(VIRTUAL, image, unit="mean intensity per pixel")
             if self.layer == VIRTUAL:
                 self._relayer()
 
@@ -406,7 +416,8 @@ class Explorer(HasTraits):
             "map_threshold": self._of_map().get("score", 0.0), "step": self._sessions.step,
             "unit": self._sessions.unit, "detector": list(self._sessions.detector), "map": self.current.there,
             "most": 1 if self.opened is None else self.opened.most, "status": self.status, "failed": self._failed,
-            "running": self._indexing.running, "done": self._done, "scale": self._sessions.scale,
+            "can_index": self.source in ("map", "model"), "running": self._indexing.running,
+            "done": self._done, "scale": self._sessions.scale,
             "fixed_center": self.opened is not None and self.opened.center is not None,
         }  # fmt: skip
 

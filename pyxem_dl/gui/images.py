@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import colorsys
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from pyxem_dl.frames import ImageCalibration
 from pyxem_dl.gui.answers import Candidate, Frame
+from pyxem_dl.gui.current_map import save_picture
 from pyxem_dl.gui.layers import Layer, MapLayers
 from pyxem_dl.gui.sessions import Given, Opened
 from pyxem_dl.gui.wire import binned, binning
@@ -46,7 +48,7 @@ class ImageResult:
         """Flat index (rows, columns) of the window, or of the pixel, that is nearest to each place of the grid."""
         row, column = (np.arange(n) * self.factor + (self.factor - 1) / 2 for n in self.grid)
         if isinstance(self._found, LatticeMap):
-            y, x = (self._of_axis(self._found.axes[i]) for i in (1, 0))
+            y, x = (self._of_axis(self._found.axes[1 - i], self._found.score.shape[i]) for i in (0, 1))
         elif hasattr(self._found, "phase_id"):
             self._shape = self._found.shape
             y, x = (np.unique(np.round(each, 6)) for each in (self._found.y, self._found.x))
@@ -55,7 +57,8 @@ class ImageResult:
             data = np.asarray(self._found.data)
             if data.shape != self._image.shape:
                 raise ValueError(
-                    f"The labels are of {data.shape} pixels, the image has {self._image.shape}: give those of this image."
+                    f"The labels are of {data.shape} pixels, the image has {self._image.shape}: give what was found "
+                    "in this image."
                 )
             y, x = (np.arange(n, dtype=float) for n in data.shape)
         if y.max(initial=0) > self._image.shape[0] or x.max(initial=0) > self._image.shape[1]:
@@ -67,9 +70,9 @@ class ImageResult:
         """Pixels in a unit of length."""
         return {"nm": 10.0, "pm": 0.01, "um": 1e4, "µm": 1e4}.get(unit, 1.0) / self._pixel
 
-    def _of_axis(self, axis: dict) -> np.ndarray:
-        """Places of windows along an axis, in pixels of the image."""
-        places = axis["offset"] + axis["scale"] * np.arange(axis["size"])
+    def _of_axis(self, axis: dict, n: int) -> np.ndarray:
+        """Places of n windows along an axis, in pixels of the image."""
+        places = axis["offset"] + axis["scale"] * np.arange(n)
         return places * self._to_pixels(str(axis["units"]))
 
     # ---------------------------------------------------------------- pictures
@@ -179,8 +182,9 @@ class ImageResult:
 
     def save(self, path, thresholds: dict, picture: tuple, overwrite: bool = False):
         """Save the picture that is shown, as ``.png``: results have a ``save`` of their own."""
-        from pyxem_dl.gui.current_map import save_picture
-
+        path = Path(str(path)).expanduser()
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path.name!r} must end in .png: save the result itself by its own save().")
         return save_picture(path, *picture, overwrite)
 
 
@@ -200,7 +204,7 @@ class ImageSessions:
         For a series, and for an image without a unit of length.
     """
 
-    models, first_model, first_source, map_phases, first_layer = [""], "", IMAGE, None, IMAGE
+    models, first_model, first_source = [""], "", IMAGE
 
     def __init__(self, given: Given, found) -> None:
         signal = given.signal

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyxem_dl.frames import ImageCalibration
+from pyxem_dl.gui.current_map import CurrentMap
 from pyxem_dl.gui.explorer import Explorer
-from pyxem_dl.gui.sessions import Given
+from pyxem_dl.gui.images import ImageSessions
+from pyxem_dl.gui.sessions import Given, Sessions
 from pyxem_dl.gui.widget import register, require_anywidget
+from pyxem_dl.images import LatticeMap
 from pyxem_dl.models import OrientationEnsemble
 from pyxem_dl.models.folder import Model
 from pyxem_dl.results.vector_scan import is_vectors
@@ -39,6 +43,8 @@ def explore(
     what : str, pathlib.Path, model, orix.crystal_map.CrystalMap or pyxem.signals.DiffractionVectors, optional
         Whose answers are shown: an orientation model or a detector of disks (a bundled name, a folder, or a loaded
         model), which is asked at every position; or a finished map, or vectors, of this scan. By default "any-crystal".
+        Of an atomic-resolution image: what :func:`pyxem_dl.classify_structure`, :func:`pyxem_dl.map_lattice` or
+        :func:`pyxem_dl.segment_by_symmetry` gave; by default the image alone.
     model : str, pathlib.Path or OrientationModel, optional
         With a map: the model that can be asked beside it.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
@@ -74,8 +80,14 @@ def explore(
     """
     require_anywidget()
     register()
-    named = {"model": model}
-    if hasattr(what, "phase_id"):
+    named, image = {"model": model}, is_image(signal)
+    if image:
+        if not (what is None or hasattr(what, "phase_id") or isinstance(what, LatticeMap) or hasattr(what, "data")):
+            raise TypeError(
+                "Of an image the viewer shows what classify_structure, map_lattice or segment_by_symmetry gave, not "
+                f"{type(what).__name__}. For patterns: s.set_signal_type('electron_diffraction')."
+            )
+    elif hasattr(what, "phase_id"):
         named["xmap"] = what
     elif is_vectors(what):
         named["vectors"] = what
@@ -88,10 +100,25 @@ def explore(
             "The viewer shows a model (a name, a folder, or a loaded one), a CrystalMap or DiffractionVectors, not "
             f"{type(what).__name__}."
         )
-    explorer = Explorer(Given(
+    given = Given(
         signal, phases=phases, center=center, signal_mask=signal_mask, beam_energy=beam_energy, device=device, **named
-    ))  # fmt: skip
+    )
+    if image:
+        sessions = ImageSessions(given, what)
+        explorer = Explorer(given, sessions, sessions.result)
+    else:
+        sessions = Sessions(given)
+        explorer = Explorer(given, sessions, CurrentMap(sessions.shape, given.xmap, sessions.map_phases))
     explorer.link = link
     return explorer
 
 
+def is_image(signal) -> bool:
+    """Tell whether a signal is an image in real space: no diffraction signal, and its axes have a unit of length."""
+    if hasattr(signal, "calibration"):  # pyxem's
+        return False
+    try:
+        ImageCalibration.from_signal(signal)
+    except ValueError:
+        return False
+    return True

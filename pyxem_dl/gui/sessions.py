@@ -15,6 +15,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.gui.answers import Frame
 from pyxem_dl.gui.chunks import ChunkCache
 from pyxem_dl.gui.disks import DiskSession, KnownDisks, LiveDisks
+from pyxem_dl.gui.layers import Layer
 from pyxem_dl.gui.session import Session
 from pyxem_dl.gui.wire import binned, binning
 from pyxem_dl.models import BraggModel, OrientationModel, load_model
@@ -22,6 +23,7 @@ from pyxem_dl.models.loading import bundled_of
 from pyxem_dl.plot.markers import phases_of
 from pyxem_dl.scans import Positions, Reading, Scan
 
+VIRTUAL = "virtual image"
 # Models that are kept ready
 _MOST_SESSIONS = 4
 
@@ -275,6 +277,10 @@ class Sessions:
         else:
             source = LiveDisks(given.signal, given.model, *where, given.device)
         return Opened(DiskSession(source), {"score": source.threshold})
+
+    def first_picture(self) -> Layer:
+        """Picture of the scan before it is read."""
+        return Layer(VIRTUAL, np.full(((1, 1) + self.shape)[-2:], np.nan, dtype=np.float32))
 
     def plain(self, settings: dict) -> Opened:
         """Whom to ask where nobody else can answer."""

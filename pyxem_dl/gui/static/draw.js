@@ -31,7 +31,7 @@ function percentiles(values, shares) {
 function paintLayer(layer, threshold) {
   const [rows, columns] = layer.shape;
   const image = new ImageData(columns, rows);
-  const gray = layer.name === "virtual image";
+  const gray = ["virtual image", "image"].includes(layer.name);
   const [low, high] = layer.range ?? (layer.range = layer.colors ? [0, 1] : percentiles(layer.numbers, [1, 99]));
   let hidden = 0;
   for (let i = 0; i < rows * columns; i++) {

@@ -225,7 +225,7 @@ class View {
   hearState(state) {
     const c = this.controls;
     this.state = state;
-    const disks = state.source === "disks";
+    const disks = !state.can_index;
     for (const name of ["source", "model", "phase", "layer"]) c.set(name, state[name], state[`${name}s`]);
     c.set("candidate", ORDINALS[state.candidate], ORDINALS.slice(0, state.most));
     const spots = state.most > 1 ? [...ORDINALS.slice(0, state.most), "all"] : [ORDINALS[0]];
@@ -243,7 +243,9 @@ class View {
     c.shown("phase", state.phases.length > 1);
     for (const name of ["spots", "candidate"]) c.shown(name, state.most > 1);
     for (const name of ["model", "crystal_threshold", "scale_factor"]) c.shown(name, !disks);
-    this.index.style.display = this.cancel.style.display = disks ? "none" : "";
+    c.shown("threshold", state.source !== "image");
+    for (const name of ["link", "mode"]) c.shown(name, state.source !== "image");
+    for (const each of [this.index, this.cancel, this.bar]) each.style.display = state.can_index ? "" : "none";
     this.index.disabled = state.running;
     this.cancel.disabled = !state.running;
     this.bar.style.visibility = state.running ? "visible" : "hidden";

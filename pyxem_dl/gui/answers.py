@@ -16,8 +16,8 @@ class Candidate:
     ----------
     phase : str
         Name.
-    rotation : array, shape (4,)
-        Quaternion, lab to crystal.
+    rotation : array, shape (4,), or None
+        Quaternion, lab to crystal; None for disks, and for columns of an image.
     score : float
         Greater is better; NaN where a map has none.
     row, column : array, shape (m,)
@@ -25,11 +25,11 @@ class Candidate:
     intensity : array, shape (m,)
         Kinematical, of the strongest 1: for the size of what is drawn.
     hkl : array of int, shape (m, 3)
-        Miller indices.
+        Miller indices; shape (m, 0) where there are none.
     """
 
     phase: str
-    rotation: np.ndarray
+    rotation: np.ndarray | None
     score: float
     row: np.ndarray
     column: np.ndarray
@@ -37,6 +37,8 @@ class Candidate:
     hkl: np.ndarray
 
     def __str__(self) -> str:
+        if self.rotation is None:
+            return f"{self.phase}: {len(self.row)}"
         from orix.quaternion import Rotation
 
         angles = ", ".join(f"{angle:.1f}°" for angle in Rotation(self.rotation).to_euler(degrees=True)[0])

@@ -13,8 +13,8 @@ from pyxem_dl.models import load_model
 from pyxem_dl.scans import Computing, Reading
 from pyxem_dl.scans.streaming import OneByOne
 
-# Disks below this confidence are not even asked for
-_LEAST, _MOST_DISKS = 0.02, 500
+# As predict_bragg_vectors has it, and a confidence below which all is noise
+_MOST_DISKS, _LEAST = 1000, 0.02
 
 
 class LiveDisks:
@@ -30,16 +30,24 @@ class LiveDisks:
         model = load_model(model)
         search = Search(signal, None, Reading(None, signal_mask, center, beam_energy))
         model.check_domain(search.probe.radius)
-        step = DiskStep(search.scan.without_data(), disk_finder(search, model, _LEAST, _MOST_DISKS), None, False, 9)
-        device = Computing(device, show_progressbar=False).torch_device
-        step.prepare(device)
-        self._runner, self.scan = OneByOne(step, device, 1), search.scan
+        self._search, self._model, self.scan = search, model, search.scan
+        self._device = Computing(device, show_progressbar=False).torch_device
+        self._runners: dict[float, OneByOne] = {}
         self.name = f"Model {model.name}, probe of radius {search.probe.radius:.3g} px"
         self.threshold = model.thresholds.get("confidence", 0.5)
 
-    def __call__(self, index: int, pattern: np.ndarray) -> np.ndarray:
+    def _runner(self, least: float) -> OneByOne:
+        """Make what finds disks of a confidence; where they are depends on it, as they share the light."""
+        if least not in self._runners:
+            finder = disk_finder(self._search, self._model, least, _MOST_DISKS)
+            step = DiskStep(self.scan.without_data(), finder, None, False, 9)
+            step.prepare(self._device)
+            self._runners = {least: OneByOne(step, self._device, 1)}
+        return self._runners[least]
+
+    def __call__(self, index: int, pattern: np.ndarray, least: float) -> np.ndarray:
         """Row, column, intensity and confidence (m, 4) of a pattern's disks."""
-        (part,) = self._runner.compute(np.array([index]), pattern[None])
+        (part,) = self._runner(max(least, _LEAST)).compute(np.array([index]), pattern[None])
         (table,) = part.arrays["disks"].tables()
         return np.asarray(table, dtype=float)[:, :4]
 
@@ -71,8 +79,8 @@ class KnownDisks:
         self._column = {name: names.index(name) for name in ("intensity", "confidence") if name in names}
         self.name = f"Vectors ({', '.join(names)})"
 
-    def __call__(self, index: int, pattern: np.ndarray) -> np.ndarray:
-        """Row, column, intensity and confidence (m, 4) of a position."""
+    def __call__(self, index: int, pattern: np.ndarray, least: float) -> np.ndarray:
+        """Row, column, intensity and confidence (m, 4) of a position, those of a lower confidence, too."""
         data = self._vectors.data
         table = data[np.unravel_index(index, self.scan.shape)] if self.scan.shape else data
         table = table.compute() if hasattr(table, "compute") else table
@@ -100,17 +108,18 @@ class DiskSession:
         self.source_name = source.name
 
     def frame(self, x: int, y: int) -> Frame:
-        """Show a position; disks below the threshold are counted, and not drawn."""
+        """Show a position; disks that are known, and below the threshold, are counted and not drawn."""
         scan = self._source.scan
         index = y * ((1, 1) + tuple(scan.shape))[-1] + x
         pattern = self._patterns.pattern(index)
-        row, column, intensity, confidence = self._source(index, pattern).T
+        row, column, intensity, confidence = self._source(index, pattern, self.threshold).T
         kept = confidence >= self.threshold
         strongest = np.abs(intensity[kept]).max(initial=1e-12)
         shown = Candidate(
             "disks", None, float(confidence[kept].mean()) if kept.any() else np.nan, row[kept], column[kept],
             np.clip(intensity[kept] / strongest, 0, 1), np.zeros((int(kept.sum()), 0), dtype=int),
         )  # fmt: skip
-        lines = [f"(x, y) = ({x}, {y})", f"{kept.sum()} disks, {(~kept).sum()} more below the confidence "
-                 f"{self.threshold:.3g}", self.source_name]  # fmt: skip
+        more = f", {(~kept).sum()} more below it" if (~kept).any() else ""
+        lines = [f"(x, y) = ({x}, {y})", f"{kept.sum()} disks from a confidence of {self.threshold:.3g} on{more}"]
+        lines.append(self.source_name)
         return Frame(x, y, pattern, scan.calibration.center, [shown], "\n".join(lines))

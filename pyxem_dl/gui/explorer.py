@@ -11,6 +11,7 @@ from hyperspy.ui_registry import add_gui_method
 from traits.api import HasTraits, Instance, TraitType
 
 from pyxem_dl.checks import flag, number, whole_number
+from pyxem_dl.gui.answers import Frame
 from pyxem_dl.gui.background import Background
 from pyxem_dl.gui.current_map import CurrentMap
 from pyxem_dl.gui.keys import ColorKey
@@ -136,7 +137,7 @@ class Explorer(HasTraits):
         self._sessions, self.current = sessions, current
         self.grid = ((1, 1) + tuple(sessions.shape))[-2:]
         self._views: list[Callable] = []
-        self._number, self.status, self._failed, self._done = 0, "", False, 0
+        self._number, self.status, self._failed, self._no_frame, self._done = 0, "", False, False, 0
         self._keys: dict[str, ColorKey] = {}
         self._told: dict = {}
         self._frames = Latest(self._find, self._show)
@@ -276,8 +277,14 @@ class Explorer(HasTraits):
             opened = self._sessions.open(settings, self.current, lambda: self.xmap)
             return asked, opened, opened.frame(settings, _CANDIDATES), ""
         except Exception as error:
-            plain = self._sessions.plain(settings)
-            return asked, plain, plain.frame(settings, _CANDIDATES), f"{error}" or type(error).__name__
+            words = f"{error}" or type(error).__name__
+        plain = self._sessions.plain(settings)
+        try:
+            return asked, plain, plain.frame(settings, _CANDIDATES), words
+        except Exception as error:  # the pattern itself cannot be read
+            nothing = np.zeros(self._sessions.detector, dtype=np.float32)
+            frame = Frame(settings["x"], settings["y"], nothing, self._sessions.center, [], f"No pattern: {error}")
+            return asked, plain, frame, words
 
     def _show(self, found) -> None:
         asked, opened, frame, error = found
@@ -291,7 +298,9 @@ class Explorer(HasTraits):
         self._send(message | {"number": asked.number, "source": asked.settings["source"]}, buffers)
         if error:
             self.say(error, failed=True)
-        elif self._failed and not self._indexing.running:
+            self._no_frame = True
+        elif self._no_frame:
+            self._no_frame = False
             self.say("")
         self._tell()
 
@@ -418,6 +427,7 @@ class Explorer(HasTraits):
             "most": 1 if self.opened is None else self.opened.most, "status": self.status, "failed": self._failed,
             "can_index": self.source in ("map", "model"), "running": self._indexing.running,
             "done": self._done, "scale": self._sessions.scale,
+            "keys": [] if self.opened is None else list(self.opened.phases),
             "fixed_center": self.opened is not None and self.opened.center is not None,
         }  # fmt: skip
 
@@ -440,6 +450,8 @@ class Explorer(HasTraits):
         kind = message.get("kind")
         if kind == "ask":
             self._number = max(self._number, int(message["number"]))
+            if self._failed and not self._no_frame:
+                self.say("")
             self._set(message["set"])
         elif kind == "hello":
             self._hello()
@@ -460,7 +472,7 @@ class Explorer(HasTraits):
         unknown = set(values) - set(SETTINGS)
         if unknown:
             raise ValueError(f"There is no setting {', '.join(sorted(unknown))}.")
-        before = {name: getattr(self, name) for name in values}
+        before = {name: getattr(self, name) for name in FOUND_WITH}
         try:
             self.trait_set(**values)
         finally:

@@ -66,8 +66,8 @@ def explore(
     ------
     ImportError
         Without the extra ``gui``.
-    TypeError
-        If `what` is none of these.
+    TypeError, ValueError
+        If `what` is none of these, and for a signal with more than two navigation dimensions.
 
     Notes
     -----
@@ -80,6 +80,12 @@ def explore(
     """
     require_anywidget()
     register()
+    dimensions = signal.axes_manager.navigation_dimension
+    if dimensions > 2:
+        raise ValueError(
+            f"The viewer shows scans with 0, 1 or 2 navigation dimensions, not {dimensions}: choose a part, as "
+            "s.inav[..., 0]."
+        )
     named, image = {"model": model}, is_image(signal)
     if image:
         if not (what is None or hasattr(what, "phase_id") or isinstance(what, LatticeMap) or hasattr(what, "data")):

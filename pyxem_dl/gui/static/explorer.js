@@ -162,7 +162,7 @@ class View {
         element("div", { className: "panel" },
           element("div", { className: "row" },
             c.choice("mode", "Mouse", "What the mouse does on the pattern"),
-            c.slider("gamma", "Gamma", 0.1, 1, 0.05), c.slider("low", "Low %", 0, 60, 1),
+            c.slider("gamma", "Gamma", 0.1, 1, 0.05), c.slider("low", "Low %", 0, 95, 1),
             c.slider("high", "High %", 90, 100, 0.1), c.tick("inverted", "Invert")),
           this.pattern.root, this.text)),
       element("div", { className: "row" },
@@ -249,6 +249,7 @@ class View {
     this.index.disabled = state.running;
     this.cancel.disabled = !state.running;
     this.bar.style.visibility = state.running ? "visible" : "hidden";
+    this.showLegend();
     this.bar.value = state.done / Math.max(1, state.grid[0] * state.grid[1]);
     this.say(state.status, state.failed);
     if (this.map.layer?.scores && this.map.threshold !== state.map_threshold) this.greyOut(state.map_threshold);
@@ -300,7 +301,10 @@ class View {
     if (hidden) entries.push([swatch("darkgray"), `not indexed (${((100 * hidden) / n).toFixed(1)} %)`]);
     this.legend.replaceChildren(...entries.map((entry) => element("span", {}, ...entry)));
     this.root.dataset.hidden = hidden ?? 0;
-    for (const each of Object.values(this.keys)) each.root.style.display = layer.name.startsWith("IPF") ? "" : "none";
+    for (const [phase, each] of Object.entries(this.keys)) {
+      const counts = layer.name.startsWith("IPF") && this.state.keys.includes(phase);
+      each.root.style.display = counts ? "" : "none";
+    }
   }
 
   hearKey(message, buffers) {

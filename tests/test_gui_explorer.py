@@ -371,6 +371,15 @@ def test_the_navigator_and_the_viewer_move_together(opened, signal):
     assert (explorer.x, explorer.y) == (2, 3)
 
 
+def test_what_is_not_seen_any_more_is_not_linked(opened, signal):
+    explorer, view = opened(signal, make_model(), link=True)
+    View(explorer).tell("hello")
+    view.tell("bye")
+    assert explorer.link
+    view.tell("bye")
+    assert not explorer.link
+
+
 def test_closed_twice_leaves_no_handler(signal):
     before = len(signal.axes_manager.events.indices_changed.connected)
     threads = threading.active_count()

@@ -140,6 +140,7 @@ class Explorer(HasTraits):
         self._number, self.status, self._failed, self._no_frame, self._done = 0, "", False, False, 0
         self._keys: dict[str, ColorKey] = {}
         self._told: dict = {}
+        self._shown = 0
         self._frames = Latest(self._find, self._show)
         self._pictures = Latest(self._draw, self._show_layer)
         self._reading, self._indexing = Background(self._fail), Background(self._fail)
@@ -454,7 +455,12 @@ class Explorer(HasTraits):
                 self.say("")
             self._set(message["set"])
         elif kind == "hello":
+            self._shown += 1
             self._hello()
+        elif kind == "bye":
+            self._shown -= 1
+            if self._shown < 1:  # the cell was run again: what nobody sees must not move with the navigator
+                self.trait_set(link=False)
         elif kind in ("index", "cancel"):
             getattr(self, kind)()
         elif kind == "virtual":

@@ -131,7 +131,11 @@ class View {
     this.build();
     this.heard = (message, buffers) => this.hear(message, buffers);
     model.on("msg:custom", this.heard);
-    this.leave = () => { model.off("msg:custom", this.heard); clearTimeout(this.talk.timer); };
+    this.leave = () => {
+      this.talk.tell({ kind: "bye" });
+      model.off("msg:custom", this.heard);
+      clearTimeout(this.talk.timer);
+    };
     this.talk.tell({ kind: "hello" });
   }
 

@@ -21,9 +21,23 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
 exclude_patterns = ["_build"]
+
+# Examples: pages from their cells, with the pictures that docs/make_gallery.py has kept
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "examples",
+    "plot_gallery": False,
+    "within_subsection_order": "FileNameSortKey",
+    "min_reported_time": 1e9,
+    "remove_config_comments": True,
+    "show_signature": False,
+    "write_computation_times": False,
+    "download_all_examples": False,
+}
 
 # Markdown: anchors of headings as on GitHub; the glossary's definitions
 myst_heading_anchors = 4
@@ -54,9 +68,12 @@ html_theme_options = {
 def setup(app):
     """Write the made pages before Sphinx looks for pages, and turn links that leave `docs/`."""
     app.connect("builder-inited", lambda app: api_pages.write(HERE), priority=100)
-    app.connect("source-read", _turn_links)
+    app.connect("source-read", _finish)
 
 
-def _turn_links(app, page, source):
-    if "/" not in page:  # a page that is written by hand
+def _finish(app, page, source):
+    folder, _, name = page.rpartition("/")
+    if not folder:  # a page that is written by hand
         source[0] = api_pages.with_site_links(source[0], "docs", "")
+    elif folder == "examples":
+        source[0] = api_pages.with_pictures(source[0], name)

@@ -88,6 +88,23 @@ def test_links_lead_to_where_the_site_has_a_file(site, text, folder, site_folder
     assert site.with_site_links(text, folder, site_folder) == expected
 
 
+def test_pictures_follow_the_cells_that_save_them(site):
+    cell = ".. GENERATED FROM PYTHON SOURCE LINES 1-2\n\n.. code-block:: Python\n\n    figure.savefig({})\n\n\n"
+    text = "Title\n=====\n\n" + cell.format('OUTPUT / "a.png"') + cell.format("elsewhere")
+    text += cell.format('OUTPUT / "b.png"') + ".. _sphx_glr_download_examples_x.py:\n\nrest"
+    made = site.with_pictures(text, "x")
+    shown = (".. GEN", ".. image", ".. _", "   :alt:", "    figure")
+    words = [line for line in made.splitlines() if line.startswith(shown)]
+    assert words == [
+        ".. GENERATED FROM PYTHON SOURCE LINES 1-2", '    figure.savefig(OUTPUT / "a.png")',
+        ".. image:: /gallery/x/a.webp", "   :alt: a",
+        ".. GENERATED FROM PYTHON SOURCE LINES 1-2", "    figure.savefig(elsewhere)",
+        ".. GENERATED FROM PYTHON SOURCE LINES 1-2", '    figure.savefig(OUTPUT / "b.png")',
+        ".. image:: /gallery/x/b.webp", "   :alt: b",
+        ".. _sphx_glr_download_examples_x.py:",
+    ]  # fmt: skip
+
+
 def test_pages_are_written_when_they_change(site, pages, tmp_path, monkeypatch):
     monkeypatch.setattr(site, "pages", lambda: {"api/a.rst": "1", "project/b.md": "2"})
     site.write(tmp_path)
@@ -141,7 +158,7 @@ def test_headings_of_troubleshooting_are_anchors(root):
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(root, tmp_path):
-    for needed in ("sphinx", "myst_parser", "numpydoc", "pydata_sphinx_theme"):
+    for needed in ("sphinx", "myst_parser", "numpydoc", "pydata_sphinx_theme", "sphinx_gallery"):
         pytest.importorskip(needed, reason="needs the extra docs")
     finished = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "trees"),

@@ -1,5 +1,9 @@
-"""How Sphinx makes the site, ``python -m sphinx -W -b html docs build/html``; nothing is fetched, no example is run."""
+"""How Sphinx makes the site, ``python -m sphinx -W -b html docs build/html``; nothing is fetched, no example is run.
 
+With the environment variable `PYXEM_DL_NOTEBOOKS=force` the notebooks are run, and their output is shown.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -17,14 +21,16 @@ copyright = author  # noqa: A001
 version = release = pyxem_dl.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples/*.ipynb"]  # those are downloads
 
 # Examples: pages from their cells, with the pictures that docs/make_gallery.py has kept
 sphinx_gallery_conf = {
@@ -39,9 +45,17 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
 }
 
+# Notebooks: run where PYXEM_DL_NOTEBOOKS=force asks for it, each in a folder of its own
+nb_execution_mode = os.environ.get("PYXEM_DL_NOTEBOOKS", "off")
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300  # s, for each cell
+nb_output_stderr = "remove"  # of other packages; what a cell prints is kept
+nb_merge_streams = True
+
 # Markdown: anchors of headings as on GitHub; the glossary's definitions
 myst_heading_anchors = 4
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 
 # Docstrings
 autosummary_generate = False

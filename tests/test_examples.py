@@ -39,17 +39,25 @@ PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md", "docs/calibration.md",
          "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
          "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md",
-         "docs/identification.md", "docs/images.md", "docs/phase_fields.md", "docs/install.md", "docs/first_map.md",
+         "docs/identification.md", "docs/images.md", "docs/phase_fields.md", "docs/install.md",
+         "docs/file_formats.md", "docs/results.md", "docs/template_matching.md", "docs/mtex_and_astar.md",
+         "docs/command_line.md", "docs/notebooks/first_map.md", "docs/notebooks/own_crystal.md",
+         "docs/notebooks/strain.md", "docs/notebooks/atomic_resolution.md", "docs/notebooks/index.md",
          "docs/which_model.md", "docs/troubleshooting.md", "docs/glossary.md", "docs/guide.md"]  # fmt: skip
 #: Pages of words alone
-WITHOUT_CODE = {"docs/how_it_works.md", "docs/benchmarks.md", "docs/glossary.md", "docs/guide.md"}
+WITHOUT_CODE = {"docs/how_it_works.md", "docs/benchmarks.md", "docs/glossary.md", "docs/guide.md",
+                "docs/notebooks/index.md"}
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 
 
 def test_all_examples_and_pages_are_tested(root):
     assert sorted(path.stem for path in (root / "examples").glob("*.py")) == sorted(PICTURES)
-    pages = {"README.md"} | {f"docs/{path.name}" for path in (root / "docs").glob("*.md")}
+    pages = {"README.md"} | {
+        f"docs/{path.relative_to(root / 'docs').as_posix()}"
+        for pattern in ("*.md", "notebooks/*.md")
+        for path in (root / "docs").glob(pattern)
+    }
     assert pages == set(PAGES)
 
 
@@ -164,14 +172,15 @@ def python_blocks(text):
     lines, running, skipped = [], False, False
     previous = ""
     for line in text.splitlines():
-        if re.match(r"```python\s*$", line):
+        if re.match(r"```(python|\{code-cell\} ipython3)\s*$", line):
             running, skipped = True, previous.strip() == NOT_RUN
             lines.append("")
         elif line.startswith("```"):
             running = False
             lines.append("")
         else:
-            lines.append(line if running and not skipped else "")
+            option = re.match(r":[\w-]+:", line)  # of a notebook's cell
+            lines.append(line if running and not skipped and not option else "")
         previous = line
     return "\n".join(lines)
 
@@ -179,6 +188,8 @@ def python_blocks(text):
 def test_blocks_keep_their_lines_and_may_be_left_out():
     text = f"Words\n```python\na = 1\n```\n{NOT_RUN}\n```python\nb = 2\n```\n```bash\nc\n```\n```python\nd = 4\n```"
     assert python_blocks(text).splitlines() == ["", "", "a = 1", *[""] * 9, "d = 4"]
+    cell = "```{code-cell} ipython3\n:tags: [remove-cell]\n\ne = 5\n```"
+    assert python_blocks(cell).splitlines() == ["", "", "", "e = 5"]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ FILES = {
     "project/readme": "README.md",
     "project/changelog": "CHANGELOG.md",
     "project/contributing": "CONTRIBUTING.md",
+    "project/release": "RELEASE.md",
     "project/results": "benchmarks/results.md",
     "project/benchmark_suite": "benchmarks/README.md",
 }

@@ -5,6 +5,7 @@ With the environment variable `PYXEM_DL_NOTEBOOKS=force` the notebooks are run, 
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -14,6 +15,8 @@ import api_pages  # noqa: E402
 import pyxem.signals  # noqa: E402, F401  (puts the methods on the classes)
 
 import pyxem_dl  # noqa: E402
+
+URLS = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 
 project = "pyxem_dl"
 author = "The pyxem_dl developers"
@@ -67,12 +70,14 @@ default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"pyxem_dl {release}"
+html_baseurl = URLS["Documentation"] + "/"
 html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "show_nav_level": 1,
     "navbar_align": "left",
+    "github_url": URLS["Source"],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],

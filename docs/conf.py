@@ -72,6 +72,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"pyxem_dl {release}"
 html_baseurl = URLS["Documentation"] + "/"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,

@@ -12,7 +12,7 @@ panel of the picture at the end:
 5. Orientations that diffract alike are the same under the Laue group, not always under the point group.
 6. pyxem's ``OrientationMap`` holds the same orientations, and its markers lie on the spots.
 
-The same conventions in words: :doc:`/reference_frames`.
+The page *Reference frames* of the documentation says the same in words.
 """
 
 # sphinx_gallery_thumbnail_path = "gallery/01_reference_frames/reference_frames.webp"

@@ -80,6 +80,19 @@ def test_an_example_is_a_page_of_cells_with_pictures(example, root):
     assert (root / "docs" / thumbnail).is_file()
 
 
+def test_pictures_are_kept_small_and_on_white(root, tmp_path):
+    from PIL import Image
+
+    keep = runpy.run_path(str(root / "docs" / "make_gallery.py"))["keep"]
+    Image.new("RGBA", (1800, 600), (255, 0, 0, 0)).save(tmp_path / "wide.png")
+    Image.new("RGB", (300, 200), (0, 0, 255)).save(tmp_path / "small.png")
+    for name, size, color in (("wide", (900, 300), (255, 255, 255)), ("small", (300, 200), (0, 0, 255))):
+        keep(tmp_path / f"{name}.png", tmp_path / "kept" / f"{name}.webp")
+        picture = Image.open(tmp_path / "kept" / f"{name}.webp").convert("RGB")
+        assert picture.size == size
+        assert picture.getpixel((10, 10)) == pytest.approx(color, abs=6)
+
+
 def test_every_picture_of_the_gallery_is_of_an_example(root):
     assert sorted(path.name for path in (root / "docs" / "gallery").iterdir()) == sorted(PICTURES)
 

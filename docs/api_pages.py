@@ -23,6 +23,12 @@ FILES = {
     "project/results": "benchmarks/results.md",
     "project/benchmark_suite": "benchmarks/README.md",
 }
+#: Short titles, where a file's own says too little beside the others
+_SHORT = {
+    "project/readme": "Read me",
+    "project/results": "All numbers of the benchmark",
+    "project/benchmark_suite": "How the benchmark is run",
+}
 #: Where Sphinx-Gallery begins a cell, and how a cell saves a picture
 _CELL = ".. GENERATED FROM PYTHON SOURCE LINES"
 _SAVED = re.compile(r'savefig\(OUTPUT / "(\w+)\.png"\)')
@@ -99,7 +105,9 @@ def project_pages():
         text = (ROOT / path).read_text(encoding="utf-8")
         made[f"{page}.md"] = with_site_links(text, posixpath.dirname(path), "project")
     about = "What changed, how to take part, how the numbers are measured."
-    made["project/index.rst"] = _tree("Project", about, map(posixpath.basename, FILES))
+    names = [(posixpath.basename(page), _SHORT.get(page)) for page in FILES]
+    entries = [f"{title} <{name}>" if title else name for name, title in names]
+    made["project/index.rst"] = _tree("Project", about, entries)
     return made
 
 

@@ -74,6 +74,7 @@ html_baseurl = URLS["Documentation"] + "/"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_sidebars = {"install": []}  # a page without others beside it
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,

@@ -55,6 +55,7 @@ from .models import (
     StructureModel as StructureModel,
     list_models as list_models,
     load_model as load_model,
+    pack_model as pack_model,
 )
 from .orientation import (
     iter_predict_orientation as iter_predict_orientation,

@@ -19,7 +19,7 @@ LAYERS = (
     ("rotations",),
     ("devices", "symmetry"),
     ("crystals", "preprocessing"),
-    ("patterns",),
+    ("patterns", "sharing"),
     ("templates",),
     ("metrics", "simulation", "networks"),
     ("models", "scans"),

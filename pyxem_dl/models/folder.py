@@ -58,6 +58,8 @@ class Model(ABC):
     threshold_names: tuple[str, ...]
     #: Name of the bundled model that was loaded, None for others
     bundled_name = None
+    #: Address of the shared model that was loaded, None for others
+    source = None
     #: Of how many networks it consists
     n_networks = 1
 

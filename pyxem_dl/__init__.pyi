@@ -64,6 +64,7 @@ from .orientation import (
 )
 from .patterns import Probe as Probe
 from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
+from .records import Provenance as Provenance, provenance as provenance
 from .results import (
     calibrated_vectors as calibrated_vectors,
     calibration_of as calibration_of,

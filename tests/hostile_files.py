@@ -410,6 +410,12 @@ for _name, _path, _value, _message in [
     MADE[_name] = ("recipe", lambda folder, p=_path, v=_value: edited(folder, p, v), _message)
 
 
+for _start in ("https://127.0.0.1:9/x.zip", "hf://owner/name@" + "0" * 40, "/etc"):
+    MADE[f"recipe: start from {_start}"] = (
+        "recipe", lambda folder, s=_start: edited(folder, "training.start", s, "mgo-300kv"), "names a model to start"
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------- weights that were learnt on ImageNet
 @made("pretrained", "is not loaded, because a pickle may run any code")
 def weights_of_imagenet_that_are_pickled(folder):

@@ -39,8 +39,8 @@ PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.
          "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
          "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md",
          "docs/identification.md", "docs/images.md", "docs/phase_fields.md", "docs/install.md", "docs/first_map.md",
-         "docs/which_model.md", "docs/sharing.md", "docs/troubleshooting.md", "docs/glossary.md",
-         "docs/guide.md"]  # fmt: skip
+         "docs/which_model.md", "docs/sharing.md", "docs/provenance.md", "docs/troubleshooting.md",
+         "docs/glossary.md", "docs/guide.md"]  # fmt: skip
 #: Pages of words alone
 WITHOUT_CODE = {"docs/how_it_works.md", "docs/benchmarks.md", "docs/glossary.md", "docs/guide.md"}
 #: A line in front of a block that cannot run

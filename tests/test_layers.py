@@ -16,7 +16,7 @@ import pytest
 LAYERS = (
     ("messages", "annotations", "electrons"),
     ("frames", "catalogue", "checks", "files", "moved", "progress"),
-    ("rotations",),
+    ("records", "rotations"),
     ("devices", "symmetry"),
     ("crystals", "preprocessing"),
     ("patterns", "sharing"),

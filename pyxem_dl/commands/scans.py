@@ -120,6 +120,7 @@ def calibrate(
 
     from pyxem_dl.calibration import calibrate as find
     from pyxem_dl.files import check_target, replacing
+    from pyxem_dl.records import KEY, provenance
 
     if output is not None:
         check_target(output, overwrite=overwrite)
@@ -128,7 +129,8 @@ def calibrate(
     found = find(signal, phase or None, model=model, n_patterns=patterns, spot_radius=spot_radius, **settings)
     if output is not None:
         with replacing(output) as written:
-            written.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+            numbers = found.to_dict() | {KEY: provenance(found)}
+            written.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"The numbers are in {output}.")
 
 

@@ -342,3 +342,17 @@ def test_a_real_image_of_iron(shared_data):
         axis.scale, axis.units = 0.1245, "Å"
     xmap = signal.classify_structure(show_progressbar=False)
     assert ((xmap.prop["class_id"] == 0) & (xmap.phase_id == 0)).mean() > 0.95
+
+
+@pytest.mark.parametrize("spacing", [2.04, 2.09, 2.7])
+def test_the_bundled_model_rejects_fringes(spacing, rng):
+    """One family of planes, a crystal along no zone axis, is no structure: two spots are not a net."""
+    row, column = np.indices((160, 160))
+    across = 0.12 * (column * np.cos(0.6) + row * np.sin(0.6))
+    expected = 50 * (1 + 0.5 * np.cos(2 * np.pi * across / spacing))
+    signal = hs.signals.Signal2D(rng.poisson(expected).astype(float))
+    for axis in signal.axes_manager.signal_axes:
+        axis.scale, axis.units = 0.12, "Å"
+    with pytest.warns(UserWarning, match="Hardly any window"):
+        xmap = pyxem_dl.classify_structure(signal, "fe-cu-ti", device="cpu", show_progressbar=False)
+    assert (xmap.phase_id >= 0).mean() < 0.2

@@ -72,7 +72,7 @@ class WindowSettings:
     second_share: float = 0.2
     other_share: float = 0.3
     empty_share: float = 0.25
-    fringe_share: float = 0.0
+    fringe_share: float = 0.15
 
     def __post_init__(self) -> None:
         drawn_settings(self, window=(4, 100), pixel=(0.05, 0.34), counts=(0.01, 1e6), probe=(0.1, 2))
@@ -201,7 +201,7 @@ class WindowSimulator:
         rng = self.rng
         if rng.random() < self.settings.empty_share:
             return None
-        if self.settings.fringe_share and rng.random() < self.settings.fringe_share:
+        if rng.random() < self.settings.fringe_share:
             return self._fringes()
         while True:
             a = rng.uniform(1.2, 4.2)
@@ -219,7 +219,6 @@ class WindowSimulator:
             made = ProjectedCrystal("other", (0, 0, 1), np.array([1.0, 0, 0, 0]), basis, places, weights)
             if not any(alike_nets(made, known) for known in self.classes):
                 return made
-
 
     def _fringes(self) -> ProjectedCrystal:
         """Planes of any spacing, one or two in a period, of columns so near to each other that none is seen."""

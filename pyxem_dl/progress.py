@@ -15,7 +15,7 @@ def progressbar(total: int, show: bool | None, unit: str = " patterns", *, scale
         show = hs.preferences.General.show_progressbar
     # in a log file every refresh is a line of its own
     return tqdm(total=total, unit=unit, disable=not show, mininterval=0.1 if can_draw() else 30.0,
-                unit_scale=scaled, delay=0.5 * scaled)  # fmt: skip
+                unit_scale=scaled)  # fmt: skip
 
 
 def can_draw() -> bool:

@@ -280,7 +280,7 @@ def test_https_never_becomes_http():
         url, is_redirect, headers = "https://example.org/a.zip", True, {"Location": "http://127.0.0.1/a.zip"}
 
     with pytest.raises(ValueError, match="which is not https"):
-        fetching._checked_answer(100, "a.zip")(Answer)
+        fetching._checked_answer(fetching._Bounded(None, 100, "a.zip", False))(Answer)
 
 
 def test_an_interrupted_download_leaves_nothing_that_looks_whole(server, cache, packed):

@@ -129,7 +129,8 @@ def calibrate(
     found = find(signal, phase or None, model=model, n_patterns=patterns, spot_radius=spot_radius, **settings)
     if output is not None:
         with replacing(output) as written:
-            numbers = found.to_dict() | {KEY: provenance(found)}
+            record = provenance(found)
+            numbers = found.to_dict() | ({KEY: record} if record else {})
             written.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"The numbers are in {output}.")
 

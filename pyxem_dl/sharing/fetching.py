@@ -190,7 +190,7 @@ def _download(address: str, path: Path, name: str, largest: int, sha256: str | N
     with replacing(path) as new:
         try:
             with open(new, "wb") as file:
-                _stream(address, _Bounded(file, largest, name), largest, show_progressbar)
+                _stream(address, _Bounded(file, largest, name, show_progressbar))
         except OSError as error:  # which requests' errors are, too
             if getattr(error, "errno", None) is not None and not hasattr(error, "request"):
                 raise  # of the disk
@@ -203,22 +203,18 @@ def _download(address: str, path: Path, name: str, largest: int, sha256: str | N
             )
 
 
-def _stream(address: str, file: _Bounded, largest: int, show_progressbar) -> None:
+def _stream(address: str, file: _Bounded) -> None:
     import pooch
 
-    bar = progressbar(1, show_progressbar, unit="B", scaled=True)
-    try:
+    with file:
         download = pooch.HTTPDownloader(
-            progressbar=bar, chunk_size=_PIECE, timeout=_TIMEOUT,
-            hooks={"response": _checked_answer(largest, file.name)},
+            chunk_size=_PIECE, timeout=_TIMEOUT, hooks={"response": _checked_answer(file)},
             headers={"User-Agent": "pyxem_dl", "Accept-Encoding": "identity"},
         )  # fmt: skip
         download(address, file, None)
-    finally:
-        bar.close()
 
 
-def _checked_answer(largest: int, name: str):
+def _checked_answer(file: _Bounded):
     """Make what looks at each answer, redirects as well, before anything of it is read."""
 
     def look(answer, **_) -> None:
@@ -229,26 +225,41 @@ def _checked_answer(largest: int, name: str):
             if urlsplit(answer.url).scheme == "https" and urlsplit(further).scheme != "https":
                 raise ValueError(f"{answer.url} redirects to {printable(further)!r}, which is not https.")
         length = answer.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length[:20]) > largest:
-            raise _too_large(name, largest)
+        file.total = int(length[:20]) if length.isdecimal() else None
+        file.check(file.total or 0)
 
     return look
 
 
 class _Bounded:
-    """A file that takes no more than so many bytes."""
+    """A file that takes no more than so many bytes, with a progress bar as soon as there are any."""
 
-    def __init__(self, file, largest: int, name: str) -> None:
-        self.file, self.largest, self.name, self.written = file, largest, name, 0
+    def __init__(self, file, largest: int, name: str, show_progressbar: bool | None) -> None:
+        self._file, self._largest, self._name, self._show = file, largest, name, show_progressbar
+        self.total, self._written, self._bar = None, 0, None
+
+    def __enter__(self) -> _Bounded:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def check(self, size: int) -> None:
+        """Refuse a size that is too large."""
+        if size > self._largest:
+            raise _too_large(self._name, self._largest)
 
     def write(self, piece: bytes) -> None:
-        self.written += len(piece)
-        if self.written > self.largest:
-            raise _too_large(self.name, self.largest)
-        self.file.write(piece)
+        self._written += len(piece)
+        self.check(self._written)
+        self._file.write(piece)
+        if self._bar is None:
+            self._bar = progressbar(self.total, self._show, unit="B", scaled=True)
+        self._bar.update(len(piece))
 
     def flush(self) -> None:
-        self.file.flush()
+        """Do nothing: the file is flushed when it is closed."""
 
 
 def _too_large(name: str, largest: int) -> ValueError:

@@ -201,6 +201,8 @@ def test_an_archive_is_downloaded_once(server, cache, packed, polar_folder):
     assert model.fingerprint == pyxem_dl.load_model(polar_folder).fingerprint and model.source == address
     server.close()
     assert pyxem_dl.load_model(address).fingerprint == model.fingerprint  # without a network
+    private = pyxem_dl.load_model(address.replace(".zip", ".zip?key=secret"))
+    assert private.source == address and "secret" not in str(private.about())
     assert len(server.asked) == 1 and left(cache) == []
 
 

@@ -60,8 +60,8 @@ def predict(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble; by default "
-            "'any-crystal'."
+            help="Bundled model (see `pyxem-dl models`), model folder or address (hf://, doi:, https://); repeat for "
+            "an ensemble; by default 'any-crystal'."
         ),
     ] = None,
     phase: Annotated[

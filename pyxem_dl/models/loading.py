@@ -85,7 +85,9 @@ def _read_shared(text: str) -> Model:
         loaded = read_packed(fetch_archive(reference), reference.file)
     else:
         loaded = read_model(fetch_hub_model(reference))
-    loaded.source = text.strip()
+    # without a query, which may be a key to what is not public: records of results tell the source
+    address, sign, sha256 = text.strip().partition("#")
+    loaded.source = address.partition("?")[0] + sign + sha256
     return loaded
 
 

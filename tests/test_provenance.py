@@ -115,6 +115,8 @@ def test_strain_keeps_that_of_its_vectors(tmp_path):
     strain = pyxem_dl.strain_map(vectors, reference=np.s_[:, :2], **QUIET)
     record = pyxem_dl.provenance(strain)
     assert record["verb"] == "strain_map" and record["made_from"]["verb"] == "match_disks"
+    known = pyxem_dl.provenance(pyxem_dl.calibrated_vectors(vectors, pyxem_dl.provenance(vectors).calibration))
+    assert known["verb"] == "calibrated_vectors" and known["made_from"] == pyxem_dl.provenance(vectors)
     path = strain.save(tmp_path / "strain.hspy")
     assert pyxem_dl.provenance(type(strain).load(path)) == pyxem_dl.provenance(path) == record
     assert pyxem_dl.provenance(strain.to_signal()) == record
@@ -126,7 +128,12 @@ def test_every_verb_of_images(tmp_path):
     classes = pyxem_dl.classify_structure(image, n_samples=0, **QUIET)
     lattice = pyxem_dl.map_lattice(image, **QUIET)
     of_map = pyxem_dl.map_lattice(image, classes, **QUIET)
-    for verb, result in {"segment_by_symmetry": labels, "classify_structure": classes, "map_lattice": lattice}.items():
+    described = pyxem_dl.get_symmetry_descriptors(image, **QUIET)
+    found = {
+        "segment_by_symmetry": labels, "classify_structure": classes, "map_lattice": lattice,
+        "get_symmetry_descriptors": described,
+    }  # fmt: skip
+    for verb, result in found.items():
         assert pyxem_dl.provenance(result)["verb"] == verb
     assert pyxem_dl.provenance(lattice.rotation)["verb"] == "map_lattice"
     assert pyxem_dl.provenance(of_map)["made_from"] == pyxem_dl.provenance(classes)

@@ -168,7 +168,10 @@ def get_symmetry_descriptors(
     values = made_of("Descriptors of symmetry", lines, signal, images, step, computing)["descriptors"]
     found = maps_of(signal, values, "Symmetry", signal_class=Signal1D, step=grid.pixels)
     found.metadata.set_item("Pyxem_dl.operations", step.operations.names)
-    return found
+    return with_record(found, made_by(
+        "get_symmetry_descriptors", signal=signal, operations=operations, window=grid.window,
+        pixel=images.calibration.pixel,
+    ))  # fmt: skip
 
 
 def _read(signal, window) -> tuple[Images, Grid]:

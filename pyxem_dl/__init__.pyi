@@ -55,6 +55,7 @@ from .models import (
     StructureModel as StructureModel,
     list_models as list_models,
     load_model as load_model,
+    pack_model as pack_model,
 )
 from .orientation import (
     iter_predict_orientation as iter_predict_orientation,
@@ -63,6 +64,7 @@ from .orientation import (
 )
 from .patterns import Probe as Probe
 from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
+from .records import Provenance as Provenance, provenance as provenance
 from .results import (
     calibrated_vectors as calibrated_vectors,
     calibration_of as calibration_of,

@@ -1,8 +1,9 @@
 """The pages of the documentation that are made from the code and from files beside `docs/`; `conf.py` has them written.
 
 - `api/`: a page for every name of the stub `pyxem_dl/__init__.pyi`, and one for the methods of signals.
-- `examples/`: the scripts of `examples/`, with what they say of themselves.
 - `project/`: the Markdown files at the top of the repository and in `benchmarks/`.
+
+Sphinx-Gallery makes `examples/` from the scripts; `with_pictures` puts the kept pictures between their cells.
 """
 
 import ast
@@ -18,9 +19,19 @@ FILES = {
     "project/readme": "README.md",
     "project/changelog": "CHANGELOG.md",
     "project/contributing": "CONTRIBUTING.md",
+    "project/release": "RELEASE.md",
     "project/results": "benchmarks/results.md",
     "project/benchmark_suite": "benchmarks/README.md",
 }
+#: Short titles, where a file's own says too little beside the others
+_SHORT = {
+    "project/readme": "Read me",
+    "project/results": "All numbers of the benchmark",
+    "project/benchmark_suite": "How the benchmark is run",
+}
+#: Where Sphinx-Gallery begins a cell, and how a cell saves a picture
+_CELL = ".. GENERATED FROM PYTHON SOURCE LINES"
+_SAVED = re.compile(r'savefig\(OUTPUT / "(\w+)\.png"\)')
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
 
@@ -62,7 +73,7 @@ def room_members(room):
 # ---------------------------------------------------------------- pages
 def pages():
     """Text of every made page, by its file's path in `docs/`."""
-    return api_pages() | example_pages() | project_pages()
+    return api_pages() | project_pages()
 
 
 def api_pages():
@@ -87,21 +98,6 @@ def api_pages():
     return made
 
 
-def example_pages():
-    """The scripts of `examples/`, each under the first line of its docstring."""
-    made, scripts = {}, sorted((ROOT / "examples").glob("*.py"))
-    for path in scripts:
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        first, _, rest = text.partition("\n")
-        made[f"examples/{path.stem}.rst"] = (
-            _title(first.rstrip("."))
-            + f"{_literal(rest.strip())}\n\n.. literalinclude:: ../../examples/{path.name}\n   :language: python\n"
-        )
-    about = "Scripts that make pictures. Most run in under a minute: ``python examples/02_orientation_map.py``."
-    made["examples/index.rst"] = _tree("Examples", about, [path.stem for path in scripts])
-    return made
-
-
 def project_pages():
     """Files of the repository, with their links turned to where the site has what they name."""
     made = {}
@@ -109,7 +105,9 @@ def project_pages():
         text = (ROOT / path).read_text(encoding="utf-8")
         made[f"{page}.md"] = with_site_links(text, posixpath.dirname(path), "project")
     about = "What changed, how to take part, how the numbers are measured."
-    made["project/index.rst"] = _tree("Project", about, map(posixpath.basename, FILES))
+    names = [(posixpath.basename(page), _SHORT.get(page)) for page in FILES]
+    entries = [f"{title} <{name}>" if title else name for name, title in names]
+    made["project/index.rst"] = _tree("Project", about, entries)
     return made
 
 
@@ -148,10 +146,20 @@ def with_site_links(text, folder, site_folder):
     return _LINK.sub(turned, text)
 
 
+def with_pictures(text, script):
+    """Page of an example with the pictures that its cells save, each after the cell; they lie in `docs/gallery/`."""
+    cells = text.split(_CELL)
+    for i, cell in enumerate(cells):
+        code, end, links = cell.partition(".. _sphx_glr_download_")
+        pictures = [f".. image:: /gallery/{script}/{name}.webp\n   :alt: {name}\n\n" for name in _SAVED.findall(code)]
+        cells[i] = f"{code.rstrip()}\n\n{''.join(pictures)}{end}{links}"
+    return _CELL.join(cells)
+
+
 def write(folder):
     """Write all made pages below a folder; a page that has not changed is left alone, one that is no more goes."""
     made = pages()
-    for old in [*folder.glob("api/*.rst"), *folder.glob("examples/*.rst"), *folder.glob("project/*")]:
+    for old in [*folder.glob("api/*.rst"), *folder.glob("project/*")]:
         if old.relative_to(folder).as_posix() not in made:
             old.unlink()
     for name, text in made.items():
@@ -234,8 +242,3 @@ def _title(text, line="="):
 
 def _table(names):
     return ".. autosummary::\n\n" + "".join(f"   {name}\n" for name in names) + "\n"
-
-
-def _literal(text):
-    """Plain text as reStructuredText: single backticks are code."""
-    return re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", re.sub(r"([*|\\])", r"\\\1", text))

@@ -1,7 +1,9 @@
-"""The reference frames of pyxem_dl, as code that checks itself.
+"""
+The reference frames, as code that checks itself
+================================================
 
 Six statements about patterns and orientations. Each is asserted with diffsims, orix and pyxem, and is drawn in one
-panel of ``reference_frames.png``:
+panel of the picture at the end:
 
 1. In a pattern +kx is to the right and +ky is up, towards smaller row numbers.
 2. A larger first Euler angle turns the spots counter-clockwise, by the same angle.
@@ -10,16 +12,17 @@ panel of ``reference_frames.png``:
 5. Orientations that diffract alike are the same under the Laue group, not always under the point group.
 6. pyxem's ``OrientationMap`` holds the same orientations, and its markers lie on the spots.
 
-The same conventions in words: ``docs/reference_frames.md``.
+The page *Reference frames* of the documentation says the same in words.
 """
 
-import argparse
+# sphinx_gallery_thumbnail_path = "gallery/01_reference_frames/reference_frames.webp"
+
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from diffpy.structure import Atom, Lattice, Structure
 from diffsims.generators.simulation_generator import SimulationGenerator
-from matplotlib.figure import Figure
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Orientation, Rotation
 from orix.vector import Vector3d
@@ -28,6 +31,8 @@ import pyxem_dl
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
 
+OUTPUT = Path("01_reference_frames")  # folder of the picture
+OUTPUT.mkdir(parents=True, exist_ok=True)
 BEAM_ENERGY = 200  # kV
 RADIUS = 1.2  # Å⁻¹
 MAX_EXCITATION_ERROR = 0.03  # Å⁻¹
@@ -35,6 +40,11 @@ MAX_EXCITATION_ERROR = 0.03  # Å⁻¹
 CALIBRATION = Calibration(scale=(0.02, 0.02), center=(60, 60), shape=(120, 120), beam_energy=BEAM_ENERGY)
 
 COLORS = "#0072b2", "#d55e00"
+
+# %%
+# Tools
+# -----
+# A crystal without a centre of inversion, orientations by their directions, and patterns simulated by diffsims.
 
 
 def gallium_arsenide():
@@ -86,6 +96,10 @@ def same_positions(a, b, tolerance=1e-4):
     return len(a) == len(b) and distance.min(axis=0).max() < tolerance and distance.min(axis=1).max() < tolerance
 
 
+# %%
+# How a pattern is drawn: over kx and ky, with names of reflections.
+
+
 def show(axes, pattern, title):
     """Draw a pattern over (kx, ky)."""
     rows, columns = CALIBRATION.shape
@@ -106,6 +120,12 @@ def name(axes, k, hkl, color="black"):
     """Write Miller indices beside a spot, negative ones with a bar."""
     text = "".join(rf"\bar{{{abs(i)}}}" if i < 0 else str(i) for i in hkl)
     axes.annotate(f"${text}$", k, xytext=(8, -3), textcoords="offset points", color=color, fontsize=9)
+
+
+# %%
+# 1. Axes of a pattern
+# --------------------
+# +kx is to the right, +ky is up: 020 is in a row with a smaller number than the direct beam.
 
 
 def pattern_axes(axes):
@@ -133,6 +153,12 @@ def pattern_axes(axes):
               transform=axes.transAxes, fontsize=8)  # fmt: skip
 
 
+# %%
+# 2. The first Euler angle
+# ------------------------
+# It turns the spots counter-clockwise. As a product of rotations, the turn acts from the right.
+
+
 def first_euler_angle(axes):
     """2. phi1 + 10 degrees turns the spots by +10 degrees."""
     phase = pyxem_dl.data.lithium_nickel_oxide()
@@ -152,6 +178,12 @@ def first_euler_angle(axes):
     for start, end in zip(before[0][strongest], turned[strongest], strict=True):
         axes.annotate("", end, start, arrowprops={
             "arrowstyle": "->", "color": COLORS[1], "connectionstyle": "arc3,rad=0.09"})  # fmt: skip
+
+
+# %%
+# 3. Lab to crystal
+# -----------------
+# A known orientation of a trigonal crystal, with its handedness: 101 is there, and its mirror image is extinct.
 
 
 def lab_to_crystal(axes):
@@ -185,6 +217,12 @@ def g_in_pattern(rotation, lattice, hkl):
     return (rotation.to_matrix()[0].T @ (lattice.recbase @ np.array(hkl)))[:2]
 
 
+# %%
+# 4. Half a turn about the beam
+# -----------------------------
+# Zero-order reflections are blind to it. Here the two orientations are the twins of a Σ3 boundary.
+
+
 def half_a_turn(axes):
     """4. Zero-order reflections are blind to a turn by 180 degrees about the beam."""
     aluminium = pyxem_dl.data.aluminium()
@@ -204,6 +242,12 @@ def half_a_turn(axes):
     axes.legend(loc="upper center", ncols=2, fontsize=8)
     axes.text(0.03, 0.03, f"disorientation: strict {strict:.1f}° (the Σ3 twin), modulo 180° {modulo:.1f}°",
               transform=axes.transAxes, fontsize=8)  # fmt: skip
+
+
+# %%
+# 5. The Laue group
+# -----------------
+# What diffracts alike is alike under the Laue group, though not under the point group of gallium arsenide.
 
 
 def laue_group(axes):
@@ -227,6 +271,12 @@ def laue_group(axes):
     axes.legend(loc="upper center", ncols=2, fontsize=8)
     text = ", ".join(f"{angle:.1f}° under {group}" for group, angle in angles.items())
     axes.text(0.03, 0.03, f"disorientation: {text}", transform=axes.transAxes, fontsize=8)
+
+
+# %%
+# 6. pyxem's orientation map
+# --------------------------
+# It has the same orientations, and its markers lie on the spots.
 
 
 def bridge_to_pyxem(axes):
@@ -254,21 +304,16 @@ def bridge_to_pyxem(axes):
     axes.legend(loc="upper center", ncols=2, fontsize=8)
 
 
-def main():
-    """Check all statements, and draw them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("01_reference_frames"), help="folder of the picture")
-    output = parser.parse_args().output
-    output.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(13.5, 9.2), layout="constrained", dpi=130)
-    panels = pattern_axes, first_euler_angle, lab_to_crystal, half_a_turn, laue_group, bridge_to_pyxem
-    for axes, panel in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
-        panel(axes)
-        print(f"holds: {panel.__doc__}")
-    figure.suptitle("Reference frames: patterns of diffsims (200 kV), flipped so that $+k_y$ is up")
-    figure.savefig(output / "reference_frames.png")
-    print(f"Drawn in {output / 'reference_frames.png'}")
+# %%
+# All six
+# -------
+# If one did not hold, the script would end here with an error.
 
-
-if __name__ == "__main__":
-    main()
+figure, grid = plt.subplots(2, 3, figsize=(13.5, 9.2), layout="constrained", dpi=130)
+panels = pattern_axes, first_euler_angle, lab_to_crystal, half_a_turn, laue_group, bridge_to_pyxem
+for axes, panel in zip(grid.ravel(), panels, strict=True):
+    panel(axes)
+    print(f"holds: {panel.__doc__}")
+figure.suptitle("Reference frames: patterns of diffsims (200 kV), flipped so that $+k_y$ is up")
+figure.savefig(OUTPUT / "reference_frames.png")
+print(f"In {OUTPUT}: reference_frames.png")

@@ -1,11 +1,13 @@
-"""Template matching, the baseline, on a simulated scan whose grains are known.
+"""
+Template matching on known grains
+=================================
 
-A scan over a few grains of aluminium is simulated, with spots, background and counting noise. Templates are matched by
-both engines, and their maps are compared with the truth and with each other. ``--engine torch`` leaves pyxem's out,
-which takes longer. The same few lines serve for your own scan: replace ``simulate_scan`` by ``hyperspy.api.load``.
+Template matching is the baseline. A scan over a few grains of aluminium is simulated, with spots, background and
+counting noise. Templates are matched by both engines, and their maps are compared with the truth and with each other.
 """
 
-import argparse
+# sphinx_gallery_thumbnail_path = "gallery/03_template_matching/disorientation.webp"
+
 from pathlib import Path
 
 import hyperspy.api as hs
@@ -17,8 +19,20 @@ from pyxem_dl import crystals, metrics, plot, rotations
 from pyxem_dl.frames import Calibration
 from pyxem_dl.simulation import Background, draw_spots, expected_background, spot_intensity
 
+# %%
+# What you may change. pyxem's engine takes longer than the one in torch.
+
+ENGINES = ["torch", "pyxem"]
+RESOLUTION = 2.0  # degrees between the zone axes of the templates
 BEAM_ENERGY = 200.0  # kV
 RADIUS = 1.2  # Å⁻¹
+OUTPUT = Path("03_template_matching")  # folder of the pictures
+OUTPUT.mkdir(parents=True, exist_ok=True)
+
+# %%
+# A scan with its truth
+# ---------------------
+# For your own scan write ``s = hyperspy.api.load("scan.zspy")`` in place of this cell and the next.
 
 
 def simulate_scan(phase, shape=(11, 15), n_grains=6, pixels=72, electrons=5000, seed=4):
@@ -59,47 +73,59 @@ def simulate_scan(phase, shape=(11, 15), n_grains=6, pixels=72, electrons=5000, 
     return s, truth
 
 
-def main():
-    """Simulate, match, compare, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=["torch", "pyxem", "both"], default="both")
-    parser.add_argument("--resolution", type=float, default=2.0, help="degrees between the zone axes of the templates")
-    parser.add_argument("--output", type=Path, default=Path("03_template_matching"), help="folder of the pictures")
-    arguments = parser.parse_args()
-    engines = ["torch", "pyxem"] if arguments.engine == "both" else [arguments.engine]
+# %%
+aluminium = pyxem_dl.data.aluminium()
+s, truth = simulate_scan(aluminium)
+print(s)
 
-    aluminium = pyxem_dl.data.aluminium()
-    s, truth = simulate_scan(aluminium)
-    maps = {
-        engine: s.match_templates(aluminium, n_best=2, engine=engine, resolution=arguments.resolution)
-        for engine in engines
-    }
+# %%
+# Match
+# -----
+# Both engines get the same templates, and give the same kind of crystal map.
 
-    print("\nDisorientation from the true orientations:")
-    print("| engine | modulo 180°: within 2° | within 5° | median | strict: within 5° |")
-    print("| --- | --- | --- | --- | --- |")
-    for engine, xmap in maps.items():
-        found = metrics.accuracy(xmap, truth, aluminium)
-        m, strict = found["modulo_180"], found["strict"]
-        print(f"| {engine} | {m.within_2:.0%} | {m.within_5:.0%} | {m.median:.2f}° | {strict.within_5:.0%} |")
-    print("The zero-order reflections do not tell an orientation from the one turned by 180° about the beam.")
+maps = {engine: s.match_templates(aluminium, n_best=2, engine=engine, resolution=RESOLUTION) for engine in ENGINES}
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        f"orientations_{engine}": plot.orientation_map(xmap, title=f"Template matching ({engine})")
-        for engine, xmap in maps.items()
-    }
-    pictures["patterns"] = plot.patterns_with_spots(s, maps, reciprocal_radius=RADIUS, max_excitation_error=0.08)
-    if len(maps) == 2:
-        between = metrics.disorientation(maps["torch"], maps["pyxem"], modulo_180=True)
-        print(f"Between the engines, modulo 180°: within 5° at {np.mean(between < 5):.0%} of the positions")
-        pictures["disorientation"] = plot.disorientation_map(
-            maps["torch"], maps["pyxem"], title="Disorientation between the engines, modulo 180°"
-        )
-    for name, figure in pictures.items():
-        figure.savefig(arguments.output / f"{name}.png")
-    print(f"In {arguments.output}: {', '.join(f'{name}.png' for name in pictures)}")
+# %%
+# How far from the truth? The zero-order reflections do not tell an orientation from the one turned by 180° about the
+# beam, so the accuracy is given modulo that turn, and strict.
 
+print("| engine | modulo 180°: within 2° | within 5° | median | strict: within 5° |")
+print("| --- | --- | --- | --- | --- |")
+for engine, xmap in maps.items():
+    found = metrics.accuracy(xmap, truth, aluminium)
+    m, strict = found["modulo_180"], found["strict"]
+    print(f"| {engine} | {m.within_2:.0%} | {m.within_5:.0%} | {m.median:.2f}° | {strict.within_5:.0%} |")
 
-if __name__ == "__main__":
-    main()
+# %%
+# Look
+# ----
+# Our own engine, in torch:
+
+figure = plot.orientation_map(maps[ENGINES[0]], title=f"Template matching ({ENGINES[0]})")
+figure.savefig(OUTPUT / "orientations_torch.png")
+figure
+
+# %%
+# pyxem's engine:
+
+figure = plot.orientation_map(maps[ENGINES[-1]], title=f"Template matching ({ENGINES[-1]})")
+figure.savefig(OUTPUT / "orientations_pyxem.png")
+figure
+
+# %%
+# The spots that the orientations predict, on patterns far from each other:
+
+figure = plot.patterns_with_spots(s, maps, reciprocal_radius=RADIUS, max_excitation_error=0.08)
+figure.savefig(OUTPUT / "patterns.png")
+figure
+
+# %%
+# Where do the engines disagree?
+
+between = metrics.disorientation(maps[ENGINES[0]], maps[ENGINES[-1]], modulo_180=True)
+print(f"Between the engines, modulo 180°: within 5° at {np.mean(between < 5):.0%} of the positions")
+figure = plot.disorientation_map(
+    maps[ENGINES[0]], maps[ENGINES[-1]], title="Disorientation between the engines, modulo 180°"
+)
+figure.savefig(OUTPUT / "disorientation.png")
+figure

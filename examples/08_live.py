@@ -1,15 +1,18 @@
-"""An orientation map that grows while a camera measures: LiberTEM-live and its simulated Merlin camera, over TCP.
+"""
+A map that grows while a camera measures
+========================================
 
-A simulated polycrystal is written as a Merlin camera writes it, and the simulated camera sends it, 200 frames a second.
-It needs the extra ``live``: python -m pip install "pyxem-dl[live]"
+A simulated polycrystal is written as a Merlin camera writes it. The Merlin camera that LiberTEM-live simulates sends it
+over TCP, 200 frames a second, and the map grows while the frames come. The script needs the extra ``live``:
+``python -m pip install "pyxem-dl[live]"``.
 """
 
-import argparse
+# sphinx_gallery_thumbnail_path = "gallery/08_live/map_1.webp"
+
 import socket
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from libertem.executor.inline import InlineJobExecutor
 from libertem_live.api import Hooks, LiveContext
@@ -19,6 +22,14 @@ import pyxem_dl
 from pyxem_dl import plot
 from pyxem_dl.frames import Calibration, upside_down
 from pyxem_dl.live import OrientationUDF, follow
+
+OUTPUT = Path("08_live")  # folder of the pictures
+OUTPUT.mkdir(parents=True, exist_ok=True)
+
+# %%
+# A camera to try with
+# --------------------
+# With a real camera you do not need this cell. The camera's file has a header for each frame.
 
 HEADER = (
     "MQ1,{number:06d},00384,01,{columns:04d},{rows:04d},U16,   1x1,01,2020-05-18 16:51:49.971626,0.000555,0,0,0,1.2E+2,"
@@ -33,57 +44,6 @@ Counter Depth (number):\t12
 ScanX:\t{width}
 ScanY:\t{height}
 End\t"""
-
-
-def main():
-    """Write a file, let the camera send it, and draw how the map grows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("08_live"), help="folder of the picture")
-    arguments = parser.parse_args()
-    scan = pyxem_dl.data.polycrystal((16, 24), 2e4, n_grains=6)
-    calibration = Calibration.from_signal(scan.signal)
-    shape = scan.signal.data.shape[:2]
-    udf = OrientationUDF("linio2-200kv", calibration, n_best=2, flip_y=True, device="cpu")
-    grown = []
-    with tempfile.TemporaryDirectory() as folder:
-        camera, ports = make_camera(Path(folder), scan.signal.data)
-        # one thread for torch in each of LiberTEM's workers; here there is one, in this process
-        ctx = LiveContext(executor=InlineJobExecutor(inline_threads=1))
-        where = {"api_host": "127.0.0.1", "data_host": "127.0.0.1", "api_port": ports[1], "data_port": ports[0]}
-        try:
-            with ctx.make_connection("merlin").open(**where, drain=False) as connection:
-                acquisition = ctx.make_acquisition(
-                    conn=connection, nav_shape=shape, frames_per_partition=64, hooks=Start(connection),
-                    controller=connection.get_active_controller(),
-                )  # fmt: skip
-                for partial in follow(ctx, acquisition, udf, scan_step=4.0, scan_unit="nm"):
-                    print(partial)
-                    if not grown or partial.n_done >= grown[-1][0] + partial.n // 3 or partial.n_done == partial.n:
-                        grown.append((partial.n_done, partial.to_crystal_map()))
-        finally:
-            ctx.close()
-            camera.stop()
-    same = pyxem_dl.predict_orientation(scan.signal, "linio2-200kv", n_best=2, device="cpu")
-    print("As from the file:", np.array_equal(same.rotations.data, grown[-1][1].rotations.data))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for i, (n, xmap) in enumerate(grown):
-        figure = plot.orientation_map(xmap, title=f"{n} of {shape[0] * shape[1]} patterns")
-        figure.savefig(arguments.output / f"map_{i}.png")
-        plt.close(figure)
-    print(f"In {arguments.output}: " + ", ".join(f"map_{i}.png" for i in range(len(grown))))
-
-
-class Start(Hooks):
-    """Starts the measurement when LiberTEM is ready: the camera sends nothing before."""
-
-    def __init__(self, connection):
-        self.connection = connection
-
-    def on_ready_for_data(self, env):
-        """Start, and give the trigger that a scan would give."""
-        with self.connection.control() as control:
-            control.cmd("STARTACQUISITION")
-            control.cmd("SOFTTRIGGER")
 
 
 def make_camera(folder, patterns):
@@ -107,5 +67,83 @@ def make_camera(folder, patterns):
     return camera, ports
 
 
-if __name__ == "__main__":
-    main()
+# %%
+# LiberTEM tells when it is ready. Before that the camera sends nothing.
+
+
+class Start(Hooks):
+    """Starts the measurement, and gives the trigger that a scan would give."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def on_ready_for_data(self, env):
+        with self.connection.control() as control:
+            control.cmd("STARTACQUISITION")
+            control.cmd("SOFTTRIGGER")
+
+
+# %%
+# Follow it
+# ---------
+# ``OrientationUDF`` is the step that LiberTEM runs on the frames; ``follow`` gives what is known so far. Three maps are
+# kept: of the first patterns, on the way, and of all.
+
+scan = pyxem_dl.data.polycrystal((16, 24), 2e4, n_grains=6)
+shape = scan.signal.data.shape[:2]
+udf = OrientationUDF("linio2-200kv", Calibration.from_signal(scan.signal), n_best=2, flip_y=True, device="cpu")
+grown = []
+with tempfile.TemporaryDirectory() as folder:
+    camera, ports = make_camera(Path(folder), scan.signal.data)
+    # one thread for torch in each of LiberTEM's workers; here there is one, in this process
+    ctx = LiveContext(executor=InlineJobExecutor(inline_threads=1))
+    where = {"api_host": "127.0.0.1", "data_host": "127.0.0.1", "api_port": ports[1], "data_port": ports[0]}
+    try:
+        with ctx.make_connection("merlin").open(**where, drain=False) as connection:
+            acquisition = ctx.make_acquisition(
+                conn=connection, nav_shape=shape, frames_per_partition=64, hooks=Start(connection),
+                controller=connection.get_active_controller(),
+            )  # fmt: skip
+            for partial in follow(ctx, acquisition, udf, scan_step=4.0, scan_unit="nm"):
+                print(partial)
+                if not grown or partial.n_done >= grown[-1][0] + partial.n // 3 or partial.n_done == partial.n:
+                    grown.append((partial.n_done, partial.to_crystal_map()))
+    finally:
+        ctx.close()
+        camera.stop()
+
+# %%
+# Look
+# ----
+# The first patterns:
+
+
+def draw(n, xmap):
+    """Map of the patterns that have come."""
+    return plot.orientation_map(xmap, title=f"{n} of {shape[0] * shape[1]} patterns")
+
+
+figure = draw(*grown[0])
+figure.savefig(OUTPUT / "map_0.png")
+figure
+
+# %%
+# On the way:
+
+figure = draw(*grown[len(grown) // 2])
+figure.savefig(OUTPUT / "map_1.png")
+figure
+
+# %%
+# All of them:
+
+figure = draw(*grown[-1])
+figure.savefig(OUTPUT / "map_2.png")
+figure
+
+# %%
+# The map of the camera is the map of the file, to the last bit:
+
+same = pyxem_dl.predict_orientation(scan.signal, "linio2-200kv", n_best=2, device="cpu")
+print("As from the file:", np.array_equal(same.rotations.data, grown[-1][1].rotations.data))
+print(f"In {OUTPUT}: map_0.png, map_1.png, map_2.png")

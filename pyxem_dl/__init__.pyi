@@ -57,6 +57,7 @@ from .models import (
     StructureModel as StructureModel,
     list_models as list_models,
     load_model as load_model,
+    pack_model as pack_model,
 )
 from .orientation import (
     iter_predict_orientation as iter_predict_orientation,
@@ -65,6 +66,7 @@ from .orientation import (
 )
 from .patterns import Probe as Probe
 from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
+from .records import Provenance as Provenance, provenance as provenance
 from .results import (
     calibrated_vectors as calibrated_vectors,
     calibration_of as calibration_of,

@@ -12,6 +12,7 @@ Examples
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,14 @@ except ImportError as error:
     raise ImportError('Following a detector needs LiberTEM: python -m pip install "pyxem-dl[live]"') from error
 
 from pyxem_dl.checks import number, whole_number
+from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, upside_down
 from pyxem_dl.messages import warn
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
 from pyxem_dl.orientation import OrientationStep
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.assembly import PredictedMap
-from pyxem_dl.scans import Collected, Computing, Partial, Positions, Rows, Scan, Step
+from pyxem_dl.scans import Collected, Computing, Partial, Positions, Reading, Rows, Scan, Step
 from pyxem_dl.scans.sent import SentStep
 
 if TYPE_CHECKING:
@@ -205,6 +208,12 @@ class OrientationUDF(StepUDF):
         model.check_thresholds()
         gain = number("counts_per_electron", counts_per_electron, 0, above=True)
         phases = phases_to_find(model, phases)
+        phases = phases if phases is None else load_phases(phases)
+        self._record = made_by(
+            "live.OrientationUDF", model=model, calibration=calibration, n_best=n_best, counts_per_electron=gain,
+            phases=[phase.name for phase in (model.phases if phases is None else phases)],
+            **Reading(signal_mask=signal_mask).asked(),
+        )  # fmt: skip
         model = model if phases is None else with_phases(model, phases, calibration)
         model.check_domain(calibration)
         scan = _detector(calibration, signal_mask)
@@ -235,7 +244,11 @@ class OrientationUDF(StepUDF):
             As from :func:`pyxem_dl.predict_orientation`; what is not done is not in its data.
         """
         shape = tuple(_buffers(result)[_DONE].data.shape)
-        return self.assembly(_positions(shape, scan_step, scan_unit))(self.collected(result))
+        return self.made(self.assembly(_positions(shape, scan_step, scan_unit)), self.collected(result))
+
+    def made(self, assembly: PredictedMap, found: Collected):
+        """Make the map of what was found, which says where it comes from."""
+        return with_record(assembly(found), self._record)
 
 
 def follow(
@@ -279,7 +292,7 @@ def follow(
     roi = options.get("roi")
     if roi is not None:
         scan.navigation_mask = ~np.asarray(roi, dtype=bool).reshape(-1)
-    partial = Partial(udf.assembly(positions), found, scan)
+    partial = Partial(functools.partial(udf.made, udf.assembly(positions)), found, scan)
     why = "it ended"
     try:
         for result in ctx.run_udf_iter(dataset=dataset, udf=udf, **options):

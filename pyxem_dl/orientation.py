@@ -25,6 +25,7 @@ from pyxem_dl.models import (
     with_phases,
 )
 from pyxem_dl.preprocessing import in_electrons
+from pyxem_dl.records import made_by
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.calibrations import calibration_numbers
 from pyxem_dl.results.map_files import check_map_target, map_target
@@ -213,7 +214,7 @@ def orientation_job(
     """Check everything before anything is computed; the arguments are those of :func:`predict_orientation`."""
     n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
-    model = load_model(ANY_CRYSTAL if model is None else model)
+    loaded = model = load_model(ANY_CRYSTAL if model is None else model)
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     model.check_thresholds()
@@ -249,6 +250,12 @@ def orientation_job(
         "Orientation prediction", lines, scan, OrientationStep(model, scan.without_data(), n_best, n_samples, gain),
         computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds), found),
         [model.fingerprint, n_best, n_samples, gain], signal,
+        record=made_by(
+            "predict_orientation", signal=signal, model=loaded, calibration=scan.calibration,
+            phases=[phase.name for phase in model.phases],
+            calibrate=calibrate if isinstance(calibrate, bool) else "given", n_best=n_best, n_samples=n_samples,
+            counts_per_electron=gain, **reading.asked(),
+        ),
     )  # fmt: skip
 
 

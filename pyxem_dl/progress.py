@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 
-def progressbar(total: int, show: bool | None, unit: str = " patterns"):
-    """Return tqdm's bar; `show` None asks HyperSpy's preference."""
+def progressbar(total: int, show: bool | None, unit: str = " patterns", *, scaled: bool = False):
+    """Return tqdm's bar; `show` None asks HyperSpy's preference, and `scaled` is for the bytes of a file."""
     from tqdm.auto import tqdm
 
     if show is None:
@@ -14,7 +14,8 @@ def progressbar(total: int, show: bool | None, unit: str = " patterns"):
 
         show = hs.preferences.General.show_progressbar
     # in a log file every refresh is a line of its own
-    return tqdm(total=total, unit=unit, disable=not show, mininterval=0.1 if can_draw() else 30.0)
+    return tqdm(total=total, unit=unit, disable=not show, mininterval=0.1 if can_draw() else 30.0,
+                unit_scale=scaled)  # fmt: skip
 
 
 def can_draw() -> bool:

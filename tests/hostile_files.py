@@ -410,6 +410,12 @@ for _name, _path, _value, _message in [
     MADE[_name] = ("recipe", lambda folder, p=_path, v=_value: edited(folder, p, v), _message)
 
 
+for _start in ("https://127.0.0.1:9/x.zip", "hf://owner/name@" + "0" * 40, "/etc"):
+    MADE[f"recipe: start from {_start}"] = (
+        "recipe", lambda folder, s=_start: edited(folder, "training.start", s, "mgo-300kv"), "names a model to start"
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------- weights that were learnt on ImageNet
 @made("pretrained", "is not loaded, because a pickle may run any code")
 def weights_of_imagenet_that_are_pickled(folder):
@@ -696,6 +702,146 @@ for _name, _content, _message in [
     ("CIF of many blocks", b"data_x\n" * 200_000, "could not be read as a CIF|no atoms"),
 ]:
     MADE[f"crystal: {_name}"] = ("crystal", written("crystal.cif", _content), rf"crystal\.cif.*({_message})")
+
+
+# ---------------------------------------------------------------- models in archives
+def archive(fill, compression="stored"):
+    """Make an archive of a model, and let something be added to it, or the model be left out."""
+
+    def make(folder):
+        import zipfile
+
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "x.zip"
+        kind = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED, "lzma": zipfile.ZIP_LZMA}[compression]
+        with zipfile.ZipFile(path, "w", kind) as packed:
+            fill(packed)
+        return path
+
+    return make
+
+
+def whole(packed, prefix=""):
+    for file in ("config.json", "model.safetensors", "reference.safetensors"):
+        packed.write(bundled() / file, prefix + file)
+
+
+def beside(name, content=b"x", mode=None, prefix=""):
+    """Put a further entry into an archive of a whole model."""
+
+    def fill(packed):
+        import warnings
+        import zipfile
+
+        whole(packed, prefix)
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr, entry.compress_type = 0 if mode is None else mode << 16, packed.compression
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a name that is there already
+            packed.writestr(entry, content)
+
+    return fill
+
+
+def in_place_of(file, content):
+    """Put something else in the place of a file of a model."""
+
+    def fill(packed):
+        for name in ("config.json", "model.safetensors", "reference.safetensors"):
+            if name == file:
+                packed.writestr(name, content)
+            else:
+                packed.write(bundled() / name, name)
+
+    return fill
+
+
+def changed_bytes(change, fill=whole):
+    """Change the bytes of an archive of a whole model."""
+
+    def make(folder):
+        path = archive(fill)(folder)
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return make
+
+
+def tar_of_links(folder):
+    import tarfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "x.zip", "w") as packed:
+        entry = tarfile.TarInfo("config.json")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        packed.addfile(entry)
+    return folder / "x.zip"
+
+
+def file_of_a_terabyte(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "x.zip", "wb") as file:
+        file.truncate(2**40)
+    return folder / "x.zip"
+
+
+def _many_entries(packed):
+    for i in range(50_000):
+        packed.writestr(f"{i}", b"")
+
+
+def _lying_size(data):
+    """Say that the weights have four gigabytes, in the list and before them."""
+    for mark, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        place = data.index(mark, data.index(mark) + 4)
+        data = data[: place + at] + struct.pack("<I", 2**32 - 2) + data[place + at + 4 :]
+    return data
+
+
+def archive_of(folder):
+    """Pack a folder that was made to harm."""
+    import zipfile
+
+    with zipfile.ZipFile(folder.parent / "x.zip", "w") as packed:
+        for file in folder.iterdir():
+            packed.write(file, file.name)
+    return folder.parent / "x.zip"
+
+
+_LINK, _DEVICE, _PIPE = 0o120777, 0o020666, 0o010666
+for _name, _make, _message in [
+    ("outside by dots", archive(beside("../../executed")), "would lie outside of its folder"),
+    ("outside by the root", archive(beside("/tmp/executed")), "would lie outside of its folder"),
+    ("outside by backslashes", archive(beside("..\\..\\executed")), "would lie outside of its folder"),
+    ("outside by a drive", archive(beside("C:executed")), "would lie outside of its folder"),
+    ("dots in the middle", archive(beside("a/../../executed")), "would lie outside of its folder"),
+    ("name with NUL", changed_bytes(lambda data: data.replace(b"aQb", b"a\0b"), beside("aQb")), "outside of its"),
+    ("link to a file", archive(beside("README.md", b"/etc/passwd", _LINK)), "which is a link or a device"),
+    ("link in the place of weights", archive(lambda z: beside("model.safetensors", b"/dev/zero", _LINK)(z)), "a link"),
+    ("device", archive(beside("README.md", b"", _DEVICE)), "which is a link or a device"),
+    ("pipe", archive(beside("README.md", b"", _PIPE)), "which is a link or a device"),
+    ("configuration twice", archive(beside("config.json", b"{}")), "holds 'config.json' twice"),
+    ("configuration in capitals", archive(beside("CONFIG.JSON", b"{}")), "twice"),
+    ("two models", archive(beside("b/config.json", b"{}", prefix="a/")), "2 times config.json"),
+    ("no model", archive(lambda packed: packed.writestr("a.txt", b"x")), "holds no model"),
+    ("nothing", archive(lambda packed: None), "holds no model"),
+    ("a model deep down", archive(lambda packed: whole(packed, "a/b/c/")), "holds no model"),
+    ("bomb of weights", archive(in_place_of("model.safetensors", b"\0" * 2 * 10**8), "deflated"), "would grow from"),
+    ("bomb beside the model", archive(beside("a.bin", b"\0" * 2 * 10**8), "deflated"), "would grow from"),
+    ("many files", archive(_many_entries), "list of its files should have"),
+    ("sizes that lie", changed_bytes(_lying_size), "would grow from|damaged"),
+    ("cut off", changed_bytes(lambda data: data[: len(data) // 2]), "damaged, or no zip file"),
+    ("bytes turned", changed_bytes(lambda data: data.replace(b"format_version", b"format_versioN", 1)), "damaged"),
+    ("packed by LZMA", archive(whole, "lzma"), "packed in an unusual way"),
+    ("encrypted", changed_bytes(lambda d: d.replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")),
+     "encrypted"),
+    ("tar of links", tar_of_links, "damaged, or no zip file"),
+    ("a terabyte", file_of_a_terabyte, "damaged, or no zip file"),
+    ("text", lambda folder: written("x.zip", b"PK" + b"a" * 1000)(folder), "damaged, or no zip file"),
+    ("weights that are pickled", archive(in_place_of("model.safetensors", b"\x80\x04\x95")), "is damaged"),
+    ("depth of a billion", lambda folder: archive_of(edited(folder / "m", "network.arguments.depth", 10**9)), "depth"),
+]:
+    MADE[f"archive: {_name}"] = ("model", _make, rf"x\.zip.*({_message})")
 
 
 # ---------------------------------------------------------------- trainings that were interrupted

@@ -68,6 +68,9 @@ def test_files_of_maps_keep_the_calibration(name, suffix, model, scan, tmp_path)
     path, found = tmp_path / f"map{suffix}", found_calibration()
     xmap = pyxem_dl.predict_orientation(scan, model, phases=raw_phase(name), calibrate=found, output=path, **QUIET)
     back = orix.io.load(path) if suffix == ".h5" else pyxem_dl.open_result(path)
+    record = pyxem_dl.provenance(path)
+    assert record["settings"]["calibrate"] == "given" and record.calibration == TRUE
+    assert record["model"][0]["fingerprint"] == model.fingerprint  # it is in no file
     for each in (xmap, back):
         known = pyxem_dl.calibration_of(each)
         assert known.scale == pytest.approx(TRUE.scale) and known.beam_energy == 200 and known.shape == (96, 96)

@@ -318,6 +318,8 @@ def test_the_bundled_model_calibrates_a_scan(name):
         pytest.skip("needs the bundled model any-crystal")
     made = Made(name, (12, 16), matrix=stretched(0.05, 30, 1.03), center=(0.5, -0.8), drift=((1.5, 0), (0, -2.0)))
     found = pyxem_dl.calibrate(made.signal, raw_phase(name))
+    record = pyxem_dl.provenance(found)
+    assert record["verb"] == "calibrate" and record.calibration == found.calibration
     assert found.scale_change == pytest.approx(1 / 1.03 - 1, abs=0.006)
     assert found.ellipticity == pytest.approx(0.05, abs=0.01) and found.direction == pytest.approx(30, abs=6)
 

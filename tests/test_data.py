@@ -1,5 +1,8 @@
 """The data that come with the package: what they are, and that they carry their attribution."""
 
+import hashlib
+import warnings
+
 import numpy as np
 import pytest
 
@@ -69,3 +72,66 @@ def test_phases(make, name, space_group, n_atoms, cell):
     assert len(phase.structure) == n_atoms
     assert phase.structure.lattice.abcABG() == pytest.approx(cell)
     assert {atom.element for atom in phase.structure} <= {"Mg", "O", "Al", "Li", "Ni"}
+
+
+# ---------------------------------------------------------------- the whole scan, from a server of this computer
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A few positions as pyxem's collection has the scan: floats in a zipped zarr store, and a server that gives it."""
+    import pyxem.data
+    import zarr
+    from database import Database
+
+    scan = data.mgo_nanocubes(lazy=False).inav[:3, :2]
+    truth = scan.data.copy()
+    scan.change_dtype("float32")
+    scan.metadata.General.title = "MgO Nano-Crystals"
+    scan.axes_manager[0].scale = 1.0
+    with zarr.ZipStore(tmp_path / "mgo_nano.zspy", mode="w") as store, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # HyperSpy writes some attributes twice
+        scan.save(store)
+    content = (tmp_path / "mgo_nano.zspy").read_bytes()
+    server, collection = Database(), pyxem.data._data
+    server.answers["/mgo_nano.zspy"] = (200, {}, content)
+    name, cache = "mgo_nano.zspy", tmp_path / "cache"
+    monkeypatch.setattr(collection.kipper, "path", cache)
+    monkeypatch.setitem(collection._file_names_hash, name, "md5:" + hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(collection.kipper.registry, name, "md5:" + hashlib.md5(content).hexdigest())
+    for urls in (collection._urls, collection.kipper.urls):
+        monkeypatch.setitem(urls, name, f"{server.base}/{name}")
+    yield server, content, cache, truth
+    server.close()
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_the_whole_scan_is_downloaded_once(published, lazy):
+    server, _, _, truth = published
+    for _ in range(2):
+        whole = data.mgo_nanocubes(lazy=lazy, full=True)
+        assert whole._lazy == lazy and whole.data.dtype == np.uint16
+        np.testing.assert_array_equal(np.asarray(whole.data), truth)
+    assert len(server.asked) == 1
+    piece = data.mgo_nanocubes()
+    assert [axis.scale for axis in whole.axes_manager.signal_axes] == [
+        axis.scale for axis in piece.axes_manager.signal_axes
+    ]
+    assert [axis.scale for axis in whole.axes_manager.navigation_axes] == [3.03, 3.03]
+    assert whole.metadata.General.title == "MgO nanocubes" and whole.metadata.Signal.signal_type == piece._signal_type
+    assert whole.metadata.Acquisition_instrument.TEM.beam_energy == 300
+
+
+def test_without_a_network_the_file_and_its_place_are_named(published):
+    server, content, cache, _ = published
+    server.close()
+    with pytest.raises(ConnectionError, match=rf"mgo_nano.zspy.*{server.base}.*{cache}.*bring the file from another"):
+        data.mgo_nanocubes(full=True)
+    (cache / "mgo_nano.zspy").write_bytes(content)
+    assert data.mgo_nanocubes(full=True).axes_manager.navigation_shape == (3, 2)
+
+
+def test_another_file_is_refused(published):
+    server, content, cache, _ = published
+    server.answers["/mgo_nano.zspy"] = (200, {}, content[:-1])
+    with pytest.raises(ValueError, match="hash of downloaded file"):
+        data.mgo_nanocubes(full=True)
+    assert not (cache / "mgo_nano.zspy").exists()

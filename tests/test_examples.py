@@ -1,5 +1,6 @@
 """The examples run and draw something, and every Python block of the documentation runs, top to bottom."""
 
+import ast
 import os
 import re
 import runpy
@@ -38,18 +39,63 @@ PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.
          "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md", "docs/calibration.md",
          "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
          "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md",
-         "docs/identification.md", "docs/images.md", "docs/phase_fields.md", "docs/install.md", "docs/first_map.md",
-         "docs/which_model.md", "docs/troubleshooting.md", "docs/glossary.md", "docs/guide.md"]  # fmt: skip
+         "docs/identification.md", "docs/images.md", "docs/phase_fields.md", "docs/install.md",
+         "docs/file_formats.md", "docs/results.md", "docs/template_matching.md", "docs/mtex_and_astar.md",
+         "docs/command_line.md", "docs/notebooks/first_map.md", "docs/notebooks/own_crystal.md",
+         "docs/notebooks/strain.md", "docs/notebooks/atomic_resolution.md", "docs/notebooks/index.md",
+         "docs/which_model.md", "docs/sharing.md", "docs/provenance.md", "docs/troubleshooting.md",
+         "docs/glossary.md", "docs/guide.md"]  # fmt: skip
 #: Pages of words alone
-WITHOUT_CODE = {"docs/how_it_works.md", "docs/benchmarks.md", "docs/glossary.md", "docs/guide.md"}
+WITHOUT_CODE = {"docs/how_it_works.md", "docs/benchmarks.md", "docs/glossary.md", "docs/guide.md",
+                "docs/notebooks/index.md"}
 #: A line in front of a block that cannot run
 NOT_RUN = "<!-- not run -->"
 
 
 def test_all_examples_and_pages_are_tested(root):
     assert sorted(path.stem for path in (root / "examples").glob("*.py")) == sorted(PICTURES)
-    pages = {"README.md"} | {f"docs/{path.name}" for path in (root / "docs").glob("*.md")}
+    pages = {"README.md"} | {
+        f"docs/{path.relative_to(root / 'docs').as_posix()}"
+        for pattern in ("*.md", "notebooks/*.md")
+        for path in (root / "docs").glob(pattern)
+    }
     assert pages == set(PAGES)
+
+
+@pytest.mark.parametrize("example", PICTURES)
+def test_an_example_is_a_page_of_cells_with_pictures(example, root):
+    """Sphinx-Gallery, Jupyter and VS Code read the cells; the site has a picture of each that the script draws."""
+    text = (root / "examples" / f"{example}.py").read_text(encoding="utf-8")
+    title, line, empty, sentence = ast.get_docstring(ast.parse(text)).splitlines()[:4]
+    assert line == "=" * len(title) and not empty and sentence
+    cells = text.split("\n# %%\n")
+    assert len(cells) > 3 and "__main__" not in text
+    saved = re.findall(r'savefig\(OUTPUT / "(\w+)\.png"\)', text)
+    assert sorted(saved) == sorted(PICTURES[example]) == sorted(set(saved))
+    kept = {path.stem: path for path in (root / "docs" / "gallery" / example).iterdir()}
+    assert sorted(kept) == sorted(saved)
+    for path in kept.values():
+        assert path.suffix == ".webp" and path.stat().st_size < 150_000
+        assert_something_is_drawn(path)
+    (thumbnail,) = re.findall(r'^# sphinx_gallery_thumbnail_path = "(.*)"$', text, re.M)
+    assert (root / "docs" / thumbnail).is_file()
+
+
+def test_pictures_are_kept_small_and_on_white(root, tmp_path):
+    from PIL import Image
+
+    keep = runpy.run_path(str(root / "docs" / "make_gallery.py"))["keep"]
+    Image.new("RGBA", (1800, 600), (255, 0, 0, 0)).save(tmp_path / "wide.png")
+    Image.new("RGB", (300, 200), (0, 0, 255)).save(tmp_path / "small.png")
+    for name, size, color in (("wide", (900, 300), (255, 255, 255)), ("small", (300, 200), (0, 0, 255))):
+        keep(tmp_path / f"{name}.png", tmp_path / "kept" / f"{name}.webp")
+        picture = Image.open(tmp_path / "kept" / f"{name}.webp").convert("RGB")
+        assert picture.size == size
+        assert picture.getpixel((10, 10)) == pytest.approx(color, abs=6)
+
+
+def test_every_picture_of_the_gallery_is_of_an_example(root):
+    assert sorted(path.name for path in (root / "docs" / "gallery").iterdir()) == sorted(PICTURES)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -119,9 +165,9 @@ def run_example(root, folder, example, check=True):
 
 def assert_something_is_drawn(path):
     """A picture of some size in which more than a frame and a title are inked."""
-    from matplotlib.image import imread
+    from PIL import Image
 
-    picture = imread(path)[..., :3]
+    picture = np.asarray(Image.open(path).convert("RGB")) / 255
     assert min(picture.shape[:2]) > 200
     inked = (np.abs(picture - picture[0, 0]) > 0.1).any(axis=-1)
     assert inked.mean() > 0.02
@@ -140,14 +186,15 @@ def python_blocks(text):
     lines, running, skipped = [], False, False
     previous = ""
     for line in text.splitlines():
-        if re.match(r"```python\s*$", line):
+        if re.match(r"```(python|\{code-cell\} ipython3)\s*$", line):
             running, skipped = True, previous.strip() == NOT_RUN
             lines.append("")
         elif line.startswith("```"):
             running = False
             lines.append("")
         else:
-            lines.append(line if running and not skipped else "")
+            option = re.match(r":[\w-]+:", line)  # of a notebook's cell
+            lines.append(line if running and not skipped and not option else "")
         previous = line
     return "\n".join(lines)
 
@@ -155,6 +202,8 @@ def python_blocks(text):
 def test_blocks_keep_their_lines_and_may_be_left_out():
     text = f"Words\n```python\na = 1\n```\n{NOT_RUN}\n```python\nb = 2\n```\n```bash\nc\n```\n```python\nd = 4\n```"
     assert python_blocks(text).splitlines() == ["", "", "a = 1", *[""] * 9, "d = 4"]
+    cell = "```{code-cell} ipython3\n:tags: [remove-cell]\n\ne = 5\n```"
+    assert python_blocks(cell).splitlines() == ["", "", "", "e = 5"]
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import pytest
 LAYERS = (
     ("messages", "annotations", "electrons"),
     ("frames", "catalogue", "checks", "files", "moved", "progress"),
-    ("rotations",),
+    ("records", "rotations"),
     ("devices", "symmetry"),
     ("crystals", "preprocessing"),
-    ("patterns",),
+    ("patterns", "sharing"),
     ("templates",),
     ("metrics", "simulation", "networks"),
     ("models", "scans"),

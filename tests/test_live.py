@@ -88,6 +88,7 @@ def test_a_file_gives_what_predict_orientation_gives(live, ctx, frames, expected
     udf = live.OrientationUDF(make_model(), CALIBRATION, n_best=2, device="cpu")
     result = ctx.run_udf(dataset=from_memory(ctx, frames), udf=udf)
     xmap = udf.to_crystal_map(result, scan_step=(2.0, 0.5), scan_unit="nm")
+    assert pyxem_dl.provenance(xmap)["verb"] == "live.OrientationUDF"
     assert_same_map(xmap, expected)
     assert xmap.shape == SHAPE and xmap.scan_unit == "nm" and (xmap.dy, xmap.dx) == (2.0, 0.5)
     assert xmap.phase_id.reshape(SHAPE)[2, 3] == -1

@@ -1,6 +1,9 @@
 """Pictures: what is drawn where, not how it looks."""
 
+import io
+
 import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 from fake_network import make_model, make_phase
@@ -67,6 +70,13 @@ def test_orientation_map_has_the_colours_of_orix(tmp_path):
     assert images(dimmed)[0][0, 0] == pytest.approx([GREY] * 3)  # whatever its reliability
     assert save(figure, tmp_path / "map.png")[..., :3].std() > 0.05
     assert any(ax.name == "ipf" for ax in figure.axes)
+
+
+def test_a_notebook_shows_a_figure_though_pyplot_was_not_used():
+    figure = plot.property_map(make_map())
+    picture = matplotlib.image.imread(io.BytesIO(figure._repr_png_()))
+    assert picture.shape[:2] == tuple(int(n) for n in figure.get_size_inches()[::-1] * figure.dpi)
+    assert 0.01 < np.mean(picture[..., :3].min(axis=-1) < 0.5)
 
 
 def test_brightness_dims_what_is_not_reliable():

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -61,14 +63,16 @@ def test_every_page_can_be_reached(root, pages):
     """From the trees of pages; what is not in one of them Sphinx refuses, too."""
     trees = "\n".join(
         tree
-        for page in ("index", "guide")
+        for page in ("index", "guide", "notebooks/index")
         for tree in re.findall(r"```\{toctree\}\n(.*?)```", (root / "docs" / f"{page}.md").read_text("utf-8"), re.S)
     ).split()
     written = {path.stem for path in (root / "docs").glob("*.md")} - {"index"}
-    assert written | {"api/index", "examples/index", "project/index"} <= set(trees)
+    written |= {path.stem for path in (root / "docs" / "notebooks").glob("*.md")} - {"index"}
+    assert written | {"api/index", "examples/index", "notebooks/index", "project/index"} <= set(trees)
     for name in pages:
         folder, _, file = name.rpartition("/")
-        assert file.startswith("index") or f"   {file.rpartition('.')[0]}\n" in pages[f"{folder}/index.rst"]
+        listed = rf"^   (.* <)?{re.escape(file.rpartition('.')[0])}>?$"
+        assert file.startswith("index") or re.search(listed, pages[f"{folder}/index.rst"], re.M)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,23 @@ def test_every_page_can_be_reached(root, pages):
 )
 def test_links_lead_to_where_the_site_has_a_file(site, text, folder, site_folder, expected):
     assert site.with_site_links(text, folder, site_folder) == expected
+
+
+def test_pictures_follow_the_cells_that_save_them(site):
+    cell = ".. GENERATED FROM PYTHON SOURCE LINES 1-2\n\n.. code-block:: Python\n\n    figure.savefig({})\n\n\n"
+    text = "Title\n=====\n\n" + cell.format('OUTPUT / "a.png"') + cell.format("elsewhere")
+    text += cell.format('OUTPUT / "b.png"') + ".. _sphx_glr_download_examples_x.py:\n\nrest"
+    made = site.with_pictures(text, "x")
+    shown = (".. GEN", ".. image", ".. _", "   :alt:", "    figure")
+    words = [line for line in made.splitlines() if line.startswith(shown)]
+    assert words == [
+        ".. GENERATED FROM PYTHON SOURCE LINES 1-2", '    figure.savefig(OUTPUT / "a.png")',
+        ".. image:: /gallery/x/a.webp", "   :alt: a",
+        ".. GENERATED FROM PYTHON SOURCE LINES 1-2", "    figure.savefig(elsewhere)",
+        ".. GENERATED FROM PYTHON SOURCE LINES 1-2", '    figure.savefig(OUTPUT / "b.png")',
+        ".. image:: /gallery/x/b.webp", "   :alt: b",
+        ".. _sphx_glr_download_examples_x.py:",
+    ]  # fmt: skip
 
 
 def test_pages_are_written_when_they_change(site, pages, tmp_path, monkeypatch):
@@ -139,15 +160,39 @@ def test_headings_of_troubleshooting_are_anchors(root):
     assert len(headings) == len(set(headings))
 
 
+#: Notebooks, and how many pictures each of them draws at least
+NOTEBOOKS = {"first_map": 6, "own_crystal": 2, "strain": 3, "atomic_resolution": 5}
+
+
+def test_all_notebooks_are_run(root):
+    assert {path.stem for path in (root / "docs" / "notebooks").glob("*.md")} == {*NOTEBOOKS, "index"}
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(root, tmp_path):
-    for needed in ("sphinx", "myst_parser", "numpydoc", "pydata_sphinx_theme"):
+    """With the notebooks, as the workflow builds it; each of them draws something, and no cell ends with an error."""
+    for needed in ("ipykernel", "myst_nb", "numpydoc", "pydata_sphinx_theme", "sphinx", "sphinx_copybutton",
+                   "sphinx_design", "sphinx_gallery"):  # fmt: skip
         pytest.importorskip(needed, reason="needs the extra docs")
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     finished = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "trees"),
          str(root / "docs"), str(tmp_path / "html")],
+        env=environment | {"PYXEM_DL_NOTEBOOKS": "force", "PYTHONPATH": path},
         capture_output=True, text=True, encoding="utf-8", timeout=900,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
-    assert "First map in ten minutes" in (tmp_path / "html" / "index.html").read_text("utf-8")
+    assert "Your first map" in (tmp_path / "html" / "index.html").read_text("utf-8")
     assert "predict_orientation" in (tmp_path / "html" / "api" / "signals.html").read_text("utf-8")
+    assert "orientations.webp" in (tmp_path / "html" / "examples" / "02_orientation_map.html").read_text("utf-8")
+    thumbnails = list((tmp_path / "html" / "_images").glob("sphx_glr_*_thumb.webp"))
+    assert len(thumbnails) == len(list((root / "examples").glob("*.py")))
+    for name, pictures in NOTEBOOKS.items():
+        run = json.loads((tmp_path / "jupyter_execute" / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
+        outputs = [output for cell in run["cells"] for output in cell.get("outputs", [])]
+        assert not any(output["output_type"] == "error" for output in outputs)
+        drawn = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+        assert len(drawn) >= pictures and min(map(len, drawn)) > 5000
+        page = (tmp_path / "html" / "notebooks" / f"{name}.html").read_text("utf-8")
+        assert len(re.findall(r'<img [^>]*src="\.\./_images/[0-9a-f]{32,}\.png"', page)) >= pictures

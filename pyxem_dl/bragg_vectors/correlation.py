@@ -121,7 +121,8 @@ def match_disks(
         number("min_distance", min_distance, 0)
     flag("subpixel", subpixel)
     target = target_of(output, overwrite)
-    search = Search(signal, probe, Reading(navigation_mask, signal_mask, center, beam_energy))
+    reading = Reading(navigation_mask, signal_mask, center, beam_energy)
+    search = Search(signal, probe, reading)
     matcher = DiskMatcher(
         search.probe, search.scan.calibration.shape, signal_mask=search.scan.signal_mask, threshold=threshold,
         min_distance=min_distance, max_peaks=max_peaks, subpixel=subpixel,
@@ -132,4 +133,8 @@ def match_disks(
         ["correlation", matcher.threshold, min_distance, max_peaks, subpixel, search.gain],
         reciprocal_radius=reciprocal_radius, subtract_center=subtract_center, lazy_output=lazy_output, target=target,
         computing=Computing(device, batch_size, show_progressbar, on_part, on_message),
+        record=search.record(
+            "match_disks", reading, threshold=matcher.threshold, min_distance=min_distance, max_peaks=max_peaks,
+            subpixel=subpixel, reciprocal_radius=reciprocal_radius, subtract_center=subtract_center,
+        ),
     )  # fmt: skip

@@ -101,7 +101,8 @@ def predict_bragg_vectors(
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
     model.check_thresholds()
     target = target_of(output, overwrite)
-    search = Search(signal, probe, Reading(navigation_mask, signal_mask, center, beam_energy))
+    reading = Reading(navigation_mask, signal_mask, center, beam_energy)
+    search = Search(signal, probe, reading)
     probe, gain = search.probe, search.gain
     model.check_domain(probe.radius)
     least = model.thresholds.get("confidence", _CONFIDENCE) if threshold is None else threshold
@@ -119,6 +120,10 @@ def predict_bragg_vectors(
         "Detection of disks", lines, find, columns, [model.fingerprint, least, max_peaks, n_samples],
         reciprocal_radius=reciprocal_radius, subtract_center=subtract_center, lazy_output=lazy_output, target=target,
         computing=Computing(device, batch_size, show_progressbar, on_part, on_message),
+        record=search.record(
+            "predict_bragg_vectors", reading, model=model, threshold=least, n_samples=n_samples, max_peaks=max_peaks,
+            reciprocal_radius=reciprocal_radius, subtract_center=subtract_center,
+        ),
     )  # fmt: skip
 
 

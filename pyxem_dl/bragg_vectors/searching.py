@@ -14,6 +14,7 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns.probes import Probe
 from pyxem_dl.preprocessing import in_electrons
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.vector_files import check_vectors_path, write_vectors
 from pyxem_dl.results.vectors import VectorsAssembly
 from pyxem_dl.scans import Computing, Job, Reading, Scan, Target
@@ -56,7 +57,7 @@ class Search:
 
     def vectors(
         self, title: str, lines: dict, find, columns, settings, *, reciprocal_radius, subtract_center,
-        computing: Computing, lazy_output: bool, target: Target | None,
+        computing: Computing, lazy_output: bool, target: Target | None, record: dict,
     ):  # fmt: skip
         """Search with a finder: now, later (lazily), or into a file.
 
@@ -76,6 +77,8 @@ class Search:
             Measure from the direct beam; else from the first pixel.
         computing, lazy_output, target
             How, when and where to.
+        record : dict
+            Where the vectors come from.
         """
         scan, probe = self.scan, self.probe
         if flag("lazy_output", lazy_output) and target is not None:
@@ -84,13 +87,22 @@ class Search:
         assembly = VectorsAssembly.of(self.signal, scan.calibration, subtract_center=subtract_center, columns=columns)
         if lazy_output:
             scan.forget_sample()
-            return assembly.vectors(lazy_tables(scan, step, "disks", computing))
+            return with_record(assembly.vectors(lazy_tables(scan, step, "disks", computing)), record)
         if self._given:
             _compare_with_direct_beam(probe, scan)
         digest = hashlib.sha256(probe.image.numpy().tobytes()).hexdigest()
         settings = [*settings, digest, probe.radius, list(columns), reciprocal_radius, subtract_center]
         lines = lines | {"Patterns": scan.describe()}
-        return Job(title, lines, scan, step, computing, assembly, settings, self.signal).run(target)
+        job = Job(title, lines, scan, step, computing, assembly, settings, self.signal, record=record)
+        return job.run(target)
+
+    def record(self, verb: str, reading: Reading, **settings) -> dict:
+        """Say where vectors come from; arguments are those of :func:`pyxem_dl.records.made_by`."""
+        probe = {"radius_px": float(self.probe.radius), "given": self._given}
+        return made_by(
+            verb, signal=self.signal, calibration=self.scan.calibration, probe=probe, counts_per_electron=self.gain,
+            **settings, **reading.asked(),
+        )  # fmt: skip
 
 
 def target_of(output: str | Path | None, overwrite: bool) -> Target | None:

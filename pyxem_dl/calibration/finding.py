@@ -14,12 +14,13 @@ from pyxem_dl.calibration.fitting import Bend, Fitted, Pattern, fit_what_is_dete
 from pyxem_dl.calibration.result import FoundCalibration, applied, numbers_of
 from pyxem_dl.calibration.rings import LARGEST, scales_by_rings
 from pyxem_dl.checks import number, whole_number
-from pyxem_dl.crystals import near_ewald_sphere, reflections
+from pyxem_dl.crystals import load_phases, near_ewald_sphere, reflections
 from pyxem_dl.frames import Calibration, pixel_to_k, scan_places
 from pyxem_dl.messages import warn
 from pyxem_dl.metrics import explained_peaks, find_peaks
 from pyxem_dl.models import ANY_CRYSTAL, OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
 from pyxem_dl.preprocessing import in_electrons
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Computing, Positions, Reading, Scan
 from pyxem_dl.scans.fingerprint import readable_patterns
@@ -125,8 +126,15 @@ def calibrate(
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     phases = phases_to_find(model, phases)
-    scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
-    return calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns, spot_radius)[1]
+    phases = phases if phases is None else load_phases(phases)
+    reading = Reading(navigation_mask, signal_mask, center, beam_energy)
+    scan = Scan.from_signal(signal, reading)
+    found = calibrated(scan, model, phases, Computing(device, on_message=on_message), n_patterns, spot_radius)[1]
+    return with_record(found, made_by(
+        "calibrate", signal=signal, model=model, calibration=found.calibration,
+        phases=[phase.name for phase in (model.phases if phases is None else phases)],
+        n_patterns=n_patterns, spot_radius=spot_radius, **reading.asked(),
+    ))  # fmt: skip
 
 
 def calibrated(

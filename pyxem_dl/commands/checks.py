@@ -1,4 +1,4 @@
-"""Commands that list the models and measure how good they are."""
+"""Commands that list the models, pack them, and measure how good they are."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def show_models() -> None:
         typer.echo(catalogue.table(models))
     else:
         typer.echo("This installation has no bundled models. Train one: pyxem-dl train --help")
+
+
+@command()
+def pack(
+    model: Annotated[str, typer.Argument(help="Model folder, or the name of a bundled model.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The archive, .zip; by default beside the folder, with its name.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Pack a model folder into one file to be shared, and print its sha256 and how others load it."""
+    from pyxem_dl.models import pack_model
+
+    typer.echo(str(pack_model(model, output, overwrite=overwrite)))
 
 
 @command()

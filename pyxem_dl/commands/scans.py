@@ -60,8 +60,8 @@ def predict(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Bundled model (see `pyxem-dl models`) or model folder; repeat for an ensemble; by default "
-            "'any-crystal'."
+            help="Bundled model (see `pyxem-dl models`), model folder or address (hf://, doi:, https://); repeat for "
+            "an ensemble; by default 'any-crystal'."
         ),
     ] = None,
     phase: Annotated[
@@ -120,6 +120,7 @@ def calibrate(
 
     from pyxem_dl.calibration import calibrate as find
     from pyxem_dl.files import check_target, replacing
+    from pyxem_dl.records import KEY, provenance
 
     if output is not None:
         check_target(output, overwrite=overwrite)
@@ -128,7 +129,9 @@ def calibrate(
     found = find(signal, phase or None, model=model, n_patterns=patterns, spot_radius=spot_radius, **settings)
     if output is not None:
         with replacing(output) as written:
-            written.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+            record = provenance(found)
+            numbers = found.to_dict() | ({KEY: record} if record else {})
+            written.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"The numbers are in {output}.")
 
 

@@ -255,8 +255,17 @@ def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
     return opener
 
 
-def check_address(address: str, name: str) -> None:
+def check_address(address: str, name: str, example: str = "https://example.org/optimade") -> None:
     """Refuse what is no address of a web server; http only of this computer itself.
+
+    Parameters
+    ----------
+    address : str
+        Of a database or a file.
+    name : str
+        What is there, for the error: "the Materials Project".
+    example : str
+        What such an address looks like, for the error.
 
     Raises
     ------
@@ -269,7 +278,7 @@ def check_address(address: str, name: str) -> None:
     except ValueError:
         host = None
     if not host or "@" in parts.netloc or not re.fullmatch(r"[\x21-\x7e]+", address):
-        raise ValueError(f"{printable(address)!r} is no web address: give one like 'https://example.org/optimade'.")
+        raise ValueError(f"{printable(address)!r} is no web address: give one like {example!r}.")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_here(host)):
         raise ValueError(f"{printable(address)!r}: {name} is asked by https:// only.")
 

@@ -1,6 +1,6 @@
 """Sample data: a piece of a real scan, the phases of the bundled models, and simulated scans with known answers.
 
-Everything here comes with the package; nothing is downloaded.
+Everything here comes with the package; only the whole scan, ``mgo_nanocubes(full=True)``, is downloaded.
 """
 
 from pyxem_dl.data.fronts import PhaseFieldSeries, phase_field_series

@@ -21,7 +21,8 @@ from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phas
 from pyxem_dl.preprocessing import as_float32, in_electrons
 from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.progress import progressbar
-from pyxem_dl.scans import Computing, Scan
+from pyxem_dl.records import made_by, with_record
+from pyxem_dl.scans import Computing, Reading, Scan
 from pyxem_dl.scans.fingerprint import readable_patterns
 from pyxem_dl.templates.cost import cost_one_by_one
 
@@ -130,7 +131,12 @@ def identify_phases(
         for phase in first:
             looks.append(look(looking, phase, sample.at(kept)))
             bar.update()
-    return _result(usable, entries, pairs, looks, sample.at(kept), left_out, int((~kept).sum()))
+    found = _result(usable, entries, pairs, looks, sample.at(kept), left_out, int((~kept).sum()))
+    reading = Reading(navigation_mask, signal_mask, center, beam_energy)
+    return with_record(found, made_by(
+        "identify_phases", signal=signal, model=model, calibration=scan.calibration,
+        phases=[phase.name for phase in listed], n_patterns=n_patterns, seed=seed, **reading.asked(),
+    ))  # fmt: skip
 
 
 def _listed(phases) -> list:

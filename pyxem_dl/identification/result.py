@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyxem_dl.files import check_target, replacing
+from pyxem_dl.records import KEY, provenance
 
 #: A phase is there from this probability on
 THERE = 0.5
@@ -125,7 +126,9 @@ class Identified:
         """
         path = check_identified_path(path, overwrite=overwrite)
         with replacing(path) as written:
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+            record = provenance(self)
+            numbers = self.to_dict() | ({KEY: record} if record else {})
+            text = json.dumps(numbers, indent=1, ensure_ascii=False)
             written.write_text(text + "\n", encoding="utf-8")
         return path
 

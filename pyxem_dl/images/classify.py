@@ -19,6 +19,7 @@ from pyxem_dl.images.waves import Scales, Waves
 from pyxem_dl.messages import warn
 from pyxem_dl.models import StructureModel, load_model
 from pyxem_dl.models.structure import bits
+from pyxem_dl.records import made_by
 from pyxem_dl.results.map_files import map_target
 from pyxem_dl.results.structures import StructureAssembly, StructureMaps, WindowGrid
 from pyxem_dl.scans import Collected, Computing, Field, Job, Target
@@ -125,7 +126,12 @@ def classify_structure(
     work = StructureStep(model, places, n_samples, n_best, smoothing)
     assembly = _Reporting(_assembly(model, places, images, signal), images, computing)
     settings = [model.fingerprint, list(places), n_samples, n_best, smoothing]
-    return Job("Classification of structures", lines, images, work, computing, assembly, settings, signal).run(target)
+    record = made_by(
+        "classify_structure", signal=signal, model=model, phases=[phase.name for phase in model.phases], step=step,
+        smoothing=smoothing, n_best=n_best, n_samples=n_samples, pixel=images.calibration.pixel,
+    )  # fmt: skip
+    title = "Classification of structures"
+    return Job(title, lines, images, work, computing, assembly, settings, signal, record=record).run(target)
 
 
 def _target(output, overwrite: bool, images: Images) -> Target | None:

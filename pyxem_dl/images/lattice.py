@@ -21,6 +21,7 @@ from pyxem_dl.images.steps import USABLE, FrameStep, in_threads
 from pyxem_dl.images.strains import Strains, measured
 from pyxem_dl.images.waves import LARGEST_WINDOW, SHORTEST, WaveFit, Waves
 from pyxem_dl.messages import warn
+from pyxem_dl.records import made_by
 from pyxem_dl.scans import Collected, Computing, Field, Job
 
 if TYPE_CHECKING:
@@ -109,7 +110,12 @@ def map_lattice(
         "Lattices": ", ".join(each.name for each in crystals) or "none",
     }  # fmt: skip
     assembly = _Assembly(images.shape, mapped, crystals, grid, bool(drift), _axes_of(signal, mapped), _title_of(signal))
-    return Job("Lattices", lines, images, work, computing, assembly, [], signal).run()
+    made_from = None if xmap is None else xmap if hasattr(xmap, "rotations") else xmap[0]
+    record = made_by(
+        "map_lattice", signal=signal, made_from=made_from, window=grid.window, step=step, drift=drift,
+        pixel=images.calibration.pixel,
+    )  # fmt: skip
+    return Job("Lattices", lines, images, work, computing, assembly, [], signal, record=record).run()
 
 
 class Grid(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyxem_dl.records import provenance, with_record
 from pyxem_dl.results.signal_files import check_signal_path, read_signal, write_signal
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Maps of :attr:`LatticeMap.values` and :attr:`LatticeMap.errors`
 NAMES = ("e_xx", "e_yy", "e_xy", "rotation")
+# Entries of the metadata of a signal of it
+_ENTRIES = ["vectors", "vector_errors", "score", "crystal", "names", "references", "periods", "drift", "axes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,8 @@ class LatticeMap:
         Name, units, scale and offset of the axes: of the signal (x, then y), then of the series.
     title : str
         Of the images.
+    provenance : dict
+        Where it comes from; see :func:`pyxem_dl.provenance`.
     """
 
     values: np.ndarray
@@ -64,6 +69,7 @@ class LatticeMap:
     drift: np.ndarray | None
     axes: list
     title: str = ""
+    provenance: dict = field(default_factory=dict)
 
     def __getattr__(self, name: str):
         short = name.removesuffix("_error")
@@ -113,7 +119,7 @@ class LatticeMap:
         if component:
             manager.navigation_axes[0].name = "component"
         signal.metadata.General.title = f"{name} of {self.title}".removesuffix(" of ")
-        return signal
+        return with_record(signal, self.provenance)
 
     def to_signal(self):
         """Make one HyperSpy signal of the four maps.
@@ -131,7 +137,7 @@ class LatticeMap:
         signal.axes_manager.navigation_axes[0].name = ", ".join(NAMES)
         signal.set_noise_variance(variance)
         signal.metadata.General.title = self.title
-        entries = {field.name: getattr(self, field.name) for field in fields(self)[2:-1]}
+        entries = {name: getattr(self, name) for name in _ENTRIES}
         signal.metadata.add_dictionary({"Lattice": {k: v for k, v in entries.items() if v is not None}})
         return signal
 
@@ -175,11 +181,12 @@ class LatticeMap:
         path : str or pathlib.Path
             Of the file.
         """
-        names = [field.name for field in fields(cls)[2:-1]]
-        signal, entries = read_signal(path, "Lattice", [name for name in names if name != "drift"], cls.__name__)
-        entries = {"drift": None} | {name: entries[name] for name in names if name in entries}
+        needed = [name for name in _ENTRIES if name != "drift"]
+        signal, entries = read_signal(path, "Lattice", needed, cls.__name__)
+        entries = {"drift": None} | {name: entries[name] for name in _ENTRIES if name in entries}
         values, variance = (np.moveaxis(np.asarray(s.data), -3, 0) for s in (signal, signal.get_noise_variance()))
-        return cls(values, np.sqrt(variance), **entries, title=str(signal.metadata.General.title))
+        facts = {"title": str(signal.metadata.General.title), "provenance": provenance(signal)}
+        return cls(values, np.sqrt(variance), **entries, **facts)
 
 
 def check_lattice_path(path: File, *, overwrite: bool = False) -> Path:

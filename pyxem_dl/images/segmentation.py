@@ -19,6 +19,7 @@ from pyxem_dl.images.signals import maps_of
 from pyxem_dl.images.steps import FrameStep, made_of
 from pyxem_dl.images.symmetry import Grid, signal_share
 from pyxem_dl.messages import warn
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.scans import Computing, Field
 
 if TYPE_CHECKING:
@@ -106,10 +107,15 @@ def segment_by_symmetry(
     step = SegmentationStep(described, found, memberships)
     lines = {"Images": images.describe(), "Window": f"{grid.window:g} Å", "Regions": str(len(found))}
     made = made_of("Segmentation by symmetry", lines, signal, images, step, computing)
-    labels = maps_of(signal, made["labels"], "Regions")
+    record = made_by(
+        "segment_by_symmetry", signal=signal, n_regions="auto" if n_regions is None else n_regions, found=len(found),
+        operations=operations, window=grid.window, seed=seed, pixel=images.calibration.pixel,
+    )  # fmt: skip
+    labels = with_record(maps_of(signal, made["labels"], "Regions"), record)
     if not memberships:
         return labels
-    return labels, maps_of(signal, made["shares"], "Memberships", further=("region", 0.0, 1.0))
+    shares = maps_of(signal, made["shares"], "Memberships", further=("region", 0.0, 1.0))
+    return labels, with_record(shares, record)
 
 
 def get_symmetry_descriptors(
@@ -162,7 +168,10 @@ def get_symmetry_descriptors(
     values = made_of("Descriptors of symmetry", lines, signal, images, step, computing)["descriptors"]
     found = maps_of(signal, values, "Symmetry", signal_class=Signal1D, step=grid.pixels)
     found.metadata.set_item("Pyxem_dl.operations", step.operations.names)
-    return found
+    return with_record(found, made_by(
+        "get_symmetry_descriptors", signal=signal, operations=operations, window=grid.window,
+        pixel=images.calibration.pixel,
+    ))  # fmt: skip
 
 
 def _read(signal, window) -> tuple[Images, Grid]:

@@ -101,6 +101,10 @@ class OrientationEnsemble:
         """Hash of all weights and settings."""
         return hashlib.sha256(" ".join(m.fingerprint for m in self.models).encode()).hexdigest()
 
+    def about(self) -> list[dict]:
+        """Say which models these are."""
+        return [about for model in self.models for about in model.about()]
+
     def check_thresholds(self) -> None:
         """Make sure of all models' thresholds, and of those of the ensemble."""
         for model in self.models:

@@ -58,6 +58,10 @@ class Model(ABC):
     threshold_names: tuple[str, ...]
     #: Name of the bundled model that was loaded, None for others
     bundled_name = None
+    #: Address of the shared model that was loaded, None for others
+    source = None
+    #: Hash of the file of its weights, None where there is none
+    weights_sha256 = None
     #: Of how many networks it consists
     n_networks = 1
 
@@ -106,6 +110,13 @@ class Model(ABC):
         if self.follows_device:
             self.precision = native_precision(self.device)
         return self
+
+    def about(self) -> list[dict]:
+        """Say which model it is, for the records of results: name, network, where from, hash of the weights."""
+        known = {"sha256": self.weights_sha256} if self.weights_sha256 else {"fingerprint": self.fingerprint}
+        source = {"source": f"bundled as {self.bundled_name}" if self.bundled_name else self.source}
+        names = {"name": self.name, "network": self.network_name}
+        return [names | (source if source["source"] else {}) | known]
 
     @property
     def fingerprint(self) -> str:
@@ -261,7 +272,7 @@ def read_model(folder: Path) -> Model:
         network = build_network(name, **arguments)
         current = network.state_dict()
         network.load_state_dict({k: v.to(current[k].dtype) if k in current else v for k, v in weights.items()})
-        return kind._from_config(
+        model = kind._from_config(
             network,
             config,
             network_name=name,
@@ -269,6 +280,8 @@ def read_model(folder: Path) -> Model:
             provenance=config.get("provenance") or {},
             **{key: config[key] for key in ("domain", "thresholds", "name", "description")},
         )
+        model.weights_sha256 = config["weights"]["sha256"]
+        return model
     except (RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise ValueError(
             f"The model in {folder} cannot be built from its {CONFIG} and {WEIGHTS}, written by "

@@ -1,4 +1,4 @@
-"""Models by name: those that come with the package, and folders."""
+"""Models by name: those that come with the package, folders, archives, and those that others share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.models.ensemble import OrientationEnsemble
 from pyxem_dl.models.folder import CONFIG, PRETRAINED, Model, read_config, read_model
 from pyxem_dl.models.orientation import OrientationModel
+from pyxem_dl.models.packing import read_packed
+from pyxem_dl.sharing import ArchiveReference, fetch_archive, fetch_hub_model, is_reference, read_reference
 
 #: The model that takes any crystal
 ANY_CRYSTAL = "any-crystal"
@@ -29,16 +31,23 @@ def load_model(
     Parameters
     ----------
     model : str, pathlib.Path, OrientationModel or BraggModel, or a list of these
-        Name of a bundled model (see :func:`list_models`), or a model folder.  A name goes before
-        a folder of that name: write ``./name`` for the folder.  A model is returned as it is, and a
-        list of orientation models becomes an ensemble.
+        Name of a bundled model (see :func:`list_models`), a model folder, or an archive of one that
+        :func:`pack_model` made.  A name goes before a folder of that name: write ``./name`` for the folder.  A model is
+        returned as it is, and a list of orientation models becomes an ensemble.
+
+        Or the address of a model that somebody shares: ``"hf://owner/name@commit"`` on the Hugging Face hub,
+        ``"doi:10.5281/zenodo.RECORD/model.zip#sha256=…"`` on Zenodo, ``"https://…/model.zip#sha256=…"`` anywhere.
+        It is downloaded once, and is then used without a network.
 
     Raises
     ------
     FileNotFoundError
-        For a folder that is not there or lacks a file.
+        For a folder that is not there or lacks a file, and an address where nothing is.
     ValueError
-        For an unknown name, and for a folder that is not a model, is damaged, or too new.
+        For an unknown name, for a folder that is not a model, is damaged, or too new, for an address without a hash
+        (the error tells it) or of a file with another one.
+    ConnectionError
+        If an address cannot be reached, and the file was not downloaded before; the error says where to put it by hand.
     """
     if isinstance(model, (Model, OrientationEnsemble)):
         return model
@@ -54,17 +63,32 @@ def load_model(
         loaded = read_model(known[model])
         loaded.bundled_name = model
         return loaded
+    if isinstance(model, str) and is_reference(model):
+        return _read_shared(model)
     if not str(model).strip():
         raise ValueError(f"The name of the model is empty. Known models: {', '.join(known) or 'none'}.")
     folder = Path(model).expanduser()
     if _exists(folder):
-        return read_model(folder)
+        return read_packed(folder) if folder.is_file() and folder.suffix.lower() == ".zip" else read_model(folder)
     if isinstance(model, Path) or any(c in model for c in "/\\~"):
         raise FileNotFoundError(f"There is no model folder {str(folder)!r}.")
     model = reprlib.repr(model).strip("'\"")  # no more than a line of it
     near = difflib.get_close_matches(model, known, n=max(1, len(known)), cutoff=0.5)
     names = [*near, *(name for name in known if name not in near)]
     raise ValueError(f"There is no model or folder {model!r}. Known models: {', '.join(names) or 'none'}.")
+
+
+def _read_shared(text: str) -> Model:
+    """Model at an address, which says where it comes from."""
+    reference = read_reference(text)
+    if isinstance(reference, ArchiveReference):
+        loaded = read_packed(fetch_archive(reference), reference.file)
+    else:
+        loaded = read_model(fetch_hub_model(reference))
+    # without a query, which may be a key to what is not public: records of results tell the source
+    address, sign, sha256 = text.strip().partition("#")
+    loaded.source = address.partition("?")[0] + sign + sha256
+    return loaded
 
 
 def phases_to_find(model, phases):

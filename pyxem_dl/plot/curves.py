@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from pyxem_dl.metrics import reliability_curve
 from pyxem_dl.plot.checks import check_numbers
+from pyxem_dl.plot.figures import new_figure
 from pyxem_dl.results.labels import SelectionCurve
 
 
@@ -33,7 +33,7 @@ def selection_curves(curves: SelectionCurve | list[SelectionCurve], *, title: st
             "Give curves of `pyxem_dl.results.selection_curve(labels, truth, by)`, one or a list of them, not "
             f"{', '.join(wrong) or 'an empty list'}."
         )
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    figure = new_figure(5.5, 4.2, dpi=100)
     axes = figure.subplots()
     for curve in curves:
         (line,) = axes.plot(curve.kept, curve.agreement, "o-", markersize=3, label=f"by {curve.name}")
@@ -77,7 +77,7 @@ def reliability_diagram(pairs: Mapping[str, tuple], *, title: str = "", n_bins: 
             shapes = " and ".join(str(np.shape(each)) for each in pair)
             raise ValueError(f"{name!r} needs expected and true errors of one shape, not {shapes}.")
     check_numbers(n_bins=n_bins)
-    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    figure = new_figure(5.2, 4.8, dpi=100)
     axes = figure.subplots()
     highest, lowest = 1.0, 1.0
     for name, (expected, error) in pairs.items():

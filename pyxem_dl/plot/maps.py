@@ -14,6 +14,7 @@ import numpy as np
 from pyxem_dl.frames import Calibration, distorted, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
 from pyxem_dl.plot.checks import best_of, check_map, check_numbers, check_positions, check_property
+from pyxem_dl.plot.figures import new_figure
 from pyxem_dl.results.maps import NOT_INDEXED
 from pyxem_dl.results.spots import predict_spots
 from pyxem_dl.symmetry import laue_group, setting
@@ -64,7 +65,7 @@ def orientation_map(xmap, *, directions: str | Sequence[str] = ("z", "x"), brigh
     phases = {key: phase for key, phase in xmap.phases if key >= 0}
     grid = _Grid.of(xmap)
     width = 4.2 * len(directions) + 2.3
-    figure = _figure(width, 3.8 / grid.aspect + 1.5)
+    figure = new_figure(width, 3.8 / grid.aspect + 1.5)
     columns = figure.add_gridspec(1, len(directions) + 1, width_ratios=[*[4.2] * len(directions), 2.0])
     for i, direction in enumerate(directions):
         axes = figure.add_subplot(columns[i])
@@ -238,7 +239,7 @@ def patterns_with_spots(
     radius = min(reciprocal_radius or math.inf, calibration.reciprocal_radius)
     columns = min(3, len(positions))
     rows = math.ceil(len(positions) / columns)
-    figure = _figure(3.7 * columns, 3.7 * rows + 1.0)
+    figure = new_figure(3.7 * columns, 3.7 * rows + 1.0)
     for i, index in enumerate(positions):
         axes = figure.add_subplot(rows, columns, i + 1)
         where = np.unravel_index(index, shape) if shape else ()
@@ -295,13 +296,6 @@ def spread_positions(xmap, n: int = 6, *, among=None) -> np.ndarray:
         distance = np.minimum(distance, away)
         chosen.append(int(np.argmax(distance)))
     return np.sort(xmap.id[indexed[np.unique(chosen)]])
-
-
-def _figure(width: float, height: float):
-    """Figure in no window, of a size in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
 class _Grid:
@@ -404,7 +398,7 @@ def _value_map(grid: _Grid, values, title: str, label: str, **imshow):
 
     image = np.full(grid.shape, np.nan)
     grid.fill(image, values)
-    figure = _figure(5.2, 3.8 / grid.aspect + 1.0)
+    figure = new_figure(5.2, 3.8 / grid.aspect + 1.0)
     axes = figure.add_subplot()
     cmap = matplotlib.colormaps[imshow.pop("cmap")].with_extremes(bad=NOT_INDEXED)
     drawn = grid.show(axes, image, cmap=cmap, interpolation="nearest", **imshow)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pyxem_dl.plot.checks import check_numbers
-from pyxem_dl.plot.maps import NOT_INDEXED, _figure, _Grid
+from pyxem_dl.plot.figures import new_figure
+from pyxem_dl.plot.maps import NOT_INDEXED, _Grid
 
 _TITLES = ("strain $e_{xx}$", "strain $e_{yy}$", "strain $e_{xy}$", "rotation")
 _UNITS = ("%", "%", "%", "degrees")
@@ -65,7 +66,7 @@ def _maps(strain, values, errors, limits):
     wide = columns > 2.5 * rows
     cells = (4, 2) if wide else (2, 4)
     height = min(max((4.9 if wide else 2.3) * rows / columns, 0.8), 6.0)
-    figure = _figure(15.0 if not wide else 13.0, cells[0] * (height + 0.9) + 0.6)
+    figure = new_figure(15.0 if not wide else 13.0, cells[0] * (height + 0.9) + 0.6)
     axes = figure.subplots(*cells, squeeze=False)
     axes = axes if wide else axes.T
     for i, (name, unit, limit) in enumerate(zip(_TITLES, _UNITS, limits, strict=True)):
@@ -81,7 +82,7 @@ def _maps(strain, values, errors, limits):
 
 def _curves(strain, values, errors, limits):
     """Curves of a line of positions, with error bars."""
-    figure = _figure(9.0, 8.0)
+    figure = new_figure(9.0, 8.0)
     grid = _grid(strain)
     x = np.arange(strain.shape[0]) * grid.steps[0]
     for i, axes in enumerate(figure.subplots(4, 1, sharex=True)):

@@ -12,6 +12,7 @@ import numpy as np
 from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 from pyxem_dl.messages import warn
+from pyxem_dl.records import comment_lines, provenance, write_attribute
 from pyxem_dl.scans import Target
 
 if TYPE_CHECKING:
@@ -165,15 +166,18 @@ def write_map(path: Path, xmap, *, crystal_x: str | None = None) -> None:
         warn(
             f"orix will read the candidates of this single pattern in {path.name} as positions: save n_best=1."
         )
+    record = provenance(xmap)
     with replacing(path) as new:
         if suffix == ".ang":
-            _write_ang(new, _plain_map(xmap))
+            _write_ang(new, _plain_map(xmap), record)
         elif suffix == ".ctf":
-            _write_ctf(new, _plain_map(xmap), crystal_x or "a*")
+            _write_ctf(new, _plain_map(xmap), crystal_x or "a*", record)
         else:
             # in memory first: where a disk is full, the HDF5 library may end the process
             image = io.BytesIO()
             orix_hdf5.file_writer(image, xmap)
+            if record:
+                write_attribute(image, record)
             new.write_bytes(image.getbuffer())
 
 
@@ -291,8 +295,8 @@ def _grid(xmap) -> tuple[int, int, float, float]:
     return len(y), len(x), dy or dx or 1.0, dx or dy or 1.0
 
 
-def _write_ang(path: Path, xmap) -> None:
-    """Write an .ang file with orix, and its coordinates with as many digits as they have."""
+def _write_ang(path: Path, xmap, record) -> None:
+    """Write an .ang file with orix, its coordinates with as many digits as they have, and where it comes from."""
     from orix.io import save
 
     rows, columns, dy, dx = _grid(xmap)
@@ -304,6 +308,8 @@ def _write_ang(path: Path, xmap) -> None:
     for line in path.read_text(encoding="latin-1").splitlines():
         name = line.removeprefix("# ").partition(":")[0]
         if line.startswith("#"):
+            if name == "Column names" and record:
+                lines += [f"# {each}" for each in comment_lines(record)]
             line = f"# {name}: {entries[name]}" if name in entries else line
         elif position == xmap.size:
             break
@@ -327,7 +333,7 @@ def _in_one_row(xmap):
     )  # fmt: skip
 
 
-def _write_ctf(path: Path, xmap, crystal_x: str) -> None:
+def _write_ctf(path: Path, xmap, crystal_x: str, record) -> None:
     """Write a Channel text file: tabs, Euler angles after Bunge in degrees, phases from 1, 0 is not indexed."""
     rows, columns, dy, dx = _grid(xmap)
     phases = {key: phase for key, phase in xmap.phases if key >= 0}
@@ -345,8 +351,9 @@ def _write_ctf(path: Path, xmap, crystal_x: str) -> None:
         number, xmap._x, xmap._y, np.zeros(xmap.size), np.where(indexed, 0, 3), angles, uncertainty,
         _as_byte(scores), _as_byte(reliability),
     ])  # fmt: skip
+    made_by = " ".join(["pyxem_dl", *(comment_lines(record, 0) if record else ())])
     header = [
-        "Channel Text File", "Prj\tpyxem_dl", "Author\tpyxem_dl", "JobMode\tGrid",
+        "Channel Text File", f"Prj\t{made_by}", "Author\tpyxem_dl", "JobMode\tGrid",
         f"XCells\t{columns}", f"YCells\t{rows}", f"XStep\t{dx:.9g}", f"YStep\t{dy:.9g}", "AcqE1\t0", "AcqE2\t0",
         "AcqE3\t0",
         "Euler angles refer to Sample Coordinate system (CS0)!\tMag\t0\tCoverage\t100\tDevice\t0\tKV\t0\tTiltAngle\t0"

@@ -60,8 +60,6 @@ def to_crystal_map(
     from orix.crystal_map import CrystalMap
     from orix.quaternion import Rotation
 
-    from pyxem_dl.results.properties import MapProperties
-
     in_data = ~scan.navigation_mask if is_in_data is None else is_in_data
     indexed = in_data if indexed is None else indexed & in_data
     quaternions = np.asarray(rotations, dtype=float)
@@ -86,11 +84,19 @@ def to_crystal_map(
         scan_unit=positions.scan_unit,
         is_in_data=in_data.copy(),
     )
-    xmap._prop.__class__ = MapProperties
+    as_predicted(xmap)
     if -1 in xmap.phases.ids:
         xmap.phases[-1].color = NOT_INDEXED  # for orix' own plots
     if not indexed.any():
         xmap.phases.add(phase_list(phases))  # a map without any phase makes no .ang file
+    return xmap
+
+
+def as_predicted(xmap):
+    """Let the properties of a map answer to the names that they had; returns the map."""
+    from pyxem_dl.results.properties import MapProperties
+
+    xmap._prop.__class__ = MapProperties
     return xmap
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyxem_dl.files import replacing
+from pyxem_dl.records import provenance, write_attribute
 
 if TYPE_CHECKING:
     from pyxem.signals import DiffractionVectors
@@ -62,6 +63,8 @@ def to_py4dstem(vectors: DiffractionVectors, path: str | Path, *, overwrite: boo
             _write_metadata(group, "_braggvectors_shape", "Metadata", shapes)
             calibration = _calibration(scales[:2], offsets[:2], str(vectors.units[0]))
             _write_metadata(root, "calibration", "Calibration", calibration)
+        if record := provenance(vectors):
+            write_attribute(image, record)
         new.write_bytes(image.getbuffer())
     return path
 

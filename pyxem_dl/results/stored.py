@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyxem_dl.messages import warn
+from pyxem_dl.records import KEY, from_entries, provenance, with_record
 from pyxem_dl.results.assembly import MatchedMap, PredictedMap
+from pyxem_dl.results.label_files import read_map
 from pyxem_dl.results.map_files import save_map
+from pyxem_dl.results.maps import as_predicted
 from pyxem_dl.results.structures import StructureAssembly, StructureMaps
 from pyxem_dl.results.vector_files import save_vectors
 from pyxem_dl.results.vectors import VectorsAssembly
@@ -21,12 +24,13 @@ _ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, StructureA
 
 
 def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:
-    """Open the result of a call with ``output="....zarr"``.
+    """Open the result of a call with ``output="....zarr"``, or a crystal map of an ``.h5`` file.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        Of the store; of ``<file>.partial`` for what is done of a file that is not whole.
+        Of the store; of ``<file>.partial`` for what is done of a file that is not whole; or of an ``.h5`` or ``.hdf5``
+        file of :func:`~pyxem_dl.results.save_map`, whose map then keeps its :func:`~pyxem_dl.provenance`.
 
     Returns
     -------
@@ -46,6 +50,8 @@ def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:
         If the work is not finished, with both numbers; for blocks that are damaged.
     """
     path = Path(path)
+    if path.suffix.lower() in (".h5", ".hdf5") and path.is_file():
+        return with_record(as_predicted(read_map(path)), provenance(path))
     store = ResultStore.open(path)
     contents = store.contents
     if contents.kind not in _ASSEMBLIES:
@@ -55,6 +61,7 @@ def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:
         result = assembly(store.collected)
     except Exception as error:  # whatever the hosts say of what no call of ours has written
         raise ValueError(f"{path} is damaged: its description cannot be used ({error!r}).") from error
+    with_record(result, from_entries(contents.about.get(KEY)))
     n, done = contents.n_wanted, store.collected.n_done
     if done < n:
         warn(f"{done} of {n} patterns are done in {path}: the rest is not in the data. Repeat the call to finish it.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.models.structure import rotations_of
+from pyxem_dl.records import with_record
 from pyxem_dl.results.maps import to_crystal_map
 from pyxem_dl.scans import Collected, Field
 
@@ -165,7 +166,7 @@ class StructureMaps(Sequence):
         arrays = {name: values[i] for name, values in self._found.arrays.items()}
         if not self._found.done[i]:
             arrays["other"] = np.ones_like(arrays["other"])
-        return self._assembly.map_of(arrays)
+        return with_record(self._assembly.map_of(arrays), getattr(self, "provenance", None))
 
     def __repr__(self) -> str:
         grid = self._assembly.grid

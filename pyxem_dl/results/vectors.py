@@ -11,6 +11,7 @@ import numpy as np
 
 from pyxem_dl.electrons import beam_energy_of
 from pyxem_dl.frames import UNDONE_DISTORTION, Calibration, stored_distortion, vector_to_k, vector_undistorted
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.scans import Collected, Field
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def calibrated_vectors(vectors: DiffractionVectors, calibration: Calibration) ->
     result.scales = before * np.append(factor, np.ones(len(before) - 2))
     if vectors.offsets is not None:
         result.offsets = np.array(vectors.offsets, dtype=float) * np.append(factor, np.ones(len(before) - 2))
-    return result
+    return with_record(result, made_by("calibrated_vectors", calibration=calibration, made_from=vectors))
 
 
 def without_distortion(vectors: DiffractionVectors) -> DiffractionVectors:

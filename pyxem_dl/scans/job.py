@@ -13,6 +13,7 @@ import numpy as np
 from pyxem_dl.files import claimed
 from pyxem_dl.messages import warn
 from pyxem_dl.progress import progressbar
+from pyxem_dl.records import with_record
 from pyxem_dl.scans import distributed
 from pyxem_dl.scans.blocks import Blocks, plan_blocks
 from pyxem_dl.scans.keeping import Keeper, Target, checksums_of
@@ -64,6 +65,8 @@ class Job:
         From which the patterns are, to say from which file.
     data : object array, optional
         What the step is called with, where it is not patterns.
+    record : dict, optional
+        Where the result comes from; see :func:`pyxem_dl.records.made_by`.
     """
 
     title: str
@@ -75,6 +78,7 @@ class Job:
     settings: list
     signal: object = None
     data: object = None
+    record: dict | None = None
     _blocks: Blocks | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -99,13 +103,17 @@ class Job:
                 raise
             self._stopped = True
         self._say_if_stopped(found)
-        return self.assemble(found)
+        return self.result(found)
+
+    def result(self, found: Collected):
+        """Make the result of what was found, with the record of where it comes from."""
+        return with_record(self.assemble(found), self.record)
 
     def iterate(self) -> Iterator[Partial]:
         """Do it, and yield what is there after each batch; the last one is whole."""
         self.announce()
         found = Collected(self.scan.size, self.step.fields)
-        partial = Partial(self.assemble, found, self.scan)
+        partial = Partial(self.result, found, self.scan)
         for _ in self._work(found):
             yield partial
 
@@ -125,7 +133,7 @@ class Job:
                     self.computing.say(f"  {store.n_kept} of {n} {self.step.noun} are saved in {store.path}")
                 raise
             self._say_if_stopped(store.collected)
-            result = self.assemble(store.collected)
+            result = self.result(store.collected)
             keeper.finish(store, result, write=not self._stopped)
         return result
 

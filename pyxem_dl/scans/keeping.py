@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pyxem_dl.files import PARTIAL, NotWritten, check_target, claimed, move_aside
+from pyxem_dl.records import KEY
 from pyxem_dl.scans.fingerprint import (
     LOOKED_AT,
     fingerprint,
@@ -131,9 +132,8 @@ class Keeper:
         settings = [*job.settings, repr(scan.calibration)]
         # of which patterns on a disk it is, what is done says itself, by its checksums
         number = fingerprint(job.patterns, settings, arrays, name, on_disk=False)
-        return Contents(
-            job.assemble.kind, number, job.blocks, fields, job.assemble.to_dict(), scan.n_patterns, source
-        )
+        about = job.assemble.to_dict() | ({KEY: job.record} if job.record else {})
+        return Contents(job.assemble.kind, number, job.blocks, fields, about, scan.n_patterns, source)
 
     def _earlier(self, contents: Contents) -> ResultStore | None:
         """Return what an earlier run left, if it is of use; else make room, or say that it is in the way."""

@@ -35,6 +35,10 @@ class Reading:
     center: object = None
     beam_energy: float | None = None
 
+    def asked(self) -> dict:
+        """Give what was asked for, without what was not: for the record of a result."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Computing:

@@ -13,7 +13,9 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns.lattice import PRIOR_FREEDOM, Lattices, fit_lattices, shared_lattice
 from pyxem_dl.progress import progressbar
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.vectors import calibrated_vectors, without_distortion
+from pyxem_dl.scans import Reading
 from pyxem_dl.strain.deformation import deformation, errors_of, strain_of
 from pyxem_dl.strain.reference import Reference, read_basis
 from pyxem_dl.strain.result import Strain
@@ -130,7 +132,16 @@ def strain_map(
     start, scale = _shared(tables, wanted, first, min_disks)
     lattices = _fit_all(tables, wanted, start, scale, min_disks, max_rotation, show_progressbar)
     _say_doubts(tables, wanted, lattices, scale, min_disks)
-    return _strain(vectors, tables, lattices, origin, scale, angle)
+    record = made_by(
+        "strain_map", signal=given, calibration=_used(calibration), made_from=given, reference=reference, basis=basis,
+        angle=angle, min_disks=min_disks, max_rotation=max_rotation,
+        **Reading(navigation_mask, beam_energy=beam_energy).asked(),
+    )  # fmt: skip
+    return with_record(_strain(vectors, tables, lattices, origin, scale, angle), record)
+
+
+def _used(calibration) -> Calibration | None:
+    return calibration.calibration if isinstance(calibration, FoundCalibration) else calibration
 
 
 def _read_mask(navigation_mask, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyxem_dl.patterns.lattice import nearest_points
+from pyxem_dl.records import provenance, with_record
 from pyxem_dl.results.signal_files import check_signal_path, read_signal, write_signal
 from pyxem_dl.results.vectors import without_distortion
 from pyxem_dl.strain.tables import VectorTables
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Maps of :attr:`Strain.values` and :attr:`Strain.errors`
 NAMES = ("e_xx", "e_yy", "e_xy", "theta")
+# Entries of the metadata of a signal of it
+_ENTRIES = ["n_disks", "chi2", "residual", "parameters", "covariance", "reference", "scale", "angle", "units", "axes"]
 # Positions of which vectors are refined at once
 _BLOCK = 8192
 
@@ -54,6 +57,8 @@ class Strain:
         Name, units, scale and offset of the navigation axes, x first.
     title : str
         Of the scan.
+    provenance : dict
+        Where it comes from; see :func:`pyxem_dl.provenance`.
     """
 
     values: np.ndarray
@@ -69,6 +74,7 @@ class Strain:
     units: list
     axes: list
     title: str = ""
+    provenance: dict = field(default_factory=dict)
 
     def __getattr__(self, name: str):
         short = name.removesuffix("_error")
@@ -116,12 +122,12 @@ class Strain:
         signal = self._signal_of(self.values)
         signal.set_noise_variance(self._signal_of(self.errors**2))
         signal.metadata.General.title = self.title
-        entries = {field.name: getattr(self, field.name) for field in fields(self)[2:-1]}
+        entries = {name: getattr(self, name) for name in _ENTRIES}
         # files of HyperSpy hold no arrays without a dimension
         bare = [name for name, each in entries.items() if isinstance(each, np.ndarray) and not each.ndim]
         entries |= {name: entries[name].item() for name in bare}
         signal.metadata.add_dictionary({"Strain": entries})
-        return signal
+        return with_record(signal, self.provenance)
 
     def _signal_of(self, maps: np.ndarray):
         from hyperspy.signals import BaseSignal, Signal1D
@@ -166,14 +172,14 @@ class Strain:
         path : str or pathlib.Path
             Of the file.
         """
-        names = [field.name for field in fields(cls)[2:-1]]
-        signal, entries = read_signal(path, "Strain", names, cls.__name__)
-        entries = {name: entries[name] for name in names}
+        signal, entries = read_signal(path, "Strain", _ENTRIES, cls.__name__)
+        entries = {name: entries[name] for name in _ENTRIES}
         for name in ("n_disks", "chi2", "residual"):
             entries[name] = np.asarray(entries[name])
         values, variance = (np.asarray(s.data).reshape(4, *np.shape(entries["n_disks"]))
                             for s in (signal, signal.get_noise_variance()))  # fmt: skip
-        return cls(values, np.sqrt(variance), **entries, title=str(signal.metadata.General.title))
+        facts = {"title": str(signal.metadata.General.title), "provenance": provenance(signal)}
+        return cls(values, np.sqrt(variance), **entries, **facts)
 
     def refine(self, vectors: Vectors) -> Vectors:
         """Put disks where the lattices of their patterns have them.

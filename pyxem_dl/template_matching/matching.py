@@ -12,6 +12,7 @@ import torch
 from pyxem_dl.checks import number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.messages import warn
+from pyxem_dl.records import made_by
 from pyxem_dl.results.assembly import MatchedMap
 from pyxem_dl.results.map_files import check_map_target, map_target
 from pyxem_dl.results.vector_scan import VectorScan, is_vectors
@@ -153,6 +154,11 @@ def match_templates(
     job = Job(
         f"Template matching ({engine})", lines, scan, step, computing, assembly,
         [*settings, n_best, assembly.to_dict()["phases"]], signal, None if vectors is None else vectors.tables,
+        made_by(
+            "match_templates", signal=signal, calibration=scan.calibration, made_from=signal if vectors else None,
+            phases=[phase.name for phase in phases], n_best=n_best, engine=engine, resolution=resolution,
+            reciprocal_radius=reciprocal_radius, max_excitation_error=max_excitation_error, **reading.asked(),
+        ),
     )  # fmt: skip
     return job.run(target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -205,6 +206,10 @@ def _of_specialist(recipe, phases, settings: dict):
                 " It is no recipe."
             )
         phases, known = _recorded(recipe, phases)
+        if "start" in known and "start" not in settings:  # a file names no other file, and no address
+            raise ValueError(
+                f"The recipe {recipe.name!r} names a model to start from, {reprlib.repr(known['start'])}: give start=."
+            )
         settings = known | settings
     if phases is None:
         raise ValueError("Give the phases to train on (orix Phases or CIF files), or a recipe.")

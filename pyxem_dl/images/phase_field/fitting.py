@@ -20,6 +20,7 @@ from pyxem_dl.images.phase_field.start import Series, guess, warn_without_scale
 from pyxem_dl.images.signals import maps_of
 from pyxem_dl.messages import say, warn
 from pyxem_dl.progress import progressbar
+from pyxem_dl.records import made_by, with_record
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Image
@@ -117,7 +118,11 @@ def fit_phase_field(
         equation = min(held_out, key=held_out.get)
         tell("Deviance of held-out frames: " + ", ".join(f"{name} {x:.4f}" for name, x in held_out.items()))
     found = job.run(equation)
-    fit = job.result(equation, found, held_out, time.monotonic() - started)
+    asked = {"equation": equation, "engine": engine, "noise": levels.noise.kind, "drift": drift}
+    record = made_by("fit_phase_field", signal=signal, pixel=series.pixel, interval=series.interval, **asked)
+    fit = with_record(job.result(equation, found, held_out, time.monotonic() - started), record)
+    for each in (fit.signal, fit.residuals):
+        with_record(each, record)
     tell(str(fit))
     _warn(fit)
     return fit

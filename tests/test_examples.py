@@ -43,7 +43,7 @@ PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.
          "docs/file_formats.md", "docs/results.md", "docs/template_matching.md", "docs/mtex_and_astar.md",
          "docs/command_line.md", "docs/notebooks/first_map.md", "docs/notebooks/own_crystal.md",
          "docs/notebooks/strain.md", "docs/notebooks/atomic_resolution.md", "docs/notebooks/index.md",
-         "docs/which_model.md", "docs/sharing.md", "docs/provenance.md", "docs/troubleshooting.md",
+         "docs/which_model.md", "docs/viewer.md", "docs/sharing.md", "docs/provenance.md", "docs/troubleshooting.md",
          "docs/glossary.md", "docs/guide.md"]  # fmt: skip
 #: Pages of words alone
 WITHOUT_CODE = {"docs/how_it_works.md", "docs/benchmarks.md", "docs/glossary.md", "docs/guide.md",

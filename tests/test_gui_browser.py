@@ -353,6 +353,30 @@ def test_the_map_fills_and_is_looked_up_saved_and_written_as_code(viewer, lab):
     kept(page, folder, "viewer_map")
 
 
+def test_a_slider_over_a_large_map_needs_no_kernel(viewer):
+    source = (Path(pyxem_dl.gui.__file__).parent / "static" / "draw.js").read_text(encoding="utf-8")
+    found = viewer.evaluate(f"""() => {{ {source}
+      const n = 512 * 512, numbers = Float32Array.from({{length: n}}, (_, i) => i / n);
+      const layer = {{name: "score", shape: [512, 512], numbers, scores: numbers, indexed: new Uint8Array(n).fill(1)}};
+      const canvas = document.createElement("canvas"), times = [];
+      canvas.width = canvas.height = 600;
+      let hidden;
+      for (const threshold of [0.1, 0.2, 0.3, 0.4, 0.25]) {{
+        const start = performance.now(), painted = paintLayer(layer, threshold);
+        blit(canvas, painted.image);
+        canvas.getContext("2d").getImageData(0, 0, 1, 1);
+        times.push(performance.now() - start);
+        hidden = painted.hidden;
+      }}
+      const {{data}} = canvas.getContext("2d").getImageData(0, 0, 600, 600), gray = [0, 0];
+      for (let i = 0; i < data.length; i += 4)
+        gray[+(i / data.length > 0.25)] += data[i] === 169 && data[i + 1] === 169;
+      return {{times, hidden, gray}} }}""")
+    print(f"a threshold over 512 x 512 positions: {np.median(found['times']):.0f} ms in the browser (asked 100)")
+    assert np.median(found["times"]) < 300
+    assert found["hidden"] == 512 * 512 // 4 and found["gray"] == [600 * 150, 0]
+
+
 def test_the_virtual_detector_is_dragged(viewer):
     page = viewer
     choose(page, "layer", "virtual image")

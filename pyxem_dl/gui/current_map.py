@@ -38,6 +38,7 @@ class CurrentMap:
         self._shape, self._given, self._phases = shape, xmap, phases
         self._growing: Growing | None = None
         self._layers: tuple | None = None
+        self._whole: tuple | None = None
         self._lock = threading.Lock()
         self.version = 0
 
@@ -56,6 +57,14 @@ class CurrentMap:
         with self._lock:
             self._growing, self._layers, self._phases = growing, None, None
             self.version += 1
+
+    def shown(self):
+        """Give the map without a choice of thresholds, as soon as there is one."""
+        with self._lock:
+            if self._whole is None or self._whole[0] != self.version:
+                xmap = self._given if self._growing is None else self._growing.to_map()
+                self._whole = self.version, xmap
+            return self._whole[1]
 
     def made_with(self) -> dict:
         """Thresholds that the map was asked with; empty for a finished one."""

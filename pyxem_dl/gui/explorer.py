@@ -22,6 +22,7 @@ from pyxem_dl.gui.recipe import Recipe
 from pyxem_dl.gui.sessions import VIRTUAL, Given, Opened, Sessions
 from pyxem_dl.gui.virtual import ring, virtual_image
 from pyxem_dl.gui.wire import frame_message, layer_message
+from pyxem_dl.records import provenance
 
 #: Name by which HyperSpy knows the viewer
 TOOLKEY = "pyxem_dl.explore"
@@ -188,6 +189,7 @@ class Explorer(HasTraits):
     def thresholds(self) -> dict:
         """Those that count now."""
         known = {} if self.opened is None else dict(self.opened.thresholds)
+        known |= self.current.made_with() if self.source == "map" else {}
         asked = {"score": self.threshold, "crystal": self.crystal_threshold}
         return known | {name: value for name, value in asked.items() if value is not None}
 
@@ -428,9 +430,14 @@ class Explorer(HasTraits):
             "most": 1 if self.opened is None else self.opened.most, "status": self.status, "failed": self._failed,
             "can_index": self.source in ("map", "model"), "running": self._indexing.running,
             "done": self._done, "scale": self._sessions.scale,
+            "provenance": self._provenance(),
             "keys": [] if self.opened is None else list(self.opened.phases),
             "fixed_center": self.opened is not None and self.opened.center is not None,
         }  # fmt: skip
+
+    def _provenance(self) -> str:
+        """Say where the map comes from."""
+        return "" if not self.current.there else str(provenance(self.current.shown()))
 
     def _tell(self, always: bool = False) -> None:
         """Send the state, if there is anything new in it; where the cursor is comes with the frames."""

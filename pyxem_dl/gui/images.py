@@ -81,6 +81,10 @@ class ImageResult:
         """Pictures beside the image itself."""
         return [] if self._found is None else list(self._layers)
 
+    def shown(self):
+        """Give what was found."""
+        return self._found
+
     def made_with(self) -> dict:
         """Return nothing: no threshold was chosen here."""
         return {}

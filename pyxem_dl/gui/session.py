@@ -147,7 +147,7 @@ class Session(HasTraits):
             else:
                 self._scan = Scan.from_signal(signal, reading, inspect=isinstance(center, str))
                 model = None if model is None else load_model(model)
-                self._scan = as_mapped(self._scan, xmap)
+                self._scan = as_mapped(self._scan, xmap, center_given=center is not None)
                 self._source = FromMap(xmap, self._scan, model, phases)
         self.notes = heard.notes
         self._scan.forget_sample()

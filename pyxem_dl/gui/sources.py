@@ -12,6 +12,7 @@ from pyxem_dl.gui.answers import Found, why_unusable
 from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.plot.checks import check_map
 from pyxem_dl.plot.markers import candidate_of, check_phases, phases_of, places_of
+from pyxem_dl.records import provenance
 from pyxem_dl.results.assembly import DEFAULT_THRESHOLDS, indexed
 from pyxem_dl.results.calibrations import CALIBRATION, calibration_of
 from pyxem_dl.scans import Job, Scan
@@ -116,6 +117,7 @@ class FromMap:
         self.thresholds = {"crystal": 0.0, "score": 0.0}
         self.beam_energy = None if model is None else model.domain.get("beam_energy")
         names = ", ".join(phase.name for phase in self.phases.values()) or "nothing indexed"
+        self._made_with = provenance(xmap).thresholds
         self.name = f"Map of {xmap.size} positions ({names})" + (f", model {model.name}" if model is not None else "")
 
     def __call__(self, question: Question) -> Found:
@@ -131,9 +133,12 @@ class FromMap:
         return Found.of(self._rotations[row], self._phase_id[row], self._scores[row], question.candidates)
 
     def _why(self, score: float) -> str:
-        """Say why the map left a position out, as far as its scores tell: it does not keep its threshold."""
+        """Say why the map left a position out, as far as its scores, and what it keeps of its thresholds, tell."""
         if np.isnan(score):
             return "the map left this position out, and has no scores"
+        if self._made_with:
+            limits = ", ".join(f"{name} {limit:.4f}" for name, limit in self._made_with.items())
+            return f"the map left this position out. Score {score:.4f}, thresholds: {limits}"
         if not self._indexed.any():
             highest = np.nanmax(self._scores[:, 0])
             return f"the map left all positions out. Score {score:.4f}, the highest is {highest:.4f}"
@@ -151,12 +156,25 @@ def _scores(xmap, n_best: int) -> np.ndarray:
     return found
 
 
-def as_mapped(scan: Scan, xmap) -> Scan:
-    """Give a scan the calibration that a map was made with, where the map keeps it: scale, ellipse, and all centres."""
+def as_mapped(scan: Scan, xmap, center_given: bool) -> Scan:
+    """Give a scan the calibration that a map was made with, where the map keeps it: scale, ellipse, and all centres.
+
+    Parameters
+    ----------
+    scan : Scan
+        Of the signal as it is now.
+    xmap : orix.crystal_map.CrystalMap
+        Its map.
+    center_given : bool
+        The user said where the direct beam is.
+    """
     check_map(xmap)
-    known = calibration_of(xmap)
+    known = calibration_of(xmap) or provenance(xmap).calibration
     if known is None or known.shape != scan.calibration.shape:
         return scan
+    if center_given or CALIBRATION not in xmap.prop:
+        center = scan.calibration.center if center_given else known.center
+        return replace(scan, calibration=known.replace(center=center))
     table = np.asarray(xmap.prop[CALIBRATION], dtype=float)[:, 2:4]
     if not np.isfinite(table).all():  # found or given for each pattern, and not kept
         return replace(scan, calibration=known.replace(center=scan.calibration.center))

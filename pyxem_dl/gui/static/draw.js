@@ -27,25 +27,30 @@ function percentiles(values, shares) {
   return shares.map((share) => finite[Math.round((share / 100) * (finite.length - 1))]);
 }
 
+// Colours as the screen has them, one number each
+const packed = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+const shades = (color) => Uint32Array.from({ length: 256 }, (_, v) => packed(color(v / 255).map(Math.round)));
+const GRAYS = shades((share) => [255 * share, 255 * share, 255 * share]);
+const VIRIDIS_SHADES = shades(viridis);
+
 // A picture of the scan; positions that are not indexed, or below the threshold, are grey
 function paintLayer(layer, threshold) {
   const [rows, columns] = layer.shape;
   const image = new ImageData(columns, rows);
-  const gray = ["virtual image", "image"].includes(layer.name);
-  const [low, high] = layer.range ?? (layer.range = layer.colors ? [0, 1] : percentiles(layer.numbers, [1, 99]));
+  const pixels = new Uint32Array(image.data.buffer);
+  const { colors, numbers, indexed } = layer;
+  const scores = threshold > 0 ? layer.scores : null;
+  const [low, high] = layer.range ?? (layer.range = colors ? [0, 1] : percentiles(numbers, [1, 99]));
+  const table = ["virtual image", "image"].includes(layer.name) ? GRAYS : VIRIDIS_SHADES;
+  const scale = 255 / (high > low ? high - low : 1);
+  const missing = packed(NOT_INDEXED);
   let hidden = 0;
-  for (let i = 0; i < rows * columns; i++) {
-    let color;
-    const left = (layer.indexed && !layer.indexed[i]) || (layer.scores && threshold > 0 && !(layer.scores[i] >= threshold));
+  for (let i = 0; i < pixels.length; i++) {
+    const left = (indexed && !indexed[i]) || (scores && !(scores[i] >= threshold));
     if (left) hidden++;
-    if (layer.colors) color = layer.colors.subarray(3 * i, 3 * i + 3);
-    else {
-      const share = (layer.numbers[i] - low) / (high > low ? high - low : 1);
-      color = gray ? new Array(3).fill(255 * Math.min(Math.max(share, 0), 1)) : viridis(share);
-    }
-    const missing = left || (layer.numbers && !Number.isFinite(layer.numbers[i]));
-    const [r, g, b] = missing ? NOT_INDEXED : color;
-    image.data.set([r, g, b, 255], 4 * i);
+    if (left || (numbers && !Number.isFinite(numbers[i]))) pixels[i] = missing;
+    else if (numbers) pixels[i] = table[Math.min(Math.max(Math.round((numbers[i] - low) * scale), 0), 255)];
+    else pixels[i] = (0xff000000 | (colors[3 * i + 2] << 16) | (colors[3 * i + 1] << 8) | colors[3 * i]) >>> 0;
   }
   return { image, hidden };
 }

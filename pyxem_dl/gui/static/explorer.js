@@ -1,10 +1,16 @@
 // The widget: controls, the talk with the kernel, and what its answers change.
 
-// One question at a time, and what was asked meanwhile is asked together with the next one: nothing queues up
+// Two questions at a time, and what was asked meanwhile is asked together with the next one: nothing queues up. One would
+// do, if Jupyter's server did not hold an answer back for 40 ms until the browser has acknowledged the small message before
+// it, that the kernel is busy (Nagle's algorithm): it does so with whatever it sends next, the second question.
+const AT_ONCE = 2;
+
 class Talk {
   constructor(model, silent) {
-    [this.model, this.silent, this.number, this.open, this.next] = [model, silent, 0, null, null];
+    [this.model, this.silent, this.asked, this.heard, this.next] = [model, silent, 0, 0, null];
   }
+
+  get waits() { return this.asked > this.heard; }
 
   ask(settings) {
     this.next = { ...this.next, ...settings };
@@ -12,13 +18,12 @@ class Talk {
   }
 
   go() {
-    if (this.open !== null || !this.next) return;
+    if (this.asked - this.heard >= AT_ONCE || !this.next) return;
     const set = this.next;
     this.next = null;
-    this.open = ++this.number;
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { this.silent(); this.open = null; }, 8000);
-    this.tell({ kind: "ask", number: this.number, set });
+    this.timer = setTimeout(() => { this.silent(); this.heard = this.asked; }, 8000);
+    this.tell({ kind: "ask", number: ++this.asked, set });
   }
 
   tell(message) {
@@ -29,10 +34,10 @@ class Talk {
     }
   }
 
+  // An answer to a question is one to all before it
   answered(number) {
-    if (this.open === null || number < this.open) return;
-    clearTimeout(this.timer);
-    this.open = null;
+    this.heard = Math.max(this.heard, Math.min(number, this.asked));
+    if (!this.waits) clearTimeout(this.timer);
     this.go();
   }
 }
@@ -151,6 +156,8 @@ class View {
     this.path = element("input", { type: "text", value: "map.h5", size: 12, "data-testid": "path", ariaLabel: "File" });
     this.codeBox = element("textarea", { readOnly: true, rows: 6, "data-testid": "code-text", ariaLabel: "Code" });
     this.codeBox.style.display = "none";
+    this.origin = element("pre", { "data-testid": "provenance" });
+    this.originBox = element("details", {}, element("summary", { textContent: "Where the map comes from" }), this.origin);
     this.index = button("index", "Index the scan", () => this.talk.tell({ kind: "index" }));
     this.cancel = button("cancel", "Cancel", () => this.talk.tell({ kind: "cancel" }), "What is done is kept");
     this.root.classList.add("pyxem-dl-explorer");
@@ -180,7 +187,7 @@ class View {
           ".h5, .ang, .ctf, or .png for the picture"),
         element("label", {}, this.replace = element("input", { type: "checkbox", "data-testid": "overwrite" }), "replace"),
         this.status),
-      this.codeBox);
+      this.codeBox, this.originBox);
     c.set("mode", "indices", ["indices", "detector", "center"]);
     for (const [name, value] of Object.entries(this.pattern.how)) if (c.all[name]) c.set(name, value);
   }
@@ -253,6 +260,8 @@ class View {
     this.index.disabled = state.running;
     this.cancel.disabled = !state.running;
     this.bar.style.visibility = state.running ? "visible" : "hidden";
+    this.origin.textContent = state.provenance;
+    this.originBox.style.display = state.provenance ? "" : "none";
     this.showLegend();
     this.bar.value = state.done / Math.max(1, state.grid[0] * state.grid[1]);
     this.say(state.status, state.failed);
@@ -269,6 +278,7 @@ class View {
 
   // The kernel moved, as HyperSpy's navigator or a line of code did
   follow(x, y) {
+    if (this.map.place[0] === y && this.map.place[1] === x) return;
     this.map.place = [y, x];
     this.map.drawAbove();
   }
@@ -277,7 +287,7 @@ class View {
     const frame = frameOf(message, buffers);
     this.talk.answered(message.number);
     this.pattern.show(frame);
-    if (this.talk.open === null) this.follow(frame.x, frame.y);
+    if (!this.talk.waits) this.follow(frame.x, frame.y);
     this.text.textContent = frame.text;
     this.showDots(frame);
     Object.assign(this.root.dataset, { echo: message.number, x: frame.x, y: frame.y, frames: ++this.frames });

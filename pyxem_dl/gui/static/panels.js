@@ -98,8 +98,12 @@ class MapPanel extends Panel {
     const place = [inside(row, this.shape[0]), inside(column, this.shape[1])];
     if (place[0] === this.place[0] && place[1] === this.place[1]) return;
     this.place = place;
-    this.drawAbove();
     moved(place[1], place[0]);
+    // once for what the screen shows, however often the mouse is heard
+    this.drawing ??= requestAnimationFrame(() => {
+      this.drawing = null;
+      this.drawAbove();
+    });
   }
 
   show(layer) {

@@ -1,5 +1,7 @@
 """Models that are shared: packed, downloaded from a server of this computer by the real code, and kept."""
 
+import errno
+import gzip
 import hashlib
 import os
 import re
@@ -85,6 +87,9 @@ def test_parts_of_addresses():
     assert found.file == "my model.zip" and found.sha256 == "a" * 64
     assert found.address == "https://example.org/a/my%20model.zip?download=1"
     assert read_reference("doi:10.5281/zenodo.12/m.zip").address == "https://zenodo.org/records/12/files/m.zip"
+    # a file in a folder of the record, or a path that leaves it: the host sees one name
+    found = read_reference("doi:10.5281/zenodo.12/..%2F..%2Fm.zip")
+    assert found.address == "https://zenodo.org/records/12/files/..%2F..%2Fm.zip"
     found = read_reference(f"hf://owner/name@{COMMIT.upper()}")
     assert found.is_fixed and found.address_of("a") == f"https://huggingface.co/owner/name/resolve/{COMMIT}/a"
     assert not read_reference("hf://owner/name@v1").is_fixed
@@ -108,6 +113,9 @@ def test_names_and_folders_are_no_addresses(text):
         ("hf://owner/name/file@main", "no model of the Hugging Face hub"),
         ("doi:10.1000/1/x.zip", "no file of Zenodo"),
         ("doi:10.5281/zenodo.12", "no file of Zenodo"),
+        ("doi:10.5281/zenodo.12/..", "no file of Zenodo"),
+        ("doi:10.5281/zenodo.12/%2e%2e", "no file of Zenodo"),
+        ("doi:10.5281/zenodo.12/a%1b[2J.zip", "no file of Zenodo"),
         ("zenodo://12/x.zip", "write 'doi:10.5281/zenodo.RECORD/model.zip"),
         ("https://huggingface.co/owner/name", "write 'hf://owner/name@commit'"),
         ("https://doi.org/10.5281/zenodo.12", "write 'doi:10.5281/zenodo.12/model.zip"),
@@ -281,8 +289,87 @@ def test_https_never_becomes_http():
     class Answer:
         url, is_redirect, headers = "https://example.org/a.zip", True, {"Location": "http://127.0.0.1/a.zip"}
 
+        def close(self):
+            pass
+
     with pytest.raises(ValueError, match="which is not https"):
-        fetching._checked_answer(fetching._Bounded(None, 100, "a.zip", False))(Answer)
+        fetching._checked_answer(fetching._Bounded(None, 100, "a.zip", False))(Answer())
+
+
+def test_no_password_is_sent(server, packed, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.answers["/a.zip"] = (302, {"Location": "/b.zip", "Set-Cookie": "who=me"}, b"")
+    server.answers["/b.zip"] = sent(packed)
+    pyxem_dl.load_model(f"{server.base}/a.zip#sha256={packed.sha256}")
+    assert [path for path, *_ in server.asked] == ["/a.zip", "/b.zip"]
+    for _, _, headers in server.asked:
+        assert not {"authorization", "cookie", "referer"} & {name.lower() for name in headers}
+
+
+def test_nothing_is_unpacked_on_the_way(server, cache, packed):
+    server.answers["/polar.zip"] = 200, {"Content-Encoding": "gzip"}, gzip.compress(packed.path.read_bytes())
+    with pytest.raises(ValueError, match="sends a packed answer that was not asked for"):
+        pyxem_dl.load_model(f"{server.base}/polar.zip#sha256={packed.sha256}")
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_the_body_of_a_redirect_is_not_read(server, packed):
+    def endless(parameters):
+        handler = parameters["handler"]
+        handler.send_response(302)
+        handler.send_header("Location", "/b.zip")
+        handler.end_headers()
+        with pytest.raises(OSError):
+            while True:
+                handler.wfile.write(b"0" * 10_000)
+
+    server.answers["/a.zip"] = endless
+    server.answers["/b.zip"] = sent(packed)
+    assert pyxem_dl.load_model(f"{server.base}/a.zip#sha256={packed.sha256}").name == "polar"
+
+
+def test_a_link_in_the_cache_is_not_written_through(server, cache, packed, hub, tmp_path):
+    mine = tmp_path / "home" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("not to be lost")
+    server.answers["/polar.zip"] = sent(packed)
+    folder = cache / "hub" / "owner" / "name" / COMMIT
+    folder.mkdir(parents=True)
+    places = [cache / f"{packed.sha256}.zip", folder / "SHA256SUMS", folder / "model.safetensors"]
+    for place, target in zip(places, (mine, mine.with_name("new"), mine)):
+        place.symlink_to(target)
+    pyxem_dl.load_model(f"{server.base}/polar.zip#sha256={packed.sha256}")
+    pyxem_dl.load_model(f"hf://owner/name@{COMMIT}")
+    assert not any(place.is_symlink() for place in places)
+    assert os.listdir(mine.parent) == ["mine.txt"] and mine.read_text() == "not to be lost"
+    # one that leads to the very file is as good as the file
+    places[0].replace(tmp_path / "elsewhere.zip")
+    places[0].symlink_to(tmp_path / "elsewhere.zip")
+    pyxem_dl.load_model(f"{server.base}/polar.zip#sha256={packed.sha256}")
+    assert places[0].is_symlink()
+
+
+def test_a_folder_that_cannot_be_written_and_a_full_disk(server, cache, packed, tmp_path, monkeypatch):
+    server.answers["/polar.zip"] = sent(packed)
+    address = f"{server.base}/polar.zip#sha256={packed.sha256}"
+    (tmp_path / "file").write_text("")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYXEM_DL_CACHE", str(tmp_path / "file" / "cache"))
+        with pytest.raises(NotADirectoryError, match="cannot be written: Not a directory.*variable PYXEM_DL_CACHE"):
+            pyxem_dl.load_model(address)
+
+    def full(self, piece):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching._Bounded, "write", full)
+        with pytest.raises(OSError, match=f"{packed.sha256}.zip cannot be written: No space left.*Make room"):
+            pyxem_dl.load_model(address)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert pyxem_dl.load_model(address).name == "polar"
 
 
 def test_an_interrupted_download_leaves_nothing_that_looks_whole(server, cache, packed):
@@ -387,7 +474,14 @@ def test_a_model_of_the_hub(server, hub, cache, polar_folder):
         pyxem_dl.load_model(f"hf://owner/name@{COMMIT}")
 
 
-@pytest.mark.parametrize("text, branch", [("hf://owner/name", "main"), ("hf://owner/name@v1", "v1")])
+@pytest.mark.parametrize(
+    "text, branch",
+    [
+        ("hf://owner/name", "main"),
+        ("hf://owner/name@v1", "v1"),
+        ("hf://owner/name@refs/pr/1", "refs%2Fpr%2F1"),
+    ],
+)
 def test_what_can_be_moved_is_refused_and_its_commit_told(server, hub, text, branch):
     with pytest.raises(ValueError, match="another one tomorrow. Write the commit behind @"):
         pyxem_dl.load_model(text)

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyxem_dl.crystals.writing import printable
 from pyxem_dl.files import check_target
 from pyxem_dl.models.folder import (
     CARD,
@@ -125,5 +126,5 @@ def read_packed(path: Path, name: str | None = None) -> Model:
         try:
             return read_model(Path(folder))
         except (ValueError, FileNotFoundError) as error:
-            shown = str(path) if name is None else f"{name} ({path})"
+            shown = str(path) if name is None else f"{printable(name)} ({path})"
             raise type(error)(str(error).replace(folder, shown)) from error

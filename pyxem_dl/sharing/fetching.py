@@ -1,7 +1,7 @@
 """Shared files are downloaded once, checked by their sha256, and kept; what is there is used without a network.
 
-Pooch's downloader does the work. Around it: https alone and wherever it is redirected to, a bound for the size, one
-process at a time, and no file that is not whole.
+Pooch's downloader does the work. Around it: https alone and wherever it is redirected to, no password of the user, a
+bound for the size, nothing that is unpacked on the way, one process at a time, and no file that is not whole.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from pyxem_dl.checks import LARGEST_CONFIGURATION, read_json, read_text
 from pyxem_dl.crystals.downloads import Host, check_address
@@ -30,6 +30,7 @@ _CONFIG, _WEIGHTS, _SUMS = "config.json", "model.safetensors", "SHA256SUMS"
 #: Files of a model on the hub, and how many bytes each may have
 _HUB_FILES = {_CONFIG: LARGEST_CONFIGURATION, _WEIGHTS: LARGEST_ARCHIVE, "reference.safetensors": 2**30}
 _PIECE = 2**16
+_MOST_REDIRECTS = 10
 #: Seconds for a connection, and for each piece of an answer
 _TIMEOUT = (10, 30)
 #: Seconds after which a wait for another process is told
@@ -139,7 +140,8 @@ def _can_be_moved(reference: HubReference) -> str:
         f"{reference.text}: {what}, and the model be another one tomorrow. Write the commit behind @, 40 digits from 0 "
         "to f, as the hub shows it under 'Files'."
     )
-    path = f"api/models/{reference.owner}/{reference.name}/revision/{reference.revision or 'main'}"
+    revision = quote(reference.revision or "main", safe="")
+    path = f"api/models/{reference.owner}/{reference.name}/revision/{revision}"
     try:
         commit = Host("the Hugging Face hub", hub_endpoint(), timeout=10).get(path).get("sha")
     except (OSError, ValueError):
@@ -187,13 +189,14 @@ def _check_sums(folder: Path) -> None:
 # ---------------------------------------------------------------- one file
 def _download(address: str, path: Path, name: str, largest: int, sha256: str | None, show_progressbar) -> None:
     """Bring a file to its place: whole, of bounded size and with its hash, or not at all."""
+    _without_link(path)
     with replacing(path) as new:
         try:
             with open(new, "wb") as file:
                 _stream(address, _Bounded(file, largest, name, show_progressbar))
         except OSError as error:  # which requests' errors are, too
-            if getattr(error, "errno", None) is not None and not hasattr(error, "request"):
-                raise  # of the disk
+            if error.errno is not None and not hasattr(error, "request"):
+                raise _not_kept(error, path) from error
             raise _failed(error, address, path, name, sha256) from error
         found = _hash(new)
         if sha256 is not None and found != sha256:
@@ -204,26 +207,52 @@ def _download(address: str, path: Path, name: str, largest: int, sha256: str | N
 
 
 def _stream(address: str, file: _Bounded) -> None:
+    """Write what is at an address, or where it is redirected to, which is looked at before it is asked."""
     import pooch
 
     with file:
-        download = pooch.HTTPDownloader(
-            chunk_size=_PIECE, timeout=_TIMEOUT, hooks={"response": _checked_answer(file)},
-            headers={"User-Agent": "pyxem_dl", "Accept-Encoding": "identity"},
-        )  # fmt: skip
-        download(address, file, None)
+        for _ in range(_MOST_REDIRECTS):
+            download = pooch.HTTPDownloader(
+                chunk_size=_PIECE, timeout=_TIMEOUT, allow_redirects=False, auth=_no_password,
+                hooks={"response": _checked_answer(file)},
+                headers={"User-Agent": "pyxem_dl", "Accept-Encoding": "identity"},
+            )  # fmt: skip
+            try:
+                return download(address, file, None)
+            except _Redirected as further:
+                address = further.address
+    raise ConnectionError(f"it redirects more than {_MOST_REDIRECTS} times")
+
+
+def _no_password(request):
+    """Send the request as it is: without an ``auth``, requests sends what a ``.netrc`` has for the host."""
+    return request
+
+
+class _Redirected(Exception):
+    """An answer that says where the file is."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.address = address
 
 
 def _checked_answer(file: _Bounded):
-    """Make what looks at each answer, redirects as well, before anything of it is read."""
+    """Make what looks at each answer before anything of it is read."""
 
     def look(answer, **_) -> None:
         target = answer.headers.get("Location")
         if answer.is_redirect and target:
+            answer.close()
             further = urljoin(answer.url, target)
             check_address(further, "a redirected file", "https://example.org/my_model.zip")
             if urlsplit(answer.url).scheme == "https" and urlsplit(further).scheme != "https":
                 raise ValueError(f"{answer.url} redirects to {printable(further)!r}, which is not https.")
+            raise _Redirected(further)
+        # a megabyte of it may unpack to a thousand, at once and in memory
+        if answer.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+            answer.close()
+            raise ValueError(f"{answer.url} sends a packed answer that was not asked for: the file cannot be checked.")
         length = answer.headers.get("Content-Length", "")
         file.total = int(length[:20]) if length.isdecimal() else None
         file.check(file.total or 0)
@@ -281,6 +310,15 @@ def _failed(error: OSError, address: str, path: Path, name: str, sha256: str | N
     return ConnectionError(f"{name} cannot be downloaded from {address}: {reason}. {_by_hand(path, sha256)}")
 
 
+def _not_kept(error: OSError, path: Path) -> OSError:
+    """Error of the disk that says where, and what to do: it is full, or the folder cannot be written."""
+    return OSError(
+        error.errno,
+        f"{printable(str(path), 400)} cannot be written: {error.strerror}. Make room, or name another folder by the "
+        f"environment variable {CACHE}",
+    )
+
+
 def _by_hand(path: Path, sha256: str | None) -> str:
     if path.exists():
         return f"The file {path} that is there has another sha256 than {sha256}: it is damaged, or another one."
@@ -293,7 +331,7 @@ def _by_hand(path: Path, sha256: str | None) -> str:
 def _reason(error: OSError) -> str:
     """Say what was wrong, without the names of requests' and urllib3's objects."""
     inner = error.args[0] if error.args else error
-    text = str(getattr(inner, "reason", inner))
+    text = str(getattr(inner, "reason", inner))[:1000]
     return printable(re.sub(r"^<?\w+[\w.]*(\(.*?\)| object at 0x\w+>)?: ", "", text), 200)
 
 
@@ -307,9 +345,17 @@ def _hash(path: Path) -> str:
     return pooch.file_hash(str(path), alg="sha256")
 
 
+def _without_link(path: Path) -> None:
+    """Remove a link in the place of a file that is to be written: in a folder of many, it may lead to a user's own."""
+    if path.is_symlink():
+        with suppress(FileNotFoundError):  # another process was faster
+            path.unlink()
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[Path]:
     """Wait until no other process brings the same file."""
+    _without_link(path)
     begun, told = time.monotonic(), False
     with ExitStack() as stack:
         while True:
@@ -321,4 +367,6 @@ def _alone(path: Path) -> Iterator[Path]:
                     say(f"Waiting for another process, which downloads {path.name} to {path.parent}.")
                     told = True
                 time.sleep(0.1)
+            except OSError as error:
+                raise _not_kept(error, path) from error
         yield path

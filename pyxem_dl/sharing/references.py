@@ -152,14 +152,14 @@ def _hub_model(address: str, sha256: str | None) -> HubReference:
 
 def _zenodo_file(address: str, sha256: str | None) -> ArchiveReference:
     match = _ZENODO_FILE.fullmatch(address)
-    if match is None:
+    if match is None or not unquote(match[2]).isprintable() or unquote(match[2]).strip(".") == "":
         raise ValueError(
             f"{printable(address)!r} is no file of Zenodo: write 'doi:10.5281/zenodo.RECORD/model.zip#sha256=…', the "
             "DOI of the record and behind it the name of the file."
         )
-    record, file = match.groups()
+    record, file = match[1], unquote(match[2])
     endpoint = _endpoint(ZENODO_ENDPOINT, _ZENODO, "Zenodo")
-    return ArchiveReference(address, f"{endpoint}/records/{record}/files/{quote(unquote(file))}", unquote(file), sha256)
+    return ArchiveReference(address, f"{endpoint}/records/{record}/files/{quote(file, safe='')}", file, sha256)
 
 
 def _plain(address: str, sha256: str | None) -> ArchiveReference:

@@ -13,6 +13,7 @@ from pyxem_dl.checks import number
 from pyxem_dl.frames import Calibration, excitation_error, laue_circle_center, zone_axis_after_tilt
 from pyxem_dl.patterns.likelihood import SpotLists, VectorBatch, log_likelihood
 from pyxem_dl.progress import progressbar
+from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.vector_scan import VectorScan
 from pyxem_dl.results.vectors import calibrated_vectors
 from pyxem_dl.scans import Reading
@@ -39,20 +40,23 @@ _LARGEST_TILT = 30.0
 _USUAL_TILT = 3.0
 
 
-class TiltMap(NamedTuple):
-    """Tilts of the zone axis next to the beam, in every pattern; arrays of the navigation's shape, NaN if not known.
-
-    ``tilt (..., 2)``: components x, y of the tilt in degrees: the zone axis leans from the beam (z, towards the source)
-    to +x (right) and +y (up) of the pattern; ``error (...)``, its expected distance from the truth in degrees;
-    ``laue_center (..., 2)``, centre (kx, ky) of the Laue circle in Å⁻¹; ``n_disks (...)``, expected number of disks on
-    the plane's lattice; ``lattice (..., 2, 2)``, its shortest vectors (kx, ky) in Å⁻¹, as rows.
-    """
-
+class _Tilts(NamedTuple):
     tilt: np.ndarray
     error: np.ndarray
     laue_center: np.ndarray
     n_disks: np.ndarray
     lattice: np.ndarray
+
+
+class TiltMap(_Tilts):
+    """Tilts of the zone axis next to the beam, in every pattern; arrays of the navigation's shape, NaN if not known.
+
+    ``tilt (..., 2)``: components x, y of the tilt in degrees: the zone axis leans from the beam (z, towards the source)
+    to +x (right) and +y (up) of the pattern; ``error (...)``, its expected distance from the truth in degrees;
+    ``laue_center (..., 2)``, centre (kx, ky) of the Laue circle in Å⁻¹; ``n_disks (...)``, expected number of disks on
+    the plane's lattice; ``lattice (..., 2, 2)``, its shortest vectors (kx, ky) in Å⁻¹, as rows.  What
+    :func:`tilt_map` returns has ``provenance``, too: where it comes from (see :func:`pyxem_dl.provenance`).
+    """
 
 
 def tilt_map(
@@ -104,7 +108,8 @@ def tilt_map(
     max_tilt = number("max_tilt", max_tilt, 0, _LARGEST_TILT)
     if calibration is not None:
         vectors = calibrated_vectors(vectors, calibration)
-    scan = VectorScan(vectors, Reading(navigation_mask, None, None, beam_energy))
+    reading = Reading(navigation_mask, None, None, beam_energy)
+    scan = VectorScan(vectors, reading)
     wavelength = scan.scan.calibration.wavelength  # its error, before anything is computed
     reader = scan.reader
     if not reader.has_intensities:
@@ -121,7 +126,9 @@ def tilt_map(
             for array, value in zip(result, _tilt(batch, radius, max_tilt, wavelength) or ()):
                 array[index] = value
             bar.update()
-    return result
+    return with_record(
+        result, made_by("tilt_map", signal=vectors, made_from=vectors, max_tilt=max_tilt, **reading.asked())
+    )
 
 
 def _empty(shape) -> TiltMap:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import h5py
 import hyperspy.api as hs
@@ -108,6 +109,20 @@ def test_identified_phases(scan, tmp_path):
     record = pyxem_dl.provenance(found)
     assert record["verb"] == "identify_phases" and record["model"][0]["name"] == "any-crystal"
     assert pyxem_dl.provenance(found.save(tmp_path / "found.json")) == record
+
+
+def test_tilts_and_maps_of_pyxem(scan, xmap, vectors):
+    tilt = pyxem_dl.tilt_map(vectors, max_tilt=5, **QUIET)
+    record = pyxem_dl.provenance(tilt)
+    assert record == tilt.provenance and record["verb"] == "tilt_map" and record["settings"] == {"max_tilt": 5}
+    assert record["made_from"] == pyxem_dl.provenance(vectors)
+    assert pyxem_dl.provenance(copy.deepcopy(tilt)) == pyxem_dl.provenance(pickle.loads(pickle.dumps(tilt))) == record
+    angles, error, *_ = tilt  # it is a tuple as before
+    assert angles.shape == (*error.shape, 2)
+    known = pyxem_dl.tilt_map(vectors, calibration=pyxem_dl.provenance(vectors).calibration, **QUIET)
+    assert known.provenance["made_from"]["verb"] == "calibrated_vectors"
+    of_pyxem = pyxem_dl.to_orientation_map(xmap, "mgo-300kv", **QUIET)
+    assert pyxem_dl.provenance(of_pyxem) == pyxem_dl.provenance(xmap)
 
 
 def test_strain_keeps_that_of_its_vectors(tmp_path):

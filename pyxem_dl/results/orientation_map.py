@@ -11,6 +11,7 @@ import numpy as np
 from pyxem_dl.checks import number
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.progress import progressbar
+from pyxem_dl.records import provenance, with_record
 from pyxem_dl.results.map_files import bounding_box, copied_map
 from pyxem_dl.results.maps import phase_list
 from pyxem_dl.results.spots import predict_spots
@@ -54,7 +55,7 @@ def to_orientation_map(
     pyxem.signals.OrientationMap
         Of the map's shape: a cropped map stays cropped, and the offsets of the navigation axes say where it was.
         Where a position is not indexed, or not in the map's data (a mask), the correlation is 0 and the only spot is
-        the direct beam.
+        the direct beam.  It keeps the map's :func:`pyxem_dl.provenance`.
 
     Notes
     -----
@@ -91,7 +92,7 @@ def to_orientation_map(
         simulation, data[..., 0] = _library(
             rotations, phase_id, present, phases, beam_energy, reciprocal_radius, max_excitation_error, bar.update
         )
-    return _orientation_map(data, whole, simulation)
+    return with_record(_orientation_map(data, whole, simulation), provenance(xmap))
 
 
 def _candidates(whole, in_data, phases) -> tuple[np.ndarray, np.ndarray]:

@@ -124,7 +124,8 @@ def evaluate(
     signal : pyxem.signals.Diffraction2D, or orix.crystal_map.CrystalMap
         The scan, calibrated, with 1 or 2 navigation dimensions; or, to be compared with a truth, only a crystal map.
     models : str, pathlib.Path, OrientationModel or OrientationEnsemble, or a list of these
-        Each of them is measured (an ensemble as one: ``load_model([...])``).
+        Each of them is measured (an ensemble as one: ``load_model([...])``); names, folders and addresses are read by
+        :func:`pyxem_dl.load_model`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         Measure template matching with these crystals, too.
     maps : CrystalMap, path of a file with one, or dict of str to these, optional

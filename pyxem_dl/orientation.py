@@ -72,8 +72,9 @@ def predict_orientation(
         Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of
         reciprocal length or of angle.
     model : str, pathlib.Path or OrientationModel, or a list of these, optional
-        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model.  A list of models of
-        the same phases is used as an ensemble.  By default "any-crystal", which has to be told the `phases`.
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, the address of a shared model (see
+        :func:`pyxem_dl.load_model`), or a loaded model.  A list of models of the same phases is used as an ensemble.
+        By default "any-crystal", which has to be told the `phases`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be in the scan, for a model that takes any crystal.  Several phases are told apart.
     calibrate : bool or FoundCalibration

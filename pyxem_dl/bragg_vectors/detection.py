@@ -57,7 +57,8 @@ def predict_bragg_vectors(
     signal : pyxem.signals.Diffraction2D
         Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy.
     model : str, pathlib.Path or BraggModel
-        Name of a bundled model, a model folder, or a loaded model.
+        Name of a bundled model, a model folder, the address of a shared model (see :func:`pyxem_dl.load_model`), or a
+        loaded model.
     probe : Probe, signal or array of shape (rows, columns), optional
         The probe, or a measured vacuum pattern; by default it is estimated from the direct beam of 64 patterns.
     threshold : float, optional

@@ -90,7 +90,8 @@ def calibrate(
         What is in the scan, of which the cell is known better than the scale.  Not needed for a `model` that was
         trained for its phases.
     model : str, pathlib.Path or OrientationModel, optional
-        What finds the orientations; by default "any-crystal".
+        What finds the orientations: a name, folder or address, as in :func:`pyxem_dl.load_model`, or a loaded model; by
+        default "any-crystal".
     n_patterns : int
         How many are looked at, spread over the scan.
     spot_radius : float

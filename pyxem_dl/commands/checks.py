@@ -54,7 +54,7 @@ def evaluate(
                      "peaks are counted that the orientations explain."),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Bundled model or model folder; repeat to compare several.")
+        list[str] | None, typer.Option(help="Bundled model, model folder or address; repeat to compare several.")
     ] = None,
     phases: Annotated[
         list[Path] | None, typer.Option(help="CIF file of a phase, for template matching; repeat for several phases.")

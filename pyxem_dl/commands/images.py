@@ -85,7 +85,7 @@ def load_image(path: Path, pixel: float | None, scaled: bool = True):
 def classify(
     image: ImageFile,
     output: Annotated[Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf; or .zarr.")],
-    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "fe-cu-ti",
+    model: Annotated[str, typer.Option(help="Bundled model, model folder or address.")] = "fe-cu-ti",
     step: Annotated[float, typer.Option(help="Between windows, in Å.", min=0)] = 1.6,
     smoothing: Annotated[float, typer.Option(help="How far neighbouring windows are heard, in Å.", min=0)] = 1.6,
     n_best: Annotated[int, typer.Option(help="Classes to keep per window.", min=1)] = 1,

@@ -42,7 +42,7 @@ OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an exis
 @command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for maps and pictures.")] = Path("pyxem-dl-demo"),
-    model: Annotated[str, typer.Option(help="Model name or folder.")] = "any-crystal",
+    model: Annotated[str, typer.Option(help="Bundled model, model folder or address.")] = "any-crystal",
     pyxem: Annotated[bool, typer.Option(help="Run pyxem's template matching, too (the slowest part).")] = True,
     device: Device = "auto",
 ) -> None:
@@ -102,7 +102,7 @@ def calibrate(
         list[Path] | None, typer.Option(help="CIF file of a phase that is in the scan; repeat for several phases.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Bundled model or model folder; by default 'any-crystal'.")
+        str | None, typer.Option(help="Bundled model, model folder or address; by default 'any-crystal'.")
     ] = None,
     patterns: Annotated[int, typer.Option(help="Patterns that are looked at, spread over the scan.", min=10)] = 400,
     spot_radius: Annotated[
@@ -214,7 +214,7 @@ def vectors(
         Path,
         typer.Option(help="Where the vectors go: .hspy, .zspy (HyperSpy), .h5, .emd (py4DSTEM), .zarr (as they come)."),
     ],
-    model: Annotated[str, typer.Option(help="Name of a bundled detector, or a model folder.")] = "bragg-disks",
+    model: Annotated[str, typer.Option(help="Bundled detector, model folder or address.")] = "bragg-disks",
     correlation: Annotated[
         bool, typer.Option("--correlation", help="Classical correlation instead of a network.")
     ] = False,

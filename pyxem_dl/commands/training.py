@@ -100,7 +100,7 @@ def _read_pretrained(text: str | None) -> bool | str:
 
 @command()
 def finetune(
-    model: Annotated[str, typer.Argument(help="Name of a bundled model, or a model folder.")],
+    model: Annotated[str, typer.Argument(help="Bundled model, model folder or address.")],
     labelled: Labelled,
     output: Annotated[Path, typer.Option(help="Folder of the adapted model.")],
     phase: Annotated[

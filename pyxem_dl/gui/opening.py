@@ -41,12 +41,13 @@ def explore(
     signal : pyxem.signals.Diffraction2D
         Calibrated patterns with 0, 1 or 2 navigation dimensions, in memory or lazy.
     what : str, pathlib.Path, model, orix.crystal_map.CrystalMap or pyxem.signals.DiffractionVectors, optional
-        Whose answers are shown: an orientation model or a detector of disks (a bundled name, a folder, or a loaded
-        model), which is asked at every position; or a finished map, or vectors, of this scan. By default "any-crystal".
+        Whose answers are shown: an orientation model or a detector of disks (a name, folder or address, as in
+        :func:`pyxem_dl.load_model`, or a loaded model), which is asked at every position; or a finished map, or
+        vectors, of this scan. By default "any-crystal".
         Of an atomic-resolution image: what :func:`pyxem_dl.classify_structure`, :func:`pyxem_dl.map_lattice` or
         :func:`pyxem_dl.segment_by_symmetry` gave; by default the image alone.
     model : str, pathlib.Path or OrientationModel, optional
-        With a map: the model that can be asked beside it.
+        With a map: the model that can be asked beside it, named in the same ways.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be there, for a model that takes any crystal; or the map's phases, where it has no atoms.
     center, signal_mask, beam_energy

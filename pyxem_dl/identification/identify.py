@@ -61,7 +61,8 @@ def identify_phases(
     phases : orix.crystal_map.Phase, path of a CIF file or of a folder of them, or a list of these
         What may be there: from two to hundreds.
     model : str, pathlib.Path or OrientationModel, optional
-        That takes phases; by default "any-crystal".
+        That takes phases: a name, folder or address, as in :func:`pyxem_dl.load_model`, or a loaded model; by default
+        "any-crystal".
     n_patterns : int
         Of the sample, spread over the scan.
     seed : int

@@ -59,7 +59,8 @@ def classify_structure(
     signal : hyperspy.signals.Signal2D
         One image or a series with one navigation axis, calibrated in nm, pm or Å, in memory or lazy.
     model : str, pathlib.Path or StructureModel
-        Name of a bundled model, a model folder, or a loaded model.
+        Name of a bundled model, a model folder, the address of a shared model (see :func:`pyxem_dl.load_model`), or a
+        loaded model.
     step : float
         Between windows, in Å.
     smoothing : float

@@ -36,7 +36,8 @@ def find_calibration(
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What is in the scan. Not needed for a `model` that was trained for its phases.
     model : str, pathlib.Path or OrientationModel, optional
-        What finds the orientations. Default is ``"any-crystal"``.
+        What finds the orientations: a name, folder or address, as in `pyxem_dl.load_model`, or a loaded model. Default
+        is ``"any-crystal"``.
     n_patterns : int, optional
         Number of patterns that are looked at, spread over the scan. Default is 400.
     spot_radius : float, optional

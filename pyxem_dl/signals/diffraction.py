@@ -42,8 +42,9 @@ def predict_orientation(
     Parameters
     ----------
     model : str, pathlib.Path or OrientationModel, or a list of these, optional
-        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model. A list of models of the
-        same phases is used as an ensemble. Default is ``"any-crystal"``, which has to be told the `phases`.
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, the address of a shared model (see
+        `pyxem_dl.load_model`), or a loaded model. A list of models of the same phases is used as an ensemble. Default
+        is ``"any-crystal"``, which has to be told the `phases`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be in the scan, for a model that takes any crystal. Several phases are told apart.
     calibrate : bool or FoundCalibration, optional
@@ -149,8 +150,9 @@ def iter_predict_orientation(
     Parameters
     ----------
     model : str, pathlib.Path or OrientationModel, or a list of these, optional
-        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, or a loaded model. A list of models of the
-        same phases is used as an ensemble. Default is ``"any-crystal"``, which has to be told the `phases`.
+        Name of a bundled model (see `pyxem_dl.list_models`), a model folder, the address of a shared model (see
+        `pyxem_dl.load_model`), or a loaded model. A list of models of the same phases is used as an ensemble. Default
+        is ``"any-crystal"``, which has to be told the `phases`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be in the scan, for a model that takes any crystal. Several phases are told apart.
     calibrate : bool or FoundCalibration, optional
@@ -464,7 +466,8 @@ def predict_bragg_vectors(
     Parameters
     ----------
     model : str, pathlib.Path or BraggModel, optional
-        Name of a bundled model, a model folder, or a loaded model. Default is ``"bragg-disks"``.
+        Name of a bundled model, a model folder, the address of a shared model (see `pyxem_dl.load_model`), or a loaded
+        model. Default is ``"bragg-disks"``.
     probe : Probe, signal or numpy.ndarray of shape (rows, columns), optional
         The undiffracted disk, or a pattern measured in vacuum. Default is to estimate it from the direct beam of 64
         patterns.

@@ -36,7 +36,8 @@ def identify_phases(
     phases : str, pathlib.Path, orix.crystal_map.Phase, orix.crystal_map.PhaseList, or a sequence of these
         What may be there: CIF files, folders of them, or phases.
     model : str, pathlib.Path or OrientationModel, optional
-        Default is ``"any-crystal"``.
+        That takes phases: a name, folder or address, as in `pyxem_dl.load_model`, or a loaded model. Default is
+        ``"any-crystal"``.
     n_patterns : int, optional
         How many patterns are looked at, spread over the scan. Default is 200.
     seed : int, optional

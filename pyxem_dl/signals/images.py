@@ -167,7 +167,8 @@ def classify_structure(
     Parameters
     ----------
     model : str, pathlib.Path or StructureModel, optional
-        Name of a bundled model, a model folder, or a loaded model. Default is ``"fe-cu-ti"``.
+        Name of a bundled model, a model folder, the address of a shared model (see `pyxem_dl.load_model`), or a loaded
+        model. Default is ``"fe-cu-ti"``.
     step : float, optional
         Between windows, in Å. Default is 1.6.
     smoothing : float, optional

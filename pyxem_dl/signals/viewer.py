@@ -33,11 +33,11 @@ def explore(
     Parameters
     ----------
     what : str, pathlib.Path, model, orix.crystal_map.CrystalMap or pyxem.signals.DiffractionVectors, optional
-        Whose answers are shown: an orientation model or a detector of disks (a bundled name, a folder, or a loaded
-        model), which is asked at every position; or a finished map, or vectors, of this scan. Default is
-        ``"any-crystal"``.
+        Whose answers are shown: an orientation model or a detector of disks (a name, folder or address, as in
+        `pyxem_dl.load_model`, or a loaded model), which is asked at every position; or a finished map, or vectors, of
+        this scan. Default is ``"any-crystal"``.
     model : str, pathlib.Path or OrientationModel, optional
-        With a map: the model that can be asked beside it.
+        With a map: the model that can be asked beside it, named in the same ways.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         What may be there, for a model that takes any crystal; or the map's phases, where it has no atoms.
     center : str, tuple of float, numpy.ndarray or pyxem.signals.BeamShift, optional

@@ -197,7 +197,8 @@ def finetune(
     Parameters
     ----------
     model : str, path or OrientationModel
-        A model for the phases of the labels: a bundled one, or a folder; or "any-crystal", which is told them.
+        A model for the phases of the labels: a bundled one, a folder, or an address, as in
+        :func:`pyxem_dl.load_model`; or "any-crystal", which is told them.
     labelled : list of tuple
         Scans (signals or files) with their labels (crystal maps or files), as for :func:`pyxem_dl.train`.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional

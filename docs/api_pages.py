@@ -57,6 +57,12 @@ def signal_methods():
     return [(f"{where.get(module, module)}.{cls}", method.__name__) for module, cls, method in METHODS]
 
 
+def page_of(name, names):
+    """Page of a public name; two that differ by capitals only have pages that every file system tells apart."""
+    alike = [each for each in names if each.lower() == name.lower()]
+    return f"pyxem_dl.{name}" + ("_class" if len(alike) > 1 and name[0].isupper() else "")
+
+
 def room_members(room):
     """Public names of a room: its `__all__`, or the functions and classes that a module without it defines."""
     module = importlib.import_module(f"pyxem_dl.{room}")
@@ -83,10 +89,11 @@ def api_pages():
     rooms, names = public_names()
     made = {"api/index.rst": _api_index(rooms, names), "api/signals.rst": _signals_page()}
     owners = {}
-    for each in (name for some in names.values() for name in some):
+    flat = [name for some in names.values() for name in some]
+    for each in flat:
         value = getattr(pyxem_dl, each)
         owners[id(value)] = f"pyxem_dl.{each}"
-        made[f"api/pyxem_dl.{each}.rst"] = _title(each) + _documented("pyxem_dl", each, value)
+        made[f"api/{page_of(each, flat)}.rst"] = _title(each) + _documented("pyxem_dl", each, value)
     members = {room: room_members(room) for room in rooms}
     for home in (True, False):  # first who defines a thing, then who gives it on
         for room, some in members.items():
@@ -173,13 +180,14 @@ def write(folder):
 def _api_index(rooms, names):
     text = _title("API") + (
         "Each name below is imported as ``pyxem_dl.NAME``, when it is first used. What signals gain is on\n"
-        ":doc:`signals`; the rooms behind the names are :ref:`at the end <rooms>`.\n\n"
+        ":doc:`signals`; the modules behind the names, with all that is in them, are :ref:`at the end <rooms>`.\n\n"
         ".. toctree::\n   :hidden:\n\n   signals\n\n"
     )
+    flat = [name for some in names.values() for name in some]
     for room, some in names.items():
         text += _title(room, "-") + _table(f"pyxem_dl.{name}" for name in some)
-        text += ".. toctree::\n   :hidden:\n\n" + "".join(f"   pyxem_dl.{name}\n" for name in some) + "\n"
-    text += ".. _rooms:\n\n" + _title("Rooms", "-")
+        text += ".. toctree::\n   :hidden:\n\n" + "".join(f"   {page_of(name, flat)}\n" for name in some) + "\n"
+    text += ".. _rooms:\n\n" + _title("Modules", "-")
     return text + ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   room.{room}\n" for room in rooms)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -32,11 +33,22 @@ def test_every_public_name_has_a_page(site, pages):
     flat = [name for some in names.values() for name in some]
     assert sorted(rooms + flat) == sorted(set(pyxem_dl.__all__) - {"__version__"})
     for name in flat:
-        assert re.search(rf"auto(function|class):: pyxem_dl\.{name}\n", pages[f"api/pyxem_dl.{name}.rst"])
-        assert f"   pyxem_dl.{name}\n" in pages["api/index.rst"]
+        assert re.search(rf"auto(function|class):: pyxem_dl\.{name}\n", pages[f"api/{site.page_of(name, flat)}.rst"])
+        assert f"   {site.page_of(name, flat)}\n" in pages["api/index.rst"]
     for room in rooms:
         assert f"automodule:: pyxem_dl.{room}\n" in pages[f"api/room.{room}.rst"]
         assert f"   room.{room}\n" in pages["api/index.rst"]
+
+
+def test_pages_are_told_apart_without_capitals(pages):
+    assert len({name.lower() for name in pages}) == len(pages)
+    assert {"api/pyxem_dl.provenance.rst", "api/pyxem_dl.Provenance_class.rst"} <= set(pages)
+
+
+def test_every_extra_is_on_the_page_of_installing(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    listed = re.findall(r"^\| `([\w-]+)` \|", (root / "docs" / "install.md").read_text("utf-8"), re.M)
+    assert sorted(listed) == sorted(extras)
 
 
 def test_what_a_room_gives_is_documented_once(site, pages):

@@ -62,6 +62,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 
 # Docstrings
 autosummary_generate = False
+toc_object_entries_show_parents = "hide"  # beside the page there is no room for CLASS.METHOD
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 100

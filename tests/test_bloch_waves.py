@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyxem_dl import data
-from pyxem_dl.frames import excitation_error_after_tilt
+from pyxem_dl.frames import excitation_error_after_tilt, excitation_error_in_disk
 from pyxem_dl.rotations import multiply, random_rotations
 from pyxem_dl.simulation.bloch_waves import BlochWaves, _Propagated
 from pyxem_dl.simulation.many_beam import ManyBeam
@@ -154,3 +154,36 @@ def test_gradients_flow_through_weak_beams():
 def test_bad_settings_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         BlochWaves(data.mgo_phase(), 200, 1.0, **wrong)
+
+
+@pytest.mark.parametrize("name, wrong", [("Al", 0.03), ("LiNiO2", 0.05)])
+def test_multislice_patterns_have_these_intensities(name, wrong, shared_data):
+    """Another code, at the true orientations and thicknesses: disks of 1.5 mrad, noise-free."""
+    from suite.datasets import multislice_phase
+
+    with np.load(shared_data / "multislice" / f"{name}_1.5mrad.npz") as file:
+        known = {key: file[key] for key in ("images", "quat", "thickness", "px", "disk_radius_px")}
+    few = slice(0, 12)
+    scale, radius = float(known["px"]), float(known["disk_radius_px"])
+    waves = BlochWaves(multislice_phase(shared_data, name), 200.0, 1.45, n_beams=100, debye_waller=0.49)
+    chosen = waves.choose(torch.from_numpy(known["quat"][few]).float())
+    thickness = torch.from_numpy(known["thickness"][few])[:, None]
+    ring = [(0.72 * math.cos(a), 0.72 * math.sin(a)) for a in np.arange(6) * math.pi / 3]
+    intensity = 0.0
+    for qx, qy in ((0.0, 0.0), *ring):
+        kx, ky = chosen.kx.double(), chosen.ky.double()
+        point = (qx * radius * scale, qy * radius * scale)
+        error = excitation_error_in_disk(chosen.excitation_error.double(), kx, ky, *point, waves.wavelength)
+        intensity = intensity + waves.amplitudes(chosen, error, thickness)[:, 0].abs() ** 2 / 7
+    row, column = np.indices((128, 128))
+    differences = []
+    for i, image in enumerate(known["images"][few].astype(float)):
+        k = np.hypot(chosen.kx[i], chosen.ky[i]).numpy()
+        used = (chosen.present[i].numpy() & (k > 0.15) & (k < 1.42)).nonzero()[0]
+        places = zip((64 - chosen.ky[i] / scale)[used].tolist(), (64 + chosen.kx[i] / scale)[used].tolist())
+        seen = np.array([image[np.hypot(row - r, column - c) < radius + 1.2].sum() for r, c in places])
+        found = intensity[i, used].numpy()
+        found = found * (seen @ found) / (found @ found)
+        differences.append(np.abs(seen - found).sum() / seen.sum())
+    print(f"{name}: sum of differences over sum of intensities, median of 12: {np.median(differences):.3f}")
+    assert np.median(differences) < wrong

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -294,6 +295,29 @@ def test_https_never_becomes_http():
 
     with pytest.raises(ValueError, match="which is not https"):
         fetching._checked_answer(fetching._Bounded(None, 100, "a.zip", False))(Answer())
+
+
+def test_a_size_that_is_no_number(server, packed):
+    def strange(parameters):
+        handler = parameters["handler"]
+        handler.send_response(200)
+        handler.send_header("Content-Length", "many")
+        handler.end_headers()
+        handler.wfile.write(packed.path.read_bytes())
+
+    server.answers["/polar.zip"] = strange
+    assert pyxem_dl.load_model(f"{server.base}/polar.zip#sha256={packed.sha256}").name == "polar"
+
+
+def test_no_room_to_unpack(packed, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(archives, "_write", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match=f"no room to unpack .*polar.zip in {tmp_path}: make some.*TMPDIR"):
+        pyxem_dl.load_model(packed.path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_no_password_is_sent(server, packed, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import tempfile
 from dataclasses import dataclass
@@ -120,11 +121,22 @@ def read_packed(path: Path, name: str | None = None) -> Model:
     ------
     ValueError
         For an archive that is refused (see :func:`pyxem_dl.sharing.unpack`), or holds no model that can be read.
+    OSError
+        If it cannot be read, or there is no room to unpack it; the error says where.
     """
     with tempfile.TemporaryDirectory(prefix="pyxem_dl-", ignore_cleanup_errors=True) as folder:
-        unpack(path, _FILES, Path(folder))
+        shown = str(path) if name is None else f"{printable(name)} ({path})"
+        try:
+            unpack(path, _FILES, Path(folder))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                error.errno,
+                f"There is no room to unpack {shown} in {Path(folder).parent}: make some, name another folder by the "
+                "environment variable TMPDIR, or unpack it by hand and load the folder",
+            ) from error
         try:
             return read_model(Path(folder))
         except (ValueError, FileNotFoundError) as error:
-            shown = str(path) if name is None else f"{printable(name)} ({path})"
             raise type(error)(str(error).replace(folder, shown)) from error

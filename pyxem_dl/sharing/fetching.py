@@ -253,7 +253,7 @@ def _checked_answer(file: _Bounded):
         if answer.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             answer.close()
             raise ValueError(f"{answer.url} sends a packed answer that was not asked for: the file cannot be checked.")
-        length = answer.headers.get("Content-Length", "")
+        length = answer.headers.pop("Content-Length", "")  # pooch would read it as a number, whatever it is
         file.total = int(length[:20]) if length.isdecimal() else None
         file.check(file.total or 0)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = DiffractionVectors
     #: A calibrated image, or a series of them, in memory or lazy
     Image: TypeAlias = Signal2D
+    #: Regions of an image, as a signal of whole numbers
+    Labels: TypeAlias = Signal2D
     #: Where the direct beam is: searched for, (row, column) in px, one for each pattern, or pyxem's
     Center: TypeAlias = Literal["auto"] | tuple[float, float] | np.ndarray | BeamShift
     #: The probe as an image, or as a signal of vacuum patterns

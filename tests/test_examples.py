@@ -10,6 +10,7 @@ import sys
 import types
 from pathlib import Path
 
+import hyperspy.api as hs
 import numpy as np
 import pytest
 
@@ -211,6 +212,8 @@ def users_folder(tmp_path, monkeypatch):
     """A folder with the files that the pages speak of; trainings and templates are cut short."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    shown = hs.preferences.General.show_progressbar
+    monkeypatch.setattr(hs.preferences.General, "show_progressbar", shown)  # pages of notebooks set it
     data.mgo_nanocubes(lazy=False).inav[9:12, 10:14].save("scan.zspy")
     source = models.PRETRAINED.parent / "_data" / "MgO.cif"
     for name in ("MgO.cif", "structure.cif"):

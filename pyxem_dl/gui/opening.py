@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,14 +20,19 @@ from pyxem_dl.models.folder import Model
 from pyxem_dl.results.vector_scan import is_vectors
 
 if TYPE_CHECKING:
-    from pyxem_dl.annotations import Center, Patterns, Phases
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.annotations import Center, Image, Labels, Patterns, Phases, Vectors
+
+#: Who can be asked: a model by name, folder or address, a loaded one, or several
+Asked: TypeAlias = str | Path | Model | OrientationEnsemble | Sequence[str | Path | Model]
 
 
 def explore(
-    signal: Patterns,
-    what=None,
+    signal: Patterns | Image,
+    what: Asked | CrystalMap | Vectors | Labels | LatticeMap | None = None,
     *,
-    model=None,
+    model: Asked | None = None,
     phases: Phases | None = None,
     center: Center | None = None,
     signal_mask: np.ndarray | None = None,

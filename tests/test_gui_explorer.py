@@ -367,6 +367,14 @@ def test_the_last_state_that_is_sent_is_the_newest(opened, signal, monkeypatch):
     assert view.last("state")[0]["status"] == "new"
 
 
+def test_a_view_that_is_gone_keeps_no_other_from_hearing(opened, signal, caplog):
+    explorer, _ = opened(signal, make_model(thresholds=ALWAYS))
+    explorer.detach(explorer._views[0])
+    explorer.attach(lambda header, buffers: 1 / 0)
+    other = View(explorer)
+    assert other.ask(x=3)[0]["x"] == 3 and "could not be told" in caplog.text
+
+
 def test_closed_while_indexing_keeps_what_is_done(opened, rng, monkeypatch):
     monkeypatch.setattr("pyxem_dl.gui.recipe._PATIENCE", 0.0)
     signal = make_signal(make_patterns(rng, (40, 50)), CALIBRATION, "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from pyxem_dl.gui.sessions import VIRTUAL, Given, Opened, Sessions, asked_thresh
 from pyxem_dl.gui.virtual import ring, virtual_image
 from pyxem_dl.gui.wire import frame_message, layer_message
 from pyxem_dl.records import provenance
+
+logger = logging.getLogger(__name__)
 
 #: Name by which HyperSpy knows the viewer
 TOOLKEY = "pyxem_dl.explore"
@@ -414,7 +417,10 @@ class Explorer(HasTraits):
 
     def _send(self, header: dict, buffers: list[bytes] | None = None) -> None:
         for send in list(self._views):
-            send(header, buffers or [])
+            try:
+                send(header, buffers or [])
+            except Exception:  # one that is gone must not keep the others from hearing it
+                logger.exception("A view of the viewer could not be told.")
 
     def say(self, text: str, failed: bool = False) -> None:
         """Write into the status line."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 _PACKAGE = __name__.partition(".")[0]
+_heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -28,8 +32,33 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """
     frame = _user_frame(sys._getframe(1))
     module = frame.f_globals.get("__name__", "<string>")
+    texts = _heard.get()
+    if texts is not None and category is UserWarning and message not in texts:
+        texts.append(message)
     registry = frame.f_globals.setdefault("__warningregistry__", {})
     warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Keep the texts of what the package warns of in this thread; it is warned of nevertheless.
+
+    Yields
+    ------
+    list of str
+        Texts of plain warnings, each once.
+
+    Notes
+    -----
+    ``warnings.catch_warnings`` changes the filters of all threads, and threads that leave it in another order than
+    they came leave them changed: afterwards a notebook would show no warning any more.
+    """
+    texts: list[str] = []
+    token = _heard.set(texts)
+    try:
+        yield texts
+    finally:
+        _heard.reset(token)
 
 
 def say(text: str) -> None:

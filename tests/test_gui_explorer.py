@@ -262,6 +262,139 @@ def test_the_map_that_was_made_can_be_looked_up(opened, signal):
     assert "Map of 20 positions" in explorer.frame.text
 
 
+def run_code(code, signal, **names):
+    names["s"] = signal.deepcopy()
+    exec(compile(code, "copied", "exec"), names)
+    return names["xmap"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"threshold": 0.0}, {"threshold": 0.7, "crystal_threshold": 0.1}])
+def test_the_code_of_a_map_that_was_made_has_its_own_settings(opened, signal, tmp_path, asked):
+    """Also where it is looked at, and the model's own thresholds or other settings would be others."""
+    make_model(2, thresholds={"crystal": 0.5, "score": 0.6}, precision="float32").save(tmp_path / "two")
+    explorer, view = opened(signal, str(tmp_path / "two"))
+    view.ask(threshold=0.5, scale_factor=1.03)
+    view.tell("index")
+    assert explorer.wait_for_index(60) and explorer.wait(30)
+    view.ask(source="map")
+    view.ask(scale_factor=1.0, **asked)
+    again, made = run_code(explorer.code, signal), explorer.xmap
+    assert np.array_equal(again.phase_id, made.phase_id)
+    assert np.allclose(again.rotations.data, made.rotations.data, atol=1e-6)
+
+
+def test_the_code_of_several_models_and_of_one_without_a_name(opened, signal):
+    scan = data.mgo_nanocubes(lazy=True).inav[8:10, 8:10]
+    explorer, view = opened(scan, ["mgo-300kv", "mgo-300kv"])
+    view.ask(threshold=0.3)
+    assert run_code(explorer.code, scan).size == 4 and "given" not in explorer.code
+    model = make_model(thresholds=ALWAYS, precision="float32")
+    explorer, view = opened(signal, model)
+    view.ask(threshold=0.3)
+    assert explorer.code.splitlines()[2] == "# given to the viewer: model"
+    assert run_code(explorer.code, signal, model=model).size == 20
+
+
+def test_the_code_for_one_of_several_phases_asks_for_that_one(opened, signal):
+    phases = [data.mgo_phase(), data.metals()[0]]
+    explorer, view = opened(signal, "any-crystal", phases=phases)
+    name = explorer.phases[2]
+    view.ask(phase=name)
+    assert f"# given to the viewer: phases ({name})" in explorer.code
+    view.ask(phase="all")
+    assert f"phases ({phases[0].name}, {phases[1].name})" in explorer.code
+
+
+@pytest.mark.parametrize("n_best", [1, 3])
+def test_the_code_of_a_finished_map(opened, signal, n_best):
+    xmap = make_map(n_best=n_best)
+    explorer, view = opened(signal, xmap, beam_energy=200)
+    view.ask(threshold=0.5)
+    expected = explorer.xmap.phase_id
+    assert np.array_equal(run_code(explorer.code, signal, xmap=xmap).phase_id, expected) and (expected < 0).any()
+
+
+def test_a_map_of_which_a_part_was_looked_at_keeps_its_threshold(opened, signal):
+    xmap = make_map(n_best=2)
+    assert xmap[1:3, 1:4].prop["scores"].size == 12
+    explorer, view = opened(signal, xmap, beam_energy=200)
+    xmap[1:3, 1:4].prop["scores"]
+    view.ask(threshold=0.5)
+    assert explorer.xmap.size == 20
+
+
+def test_a_map_is_opened_with_the_thresholds_of_the_question(opened, signal):
+    explorer, view = opened(signal, make_model(thresholds=ALWAYS, precision="float32"))
+    view.tell("index")
+    assert explorer.wait_for_index(60)
+    view.ask(source="map")
+    limits = {"threshold": 1.0, "crystal_threshold": None, "source": "map", "model": explorer.model, "phase": "all"}
+    late = explorer._sessions.open(limits, explorer.current)  # the viewer itself has none by now
+    assert not late.session._source._indexed.any()
+
+
+def test_a_shifted_centre_counts_nowhere_unsaid(opened, signal):
+    centers = np.full((*SHAPE, 2), (10.0, 11.0)) + np.arange(5)[:, None] / 10
+    explorer, view = opened(signal, make_model(thresholds=ALWAYS), center=centers)
+    view.ask(center_shift=(1.0, 0.0))
+    for kind in ("code", "index"):
+        view.tell(kind)
+        assert "each pattern has its own" in explorer.status and explorer.xmap is None
+
+
+def test_the_last_state_that_is_sent_is_the_newest(opened, signal, monkeypatch):
+    explorer, view = opened(signal, make_model())
+    held, go, real = threading.Event(), threading.Event(), explorer.state
+
+    def state():
+        found = real()
+        if threading.current_thread().name == "late":
+            held.set()
+            go.wait(1)
+        return found
+
+    monkeypatch.setattr(explorer, "state", state)
+    explorer.status = "old"
+    late = threading.Thread(target=explorer._tell, name="late")
+    late.start()
+    assert held.wait(10)
+    new = threading.Thread(target=explorer.say, args=("new",))
+    new.start()
+    new.join(0.3)
+    go.set()
+    late.join(10)
+    new.join(10)
+    assert view.last("state")[0]["status"] == "new"
+
+
+def test_a_view_that_is_gone_keeps_no_other_from_hearing(opened, signal, caplog):
+    explorer, _ = opened(signal, make_model(thresholds=ALWAYS))
+    explorer.detach(explorer._views[0])
+    explorer.attach(lambda header, buffers: 1 / 0)
+    other = View(explorer)
+    assert other.ask(x=3)[0]["x"] == 3 and "could not be told" in caplog.text
+
+
+def test_closed_while_indexing_keeps_what_is_done(opened, rng, monkeypatch):
+    monkeypatch.setattr("pyxem_dl.gui.recipe._PATIENCE", 0.0)
+    signal = make_signal(make_patterns(rng, (40, 50)), CALIBRATION, "test")
+    explorer, view = opened(signal, make_model(thresholds=ALWAYS))
+    real = explorer._grown
+    monkeypatch.setattr(explorer, "_grown", lambda growing: (explorer.close(), real(growing)))
+    view.tell("index")
+    assert explorer.wait_for_index(60) and explorer.xmap.size > 0
+    assert explorer.status.startswith(("Cancelled", "Indexed")) and not explorer.state()["failed"]
+
+
+def test_a_file_is_replaced_only_where_that_is_said(opened, signal, tmp_path):
+    explorer, view = opened(signal, make_map(), beam_energy=200)
+    path = tmp_path / "map.png"
+    path.write_text("mine")
+    for word in ("false", 1, None):
+        view.tell("save", path=str(path), overwrite=word)
+        assert explorer.state()["failed"] and path.read_text() == "mine"
+
+
 class Slow(FakeNetwork):
     """Waits in each batch until it is let go."""
 

@@ -10,7 +10,7 @@ from fake_network import FakeNetwork, make_model
 import pyxem_dl
 from pyxem_dl import data, networks, training
 from pyxem_dl.frames import Calibration
-from pyxem_dl.messages import warn
+from pyxem_dl.messages import heard, warn
 from pyxem_dl.results import maps
 from pyxem_dl.results.labels import read_labels
 from pyxem_dl.scans import Computing, make_signal
@@ -143,3 +143,27 @@ def test_what_is_printed_is_logged_by_the_module_that_says_it(capsys, caplog):
         ("pyxem_dl.scans.options", "Patterns: 12")
     ]
     assert heard == ["Patterns: 13"]
+
+
+def test_what_is_heard_changes_nothing_for_other_threads():
+    """Two threads that come and go in each other's time leave Python's filters as they were."""
+    inside, leave, found = threading.Event(), threading.Event(), []
+
+    def other():
+        with heard() as texts:
+            inside.set()
+            leave.wait(10)
+            found.extend(texts)
+
+    before, show = list(warnings.filters), warnings.showwarning
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    with pytest.warns(UserWarning, match="this one"), heard() as texts:
+        warn("this one")
+        warn("this one")
+        warn("old", DeprecationWarning)
+        assert texts == ["this one"]
+        leave.set()
+        thread.join(10)
+    assert found == [] and list(warnings.filters) == before and warnings.showwarning is show

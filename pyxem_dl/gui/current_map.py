@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from pyxem_dl.gui.layers import MapLayers
 from pyxem_dl.gui.recipe import Growing
 from pyxem_dl.results import save_map
+from pyxem_dl.results.map_files import copied_map
 
 #: What a map can be saved as
 SUFFIXES = (".h5", ".ang", ".ctf", ".png")
@@ -50,7 +50,10 @@ class CurrentMap:
     @property
     def names(self) -> list[str]:
         """Pictures that there are."""
-        return self._pictures(None).names if self.there else []
+        if not self.there:
+            return []
+        made = self._layers
+        return (self._pictures(None) if made is None else made[1]).names
 
     def grow(self, growing: Growing) -> None:
         """Show a map that was computed, as far as it is."""
@@ -66,6 +69,22 @@ class CurrentMap:
                 self._whole = self.version, xmap
             return self._whole[1]
 
+    @property
+    def made_here(self) -> bool:
+        """Whether it was computed by this viewer."""
+        return self._growing is not None
+
+    def code(self, asked: dict) -> str:
+        """Lines that make this map, with the thresholds that are `asked` for."""
+        if self._growing is not None:
+            return self._growing.code(asked)
+        lines, limit = ["# xmap: the map that the viewer was given"], asked.get("score")
+        name = next((each for each in ("score", "scores") if each in self._given.prop), None)
+        if limit and name is not None:
+            lines.append(f'score = xmap.prop["{name}"].reshape(xmap.size, -1)[:, 0]')
+            lines.append(f"xmap[score < {limit:.6g}].phase_id = -1")
+        return "\n".join(lines)
+
     def made_with(self) -> dict:
         """Thresholds that the map was asked with; empty for a finished one."""
         return {} if self._growing is None else dict(self._growing.thresholds)
@@ -77,7 +96,7 @@ class CurrentMap:
         limit = thresholds.get("score", 0.0)
         if self._given is None or limit <= 0:
             return self._given
-        xmap = copy.deepcopy(self._given)
+        xmap = copied_map(self._given)  # orix' own fails where parts of it were looked at
         score = np.asarray(xmap.prop.get("score", xmap.prop.get("scores", np.ones(xmap.size)))).reshape(xmap.size, -1)
         low = score[:, 0] < limit
         if low.any():
@@ -101,7 +120,7 @@ class CurrentMap:
 
     def _pictures(self, crystal: float | None) -> MapLayers:
         with self._lock:
-            if self._layers is None or (self._layers[0] != crystal and crystal is not None):
+            if self._layers is None or (self._layers[0] != crystal and self._growing is not None):
                 xmap = self._given
                 if self._growing is not None:
                     limits = {"score": 0.0} | ({} if crystal is None else {"crystal": crystal})

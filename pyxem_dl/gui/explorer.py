@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,12 @@ from pyxem_dl.gui.latest import Latest
 from pyxem_dl.gui.layers import Layer
 from pyxem_dl.gui.link import NavigatorLink
 from pyxem_dl.gui.recipe import Recipe
-from pyxem_dl.gui.sessions import VIRTUAL, Given, Opened, Sessions
+from pyxem_dl.gui.sessions import VIRTUAL, Given, Opened, Sessions, asked_thresholds
 from pyxem_dl.gui.virtual import ring, virtual_image
 from pyxem_dl.gui.wire import frame_message, layer_message
 from pyxem_dl.records import provenance
+
+logger = logging.getLogger(__name__)
 
 #: Name by which HyperSpy knows the viewer
 TOOLKEY = "pyxem_dl.explore"
@@ -141,7 +145,8 @@ class Explorer(HasTraits):
         self._number, self.status, self._failed, self._no_frame, self._done = 0, "", False, False, 0
         self._keys: dict[str, ColorKey] = {}
         self._told: dict = {}
-        self._shown = 0
+        self._telling = threading.RLock()
+        self._shown, self._closed = 0, False
         self._frames = Latest(self._find, self._show)
         self._pictures = Latest(self._draw, self._show_layer)
         self._reading, self._indexing = Background(self._fail), Background(self._fail)
@@ -190,8 +195,7 @@ class Explorer(HasTraits):
         """Those that count now."""
         known = {} if self.opened is None else dict(self.opened.thresholds)
         known |= self.current.made_with() if self.source == "map" else {}
-        asked = {"score": self.threshold, "crystal": self.crystal_threshold}
-        return known | {name: value for name, value in asked.items() if value is not None}
+        return known | self._asked_thresholds()
 
     @property
     def xmap(self):
@@ -200,30 +204,33 @@ class Explorer(HasTraits):
 
     def _of_map(self) -> dict:
         """Thresholds of the map: those that it was made with, and what was chosen here."""
-        asked = {"score": self.threshold, "crystal": self.crystal_threshold}
-        return self.current.made_with() | {name: value for name, value in asked.items() if value is not None}
+        return self.current.made_with() | self._asked_thresholds()
+
+    def _asked_thresholds(self) -> dict:
+        return asked_thresholds({"threshold": self.threshold, "crystal_threshold": self.crystal_threshold})
 
     @property
     def code(self) -> str:
-        """Lines that make this map."""
-        limit = self.threshold
+        """Lines that make the map that spots are taken from, or that of the model that is asked."""
         if self.source not in ("map", "model"):
             return f"# {self.source}: what the viewer was given"
-        if self._given.xmap is not None and self.source == "map" and not self.current.made_with():
-            lines = ["# xmap: the map that the viewer was given"]
-            lines += [f'xmap[xmap.prop["score"] < {limit:.6g}].phase_id = -1'] if limit else []
-            return "\n".join(lines)
+        if self.source == "map":
+            return self.current.code(self._asked_thresholds())
         return self._recipe().code()
 
     def _recipe(self) -> Recipe:
         """Describe what would be computed now."""
-        given, asked = self._given, {"score": self.threshold, "crystal": self.crystal_threshold}
-        known = {} if self.opened is None else self.opened.thresholds
-        changed = {name: value for name, value in asked.items() if value is not None and value != known.get(name)}
+        given, known = self._given, self._sessions.limits(self.model)
+        changed = {name: value for name, value in self._asked_thresholds().items() if value != known.get(name)}
         scales, center = None, given.center
         if self.scale_factor != 1 or any(self.center_shift):
             axes = self._signal.axes_manager.signal_axes
             scales = tuple(float(axis.scale) * self.scale_factor for axis in axes) if self.scale_factor != 1 else None
+            if any(self.center_shift) and self.opened is not None and self.opened.center is None:
+                raise ValueError(
+                    "center_shift moves one direct beam, and here each pattern has its own: set it to (0, 0), or give "
+                    "center=(row, column)."
+                )
             if self.opened is not None and self.opened.center is not None:
                 center = tuple(a + b for a, b in zip(self.opened.center, self.center_shift, strict=True))
         model, phases = self._sessions.model_and_phases(self.model, self.phase)
@@ -277,7 +284,7 @@ class Explorer(HasTraits):
         """Answer in the thread of the frames; what goes wrong is an answer, too."""
         settings = asked.settings
         try:
-            opened = self._sessions.open(settings, self.current, lambda: self.xmap)
+            opened = self._sessions.open(settings, self.current)
             return asked, opened, opened.frame(settings, _CANDIDATES), ""
         except Exception as error:
             words = f"{error}" or type(error).__name__
@@ -336,7 +343,7 @@ class Explorer(HasTraits):
 
         def work(stopped):
             growing = None
-            for growing in recipe.iterate(self._signal, stopped, self._log):
+            for growing in recipe.iterate(self._signal, stopped, lambda line: None):
                 self._grown(growing)
             if growing is None:
                 self.say("Cancelled: nothing was done yet.")
@@ -349,12 +356,13 @@ class Explorer(HasTraits):
         self._indexing.start(work)
         self._tell()
 
-    def _log(self, line: str) -> None:
-        self.announced = [*getattr(self, "announced", [])[-20:], line]
-
     def _grown(self, growing) -> None:
         self.current.grow(growing)
         self._done = growing.partial.n_done
+        if self._closed:
+            return
+        if self.source == "map":
+            self._ask()  # there may be more at this position now
         if self.layer == VIRTUAL:
             self.layer = self.current.names[0]
         else:
@@ -409,7 +417,10 @@ class Explorer(HasTraits):
 
     def _send(self, header: dict, buffers: list[bytes] | None = None) -> None:
         for send in list(self._views):
-            send(header, buffers or [])
+            try:
+                send(header, buffers or [])
+            except Exception:  # one that is gone must not keep the others from hearing it
+                logger.exception("A view of the viewer could not be told.")
 
     def say(self, text: str, failed: bool = False) -> None:
         """Write into the status line."""
@@ -441,11 +452,12 @@ class Explorer(HasTraits):
 
     def _tell(self, always: bool = False) -> None:
         """Send the state, if there is anything new in it; where the cursor is comes with the frames."""
-        state = self.state()
-        told = {name: value for name, value in state.items() if name not in ("x", "y")}
-        if always or told != self._told:
-            self._told = told
-            self._send(state)
+        with self._telling:  # else an older state of another thread might be the last that is sent
+            state = self.state()
+            told = {name: value for name, value in state.items() if name not in ("x", "y")}
+            if always or told != self._told:
+                self._told = told
+                self._send(state)
 
     def receive(self, message: dict) -> None:
         """Do what a view asks for; what cannot be done is said in the status line."""
@@ -476,7 +488,7 @@ class Explorer(HasTraits):
         elif kind == "code":
             self._send({"kind": "code", "text": self.code})
         elif kind == "save":
-            self.save(message["path"], bool(message.get("overwrite")))
+            self.save(message["path"], message.get("overwrite") is True)
         else:
             raise ValueError(f"The browser asks for {kind!r}, which this version does not know: reload the page.")
 
@@ -516,6 +528,7 @@ class Explorer(HasTraits):
 
     def close(self) -> None:
         """Stop all that is at work and untie the navigator; may be called twice."""
+        self._closed = True
         self.cancel()
         self._reading.cancel()
         if self._navigator is not None:

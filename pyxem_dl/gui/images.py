@@ -229,7 +229,7 @@ class ImageSessions:
         """Return nothing to choose from."""
         return ["all"]
 
-    def open(self, settings: dict, current, xmap) -> Opened:
+    def open(self, settings: dict, current=None) -> Opened:
         """Give what shows a place."""
         return Opened(self.result)
 

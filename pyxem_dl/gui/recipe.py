@@ -53,10 +53,10 @@ class Recipe:
 
     def code(self) -> str:
         """Lines of Python that make the same map of a signal `s`."""
-        lines, model = [], _as_code(self.model, "model")
+        lines, model = [], _as_code(self.model)
+        unnamed = model == "model"
         if self.thresholds:
-            if model != "model":
-                lines.append(f"model = pyxem_dl.load_model({model})")
+            lines.append(f"model = pyxem_dl.load_model({model})")
             limits = ", ".join(f"{name}={float(value):.6g}" for name, value in self.thresholds.items())
             lines.append(f"model.thresholds.update({limits})")
             model = "model"
@@ -69,10 +69,10 @@ class Recipe:
         given["beam_energy"] = None if self.beam_energy is None else f"{self.beam_energy:g}"
         named = [f"{name}={value}" for name, value in given.items() if value is not None]
         lines.append(f"xmap = s.predict_orientation({', '.join([model, *named])})")
-        comments = {"model": "the model", "phases": "the phases", "mask": "signal_mask", "center": "the centres"}
-        used = [text for name, text in comments.items() if f"={name}" in lines[-1] and name != "model"]
-        used += ["the model"] if model == "model" and "load_model" not in lines[0] else []
-        head = [f"# with {', '.join(used)} that the viewer was given"] if used else []
+        comments = {"phases": _names_of(self.phases), "signal_mask": "mask", "center": "center"}
+        used = ["model"] if unnamed else []
+        used += [text for name, text in comments.items() if given[name] in ("phases", "mask", "center")]
+        head = [f"# given to the viewer: {', '.join(used)}"] if used else []
         return "\n".join(["import pyxem_dl", "", *head, *lines])
 
     def iterate(self, signal, stopped: Callable, say: Callable):
@@ -103,7 +103,7 @@ class Recipe:
         job = orientation_job(signal, model, self.phases, False, self.n_best, 0, reading, computing)
         growing, shown, pause = None, time.monotonic(), _PATIENCE
         for partial in job.iterate():
-            growing = growing or Growing(job.assemble, partial, limits)
+            growing = growing or Growing(job.assemble, partial, limits, self)
             if stopped():
                 break
             if time.monotonic() - shown > pause:
@@ -127,11 +127,18 @@ class Growing:
         What is done.
     thresholds : dict
         Those that it was asked with.
+    recipe : Recipe
+        How it is made.
     """
 
     assemble: object
     partial: Partial
     thresholds: dict
+    recipe: Recipe
+
+    def code(self, thresholds: dict) -> str:
+        """Lines of Python that make it, with other thresholds where they are given."""
+        return replace(self.recipe, thresholds=(self.recipe.thresholds or {}) | thresholds).code()
 
     def to_map(self, thresholds: dict | None = None):
         """Make the map with these thresholds; by default with those that it was asked with."""
@@ -139,12 +146,22 @@ class Growing:
         return self.partial.to_result(replace(self.assemble, thresholds=limits))
 
 
-def _as_code(model, name: str) -> str:
+def _as_code(model) -> str:
     """How a model is named in code: bundled ones and folders by their names, others by a variable."""
     if isinstance(model, (str, Path)):
         return repr(str(model))
+    if isinstance(model, (list, tuple)):
+        names = [_as_code(each) for each in model]
+        return "model" if "model" in names else f"[{', '.join(names)}]"
     bundled = getattr(model, "bundled_name", None)
-    return name if bundled is None else repr(bundled)
+    return "model" if bundled is None else repr(bundled)
+
+
+def _names_of(phases) -> str:
+    """Say which phases are asked for: code cannot hold them."""
+    several = list(phases) if isinstance(phases, (list, tuple)) else [phases]
+    names = [str(getattr(each, "name", each)) for each in several]
+    return f"phases ({', '.join(names)})"
 
 
 def _phases_as_code(phases) -> str | None:

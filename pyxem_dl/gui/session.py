@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from pyxem_dl.frames import k_to_pixel
 from pyxem_dl.gui.answers import Candidate, Found, Frame
 from pyxem_dl.gui.chunks import ChunkCache
 from pyxem_dl.gui.sources import FromMap, FromModel, Question, as_mapped
+from pyxem_dl.messages import heard
 from pyxem_dl.models import load_model
 from pyxem_dl.orientation import orientation_job
 from pyxem_dl.plot.checks import check_numbers
@@ -140,7 +140,7 @@ class Session(HasTraits):
         check_numbers(max_excitation_error=max_excitation_error)
         reading = Reading(None, signal_mask, center, beam_energy)
         computing = Computing(device, show_progressbar=False, on_message=lambda line: None)
-        with _Heard() as heard:
+        with heard() as notes:
             if xmap is None:
                 job = orientation_job(signal, model, phases, False, 1, 0, reading, computing)
                 self._scan, self._source = job.scan, FromModel(job)
@@ -149,7 +149,7 @@ class Session(HasTraits):
                 model = None if model is None else load_model(model)
                 self._scan = as_mapped(self._scan, xmap, center_given=center is not None)
                 self._source = FromMap(xmap, self._scan, model, phases)
-        self.notes = heard.notes
+        self.notes = notes
         self._scan.forget_sample()
         self._prepare_spots(max_excitation_error)
         self._patterns = ChunkCache(self._scan.data)
@@ -273,23 +273,3 @@ class Session(HasTraits):
             rows, columns = self.center_shift
             lines.append(f"Scale × {self.scale_factor:g}, direct beam moved by ({rows:g}, {columns:g}) px")
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
-
-
-class _Heard:
-    """Keeps the texts of warnings, which are warned of nevertheless."""
-
-    def __enter__(self) -> _Heard:
-        self._catcher = warnings.catch_warnings(record=True)
-        self._caught = self._catcher.__enter__()
-        warnings.simplefilter("always", UserWarning)
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._catcher.__exit__(*error)
-        for each in self._caught:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-
-    @property
-    def notes(self) -> list[str]:
-        """Texts of plain warnings, each once."""
-        return list(dict.fromkeys(str(each.message) for each in self._caught if each.category is UserWarning))

@@ -21,6 +21,7 @@ from pyxem_dl.gui.wire import binned, binning
 from pyxem_dl.models import BraggModel, OrientationModel, load_model
 from pyxem_dl.models.loading import bundled_of
 from pyxem_dl.plot.markers import phases_of
+from pyxem_dl.results.assembly import DEFAULT_THRESHOLDS
 from pyxem_dl.scans import Positions, Reading, Scan
 
 VIRTUAL = "virtual image"
@@ -57,6 +58,12 @@ class Given:
     device: str = "auto"
 
 
+def asked_thresholds(settings: dict) -> dict:
+    """Thresholds by the models' names for them, those that were chosen."""
+    chosen = {"score": settings["threshold"], "crystal": settings["crystal_threshold"]}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
 @dataclass(eq=False)
 class Opened:
     """Whom a viewer asks.
@@ -83,8 +90,7 @@ class Opened:
 
     def frame(self, settings: dict, candidates: int) -> Frame:
         """Show a position with settings as they were asked for."""
-        session, chosen = self.session, {"score": settings["threshold"], "crystal": settings["crystal_threshold"]}
-        limits = self.thresholds | {name: value for name, value in chosen.items() if value is not None}
+        session, limits = self.session, self.thresholds | asked_thresholds(settings)
         if "score" in limits:
             session.threshold = limits["score"]
         if isinstance(session, Session):
@@ -176,6 +182,10 @@ class Sessions:
             self._objects |= {name: name for name in bundled_of(OrientationModel) if name not in self._objects}
         return list(self._objects)
 
+    def limits(self, name: str) -> dict:
+        """Thresholds of a model by itself."""
+        return DEFAULT_THRESHOLDS | dict(self._loaded(name).thresholds)
+
     def _loaded(self, name: str):
         model = load_model(self._objects[name])
         self._objects[name] = model
@@ -210,12 +220,15 @@ class Sessions:
         own = model != self.first_model and getattr(loaded, "phases", None)
         if own or not getattr(loaded, "takes_phases", False):
             return named, None  # it knows its phases
-        if phase != "all":
-            return named, [each for each in self._phases if each.name == phase]
-        return named, self._given.phases
+        given = self._given.phases
+        if phase == "all":
+            return named, given
+        chosen = [each.name for each in self._phases].index(phase)
+        one_each = isinstance(given, (list, tuple)) and len(given) == len(self._phases)
+        return named, [(given if one_each else self._phases)[chosen]]  # a file has a name that code can say
 
     # ---------------------------------------------------------------- who answers
-    def open(self, settings: dict, current, xmap) -> Opened:
+    def open(self, settings: dict, current) -> Opened:
         """Get ready whom the settings ask.
 
         Parameters
@@ -223,23 +236,21 @@ class Sessions:
         settings : dict
             Of the viewer.
         current : CurrentMap
-            For its version.
-        xmap : callable
-            ``xmap()`` is the map, or None.
+            The map.
         """
         source = settings["source"]
         key = (source, settings["model"], settings["phase"]) if source == "model" else (source, current.version)
-        if source == "map":
-            key += (settings["threshold"], settings["crystal_threshold"]) if current.made_with() else ()
+        if source == "map" and current.made_here:
+            key += (settings["threshold"], settings["crystal_threshold"])
         if key not in self._ready:
             make = {"model": self._of_model, "map": self._of_map, "disks": self._of_disks}[source]
-            self._ready[key] = make(settings, xmap)
+            self._ready[key] = make(settings, current)
             while len(self._ready) > _MOST_SESSIONS:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(key)
         return self._ready[key]
 
-    def _of_model(self, settings: dict, xmap) -> Opened:
+    def _of_model(self, settings: dict, current) -> Opened:
         model, phases = self.model_and_phases(settings["model"], settings["phase"])
         given = self._given
         session = Session(
@@ -248,13 +259,13 @@ class Sessions:
         )  # fmt: skip
         return _opened(session)
 
-    def _of_map(self, settings: dict, xmap) -> Opened:
-        given, xmap = self._given, xmap()
-        if xmap is None:
+    def _of_map(self, settings: dict, current) -> Opened:
+        given = self._given
+        if not current.there:
             raise ValueError("There is no map yet: index the scan, or let the model be asked.")
-        model, phases = given.model, given.phases
-        if xmap is not given.xmap and given.xmap is None:  # made here, with all phases that it was asked for
-            model, phases = None, None
+        xmap, model, phases = given.xmap, given.model, given.phases
+        if current.made_here:  # with all phases that it was asked for, and with the thresholds of this question
+            xmap, model, phases = current.final(current.made_with() | asked_thresholds(settings)), None, None
         session = Session(
             given.signal, model, xmap=xmap, phases=phases, center=given.center, signal_mask=given.signal_mask,
             beam_energy=given.beam_energy or self._energy(), device=given.device,
@@ -268,7 +279,7 @@ class Sessions:
         model = next((each for each in self._objects.values() if hasattr(each, "domain")), None)
         return None if model is None else model.domain.get("beam_energy")
 
-    def _of_disks(self, settings: dict, xmap) -> Opened:
+    def _of_disks(self, settings: dict, current) -> Opened:
         given = self._given
         where = given.center, given.signal_mask, given.beam_energy
         if given.vectors is not None:

@@ -238,6 +238,7 @@ def test_indexing_gives_the_map_of_the_copied_code(opened, signal, tmp_path, mon
     view.tell("index")
     assert explorer.wait_for_index(60) and explorer.wait(30)
     assert explorer.status.startswith("Indexed 20 of 20 positions") and explorer.layer == "IPF z"
+    assert not view.last("state")[0]["running"], "the last that a view hears of it"
     view.tell("code")
     code = view.last("code")[0]["text"]
     names = {"s": signal}
@@ -748,7 +749,7 @@ def test_background_work_ends_before_the_next_begins():
     for name in ("first", "second", "third"):
         background.start(work(name))
         time.sleep(0.05)
-    assert background.wait(10) and str(failed[0]) == "broken"
+    assert background.wait(10) and str(failed[0]) == "broken" and not background.running
     assert order == [f"{name} {what}" for name in ("first", "second", "third") for what in ("begins", "ends")]
     background.cancel()
 

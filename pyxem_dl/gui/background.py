@@ -13,15 +13,18 @@ class Background:
     ----------
     failed : callable
         ``failed(error)``, called in the thread with what the work raised.
+    ended : callable, optional
+        ``ended()``, called in the thread when no work is left.
+
+    Attributes
+    ----------
+    running : bool
+        Whether there is work; no longer when `ended` is called.
     """
 
-    def __init__(self, failed: Callable) -> None:
-        self._failed, self._thread, self._stop = failed, None, threading.Event()
-
-    @property
-    def running(self) -> bool:
-        """Whether there is work."""
-        return self._thread is not None and self._thread.is_alive()
+    def __init__(self, failed: Callable, ended: Callable | None = None) -> None:
+        self._failed, self._ended, self._thread, self._stop = failed, ended, None, threading.Event()
+        self.running = False
 
     def start(self, work: Callable) -> None:
         """Begin; what is at work is stopped.
@@ -42,8 +45,12 @@ class Background:
                     work(stop.is_set)
             except Exception as error:  # nobody sees what a thread raises
                 self._failed(error)
+            if self._stop is stop:  # nothing was started meanwhile
+                self.running = False
+                if self._ended is not None:
+                    self._ended()
 
-        self._stop = stop
+        self._stop, self.running = stop, True
         self._thread = threading.Thread(target=run, name="pyxem_dl-background", daemon=True)
         self._thread.start()
 
@@ -55,4 +62,4 @@ class Background:
         """Wait for the end, for so many seconds at most; returns whether it has come."""
         if self._thread is not None:
             self._thread.join(timeout)
-        return not self.running
+        return self._thread is None or not self._thread.is_alive()

@@ -149,7 +149,7 @@ class Explorer(HasTraits):
         self._shown, self._closed = 0, False
         self._frames = Latest(self._find, self._show)
         self._pictures = Latest(self._draw, self._show_layer)
-        self._reading, self._indexing = Background(self._fail), Background(self._fail)
+        self._reading, self._indexing = Background(self._fail), Background(self._fail, self._tell)
         self._navigator: NavigatorLink | None = None
         self._picture = sessions.first_picture()
         self.trait_setq(source=sessions.first_source, model=sessions.first_model, layer=self._picture.name)

@@ -757,3 +757,19 @@ def test_background_work_ends_before_the_next_begins():
 def test_it_is_a_method_and_a_function():
     assert pyxem_dl.explore is explore
     assert hs.signals.Signal2D.explore.__module__ == "pyxem_dl.signals.viewer"
+
+
+def test_what_a_frame_costs_the_kernel(opened):
+    """Asked: 5 ms of CPU for a frame of a map, 20 ms for one that a model is asked for; fails at three times."""
+    signal = data.mgo_nanocubes(lazy=True)
+    explorer, view = opened(signal, "mgo-300kv")
+    view.tell("index")
+    assert explorer.wait_for_index(120)
+    for source, most in (("model", 20), ("map", 5)):
+        view.ask(source=source, x=0, y=0)
+        start = time.process_time()
+        for i in range(40):
+            view.ask(x=i % 21, y=i % 28)
+        spent = 1000 * (time.process_time() - start) / 40
+        print(f"a frame, {source}: {spent:.1f} ms of CPU (asked {most})")
+        assert spent < 3 * most

@@ -811,7 +811,7 @@ def archive_of(folder):
 _LINK, _DEVICE, _PIPE = 0o120777, 0o020666, 0o010666
 for _name, _make, _message in [
     ("outside by dots", archive(beside("../../executed")), "would lie outside of its folder"),
-    ("outside by the root", archive(beside("/tmp/executed")), "would lie outside of its folder"),
+    ("outside by the root", archive(beside("/executed")), "would lie outside of its folder"),
     ("outside by backslashes", archive(beside("..\\..\\executed")), "would lie outside of its folder"),
     ("outside by a drive", archive(beside("C:executed")), "would lie outside of its folder"),
     ("dots in the middle", archive(beside("a/../../executed")), "would lie outside of its folder"),

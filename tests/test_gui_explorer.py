@@ -665,18 +665,30 @@ def test_a_model_folder_that_is_gone(opened, signal, tmp_path):
 
 
 def test_a_file_that_is_gone_is_said(opened, rng):
-    def read(block):
-        raise OSError("the disk is gone")
+    gone = []
 
-    held = da.from_array(make_patterns(rng), chunks=(2, 2, -1, -1))
-    signal = make_signal(held, CALIBRATION, "test")
-    explorer, view = opened(signal, make_model(thresholds=ALWAYS))
+    def read(block):
+        if gone:
+            raise OSError("the disk is gone")
+        return block
+
+    held = da.from_array(make_patterns(rng), chunks=(2, 2, -1, -1)).map_blocks(read, dtype=np.float32)
+    explorer, view = opened(make_signal(held, CALIBRATION, "test"), make_model(thresholds=ALWAYS))
     view.ask(x=1)
-    explorer._sessions._ready.clear()
-    explorer._sessions.data = held.map_blocks(read, dtype=np.float32, meta=np.empty((0,) * 4, np.float32))
-    signal.data = explorer._sessions.data
+    gone.append(True)
     view.ask(x=3, y=3)
     assert "the disk is gone" in explorer.status
+    view.ask(x=0, y=1)
+    assert explorer.frame.indexed and explorer.status == "", "this part had been read"
+
+
+def test_all_who_answer_share_one_cache(opened, rng):
+    held = da.from_array(make_patterns(rng), chunks=(2, 2, -1, -1))
+    explorer, view = opened(make_signal(held, CALIBRATION, "test"), make_map(), model=make_model(thresholds=ALWAYS))
+    view.ask(x=4, y=3)
+    kept = explorer._sessions.patterns.nbytes
+    view.ask(source="model")
+    assert explorer.frame.indexed and explorer._sessions.patterns.nbytes == kept > 0
 
 
 def test_large_detectors_are_binned_for_the_screen():

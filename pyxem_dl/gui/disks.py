@@ -101,10 +101,12 @@ class DiskSession:
     ----------
     source : LiveDisks or KnownDisks
         Who says where they are.
+    patterns : ChunkCache
+        Of the scan.
     """
 
-    def __init__(self, source) -> None:
-        self._source, self._patterns, self.threshold = source, ChunkCache(source.scan.data), source.threshold
+    def __init__(self, source, patterns: ChunkCache) -> None:
+        self._source, self._patterns, self.threshold = source, patterns, source.threshold
         self.source_name = source.name
 
     def frame(self, x: int, y: int) -> Frame:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from hyperspy.ui_registry import add_gui_method
-from traits.api import HasTraits, Instance, TraitType
+from traits.api import HasTraits, Instance
 
 from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.gui.answers import Frame
@@ -22,6 +22,7 @@ from pyxem_dl.gui.layers import Layer
 from pyxem_dl.gui.link import NavigatorLink
 from pyxem_dl.gui.recipe import Recipe
 from pyxem_dl.gui.sessions import VIRTUAL, Given, Opened, Sessions, asked_thresholds
+from pyxem_dl.gui.traits import Checked, scale_factor, share, shift
 from pyxem_dl.gui.virtual import ring, virtual_image
 from pyxem_dl.gui.wire import frame_message, layer_message
 from pyxem_dl.records import provenance
@@ -39,19 +40,8 @@ FOUND_WITH = ("x", "y", "source", "model", "phase", "threshold", "crystal_thresh
 SETTINGS = (*FOUND_WITH, "layer", "candidate", "link")
 
 
-class _Checked(TraitType):
-    """What a function makes of a value, or the words of its error."""
-
-    def __init__(self, default, check: Callable) -> None:
-        super().__init__(default)
-        self._check = check
-
-    def validate(self, object, name, value):
-        return self._check(object, name, value)
-
-
 def _share_or_none(viewer, name, value):
-    return None if value is None else number(name, value, 0, 1)
+    return None if value is None else share(viewer, name, value)
 
 
 def _one_of(words: str):
@@ -62,12 +52,6 @@ def _one_of(words: str):
         return value
 
     return check
-
-
-def _shift(viewer, name, value):
-    if np.shape(value) != (2,):
-        raise ValueError(f"{name} must be two numbers, (rows, columns) in pixels, not {value!r}.")
-    return tuple(number(name, each) for each in value)
 
 
 @dataclass(frozen=True)
@@ -121,18 +105,18 @@ class Explorer(HasTraits):
         What happened last.
     """
 
-    x = _Checked(0, lambda viewer, name, value: whole_number(name, value, 0, viewer.grid[1] - 1))
-    y = _Checked(0, lambda viewer, name, value: whole_number(name, value, 0, viewer.grid[0] - 1))
-    source = _Checked("", _one_of("sources"))
-    model = _Checked("", _one_of("models"))
-    phase = _Checked("all", _one_of("phases"))
-    threshold = _Checked(None, _share_or_none)
-    crystal_threshold = _Checked(None, _share_or_none)
-    scale_factor = _Checked(1.0, lambda viewer, name, value: number(name, value, 0.95, 1.05))
-    center_shift = _Checked((0.0, 0.0), _shift)
-    layer = _Checked("", _one_of("layers"))
-    candidate = _Checked(0, lambda viewer, name, value: whole_number(name, value, 0, _CANDIDATES - 1))
-    link = _Checked(False, lambda viewer, name, value: flag(name, value))
+    x = Checked(0, lambda viewer, name, value: whole_number(name, value, 0, viewer.grid[1] - 1))
+    y = Checked(0, lambda viewer, name, value: whole_number(name, value, 0, viewer.grid[0] - 1))
+    source = Checked("", _one_of("sources"))
+    model = Checked("", _one_of("models"))
+    phase = Checked("all", _one_of("phases"))
+    threshold = Checked(None, _share_or_none)
+    crystal_threshold = Checked(None, _share_or_none)
+    scale_factor = Checked(1.0, scale_factor)
+    center_shift = Checked((0.0, 0.0), shift)
+    layer = Checked("", _one_of("layers"))
+    candidate = Checked(0, lambda viewer, name, value: whole_number(name, value, 0, _CANDIDATES - 1))
+    link = Checked(False, lambda viewer, name, value: flag(name, value))
     #: What the last position gave
     opened = Instance(Opened)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from pyxem_dl.frames import ImageCalibration
 from pyxem_dl.gui.answers import Candidate, Frame
 from pyxem_dl.gui.current_map import save_picture
-from pyxem_dl.gui.layers import Layer, MapLayers
+from pyxem_dl.gui.layers import Layer, MapLayers, distinct_colors
 from pyxem_dl.gui.sessions import Given, Opened
 from pyxem_dl.gui.wire import binned, binning
 from pyxem_dl.images import LatticeMap
@@ -19,7 +18,6 @@ from pyxem_dl.images import LatticeMap
 IMAGE = "image"
 # Width of what is shown of an image about the cursor, in Å
 _PATCH = 24.0
-_GOLDEN = 0.6180339887
 
 
 class ImageResult:
@@ -120,7 +118,7 @@ class ImageResult:
                 made[name] = Layer(name, self._spread(layer.values), layer.legend, layer.unit), there
             return made
         labels = self._spread(np.asarray(found.data))
-        colors = np.array([(0, 0, 0)] + [colorsys.hsv_to_rgb(i * _GOLDEN % 1, 0.6, 0.95) for i in range(labels.max())])
+        colors = np.vstack([np.zeros(3), distinct_colors(int(labels.max()))])
         legend = [(f"{i}", "#" + "".join(f"{round(255 * c):02x}" for c in colors[i])) for i in range(1, len(colors))]
         regions = Layer("regions", np.round(255 * colors[labels]).astype(np.uint8), legend)
         return {"regions": (regions, (labels > 0).astype(np.uint8))}

@@ -73,8 +73,9 @@ class ColorKey:
         """
         from orix.quaternion import Rotation
 
-        matrices, normals, turned = self._geometry
-        directions = (turned * Rotation(rotation)).to_matrix()[0] @ _AXES.T  # (3, directions), along the crystal's axes
+        matrices, normals = self._sector
+        # (3, directions), along the crystal's axes
+        directions = (self._setting * Rotation(rotation)).to_matrix()[0] @ _AXES.T
         alike = np.einsum("nij,jk->kni", matrices, directions)
         # the one that is furthest inside: rounding must not leave one on an edge out
         inside = (alike @ normals.T).min(-1) if len(normals) else alike[..., 2]
@@ -82,9 +83,9 @@ class ColorKey:
         return self._drawn[1](np.stack([x, y], axis=1) / (1 + np.abs(z))[:, None])
 
     @cached_property
-    def _geometry(self) -> tuple[np.ndarray, np.ndarray, object]:
-        """Operations of the group (n, 3, 3), normals of the sector's edges (m, 3), and the setting."""
+    def _sector(self) -> tuple[np.ndarray, np.ndarray]:
+        """Operations of the group (n, 3, 3), and normals of the sector's edges (m, 3)."""
         from orix.vector import Vector3d
 
         matrices = self._laue.outer(Vector3d(np.eye(3))).data.reshape(-1, 3, 3).transpose(0, 2, 1)
-        return matrices, np.asarray(self._laue.fundamental_sector.data).reshape(-1, 3), self._setting
+        return matrices, np.asarray(self._laue.fundamental_sector.data).reshape(-1, 3)

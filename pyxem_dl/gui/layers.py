@@ -41,6 +41,11 @@ class Layer:
     unit: str = ""
 
 
+def distinct_colors(n: int) -> np.ndarray:
+    """Make n colours (n, 3), from 0 to 1, each unlike those just before it."""
+    return np.array([colorsys.hsv_to_rgb(i * _GOLDEN % 1, 0.55, 0.95) for i in range(n)]).reshape(n, 3)
+
+
 class MapLayers:
     """Pictures of a map.
 
@@ -125,8 +130,8 @@ class MapLayers:
     def _grains(self, name: str, candidate: int) -> Layer:
         label = grain_labels(self._xmap, GRAIN_THRESHOLD)
         n = int(label.max(initial=-1)) + 1
-        colors = np.array([colorsys.hsv_to_rgb(i * _GOLDEN % 1, 0.55, 0.95) for i in range(n)] or [(0, 0, 0)])
-        painted = np.where(label[:, None] >= 0, colors[label], 0)
+        colors = np.vstack([distinct_colors(n), np.zeros(3)])  # the last one is of what is no grain, -1
+        painted = colors[label]
         large = int((np.bincount(label[label >= 0], minlength=1) >= 5).sum())
         text = f"{n} grains ({large} of 5 or more positions), neighbours within {GRAIN_THRESHOLD:g}°"
         return Layer(name, self._spread(np.round(255 * painted), 0, np.uint8), [(text, "")])

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from traits.api import HasTraits, TraitType
 
-from pyxem_dl.checks import number, whole_number
+from pyxem_dl.checks import whole_number
 from pyxem_dl.frames import k_to_pixel
 from pyxem_dl.gui.answers import Candidate, Found, Frame
 from pyxem_dl.gui.chunks import ChunkCache
 from pyxem_dl.gui.sources import FromMap, FromModel, Question, as_mapped
+from pyxem_dl.gui.traits import Checked, scale_factor, share, shift
 from pyxem_dl.messages import heard
 from pyxem_dl.models import load_model
 from pyxem_dl.orientation import orientation_job
@@ -24,20 +25,6 @@ from pyxem_dl.scans.steps import to_tensor
 
 if TYPE_CHECKING:
     from pyxem_dl.annotations import Center, Patterns, Phases
-
-# A calibration that is off by more has to be found, not tried
-_SCALES = (0.95, 1.05)
-
-
-class _Number(TraitType):
-    """A number between two others; an error says which."""
-
-    def __init__(self, default: float, low: float, high: float) -> None:
-        super().__init__(default)
-        self._span = low, high
-
-    def validate(self, object, name, value) -> float:
-        return number(name, value, *self._span)
 
 
 class _Count(TraitType):
@@ -53,17 +40,6 @@ class _Count(TraitType):
                 f"there are for each position ({object.source_name})."
             )
         return n
-
-
-class _Shift(TraitType):
-    """Rows and columns in pixels."""
-
-    default_value = (0.0, 0.0)
-
-    def validate(self, object, name, value) -> tuple[float, float]:
-        if np.shape(value) != (2,):
-            raise ValueError(f"{name} must be two numbers, (rows, columns) in pixels, not {value!r}.")
-        return tuple(number(name, each) for each in value)
 
 
 class Session(HasTraits):
@@ -85,6 +61,8 @@ class Session(HasTraits):
         Largest distance of spots from the Ewald sphere, in Å⁻¹.
     device : str
         "auto" (CUDA, else MPS, else CPU) or a name of torch.
+    patterns : ChunkCache, optional
+        Of this signal, where several sessions show it: one cache for all.
 
     Attributes
     ----------
@@ -118,10 +96,10 @@ class Session(HasTraits):
     """
 
     candidates = _Count()
-    threshold = _Number(0.0, 0, 1)
-    crystal_threshold = _Number(0.0, 0, 1)
-    scale_factor = _Number(1.0, *_SCALES)
-    center_shift = _Shift()
+    threshold = Checked(0.0, share)
+    crystal_threshold = Checked(0.0, share)
+    scale_factor = Checked(1.0, scale_factor)
+    center_shift = Checked((0.0, 0.0), shift)
 
     def __init__(
         self,
@@ -135,6 +113,7 @@ class Session(HasTraits):
         beam_energy: float | None = None,
         max_excitation_error: float = 0.03,
         device: str = "auto",
+        patterns: ChunkCache | None = None,
     ) -> None:
         super().__init__()
         check_numbers(max_excitation_error=max_excitation_error)
@@ -152,7 +131,7 @@ class Session(HasTraits):
         self.notes = notes
         self._scan.forget_sample()
         self._prepare_spots(max_excitation_error)
-        self._patterns = ChunkCache(self._scan.data)
+        self._patterns = ChunkCache(self._scan.data) if patterns is None else patterns
         self.threshold, self.crystal_threshold = (self._source.thresholds[name] for name in ("score", "crystal"))
 
     def _prepare_spots(self, max_excitation_error: float) -> None:

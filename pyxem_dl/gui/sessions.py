@@ -106,14 +106,16 @@ class PlainSession:
 
     Parameters
     ----------
-    data : numpy.ndarray or dask.array.Array, shape (..., rows, columns)
-        Patterns.
+    patterns : ChunkCache
+        Of the scan.
+    columns : int
+        Positions along x.
     center : tuple of float
         (row, column) in pixels.
     """
 
-    def __init__(self, data, center: tuple[float, float]) -> None:
-        self._patterns, self._columns, self._center = ChunkCache(data), ((1, 1) + data.shape[:-2])[-1], center
+    def __init__(self, patterns: ChunkCache, columns: int, center: tuple[float, float]) -> None:
+        self._patterns, self._columns, self._center = patterns, columns, center
 
     def frame(self, x: int, y: int) -> Frame:
         """Show a position."""
@@ -154,6 +156,11 @@ class Sessions:
         self.map_phases = None
         if given.xmap is not None:
             self.map_phases = phases_of(given.xmap, model, given.phases)
+
+    @cached_property
+    def patterns(self) -> ChunkCache:
+        """Patterns that are kept: for all who answer, so that there is one bound for them together."""
+        return ChunkCache(self.data)
 
     def _where(self) -> tuple[tuple[float, float], float | None]:
         """Direct beam in pixels and Å⁻¹ per px, as far as the signal says."""
@@ -255,7 +262,7 @@ class Sessions:
         given = self._given
         session = Session(
             given.signal, model, phases=phases, center=given.center, signal_mask=given.signal_mask,
-            beam_energy=given.beam_energy, device=given.device,
+            beam_energy=given.beam_energy, device=given.device, patterns=self.patterns,
         )  # fmt: skip
         return _opened(session)
 
@@ -268,7 +275,7 @@ class Sessions:
             xmap, model, phases = current.final(current.made_with() | asked_thresholds(settings)), None, None
         session = Session(
             given.signal, model, xmap=xmap, phases=phases, center=given.center, signal_mask=given.signal_mask,
-            beam_energy=given.beam_energy or self._energy(), device=given.device,
+            beam_energy=given.beam_energy or self._energy(), device=given.device, patterns=self.patterns,
         )  # fmt: skip
         return _opened(session)
 
@@ -287,7 +294,7 @@ class Sessions:
             source = KnownDisks(given.vectors, scan)
         else:
             source = LiveDisks(given.signal, given.model, *where, given.device)
-        return Opened(DiskSession(source), {"score": source.threshold})
+        return Opened(DiskSession(source, self.patterns), {"score": source.threshold})
 
     def first_picture(self) -> Layer:
         """Picture of the scan before it is read."""
@@ -296,7 +303,7 @@ class Sessions:
     def plain(self, settings: dict) -> Opened:
         """Whom to ask where nobody else can answer."""
         if "plain" not in self._ready:
-            self._ready["plain"] = Opened(PlainSession(self.data, self.center))
+            self._ready["plain"] = Opened(PlainSession(self.patterns, ((1, 1) + self.shape)[-1], self.center))
         return self._ready["plain"]
 
     def mask_on_screen(self) -> np.ndarray | None:

@@ -1,0 +1,154 @@
+"""Where in tilt and thickness a fit should begin: a net over both, and steps to where minima lie between its points."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from pyxem_dl.refinement.likelihood import Seen
+from pyxem_dl.refinement.waves import Pool, intensities
+
+# The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
+_TILT_STEP, _TILT_REACH, _THICKNESS_STEP, _STRONG = 0.09, 0.9, 15.0, 14
+# Points of the net that are followed by a step, and the length that a step should have, of the net's
+_PLACES, _WITHIN = 256, 0.4
+# Distance of two starts, in steps of the tilt and in Å
+_APART, _APART_THICKNESS = 0.8, 25.0
+_AROUND = ((1, 0), (0, 1), (-1, 1), (-1, 0), (0, -1), (1, -1))
+
+
+class Net(NamedTuple):
+    """Tilts ``(m, 2)`` in radians on a hexagonal net, the neighbours ``ring (m, 6)`` of each (m where there is none),
+    and where these lie, ``around (6, 2)``.
+    """
+
+    tilts: torch.Tensor
+    ring: torch.Tensor
+    around: torch.Tensor
+    step: float
+
+    @classmethod
+    def of(cls, disk: float, dtype: torch.dtype) -> Net:
+        """For disks of so many radians."""
+        # from points that are nearer than this, no mean over a disk could be made
+        step = max(math.radians(_TILT_STEP), disk / math.sqrt(2))
+        n = int(1.2 * math.radians(_TILT_REACH) / step) + 2
+        i, j = (x.flatten() for x in torch.meshgrid(*2 * [torch.arange(-n, n + 1)], indexing="ij"))
+        points = step * torch.stack([i + j / 2, j * math.sqrt(3) / 2], dim=-1).double()
+        distance = points.norm(dim=1)
+        order = distance.argsort(stable=True)
+        order = order[distance[order] <= math.radians(_TILT_REACH) * 1.0001]
+        number = torch.full((2 * n + 3, 2 * n + 3), len(order))
+        i, j = i[order] + n + 1, j[order] + n + 1
+        number[i, j] = torch.arange(len(order))
+        ring = torch.stack([number[i + a, j + b] for a, b in _AROUND], dim=1)
+        around = torch.tensor([[a + b / 2, b * math.sqrt(3) / 2] for a, b in _AROUND])
+        return cls(points[order].to(dtype), ring, around.to(dtype) * step, step)
+
+
+def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: float, expected: float, n_starts: int):
+    """Find starts.
+
+    Parameters
+    ----------
+    net : Net
+        Of tilts.
+    pool : Pool
+        Beams of n patterns.
+    seen : Seen
+        What they hold.
+    thickness : tensor, shape (m,)
+        Of the net, equally spaced, in Å.
+    disk, wavelength : float
+        Radius of a disk in radians; in Å.
+    expected : float
+        Standard deviation of tilts in radians.
+    n_starts : int
+        How many.
+
+    Returns
+    -------
+    tensor, shape (n, starts, 2)
+        Tilts in radians.
+    tensor, shape (n, starts)
+        Thicknesses in Å.
+    """
+    points = intensities(pool, pool.turned(net.tilts), thickness, _STRONG, seen.beams)
+    model = _disks(points, net, seen, disk)
+    complete = (net.ring < len(net.tilts)).all(1)
+    ring = net.ring.clamp_max(len(net.tilts) - 1)
+    near = model[:, ring.T.flatten()].unflatten(1, (6, -1))
+    change = (near - model[:, None]).square().mean((1, 3))
+    along = model.diff(dim=2).square().mean(2)
+    fit = seen.fit(model, (0.15 * change + 0.15 * along)[:, :, None])
+    cost = fit.cost + ((net.tilts.norm(dim=1) / expected) ** 2)[:, None]
+    cost = torch.where(complete[:, None], cost, math.inf)
+    cost[..., 0] = cost[..., -1] = math.inf
+    places = cost.flatten(1).topk(_PLACES, dim=1, largest=False).indices
+    tilt, depth, cost = _stepped(net, ring, seen, model, places, thickness, expected)
+    return _separated(net, tilt, depth, cost, n_starts)
+
+
+def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Tensor:
+    """Means over disks, and moments, (n, m, thicknesses, 2 beams), of points of a net: each point and those around."""
+    share = disk**2 / (12 * net.step**2)  # of each point around, so that the second moment is a disk's
+    padded = torch.cat([points, points.mean(1, keepdim=True)], dim=1)
+    mean, moment = (1 - 6 * share) * points, 0.0
+    for i, (x, y) in enumerate(net.around.tolist()):
+        other = padded[:, net.ring[:, i]]
+        mean = mean + share * other
+        # a tilt (x, y) does what moving in the disk by (-y, x) does
+        outward = (seen.outward_y * x - seen.outward_x * y) / disk
+        moment = moment + other * (share * outward)[:, None, None]
+    return torch.cat([mean, moment], dim=-1)
+
+
+def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: float):
+    """Tilts, thicknesses and costs (n, places) after a step to where minima should be.
+
+    Valleys are narrower than the net is wide; how intensities change from point to point tells what lies between.
+    """
+    rows, n_thicknesses = torch.arange(len(places), device=places.device)[:, None], len(thickness)
+    tilt, depth = places // n_thicknesses, places % n_thicknesses
+    h = float(thickness[1] - thickness[0])
+    here, below, above = (model[rows, tilt, depth + i] for i in (0, -1, 1))
+    around = torch.stack([model[rows, ring[tilt, i], depth] for i in range(6)])
+    turned = torch.einsum("i...,ij->...j", around, net.around) / (3 * net.step**2)
+    by = torch.cat([turned, ((above - below) / (2 * h))[..., None]], dim=-1)
+    # what is not on a straight line from point to point
+    curved = 0.25 * ((above + below) / 2 - here) ** 2 + 0.5 * (around.mean(0) - here) ** 2
+    fit = seen.fit(here, curved)
+    by = torch.cat([fit.scale[..., None, None] * by, here[..., None]], dim=-1)
+    weighted = by * (seen.used[:, None] / fit.variance)[..., None]
+    normal, slope = weighted.mT @ by, (weighted * fit.residual[..., None]).sum(-2)
+    reach = _WITHIN * normal.new_tensor([net.step, net.step, h])
+    pull = torch.cat([reach**-2, reach.new_zeros(1)])
+    prior = torch.nn.functional.pad(net.tilts[tilt] / expected**2, (0, 2))
+    step = solved(normal + torch.diag(pull), slope - prior)
+    step = step / (step[..., :3].abs() / (2 * reach)).amax(-1, keepdim=True).clamp_min(1)
+    won = 2 * (step * slope).sum(-1) - (step * (normal @ step[..., None])[..., 0]).sum(-1)
+    tilts = net.tilts[tilt] + step[..., :2]
+    return tilts, thickness[depth] + step[..., 2], fit.cost - won + (tilts.norm(dim=-1) / expected) ** 2
+
+
+def solved(normal: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Solution of normal equations, whose unknowns may be of very different sizes."""
+    size = torch.diagonal(normal, dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
+    scaled = (normal / (size[..., None] * size[..., None, :])).double()
+    scaled = scaled + 1e-9 * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+    return (torch.linalg.solve(scaled, (slope / size).double()) / size).to(slope)
+
+
+def _separated(net: Net, tilt, thickness, cost, n_starts: int):
+    """The places of least cost that are apart from one another."""
+    rows, chosen = torch.arange(len(cost), device=cost.device), []
+    for _ in range(n_starts):
+        place = cost.argmin(1)
+        chosen.append(place)
+        near = (tilt - tilt[rows, place][:, None]).norm(dim=2) < _APART * net.step
+        alike = (thickness - thickness[rows, place][:, None]).abs() < _APART_THICKNESS
+        cost = torch.where(near & alike, math.inf, cost)
+    chosen = torch.stack(chosen, 1)
+    return tilt.gather(1, chosen[..., None].expand(-1, -1, 2)), thickness.gather(1, chosen)

@@ -1,0 +1,167 @@
+"""Intensities of many crystals that differ little from one another: tilts and thicknesses of one batch of patterns."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from pyxem_dl.frames import excitation_error_after_tilt
+from pyxem_dl.simulation.beams import Beams, Chosen
+
+# Two eigenvalues of a strong and a weak beam are at least so far apart (1/Å): the weak one is moved by as much
+_APART = 1e-5
+# Weak beams that are nearer to the Ewald sphere than this (Å⁻¹) act on the strong ones as if they were so far away
+_NEAREST = 0.004
+
+
+class Pool(NamedTuple):
+    """Beams of a batch of patterns, and how they scatter into each other.
+
+    ``kx``, ``ky``, ``error (n, beams)`` in Å⁻¹; ``present (n, beams)``; ``half (n, beams, beams)``: half the inverse
+    extinction distances in 1/Å, complex.
+    """
+
+    kx: torch.Tensor
+    ky: torch.Tensor
+    error: torch.Tensor
+    present: torch.Tensor
+    half: torch.Tensor
+
+    @classmethod
+    def of(cls, beams: Beams, chosen: Chosen, dtype: torch.dtype) -> Pool:
+        """Take what :class:`~pyxem_dl.simulation.beams.Beams` chose, as real numbers of a type."""
+        half = beams.with_each_other(chosen).to(dtype.to_complex()) / 2
+        return cls(*(x.to(dtype) for x in chosen[:3]), chosen.present, half)
+
+    def __getitem__(self, rows) -> Pool:
+        return Pool(*(x[rows] for x in self))
+
+    def turned(self, tilt: torch.Tensor) -> torch.Tensor:
+        """Excitation errors (n, m, beams) after tilts (n, m, 2) or (m, 2), in radians."""
+        tilt_x, tilt_y = tilt[..., :1], tilt[..., 1:]
+        return excitation_error_after_tilt(self.error[:, None], self.kx[:, None], self.ky[:, None], tilt_x, tilt_y)
+
+
+class _Split(NamedTuple):
+    """Beams by strength: ``order (n, beams)``, the strong ones first; ``inner (n, s, s)`` among these, with Bethe's
+    correction; ``across (n, w, s)`` from these to the weak ones; ``outside (n, w)``: minus the errors of these.
+    """
+
+    order: torch.Tensor
+    inner: torch.Tensor
+    across: torch.Tensor
+    outside: torch.Tensor
+    gamma: torch.Tensor
+    vectors: torch.Tensor
+    to_weak: torch.Tensor
+
+
+def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
+    """Beams (n, m, beams) of excitation errors, solved."""
+    n, m, n_beams = error.shape
+    n_strong = min(n_strong, n_beams)
+    # the direct beam is coupled to nothing more than to itself
+    promise = pool.half[:, None, :, 0].abs() / (error.abs() + 0.5 * pool.half[:, None, :, 0].abs() + 1e-9)
+    promise = torch.where(pool.present[:, None], promise, -1.0)
+    promise[..., 0] = math.inf
+    order = promise.argsort(dim=-1, descending=True)
+    strong, weak = order[..., :n_strong], order[..., n_strong:]
+    at = torch.arange(n, device=error.device)[:, None, None, None]
+    far_away = torch.where(pool.present[:, None], error, 1.0)
+    sorted_error = far_away.gather(2, order)
+    inner = pool.half[at, strong[..., :, None], strong[..., None, :]]
+    inner = inner - torch.diag_embed(sorted_error[..., :n_strong]).to(inner.dtype)
+    across = pool.half[at, weak[..., :, None], strong[..., None, :]]
+    outside = -sorted_error[..., n_strong:]
+    far = torch.where(outside.abs() < _NEAREST, _NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
+    inner = inner - across.mH @ (across / far[..., None])
+    gamma, vectors = torch.linalg.eigh(inner)
+    apart = outside[..., None] - gamma[..., None, :]
+    least = apart.abs().min(-1, keepdim=True)
+    nearest = apart.gather(-1, least.indices)[..., 0]
+    outside = outside + torch.where(nearest.abs() < _APART, _APART * torch.where(nearest < 0, -1.0, 1.0), 0)
+    to_weak = (across @ vectors) / (gamma[..., None, :] - outside[..., None])
+    return _Split(order, inner, across, outside, gamma, vectors, to_weak)
+
+
+def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int, wanted: torch.Tensor):
+    """Intensities at several thicknesses.
+
+    Parameters
+    ----------
+    pool : Pool
+        Of n patterns.
+    error : tensor, shape (n, m, beams)
+        Excitation errors of m crystals in the place of each, in Å⁻¹.
+    thickness : tensor, shape (thicknesses,)
+        In Å.
+    n_strong : int
+        Beams that scatter as often as they like.
+    wanted : tensor of int, shape (n, wanted beams)
+        Beams whose intensities are returned.
+
+    Returns
+    -------
+    tensor, shape (n, m, thicknesses, wanted beams)
+    """
+    parts = _split(pool, error, n_strong)
+    excited = parts.vectors[..., 0, :].conj()
+    place = parts.order.argsort(-1).gather(-1, wanted[:, None].expand(-1, error.shape[1], -1))
+    rows = torch.cat([parts.vectors, parts.to_weak], dim=-2) * excited[..., None, :]
+    rows = rows.gather(-2, place[..., None].expand(*place.shape, rows.shape[-1]))
+    one = torch.ones((), dtype=error.dtype, device=error.device)
+    waves = torch.polar(one, 2 * math.pi * parts.gamma[..., None, :] * thickness[:, None])
+    amplitude = waves @ rows.mT
+    # what weak beams scatter on their own way to the exit; strong ones have none
+    alone = torch.nn.functional.pad(parts.outside, (parts.gamma.shape[-1], 0)).gather(-1, place)
+    into = rows.sum(-1) * (place >= parts.gamma.shape[-1])
+    amplitude = amplitude - torch.polar(one, 2 * math.pi * alone[..., None, :] * thickness[:, None]) * into[..., None, :]
+    return amplitude.real**2 + amplitude.imag**2
+
+
+def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int):
+    """Intensities, and how they change when crystals tilt and grow.
+
+    Parameters
+    ----------
+    pool, error, n_strong
+        As of :func:`intensities`.
+    thickness : tensor, shape (n, m)
+        In Å.
+
+    Returns
+    -------
+    tensor, shape (n, m, beams)
+        Intensities.
+    tensor, shape (n, m, beams, 3)
+        Their derivatives by the tilts about x and y (rad) and by the thickness (1/Å).
+    """
+    parts = _split(pool, error, n_strong)
+    n_strong = parts.gamma.shape[-1]
+    excited = parts.vectors[..., 0, :].conj()
+    weights = torch.cat([excited, -(parts.to_weak @ excited[..., None])[..., 0]], dim=-1)  # of all waves
+    gamma = torch.cat([parts.gamma, parts.outside], dim=-1)
+    half_way = torch.polar(torch.ones_like(gamma), math.pi * gamma * thickness[..., None])
+    divided = 2j * math.pi * thickness[..., None, None] * half_way[..., :, None] * half_way[..., None, :n_strong]
+    divided = divided * torch.sinc((gamma[..., :, None] - gamma[..., None, :n_strong]) * thickness[..., None, None])
+    by_waves = [half_way**2 * weights]
+    lever = torch.stack([pool.ky, -pool.kx])[:, :, None].expand(-1, *error.shape)  # ds / d tilt
+    lever = (lever * pool.present[:, None]).gather(-1, parts.order.expand(2, *error.shape))
+    far = torch.where(parts.outside.abs() < _NEAREST, math.inf, parts.outside)
+    detour = parts.across.mH @ ((lever[..., n_strong:] / far**2)[..., None] * parts.across)
+    changed = -(torch.diag_embed(lever[..., :n_strong]).to(detour.dtype) + detour)
+    among = parts.vectors.mH @ changed @ parts.vectors  # (2, n, m, strong, strong)
+    to_weak = -(parts.to_weak @ among) - lever[..., n_strong:, None] * parts.to_weak
+    moved = torch.einsum("...ij,k...ij,...j->k...i", divided, torch.cat([among, to_weak], dim=-2), excited)
+    itself = 2j * math.pi * thickness[..., None] * half_way[..., n_strong:] ** 2 * weights[..., n_strong:]
+    moved[..., n_strong:] -= lever[..., n_strong:] * itself
+    by_waves += [*moved, 2j * math.pi * gamma * by_waves[0]]
+    every = torch.stack(by_waves, dim=-1)  # (n, m, waves, 4)
+    inner, outer = every[..., :n_strong, :], every[..., n_strong:, :]
+    amplitude = torch.cat([parts.vectors @ inner, parts.to_weak @ inner + outer], dim=-2)
+    back = parts.order.argsort(-1)[..., None].expand_as(amplitude)
+    amplitude = amplitude.gather(-2, back)
+    first = amplitude[..., :1]
+    return (first.real**2 + first.imag**2)[..., 0], 2 * (first.conj() * amplitude[..., 1:]).real

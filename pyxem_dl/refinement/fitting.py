@@ -20,7 +20,8 @@ _EXPECTED = 0.4
 # Of the fit: the longest step in degrees and Å, and the furthest from where it began, in degrees
 _LONGEST, _LONGEST_THICKNESS, _FURTHEST = 0.2, 25.0, 2.0
 # Starts that are followed, for so many steps, with so many directions in the disk and so many strong beams
-_STAGES = ((16, 2, 3, 14), (6, 3, 3, 20), (3, 4, 7, 24))
+_STAGES = ((40, 1, 3, 14), (12, 2, 3, 14), (4, 3, 3, 20), (2, 4, 7, 24))
+_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.15, 2.4, 1.5, 3, 0.4
 _TURNS = 2  # of the pattern in its plane, until spots are where the light is
 
 
@@ -61,17 +62,41 @@ class Refiner:
         #: radius of a disk, as an angle
         self._disk = radius * math.sqrt(math.prod(calibration.scale)) * self._waves.wavelength
         self._net = Net.of(self._disk, dtype)
+        self._wide_net = Net.of(self._disk, dtype, _WIDE_STEP, _WIDE_REACH)
+        self._wide = BlochWaves(
+            phase, calibration.beam_energy, calibration.reciprocal_radius, n_beams=100, debye_waller=debye_waller
+        )
 
-    def prepare(self, patterns, rotations):
+    def prepare(self, patterns, rotations, waves=None):
+        waves = waves or self._waves
         rotations = rotations.double()
         for _ in range(_TURNS):
-            chosen = self._waves.choose(rotations.float())
+            chosen = waves.choose(rotations.float())
             rotations = rotate_in_plane(rotations, measure(patterns, chosen, self.calibration, self.radius).turn)
-        chosen = self._waves.choose(rotations.float())
+        chosen = waves.choose(rotations.float())
         seen = Seen.of(chosen, measure(patterns, chosen, self.calibration, self.radius), self.dtype, moments=self.moments)
-        return rotations, Pool.of(self._waves, chosen, self.dtype), seen
+        return rotations, Pool.of(waves, chosen, self.dtype), seen
 
     def __call__(self, patterns: torch.Tensor, rotations: torch.Tensor) -> Refined:
+        first = self.once(patterns, rotations)
+        bad = (first.misfit > _WRONG).nonzero()[:, 0]
+        self.n_bad = len(bad)
+        if not len(bad):
+            return first
+        rotations, pool, seen = self.prepare(patterns[bad], rotations[bad], self._wide)
+        given = self._thickness[::2], self._disk, math.radians(_WIDE_EXPECTED), _WIDE_STARTS, math.radians(_WIDE_APART)
+        tilts = torch.cat([search(self._wide_net, pool[i : i + 1], seen[i : i + 1], *given)[0] for i in range(len(bad))])
+        best = Refined(*(x[bad] for x in first))
+        for i in range(_WIDE_STARTS):
+            start = multiply(rotations, exponential(torch.nn.functional.pad(tilts[:, i].double(), (0, 1))))
+            other = self.once(patterns[bad], start)
+            better = other.misfit < best.misfit - 0.3
+            best = Refined(*(torch.where(better.reshape(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in zip(other, best)))
+        for x, y in zip(first, best):
+            x[bad] = y
+        return first
+
+    def once(self, patterns: torch.Tensor, rotations: torch.Tensor) -> Refined:
         rotations, pool, seen = self.prepare(patterns, rotations)
         tilt, thickness = self._search(pool, seen, _STAGES[0][0])
         state = None
@@ -83,7 +108,10 @@ class Refiner:
         return self._told(rotations, seen, state)
 
     def _search(self, pool, seen, n_starts):
-        return search(self._net, pool, seen, self._thickness, self._disk, math.radians(_EXPECTED), n_starts)
+        given = self._thickness, self._disk, math.radians(_EXPECTED), n_starts
+        # one by one: what is computed for a pattern fits into a processor's memory
+        found = [search(self._net, pool[i : i + 1], seen[i : i + 1], *given) for i in range(len(pool.kx))]
+        return tuple(torch.cat(each) for each in zip(*found))
 
     # ---------------------------------------------------------------- the model
     def _cone(self, n_directions: int) -> torch.Tensor:
@@ -103,9 +131,7 @@ class Refiner:
         cone = self._cone(n_directions)
         every = (tilt[:, :, None] + cone).reshape(n, m * len(cone), 2)
         error = pool.turned(every)
-        intensity, by = jacobian(pool, error, thickness.repeat_interleave(len(cone), 1), n_strong)
-        index = seen.beams[:, None].expand(-1, m * len(cone), -1)
-        both = torch.cat([intensity[..., None], by], dim=-1).gather(2, index[..., None].expand(*index.shape, 4))
+        both = jacobian(pool, error, thickness.repeat_interleave(len(cone), 1), n_strong, seen.beams)
         both = both.unflatten(1, (m, len(cone)))  # (n, m, cone, beams, 4)
         outward = (seen.outward_y[:, None] * cone[:, :1] - seen.outward_x[:, None] * cone[:, 1:]) / self._disk
         moment = torch.einsum("nmcbk,ncb->nmbk", both, outward) / len(cone)

@@ -60,10 +60,13 @@ class Seen(NamedTuple):
         k = k.clamp_min(1e-9)
         return cls(beams, (kx / k).to(dtype), (ky / k).to(dtype), values.to(dtype), used, error.to(dtype))
 
+    def __getitem__(self, rows) -> Seen:
+        return Seen(*(x[rows] for x in self))
+
     def fit(self, model: torch.Tensor, unresolved: torch.Tensor | float = 0.0) -> Fit:
         """Compare with models (n, ..., 2 beams); `unresolved`: a variance in the model's unit."""
         middle = (1,) * (model.ndim - 2)
-        values, used, error = (x.reshape(len(x), *middle, -1) for x in self[3:])
+        values, used, error = (x.reshape(len(x), *middle, -1) for x in tuple(self)[3:])
         half = values.shape[-1] // 2
         weight = used / (values.abs() + (0.1 * values) ** 2 + 4 * _FLOOR)
         weight[..., half:] = 0

@@ -11,9 +11,11 @@ from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.waves import Pool, intensities
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
-_TILT_STEP, _TILT_REACH, _THICKNESS_STEP, _STRONG = 0.09, 0.9, 15.0, 14
+_TILT_STEP, _TILT_REACH, _THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+# Each so many thicknesses tell how much intensities change from point to point of the net
+_SPARSE = 4
 # Points of the net that are followed by a step, and the length that a step should have, of the net's
-_PLACES, _WITHIN = 256, 0.4
+_PLACES, _WITHIN = 384, 0.4
 # Distance of two starts, in steps of the tilt and in Å
 _APART, _APART_THICKNESS = 0.8, 25.0
 _AROUND = ((1, 0), (0, 1), (-1, 1), (-1, 0), (0, -1), (1, -1))
@@ -30,16 +32,16 @@ class Net(NamedTuple):
     step: float
 
     @classmethod
-    def of(cls, disk: float, dtype: torch.dtype) -> Net:
-        """For disks of so many radians."""
+    def of(cls, disk: float, dtype: torch.dtype, step: float = _TILT_STEP, reach: float = _TILT_REACH) -> Net:
+        """For disks of so many radians; with a step and a reach in degrees."""
         # from points that are nearer than this, no mean over a disk could be made
-        step = max(math.radians(_TILT_STEP), disk / math.sqrt(2))
-        n = int(1.2 * math.radians(_TILT_REACH) / step) + 2
+        step, reach = max(math.radians(step), disk / math.sqrt(2)), math.radians(reach)
+        n = int(1.2 * reach / step) + 2
         i, j = (x.flatten() for x in torch.meshgrid(*2 * [torch.arange(-n, n + 1)], indexing="ij"))
         points = step * torch.stack([i + j / 2, j * math.sqrt(3) / 2], dim=-1).double()
         distance = points.norm(dim=1)
         order = distance.argsort(stable=True)
-        order = order[distance[order] <= math.radians(_TILT_REACH) * 1.0001]
+        order = order[distance[order] <= reach * 1.0001]
         number = torch.full((2 * n + 3, 2 * n + 3), len(order))
         i, j = i[order] + n + 1, j[order] + n + 1
         number[i, j] = torch.arange(len(order))
@@ -48,7 +50,7 @@ class Net(NamedTuple):
         return cls(points[order].to(dtype), ring, around.to(dtype) * step, step)
 
 
-def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: float, expected: float, n_starts: int):
+def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: float, expected: float, n_starts: int, apart: float | None = None):
     """Find starts.
 
     Parameters
@@ -79,16 +81,16 @@ def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: floa
     model = _disks(points, net, seen, disk)
     complete = (net.ring < len(net.tilts)).all(1)
     ring = net.ring.clamp_max(len(net.tilts) - 1)
-    near = model[:, ring.T.flatten()].unflatten(1, (6, -1))
-    change = (near - model[:, None]).square().mean((1, 3))
-    along = model.diff(dim=2).square().mean(2)
+    few = model[:, :, ::_SPARSE]
+    change = sum((few[:, ring[:, i]] - few).square().mean(2) for i in range(3)) / 3
+    along = (model[:, :, 1::_SPARSE] - few[:, :, : len(thickness[1::_SPARSE])]).square().mean(2)
     fit = seen.fit(model, (0.15 * change + 0.15 * along)[:, :, None])
     cost = fit.cost + ((net.tilts.norm(dim=1) / expected) ** 2)[:, None]
     cost = torch.where(complete[:, None], cost, math.inf)
     cost[..., 0] = cost[..., -1] = math.inf
     places = cost.flatten(1).topk(_PLACES, dim=1, largest=False).indices
     tilt, depth, cost = _stepped(net, ring, seen, model, places, thickness, expected)
-    return _separated(net, tilt, depth, cost, n_starts)
+    return _separated(apart or _APART * net.step, tilt, depth, cost, n_starts, math.inf if apart else _APART_THICKNESS)
 
 
 def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Tensor:
@@ -141,14 +143,14 @@ def solved(normal: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return (torch.linalg.solve(scaled, (slope / size).double()) / size).to(slope)
 
 
-def _separated(net: Net, tilt, thickness, cost, n_starts: int):
+def _separated(apart: float, tilt, thickness, cost, n_starts: int, apart_thickness: float):
     """The places of least cost that are apart from one another."""
     rows, chosen = torch.arange(len(cost), device=cost.device), []
     for _ in range(n_starts):
         place = cost.argmin(1)
         chosen.append(place)
-        near = (tilt - tilt[rows, place][:, None]).norm(dim=2) < _APART * net.step
-        alike = (thickness - thickness[rows, place][:, None]).abs() < _APART_THICKNESS
+        near = (tilt - tilt[rows, place][:, None]).norm(dim=2) < apart
+        alike = (thickness - thickness[rows, place][:, None]).abs() < apart_thickness
         cost = torch.where(near & alike, math.inf, cost)
     chosen = torch.stack(chosen, 1)
     return tilt.gather(1, chosen[..., None].expand(-1, -1, 2)), thickness.gather(1, chosen)

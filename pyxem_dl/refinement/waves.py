@@ -108,60 +108,74 @@ def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_stro
     """
     parts = _split(pool, error, n_strong)
     excited = parts.vectors[..., 0, :].conj()
-    place = parts.order.argsort(-1).gather(-1, wanted[:, None].expand(-1, error.shape[1], -1))
+    place = _place(parts, wanted)
     rows = torch.cat([parts.vectors, parts.to_weak], dim=-2) * excited[..., None, :]
     rows = rows.gather(-2, place[..., None].expand(*place.shape, rows.shape[-1]))
     one = torch.ones((), dtype=error.dtype, device=error.device)
-    waves = torch.polar(one, 2 * math.pi * parts.gamma[..., None, :] * thickness[:, None])
-    amplitude = waves @ rows.mT
+    amplitude = torch.polar(one, 2 * math.pi * parts.gamma[..., None, :] * thickness[:, None]) @ rows.mT
     # what weak beams scatter on their own way to the exit; strong ones have none
     alone = torch.nn.functional.pad(parts.outside, (parts.gamma.shape[-1], 0)).gather(-1, place)
     into = rows.sum(-1) * (place >= parts.gamma.shape[-1])
-    amplitude = amplitude - torch.polar(one, 2 * math.pi * alone[..., None, :] * thickness[:, None]) * into[..., None, :]
-    return amplitude.real**2 + amplitude.imag**2
+    own = torch.polar(one, 2 * math.pi * alone[..., None, :] * thickness[:, None])
+    amplitude.addcmul_(own, into[..., None, :], value=-1)
+    return torch.view_as_real(amplitude).square().sum(-1)
 
 
-def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int):
+def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int, wanted: torch.Tensor):
     """Intensities, and how they change when crystals tilt and grow.
 
     Parameters
     ----------
-    pool, error, n_strong
+    pool, error, n_strong, wanted
         As of :func:`intensities`.
     thickness : tensor, shape (n, m)
         In Å.
 
     Returns
     -------
-    tensor, shape (n, m, beams)
-        Intensities.
-    tensor, shape (n, m, beams, 3)
-        Their derivatives by the tilts about x and y (rad) and by the thickness (1/Å).
+    tensor, shape (n, m, wanted beams, 4)
+        Intensities, and their derivatives by the tilts about x and y (rad) and by the thickness (1/Å).
+
+    Notes
+    -----
+    Of ``exp(2 pi i M t)`` in the basis of the waves the derivative has divided differences of the exponential, which
+    are written with sin(x)/x so that they hold where two waves are degenerate (Daleckii & Krein, 1965).
     """
     parts = _split(pool, error, n_strong)
-    n_strong = parts.gamma.shape[-1]
-    excited = parts.vectors[..., 0, :].conj()
-    weights = torch.cat([excited, -(parts.to_weak @ excited[..., None])[..., 0]], dim=-1)  # of all waves
-    gamma = torch.cat([parts.gamma, parts.outside], dim=-1)
-    half_way = torch.polar(torch.ones_like(gamma), math.pi * gamma * thickness[..., None])
-    divided = 2j * math.pi * thickness[..., None, None] * half_way[..., :, None] * half_way[..., None, :n_strong]
-    divided = divided * torch.sinc((gamma[..., :, None] - gamma[..., None, :n_strong]) * thickness[..., None, None])
-    by_waves = [half_way**2 * weights]
-    lever = torch.stack([pool.ky, -pool.kx])[:, :, None].expand(-1, *error.shape)  # ds / d tilt
-    lever = (lever * pool.present[:, None]).gather(-1, parts.order.expand(2, *error.shape))
+    vectors, gamma, depth = parts.vectors, parts.gamma, thickness[..., None]
+    n_strong = gamma.shape[-1]
+    excited = vectors[..., 0, :].conj()
+    place = _place(parts, wanted)
+    rows = torch.cat([vectors, parts.to_weak], dim=-2)
+    rows = rows.gather(-2, place[..., None].expand(*place.shape, n_strong))
+    weak = place >= n_strong
+    alone = torch.nn.functional.pad(parts.outside, (n_strong, 0)).gather(-1, place)
+    lever = torch.stack([pool.ky, -pool.kx])[:, :, None] * pool.present[:, None]  # ds / d tilt (2, n, 1, beams)
+    of_strong = lever.expand(2, *error.shape).gather(-1, parts.order.expand(2, *error.shape))
+    of_wanted = lever.gather(-1, wanted[:, None].expand(2, *wanted[:, None].shape))
     far = torch.where(parts.outside.abs() < _NEAREST, math.inf, parts.outside)
-    detour = parts.across.mH @ ((lever[..., n_strong:] / far**2)[..., None] * parts.across)
-    changed = -(torch.diag_embed(lever[..., :n_strong]).to(detour.dtype) + detour)
-    among = parts.vectors.mH @ changed @ parts.vectors  # (2, n, m, strong, strong)
-    to_weak = -(parts.to_weak @ among) - lever[..., n_strong:, None] * parts.to_weak
-    moved = torch.einsum("...ij,k...ij,...j->k...i", divided, torch.cat([among, to_weak], dim=-2), excited)
-    itself = 2j * math.pi * thickness[..., None] * half_way[..., n_strong:] ** 2 * weights[..., n_strong:]
-    moved[..., n_strong:] -= lever[..., n_strong:] * itself
-    by_waves += [*moved, 2j * math.pi * gamma * by_waves[0]]
-    every = torch.stack(by_waves, dim=-1)  # (n, m, waves, 4)
-    inner, outer = every[..., :n_strong, :], every[..., n_strong:, :]
-    amplitude = torch.cat([parts.vectors @ inner, parts.to_weak @ inner + outer], dim=-2)
-    back = parts.order.argsort(-1)[..., None].expand_as(amplitude)
-    amplitude = amplitude.gather(-2, back)
-    first = amplitude[..., :1]
-    return (first.real**2 + first.imag**2)[..., 0], 2 * (first.conj() * amplitude[..., 1:]).real
+    detour = parts.across.mH @ ((of_strong[..., n_strong:] / far**2)[..., None] * parts.across)
+    changed = -(torch.diag_embed(of_strong[..., :n_strong]).to(detour.dtype) + detour)
+    among = vectors.mH @ changed @ vectors  # (2, n, m, strong, strong)
+    half = torch.polar(torch.ones_like(gamma), math.pi * gamma * depth)
+    half_alone = torch.polar(torch.ones_like(alone), math.pi * alone * depth)
+    arrived = (half * excited)[..., None]
+    near = torch.sinc((gamma[..., :, None] - gamma[..., None, :]) * depth[..., None])
+    moved = (rows * half[..., None, :]) @ ((near * among) @ arrived)  # (2, n, m, wanted, 1)
+    onto = -(rows @ among) - of_wanted[..., None] * rows
+    near = torch.sinc((alone[..., :, None] - gamma[..., None, :]) * depth[..., None])
+    into = (rows @ excited[..., None])[..., 0]
+    apart = ((near * onto) @ arrived)[..., 0] + of_wanted * (half_alone * into)
+    moved = 2j * math.pi * depth * (moved[..., 0] + weak * half_alone * apart)
+    waves = half**2 * excited
+    both = rows @ torch.stack([waves, 2j * math.pi * gamma * waves], dim=-1)
+    left = weak * half_alone**2 * into
+    amplitude = both[..., 0] - left
+    grown = both[..., 1] - 2j * math.pi * alone * left
+    change = torch.stack([amplitude, 2 * moved[0], 2 * moved[1], 2 * grown], dim=-1)
+    return (amplitude.conj()[..., None] * change).real
+
+
+def _place(parts: _Split, wanted: torch.Tensor) -> torch.Tensor:
+    """Where wanted beams (n, wanted) are in the order of strength, (n, m, wanted)."""
+    return parts.order.argsort(-1).gather(-1, wanted[:, None].expand(-1, parts.order.shape[1], -1))

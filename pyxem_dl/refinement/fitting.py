@@ -9,29 +9,53 @@ import torch
 
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.likelihood import Seen
-from pyxem_dl.refinement.search import _THICKNESS_STEP, Net, search, solved
+from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved
 from pyxem_dl.refinement.spots import measure
 from pyxem_dl.refinement.waves import Pool, jacobian
-from pyxem_dl.rotations import exponential, multiply, rotate_in_plane
-from pyxem_dl.simulation.bloch_waves import BlochWaves
+from pyxem_dl.rotations import exponential, misorientation_angle, multiply, rotate_in_plane
+from pyxem_dl.simulation.beams import Beams
 
 # Tilts that the first orientation is expected to be off by, in degrees
 _EXPECTED = 0.4
-# Of the fit: the longest step in degrees and Å, and the furthest from where it began, in degrees
-_LONGEST, _LONGEST_THICKNESS, _FURTHEST = 0.2, 25.0, 2.0
+# Of the fit: the longest step in degrees and Å
+_LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 # Starts that are followed, for so many steps, with so many directions in the disk and so many strong beams
-_STAGES = ((40, 1, 3, 14), (12, 2, 3, 14), (4, 3, 3, 20), (2, 4, 7, 24))
+_STAGES = ((40, 1, 3, 14), (12, 2, 3, 14), (4, 3, 3, 20), (3, 4, 7, 24))
+# Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places
+# that are tried, degrees between them, and beams that take part
 _WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.15, 2.4, 1.5, 3, 0.4
-_TURNS = 2  # of the pattern in its plane, until spots are where the light is
+_WIDE_BEAMS = 100
+# By so much the misfit has to be less for a place that is further away
+_CLEARLY = 0.3
+# Turns of the pattern in its plane, until spots are where the light is
+_TURNS = 2
+# Directions of a precessing beam
+_AZIMUTHS = 16
+# What is kept: fits that are off by less than so many errors, have so many intensities at least, and moved by less
+_WORST_MISFIT, _FEWEST, _FURTHEST = 12.0, 6, 4.0
+# Errors of intensities hang together, so that likelihoods are too sure of themselves
+_TEMPERATURE = 3.0
 
 
 class Refined(NamedTuple):
+    """What a fit found.
+
+    ``rotations (n, 4)`` lab to crystal; ``thickness (n,)`` in Å; ``orientation_error``, ``thickness_error (n,)``:
+    standard deviations in degrees and Å; ``misfit (n,)``: mean square of the residuals in units of their errors, 1 for
+    a model that is right; ``refined (n,)``: False where the fit ran away or explains nothing, and the orientation is
+    the one that it began from.
+    """
+
     rotations: torch.Tensor
     thickness: torch.Tensor
-    tilt_error: torch.Tensor
+    orientation_error: torch.Tensor
     thickness_error: torch.Tensor
     misfit: torch.Tensor
-    kept: torch.Tensor
+    refined: torch.Tensor
+
+    def where(self, first: torch.Tensor, other: Refined) -> Refined:
+        """Take each pattern from here, or from another one."""
+        return Refined(*(torch.where(first.reshape(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in zip(self, other)))
 
 
 class _State(NamedTuple):
@@ -44,106 +68,138 @@ class _State(NamedTuple):
     slope: torch.Tensor  # (n, m, 4)
     misfit: torch.Tensor  # (n, m)
 
+    def best(self, n: int) -> _State:
+        """Take the n fits of least cost, the best first."""
+        index = self.cost.topk(min(n, self.cost.shape[1]), dim=1, largest=False).indices
+        take = (index.reshape(*index.shape, *(1,) * (x.ndim - 2)).expand(*index.shape, *x.shape[2:]) for x in self)
+        return _State(*(x.gather(1, i) for x, i in zip(self, take)))
+
+    def where(self, first: torch.Tensor, other: _State) -> _State:
+        """Take each fit from here, or from another one."""
+        choose = (first.reshape(*first.shape, *(1,) * (x.ndim - 2)) for x in self)
+        return _State(*(torch.where(i, x, y) for i, x, y in zip(choose, self, other)))
+
 
 class Refiner:
-    """Refines orientations of one phase."""
+    """Refines orientations of one phase.
+
+    Parameters
+    ----------
+    phase : orix.crystal_map.Phase
+        From :func:`pyxem_dl.crystals.load_phases`.
+    calibration : Calibration
+        Of the patterns, with a beam energy.
+    radius : float
+        Of a disk, in pixels.
+    thickness : tuple of float
+        Smallest and largest in Å.
+    n_beams : int
+        Beams that take part.
+    debye_waller : float
+        B in square Angstrom, of all atoms.
+    absorption : float
+        Imaginary part of the potential, as a share of the real one.
+    precession_angle : float
+        In degrees.
+    device : str or torch.device
+        Where to compute.
+    """
 
     def __init__(
-        self, phase, calibration: Calibration, radius: float, *, n_beams: int = 60, debye_waller: float = 0.5,
-        thickness: tuple[float, float] = (30.0, 600.0), dtype=torch.float32, moments=True,
+        self, phase, calibration: Calibration, radius: float, *, thickness: tuple[float, float] = (30.0, 600.0),
+        n_beams: int = 60, debye_waller: float = 0.5, absorption: float = 0.0, precession_angle: float = 0.0,
+        device="cpu",
     ) -> None:  # fmt: skip
-        self.calibration, self.radius, self.dtype, self.moments = calibration, radius, dtype, moments
-        self._waves = BlochWaves(
-            phase, calibration.beam_energy, calibration.reciprocal_radius, n_beams=n_beams, debye_waller=debye_waller
-        )
+        self.calibration, self.radius, self.absorption = calibration, radius, absorption
+        given = phase, calibration.beam_energy, calibration.reciprocal_radius
+        self._beams = Beams(*given, n_beams=n_beams, debye_waller=debye_waller, device=device)
+        self._many = Beams(*given, n_beams=max(n_beams, _WIDE_BEAMS), debye_waller=debye_waller, device=device)
         low, high = thickness
-        self._thickness = torch.arange(low - _THICKNESS_STEP, high + 1 + _THICKNESS_STEP, _THICKNESS_STEP, dtype=dtype)
-        self._thickness = self._thickness[self._thickness > 0]
-        #: radius of a disk, as an angle
-        self._disk = radius * math.sqrt(math.prod(calibration.scale)) * self._waves.wavelength
-        self._net = Net.of(self._disk, dtype)
-        self._wide_net = Net.of(self._disk, dtype, _WIDE_STEP, _WIDE_REACH)
-        self._wide = BlochWaves(
-            phase, calibration.beam_energy, calibration.reciprocal_radius, n_beams=100, debye_waller=debye_waller
-        )
+        # one more on either side, from which changes are known
+        steps = torch.arange(low - THICKNESS_STEP, high + 2 * THICKNESS_STEP, THICKNESS_STEP, dtype=torch.float32)
+        self._thickness = steps[steps > 0].to(device)
+        self._bounds = max(low - THICKNESS_STEP, low / 2), high + THICKNESS_STEP
+        disk = radius * math.sqrt(math.prod(calibration.scale)) * calibration.wavelength
+        self._optics = Optics.of(disk, math.radians(precession_angle), _AZIMUTHS)
+        self._net = Net.of(disk).to(device)
+        self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)
 
-    def prepare(self, patterns, rotations, waves=None):
-        waves = waves or self._waves
-        rotations = rotations.double()
-        for _ in range(_TURNS):
-            chosen = waves.choose(rotations.float())
-            rotations = rotate_in_plane(rotations, measure(patterns, chosen, self.calibration, self.radius).turn)
-        chosen = waves.choose(rotations.float())
-        seen = Seen.of(chosen, measure(patterns, chosen, self.calibration, self.radius), self.dtype, moments=self.moments)
-        return rotations, Pool.of(waves, chosen, self.dtype), seen
+    def __call__(self, patterns: torch.Tensor, rotations: torch.Tensor, *, centers=None, signal_mask=None) -> Refined:
+        """Refine the orientations of patterns.
 
-    def __call__(self, patterns: torch.Tensor, rotations: torch.Tensor) -> Refined:
-        first = self.once(patterns, rotations)
-        bad = (first.misfit > _WRONG).nonzero()[:, 0]
-        self.n_bad = len(bad)
-        if not len(bad):
-            return first
-        rotations, pool, seen = self.prepare(patterns[bad], rotations[bad], self._wide)
-        given = self._thickness[::2], self._disk, math.radians(_WIDE_EXPECTED), _WIDE_STARTS, math.radians(_WIDE_APART)
-        tilts = torch.cat([search(self._wide_net, pool[i : i + 1], seen[i : i + 1], *given)[0] for i in range(len(bad))])
-        best = Refined(*(x[bad] for x in first))
+        Parameters
+        ----------
+        patterns : tensor, shape (n, rows, columns)
+            Electrons, finite and not negative.
+        rotations : tensor, shape (n, 4)
+            Lab to crystal, to be refined.
+        centers : tensor, shape (n, 2), optional
+            Direct beam (row, column) of each pattern in pixels; by default the calibration's.
+        signal_mask : tensor of bool, shape (rows, columns), optional
+            True where the detector is excluded.
+        """
+        begin = rotations.double()
+        found = self._near(patterns, begin, centers, signal_mask)
+        wrong = (found.misfit > _WRONG).nonzero()[:, 0]
+        if len(wrong):
+            some = patterns[wrong], None if centers is None else centers[wrong]
+            better = self._far(some[0], begin[wrong], some[1], signal_mask, Refined(*(x[wrong] for x in found)))
+            found = Refined(*(x.index_copy(0, wrong, y) for x, y in zip(found, better)))
+        moved = torch.rad2deg(misorientation_angle(found.rotations, begin))
+        kept = found.refined & (found.misfit < _WORST_MISFIT) & (moved < _FURTHEST)
+        nothing = torch.full_like(found.thickness, math.nan)
+        return found.where(kept, Refined(begin, nothing, nothing, nothing, found.misfit, kept))
+
+    def _near(self, patterns, rotations, centers, signal_mask) -> Refined:
+        """Refine orientations that are some tenths of a degree off."""
+        rotations, pool, seen, turn_error = self._prepared(self._beams, patterns, rotations, centers, signal_mask)
+        given = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
+        tilt, thickness = _one_by_one(self._net, pool, seen, *given)
+        for i, (n_starts, *stage) in enumerate(_STAGES):
+            if i:
+                best = state.best(n_starts)
+                tilt, thickness = best.tilt, best.thickness
+            state = self._fit(pool, seen, tilt, thickness, *stage)
+        return self._told(rotations, seen, state.best(_STAGES[-1][0]), turn_error)
+
+    def _far(self, patterns, rotations, centers, signal_mask, best: Refined) -> Refined:
+        """Look for places up to some degrees away, and refine there."""
+        rotations, pool, seen, _ = self._prepared(self._many, patterns, rotations, centers, signal_mask)
+        given = self._thickness[::2], self._optics, math.radians(_WIDE_EXPECTED), _WIDE_STARTS
+        tilts, _ = _one_by_one(self._wide_net, pool, seen, *given, math.radians(_WIDE_APART))
         for i in range(_WIDE_STARTS):
-            start = multiply(rotations, exponential(torch.nn.functional.pad(tilts[:, i].double(), (0, 1))))
-            other = self.once(patterns[bad], start)
-            better = other.misfit < best.misfit - 0.3
-            best = Refined(*(torch.where(better.reshape(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in zip(other, best)))
-        for x, y in zip(first, best):
-            x[bad] = y
-        return first
+            other = self._near(patterns, _tilted(rotations, tilts[:, i]), centers, signal_mask)
+            best = other.where(other.refined & (other.misfit < best.misfit - _CLEARLY), best)
+        return best
 
-    def once(self, patterns: torch.Tensor, rotations: torch.Tensor) -> Refined:
-        rotations, pool, seen = self.prepare(patterns, rotations)
-        tilt, thickness = self._search(pool, seen, _STAGES[0][0])
-        state = None
-        for n_starts, n_steps, n_directions, n_strong in _STAGES:
-            if state is not None:
-                tilt, thickness = self._best(state, n_starts)
-            state = self._fit(pool, seen, tilt, thickness, n_steps, n_directions, n_strong)
-        self.last = state
-        return self._told(rotations, seen, state)
+    def _prepared(self, beams: Beams, patterns, rotations, centers, signal_mask):
+        """Rotations that are turned so that spots are where the light is, their beams, what is seen of these, and the
+        error of the turn in radians.
+        """
+        for i in range(_TURNS + 1):
+            chosen = beams.choose(rotations.float())
+            given = {"centers": centers, "signal_mask": signal_mask}
+            measured = measure(patterns, chosen, self.calibration, self.radius, **given)
+            if i < _TURNS:
+                rotations = rotate_in_plane(rotations, measured.turn.clamp(-0.05, 0.05))
+        pool = Pool.of(beams, chosen, torch.float32, self.absorption)
+        return rotations, pool, Seen.of(chosen, measured, torch.float32), measured.turn_error
 
-    def _search(self, pool, seen, n_starts):
-        given = self._thickness, self._disk, math.radians(_EXPECTED), n_starts
-        # one by one: what is computed for a pattern fits into a processor's memory
-        found = [search(self._net, pool[i : i + 1], seen[i : i + 1], *given) for i in range(len(pool.kx))]
-        return tuple(torch.cat(each) for each in zip(*found))
-
-    # ---------------------------------------------------------------- the model
-    def _cone(self, n_directions: int) -> torch.Tensor:
-        """Tilts (m, 2) that stand for the directions of the incident cone; their second moment is that of the disk."""
-        if n_directions == 1:
-            return torch.zeros(1, 2, dtype=self.dtype)
-        with_middle = n_directions > 4
-        n_ring = n_directions - with_middle
-        out = self._disk * math.sqrt(n_directions / (2 * n_ring))
-        angle = torch.arange(n_ring, dtype=self.dtype) * (2 * math.pi / n_ring)
-        ring = out * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return torch.cat([torch.zeros(1, 2, dtype=self.dtype), ring]) if with_middle else ring
-
+    # ---------------------------------------------------------------- the fit
     def _disks(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int):
         """Mean intensities and moments of disks (n, m, 2 beams), and derivatives (n, m, 2 beams, 3)."""
         n, m = thickness.shape
-        cone = self._cone(n_directions)
-        every = (tilt[:, :, None] + cone).reshape(n, m * len(cone), 2)
-        error = pool.turned(every)
-        both = jacobian(pool, error, thickness.repeat_interleave(len(cone), 1), n_strong, seen.beams)
-        both = both.unflatten(1, (m, len(cone)))  # (n, m, cone, beams, 4)
-        outward = (seen.outward_y[:, None] * cone[:, :1] - seen.outward_x[:, None] * cone[:, 1:]) / self._disk
-        moment = torch.einsum("nmcbk,ncb->nmbk", both, outward) / len(cone)
+        cone, precession = (x.to(tilt) for x in (self._optics.cone(n_directions), self._optics.precession))
+        every = (cone[:, None] + precession).flatten(0, 1)
+        error = pool.turned((tilt[:, :, None] + every).reshape(n, m * len(every), 2))
+        both = jacobian(pool, error, thickness.repeat_interleave(len(every), 1), n_strong, seen.beams)
+        both = both.unflatten(1, (m, len(cone), len(precession))).mean(3)  # (n, m, cone, beams, 4)
+        outward = seen.outward_y[:, None] * cone[:, :1] - seen.outward_x[:, None] * cone[:, 1:]
+        moment = torch.einsum("nmcbk,ncb->nmbk", both, outward) / (len(cone) * self._optics.disk)
         both = torch.cat([both.mean(2), moment], dim=2)
         return both[..., 0], both[..., 1:]
 
-    # ---------------------------------------------------------------- the fit
-    def _best(self, state: _State, n: int):
-        index = state.cost.topk(min(n, state.cost.shape[1]), dim=1, largest=False).indices
-        return state.tilt.gather(1, index[..., None].expand(-1, -1, 2)), state.thickness.gather(1, index)
-
-    def _fit(self, pool: Pool, seen: Seen, tilt, thickness, n_steps, n_directions, n_strong) -> _State:
+    def _fit(self, pool: Pool, seen: Seen, tilt, thickness, n_steps: int, n_directions: int, n_strong: int) -> _State:
         """Go down from starts by damped Gauss-Newton steps, of which those that lead up are not taken."""
         now = self._at(pool, seen, tilt, thickness, n_directions, n_strong)
         damping = torch.full_like(thickness, 1e-2)
@@ -153,42 +209,48 @@ class Refiner:
             angle = step[..., :2].norm(dim=-1, keepdim=True).clamp_min(1e-12)
             turned = now.tilt + step[..., :2] * (math.radians(_LONGEST) / angle).clamp_max(1)
             thicker = now.thickness + step[..., 2].clamp(-_LONGEST_THICKNESS, _LONGEST_THICKNESS)
-            thicker = thicker.clamp(self._thickness[0] / 2, 1.2 * self._thickness[-1])
-            then = self._at(pool, seen, turned, thicker, n_directions, n_strong)
+            then = self._at(pool, seen, turned, thicker.clamp(*self._bounds), n_directions, n_strong)
             down = then.cost < now.cost
-            now = _where(down, then, now)
+            now = then.where(down, now)
             damping = torch.where(down, 0.3 * damping, 6 * damping)
         return now
 
-    def _at(self, pool: Pool, seen: Seen, tilt, thickness, n_directions, n_strong) -> _State:
+    def _at(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int) -> _State:
         model, by = self._disks(pool, seen, tilt, thickness, n_directions, n_strong)
-        fit = seen.fit(model)
+        fit, used, expected = seen.fit(model), seen.used[:, None], math.radians(_EXPECTED)
         by = torch.cat([fit.scale[..., None, None] * by, model[..., None]], dim=-1)  # tilts, thickness, scale
-        used = seen.used[:, None]
         weighted = by * (used / fit.variance)[..., None]
-        expected = math.radians(_EXPECTED)
-        normal = weighted.mT @ by + torch.diag(by.new_tensor([expected**-2, expected**-2, 0, 0]))
+        normal = weighted.mT @ by
+        normal[..., :2, :2] += torch.eye(2, device=tilt.device) / expected**2
         slope = (weighted * fit.residual[..., None]).sum(-2) - torch.nn.functional.pad(tilt, (0, 2)) / expected**2
         cost = fit.cost + (tilt.norm(dim=-1) / expected) ** 2
         misfit = (used * fit.residual**2 / fit.variance).sum(-1) / (used.sum(-1) - 4).clamp_min(1)
         return _State(tilt, thickness, cost, normal, slope, misfit)
 
-    def _told(self, rotations: torch.Tensor, seen: Seen, state: _State) -> Refined:
-        best = state.cost.argmin(1)
-        state = _State(*(x[torch.arange(len(best)), best] for x in state))
-        n_used = seen.used.sum(1)
-        size = torch.diagonal(state.normal, dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
-        scaled = (state.normal / (size[..., None] * size[..., None, :])).double()
-        spread = torch.linalg.inv(scaled + 1e-9 * torch.eye(4, dtype=scaled.dtype)) / (size[..., None] * size[..., None, :])
-        variance = torch.diagonal(spread, dim1=1, dim2=2).clamp_min(0) * state.misfit.clamp_min(1)[:, None]
-        kept = (state.tilt.norm(dim=1) < math.radians(_FURTHEST)) & (n_used > 4) & variance.isfinite().all(1)
-        tilt = torch.where(kept[:, None], state.tilt, 0).double()
-        turned = multiply(rotations, exponential(torch.nn.functional.pad(tilt, (0, 1))))
+    def _told(self, rotations: torch.Tensor, seen: Seen, state: _State, turn_error: torch.Tensor) -> Refined:
+        """Say where the best fit is, and how far it may be off: its own error, and how far as good ones are away."""
+        likely = torch.softmax(-state.cost / (2 * _TEMPERATURE), dim=1)
+        tilt, thickness, misfit = state.tilt[:, 0], state.thickness[:, 0], state.misfit[:, 0]
+        size = torch.diagonal(state.normal[:, 0], dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
+        scaled = (state.normal[:, 0] / (size[..., None] * size[..., None, :])).double()
+        spread = torch.linalg.inv(scaled + 1e-9 * torch.eye(4, dtype=scaled.dtype, device=scaled.device))
+        own = (torch.diagonal(spread, dim1=1, dim2=2) / size**2).clamp_min(0) * misfit.clamp_min(1)[:, None]
+        far = (likely * (state.tilt - tilt[:, None]).square().sum(-1)).sum(1)
+        of_tilt = own[:, :2].sum(1) + far + turn_error**2
+        of_thickness = own[:, 2] + (likely * (state.thickness - thickness[:, None]) ** 2).sum(1)
         return Refined(
-            turned, torch.where(kept, state.thickness, math.nan), torch.rad2deg(variance[:, :2].sum(1).sqrt()),
-            variance[:, 2].sqrt(), state.misfit, kept,
+            _tilted(rotations, tilt), thickness.double(), torch.rad2deg(of_tilt.sqrt()), of_thickness.sqrt(),
+            misfit.double(), (seen.used.sum(1) >= _FEWEST) & of_tilt.isfinite(),
         )  # fmt: skip
 
 
-def _where(first: torch.Tensor, a: _State, b: _State) -> _State:
-    return _State(*(torch.where(first.reshape(*first.shape, *(1,) * (x.ndim - 2)), x, y) for x, y in zip(a, b)))
+def _tilted(rotations: torch.Tensor, tilt: torch.Tensor) -> torch.Tensor:
+    return multiply(rotations, exponential(torch.nn.functional.pad(tilt.double(), (0, 1))))
+
+
+def _one_by_one(net: Net, pool: Pool, seen: Seen, *given) -> tuple[torch.Tensor, torch.Tensor]:
+    """Search for each pattern by itself on a CPU: what is computed for one fits into a processor's memory."""
+    if pool.kx.is_cuda:
+        return search(net, pool, seen, *given)
+    parts = [search(net, pool[i : i + 1], seen[i : i + 1], *given) for i in range(len(pool.kx))]
+    return tuple(torch.cat(each) for each in zip(*parts))

@@ -11,7 +11,7 @@ from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.waves import Pool, intensities
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
-_TILT_STEP, _TILT_REACH, _THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+_TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
 # Each so many thicknesses tell how much intensities change from point to point of the net
 _SPARSE = 4
 # Points of the net that are followed by a step, and the length that a step should have, of the net's
@@ -19,6 +19,34 @@ _PLACES, _WITHIN = 384, 0.4
 # Distance of two starts, in steps of the tilt and in Å
 _APART, _APART_THICKNESS = 0.8, 25.0
 _AROUND = ((1, 0), (0, 1), (-1, 1), (-1, 0), (0, -1), (1, -1))
+
+
+class Optics(NamedTuple):
+    """Directions of the incident beam: the radius of the cone (``disk``, rad), and ``precession (m, 2)``: tilts (rad)
+    of the crystal that stand for those of a precessing beam, one (0, 0) where it stands still.
+    """
+
+    disk: float
+    precession: torch.Tensor
+
+    @classmethod
+    def of(cls, disk: float, precession_angle: float, n_azimuths: int) -> Optics:
+        """With a precession angle in radians."""
+        if not precession_angle:
+            return cls(disk, torch.zeros(1, 2))
+        angle = torch.arange(n_azimuths) * (2 * math.pi / n_azimuths)
+        return cls(disk, precession_angle * torch.stack([angle.cos(), angle.sin()], dim=1))
+
+    def cone(self, n_directions: int) -> torch.Tensor:
+        """Tilts (m, 2) that stand for a cone of incident directions; their second moment is that of the disk."""
+        if n_directions == 1:
+            return torch.zeros(1, 2)
+        with_middle = n_directions > 4
+        n_ring = n_directions - with_middle
+        out = self.disk * math.sqrt(n_directions / (2 * n_ring))
+        angle = torch.arange(n_ring) * (2 * math.pi / n_ring)
+        ring = out * torch.stack([angle.cos(), angle.sin()], dim=1)
+        return torch.cat([torch.zeros(1, 2), ring]) if with_middle else ring
 
 
 class Net(NamedTuple):
@@ -31,8 +59,12 @@ class Net(NamedTuple):
     around: torch.Tensor
     step: float
 
+    def to(self, device) -> Net:
+        """Bring it to a device."""
+        return Net(*(x.to(device) for x in self[:3]), self.step)
+
     @classmethod
-    def of(cls, disk: float, dtype: torch.dtype, step: float = _TILT_STEP, reach: float = _TILT_REACH) -> Net:
+    def of(cls, disk: float, step: float = _TILT_STEP, reach: float = _TILT_REACH) -> Net:
         """For disks of so many radians; with a step and a reach in degrees."""
         # from points that are nearer than this, no mean over a disk could be made
         step, reach = max(math.radians(step), disk / math.sqrt(2)), math.radians(reach)
@@ -47,10 +79,13 @@ class Net(NamedTuple):
         number[i, j] = torch.arange(len(order))
         ring = torch.stack([number[i + a, j + b] for a, b in _AROUND], dim=1)
         around = torch.tensor([[a + b / 2, b * math.sqrt(3) / 2] for a, b in _AROUND])
-        return cls(points[order].to(dtype), ring, around.to(dtype) * step, step)
+        return cls(points[order].float(), ring, around.float() * step, step)
 
 
-def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: float, expected: float, n_starts: int, apart: float | None = None):
+def search(
+    net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, optics: Optics, expected: float, n_starts: int,
+    apart: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Find starts.
 
     Parameters
@@ -63,12 +98,14 @@ def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: floa
         What they hold.
     thickness : tensor, shape (m,)
         Of the net, equally spaced, in Å.
-    disk, wavelength : float
-        Radius of a disk in radians; in Å.
+    optics : Optics
+        Directions of the incident beam.
     expected : float
         Standard deviation of tilts in radians.
     n_starts : int
         How many.
+    apart : float, optional
+        Radians between the tilts of any two starts; by default they may differ in thickness alone.
 
     Returns
     -------
@@ -77,8 +114,11 @@ def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: floa
     tensor, shape (n, starts)
         Thicknesses in Å.
     """
-    points = intensities(pool, pool.turned(net.tilts), thickness, _STRONG, seen.beams)
-    model = _disks(points, net, seen, disk)
+    around = optics.precession.to(net.tilts)
+    points = sum(
+        intensities(pool, pool.turned(net.tilts + tilt), thickness, _STRONG, seen.beams) for tilt in around
+    ) / len(around)
+    model = _disks(points, net, seen, optics.disk)
     complete = (net.ring < len(net.tilts)).all(1)
     ring = net.ring.clamp_max(len(net.tilts) - 1)
     few = model[:, :, ::_SPARSE]
@@ -88,9 +128,11 @@ def search(net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, disk: floa
     cost = fit.cost + ((net.tilts.norm(dim=1) / expected) ** 2)[:, None]
     cost = torch.where(complete[:, None], cost, math.inf)
     cost[..., 0] = cost[..., -1] = math.inf
-    places = cost.flatten(1).topk(_PLACES, dim=1, largest=False).indices
+    places = cost.flatten(1).topk(min(_PLACES, cost[0].numel()), dim=1, largest=False).indices
     tilt, depth, cost = _stepped(net, ring, seen, model, places, thickness, expected)
-    return _separated(apart or _APART * net.step, tilt, depth, cost, n_starts, math.inf if apart else _APART_THICKNESS)
+    if apart is None:
+        return _separated(tilt, depth, cost, n_starts, _APART * net.step, _APART_THICKNESS)
+    return _separated(tilt, depth, cost, n_starts, apart, math.inf)
 
 
 def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Tensor:
@@ -98,7 +140,7 @@ def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Ten
     share = disk**2 / (12 * net.step**2)  # of each point around, so that the second moment is a disk's
     padded = torch.cat([points, points.mean(1, keepdim=True)], dim=1)
     mean, moment = (1 - 6 * share) * points, 0.0
-    for i, (x, y) in enumerate(net.around.tolist()):
+    for i, (x, y) in enumerate(net.around):
         other = padded[:, net.ring[:, i]]
         mean = mean + share * other
         # a tilt (x, y) does what moving in the disk by (-y, x) does
@@ -114,7 +156,7 @@ def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: flo
     """
     rows, n_thicknesses = torch.arange(len(places), device=places.device)[:, None], len(thickness)
     tilt, depth = places // n_thicknesses, places % n_thicknesses
-    h = float(thickness[1] - thickness[0])
+    h = thickness[1] - thickness[0]
     here, below, above = (model[rows, tilt, depth + i] for i in (0, -1, 1))
     around = torch.stack([model[rows, ring[tilt, i], depth] for i in range(6)])
     turned = torch.einsum("i...,ij->...j", around, net.around) / (3 * net.step**2)
@@ -125,7 +167,7 @@ def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: flo
     by = torch.cat([fit.scale[..., None, None] * by, here[..., None]], dim=-1)
     weighted = by * (seen.used[:, None] / fit.variance)[..., None]
     normal, slope = weighted.mT @ by, (weighted * fit.residual[..., None]).sum(-2)
-    reach = _WITHIN * normal.new_tensor([net.step, net.step, h])
+    reach = _WITHIN * torch.stack([torch.full_like(h, net.step), torch.full_like(h, net.step), h])
     pull = torch.cat([reach**-2, reach.new_zeros(1)])
     prior = torch.nn.functional.pad(net.tilts[tilt] / expected**2, (0, 2))
     step = solved(normal + torch.diag(pull), slope - prior)
@@ -143,7 +185,7 @@ def solved(normal: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return (torch.linalg.solve(scaled, (slope / size).double()) / size).to(slope)
 
 
-def _separated(apart: float, tilt, thickness, cost, n_starts: int, apart_thickness: float):
+def _separated(tilt, thickness, cost, n_starts: int, apart: float, apart_thickness: float):
     """The places of least cost that are apart from one another."""
     rows, chosen = torch.arange(len(cost), device=cost.device), []
     for _ in range(n_starts):

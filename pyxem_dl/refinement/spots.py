@@ -9,67 +9,138 @@ import torch
 from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.simulation.beams import Chosen
 
-# Around a disk, in pixels: what the probe's edge and a small error of the orientation need
-_MARGIN = 1.2
+# Around a disk, in pixels: what the probe's edge and a small error of the orientation need; and what is kept clear of
+# it where the background is read
+_MARGIN, _BACKGROUND_MARGIN = 1.2, 2.5
 # Nearer to the direct beam than so many radii of a disk a spot is not told from it
 _CLEAR = 2.5
+# Width of the rings in which the background is read, in pixels; pixels above the mean by more than so many of their
+# deviations are light of spots that nobody predicted
+_RING, _OUTLIER = 4.0, 3.0
+# A value that so many pixels share, if they are brighter than so many electrons, is where the detector ends
+_ALIKE, _BRIGHT = 5, 100.0
 
 
 class Measured(NamedTuple):
     """Intensities of beams in patterns.
 
-    ``intensity (n, beams)`` in the patterns' unit; ``moment (n, beams)``: of the intensity within a disk, away from the
-    direct beam, in radii of the disk; ``used (n, beams)``: on the detector, and clear of the direct beam; ``turn (n,)``:
-    by which the pattern is turned against the prediction, in radians, counter-clockwise.
+    ``intensity (n, beams)`` in electrons, without the background; ``background (n, beams)``: what was taken off;
+    ``moment (n, beams)``: of the intensity within a disk, away from the direct beam, in radii of the disk;
+    ``used (n, beams)``: on the detector, whole, not saturated, and clear of the direct beam, which is used itself;
+    ``turn``, ``turn_error (n,)``: by which the pattern is turned against the prediction, in radians, counter-clockwise.
     """
 
     intensity: torch.Tensor
+    background: torch.Tensor
     moment: torch.Tensor
     used: torch.Tensor
     turn: torch.Tensor
+    turn_error: torch.Tensor
 
 
-def measure(patterns: torch.Tensor, chosen: Chosen, calibration: Calibration, radius: float) -> Measured:
+def measure(
+    patterns: torch.Tensor, chosen: Chosen, calibration: Calibration, radius: float, *,
+    centers: torch.Tensor | None = None, signal_mask: torch.Tensor | None = None,
+) -> Measured:  # fmt: skip
     """Add up the pixels of each disk.
 
     Parameters
     ----------
     patterns : tensor, shape (n, rows, columns)
-        Electrons, without background.
+        Electrons, finite and not negative.
     chosen : Chosen
         Beams, from :meth:`~pyxem_dl.simulation.beams.Beams.choose`.
     calibration : Calibration
         Of the patterns.
     radius : float
         Of a disk, in pixels.
+    centers : tensor, shape (n, 2), optional
+        Direct beam (row, column) of each pattern in pixels; by default the calibration's.
+    signal_mask : tensor of bool, shape (rows, columns), optional
+        True where the detector is excluded.
     """
     rows, columns = patterns.shape[1:]
     kx, ky = chosen.kx.double(), chosen.ky.double()
-    row, column = k_to_pixel(kx, ky, calibration)
-    reach = int(radius + _MARGIN) + 1
+    center = calibration.center if centers is None else centers.double()[..., None].unbind(1)
+    row, column = k_to_pixel(kx, ky, calibration, center)
+    reach = int(radius + _BACKGROUND_MARGIN) + 1
     step = torch.arange(-reach, reach + 1, device=patterns.device)
     around_row = row.round().long()[..., None, None] + step[:, None]
     around_column = column.round().long()[..., None, None] + step
     inside = (around_row >= 0) & (around_row < rows) & (around_column >= 0) & (around_column < columns)
-    pattern = torch.arange(len(patterns), device=patterns.device)[:, None, None, None]
-    values = patterns[pattern, around_row.clamp(0, rows - 1), around_column.clamp(0, columns - 1)].double()
+    place = (around_row.clamp(0, rows - 1) * columns + around_column.clamp(0, columns - 1)).flatten(1)
     apart = torch.hypot(around_row - row[..., None, None], around_column - column[..., None, None])
     disk = apart < radius + _MARGIN
-    values = values * (disk & inside)
-    whole = (inside | ~disk).all(-1).all(-1)
-    beam_row, beam_column = calibration.center
-    clear = torch.hypot(row - beam_row, column - beam_column) > _CLEAR * radius
-    clear[:, 0] = True
-    size = radius * max(calibration.scale)
-    k = torch.hypot(kx, ky)
-    # the corners of a detector are seen by no round camera and by no bandwidth-limited simulation
-    round_ = k < calibration.reciprocal_radius - (1 + _MARGIN / radius) * size
-    used = chosen.present & whole & clear & round_
-    seen_x, seen_y = pixel_to_k(around_row.double(), around_column.double(), calibration)
+    near = ((apart < radius + _BACKGROUND_MARGIN) & inside & chosen.present[..., None, None]).flatten(1)
+    background = _background(patterns, _scattered(patterns, place, near), center, signal_mask)
+    excluded = _saturated(patterns) if signal_mask is None else _saturated(patterns) | signal_mask
+    values, beneath, spoiled = (
+        x.flatten(1).gather(1, place).view(disk.shape) for x in (patterns.double(), background, excluded)
+    )
+    on_disk = disk & inside
+    beneath = beneath * on_disk
+    values = values * on_disk - beneath
+    whole = ((inside & ~spoiled) | ~disk).all(-1).all(-1)
+    used = chosen.present & whole & _readable(kx, ky, calibration, radius)
+    seen_x, seen_y = pixel_to_k(around_row.double(), around_column.double(), calibration, _spread(center))
     off_x, off_y = seen_x - kx[..., None, None], seen_y - ky[..., None, None]
     total, to_x, to_y = values.sum((-1, -2)), (values * off_x).sum((-1, -2)), (values * off_y).sum((-1, -2))
-    # where the light is, against where it should be: the part across the direction from the beam is a turn
-    lever = (total * k**2 * used).sum(1)
-    turn = ((kx * to_y - ky * to_x) * used).sum(1) / lever.clamp_min(1e-9)
+    size, k = radius * max(calibration.scale), torch.hypot(kx, ky)
+    turn, error = _turn(kx * to_y - ky * to_x, total * used, k, size, max(calibration.scale))
     moment = (kx * to_x + ky * to_y) / (k.clamp_min(1e-9) * size)
-    return Measured(total, moment, used, turn)
+    return Measured(total, beneath.sum((-1, -2)), moment, used, turn, error)
+
+
+def _spread(center):
+    """Centres that fit to pixels around beams of patterns."""
+    return tuple(x if isinstance(x, (int, float)) else x[..., None, None] for x in center)
+
+
+def _readable(kx, ky, calibration: Calibration, radius: float) -> torch.Tensor:
+    """Beams whose disks are clear of the direct beam's, or are it, and that a round camera would see."""
+    size, k = radius * max(calibration.scale), torch.hypot(kx, ky)
+    clear = k > _CLEAR * size
+    clear[:, 0] = True
+    # the corners of a detector are seen by no round camera and by no bandwidth-limited simulation
+    return clear & (k < calibration.reciprocal_radius - (radius + _MARGIN) * max(calibration.scale))
+
+
+def _turn(across, total, k, size: float, pixel: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn in the plane and its standard error: where the light is, across the direction from the direct beam."""
+    total = total.clamp_min(0)
+    lever = (total * k**2).sum(1).clamp_min(1e-9)
+    turn = (across * (total > 0)).sum(1) / lever
+    # each electron is anywhere in its disk; and no disk is known better than to a tenth of a pixel
+    variance = (total * k**2).sum(1) * size**2 / 4 + (total**2 * k**2).sum(1) * (0.1 * pixel) ** 2
+    return turn, variance.sqrt() / lever
+
+
+def _scattered(patterns: torch.Tensor, place: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+    """Pixels (n, rows, columns) of disks, True."""
+    covered = torch.zeros(patterns.shape, device=patterns.device).flatten(1)
+    return covered.scatter_add_(1, place, near.to(covered.dtype)).view(patterns.shape) > 0
+
+
+def _saturated(patterns: torch.Tensor) -> torch.Tensor:
+    """Pixels that have the largest value, where many have it."""
+    largest = patterns.amax((1, 2), keepdim=True)
+    alike = (patterns == largest).sum((1, 2), keepdim=True)
+    return (patterns >= largest) & (alike >= _ALIKE) & (largest > _BRIGHT)
+
+
+def _background(patterns, covered, center, signal_mask) -> torch.Tensor:
+    """Mean of rings about the direct beam (n, rows, columns), beside the disks."""
+    n, rows, columns = patterns.shape
+    row0, column0 = (torch.as_tensor(x, dtype=torch.float32, device=patterns.device).reshape(-1, 1, 1) for x in center)
+    row, column = (torch.arange(m, device=patterns.device, dtype=torch.float32) for m in (rows, columns))
+    ring = (torch.hypot(row[:, None] - row0, column - column0) / _RING).long()
+    n_rings = int((rows**2 + columns**2) ** 0.5 / _RING) + 2
+    ring = ring.clamp_max(n_rings - 1).expand(n, -1, -1).flatten(1)
+    free = ~covered if signal_mask is None else ~covered & ~signal_mask
+    free, values = free.flatten(1).double(), patterns.flatten(1).double()
+    for _ in range(2):
+        count = torch.zeros(n, n_rings, device=values.device, dtype=values.dtype).scatter_add_(1, ring, free)
+        total = torch.zeros_like(count).scatter_add_(1, ring, free * values)
+        mean = (total / count.clamp_min(1)).gather(1, ring)
+        free = free * (values <= mean + _OUTLIER * (mean + 1).sqrt())
+    return mean.view(patterns.shape)

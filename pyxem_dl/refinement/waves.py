@@ -20,7 +20,7 @@ class Pool(NamedTuple):
     """Beams of a batch of patterns, and how they scatter into each other.
 
     ``kx``, ``ky``, ``error (n, beams)`` in Å⁻¹; ``present (n, beams)``; ``half (n, beams, beams)``: half the inverse
-    extinction distances in 1/Å, complex.
+    extinction distances in 1/Å, complex; ``absorption``: imaginary part of the potential, as a share of the real one.
     """
 
     kx: torch.Tensor
@@ -28,15 +28,16 @@ class Pool(NamedTuple):
     error: torch.Tensor
     present: torch.Tensor
     half: torch.Tensor
+    absorption: float = 0.0
 
     @classmethod
-    def of(cls, beams: Beams, chosen: Chosen, dtype: torch.dtype) -> Pool:
+    def of(cls, beams: Beams, chosen: Chosen, dtype: torch.dtype, absorption: float = 0.0) -> Pool:
         """Take what :class:`~pyxem_dl.simulation.beams.Beams` chose, as real numbers of a type."""
         half = beams.with_each_other(chosen).to(dtype.to_complex()) / 2
-        return cls(*(x.to(dtype) for x in chosen[:3]), chosen.present, half)
+        return cls(*(x.to(dtype) for x in chosen[:3]), chosen.present, half, absorption)
 
     def __getitem__(self, rows) -> Pool:
-        return Pool(*(x[rows] for x in self))
+        return Pool(*(x[rows] for x in tuple(self)[:5]), self.absorption)
 
     def turned(self, tilt: torch.Tensor) -> torch.Tensor:
         """Excitation errors (n, m, beams) after tilts (n, m, 2) or (m, 2), in radians."""
@@ -45,17 +46,21 @@ class Pool(NamedTuple):
 
 
 class _Split(NamedTuple):
-    """Beams by strength: ``order (n, beams)``, the strong ones first; ``inner (n, s, s)`` among these, with Bethe's
-    correction; ``across (n, w, s)`` from these to the weak ones; ``outside (n, w)``: minus the errors of these.
+    """Beams by their strength, and waves.
+
+    ``order (n, m, beams)``, the strong ones first; ``across (n, m, weak, strong)``: half the coupling of these;
+    ``outside (n, m, weak)``: minus the errors of weak beams; of the waves of strong ones ``gamma (n, m, strong)`` in
+    1/Å, ``vectors (n, m, strong, waves)``, what they scatter ``to_weak (n, m, weak, waves)``, and how fast their
+    amplitudes decay, ``decay (n, m, waves)``, as ``exp(-2 pi decay t)``.
     """
 
     order: torch.Tensor
-    inner: torch.Tensor
     across: torch.Tensor
     outside: torch.Tensor
     gamma: torch.Tensor
     vectors: torch.Tensor
     to_weak: torch.Tensor
+    decay: torch.Tensor
 
 
 def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
@@ -78,12 +83,14 @@ def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
     far = torch.where(outside.abs() < _NEAREST, _NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
     inner = inner - across.mH @ (across / far[..., None])
     gamma, vectors = torch.linalg.eigh(inner)
+    # to first order, electrons are lost as fast as waves run along the atoms: half the coupling, without the errors
+    coupled = gamma + (torch.view_as_real(vectors).square().sum(-1) * sorted_error[..., :n_strong, None]).sum(-2)
     apart = outside[..., None] - gamma[..., None, :]
     least = apart.abs().min(-1, keepdim=True)
     nearest = apart.gather(-1, least.indices)[..., 0]
     outside = outside + torch.where(nearest.abs() < _APART, _APART * torch.where(nearest < 0, -1.0, 1.0), 0)
     to_weak = (across @ vectors) / (gamma[..., None, :] - outside[..., None])
-    return _Split(order, inner, across, outside, gamma, vectors, to_weak)
+    return _Split(order, across, outside, gamma, vectors, to_weak, pool.absorption * coupled)
 
 
 def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int, wanted: torch.Tensor):
@@ -112,7 +119,8 @@ def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_stro
     rows = torch.cat([parts.vectors, parts.to_weak], dim=-2) * excited[..., None, :]
     rows = rows.gather(-2, place[..., None].expand(*place.shape, rows.shape[-1]))
     one = torch.ones((), dtype=error.dtype, device=error.device)
-    amplitude = torch.polar(one, 2 * math.pi * parts.gamma[..., None, :] * thickness[:, None]) @ rows.mT
+    left = torch.exp(-2 * math.pi * parts.decay[..., None, :] * thickness[:, None]) if pool.absorption else one
+    amplitude = torch.polar(left, 2 * math.pi * parts.gamma[..., None, :] * thickness[:, None]) @ rows.mT
     # what weak beams scatter on their own way to the exit; strong ones have none
     alone = torch.nn.functional.pad(parts.outside, (parts.gamma.shape[-1], 0)).gather(-1, place)
     into = rows.sum(-1) * (place >= parts.gamma.shape[-1])
@@ -157,7 +165,7 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
     detour = parts.across.mH @ ((of_strong[..., n_strong:] / far**2)[..., None] * parts.across)
     changed = -(torch.diag_embed(of_strong[..., :n_strong]).to(detour.dtype) + detour)
     among = vectors.mH @ changed @ vectors  # (2, n, m, strong, strong)
-    half = torch.polar(torch.ones_like(gamma), math.pi * gamma * depth)
+    half = torch.polar(torch.exp(-math.pi * parts.decay * depth), math.pi * gamma * depth)
     half_alone = torch.polar(torch.ones_like(alone), math.pi * alone * depth)
     arrived = (half * excited)[..., None]
     near = torch.sinc((gamma[..., :, None] - gamma[..., None, :]) * depth[..., None])
@@ -168,7 +176,8 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
     apart = ((near * onto) @ arrived)[..., 0] + of_wanted * (half_alone * into)
     moved = 2j * math.pi * depth * (moved[..., 0] + weak * half_alone * apart)
     waves = half**2 * excited
-    both = rows @ torch.stack([waves, 2j * math.pi * gamma * waves], dim=-1)
+    along = 2j * math.pi * torch.complex(gamma, parts.decay)
+    both = rows @ torch.stack([waves, along * waves], dim=-1)
     left = weak * half_alone**2 * into
     amplitude = both[..., 0] - left
     grown = both[..., 1] - 2j * math.pi * alone * left

@@ -19,6 +19,7 @@ from . import (
     plot as plot,
     preprocessing as preprocessing,
     quartets as quartets,
+    refinement as refinement,
     results as results,
     rotations as rotations,
     scans as scans,
@@ -67,6 +68,7 @@ from .orientation import (
 from .patterns import Probe as Probe
 from .quartets import make_quartets as make_quartets, open_quartets as open_quartets
 from .records import Provenance as Provenance, provenance as provenance
+from .refinement import refine_orientation as refine_orientation
 from .results import (
     calibrated_vectors as calibrated_vectors,
     calibration_of as calibration_of,

@@ -24,7 +24,7 @@ LAYERS = (
     ("metrics", "simulation", "networks"),
     ("models", "scans"),
     ("results",),
-    ("calibration",),
+    ("calibration", "refinement"),
     ("strain",),
     ("orientation", "bragg_vectors", "template_matching", "tilt", "training", "data", "quartets",
      "images"),

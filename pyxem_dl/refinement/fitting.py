@@ -35,6 +35,8 @@ _AZIMUTHS = 16
 _WORST_MISFIT, _FEWEST, _FURTHEST = 12.0, 6, 4.0
 # Errors of intensities hang together, so that likelihoods are too sure of themselves
 _TEMPERATURE = 3.0
+# By so much they are too sure of the best fit; and degrees for each unit of a misfit above that of a wrong place
+_MODEST, _WRONG_ERROR = 1.6, 0.05
 
 
 class Refined(NamedTuple):
@@ -234,9 +236,10 @@ class Refiner:
         size = torch.diagonal(state.normal[:, 0], dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
         scaled = (state.normal[:, 0] / (size[..., None] * size[..., None, :])).double()
         spread = torch.linalg.inv(scaled + 1e-9 * torch.eye(4, dtype=scaled.dtype, device=scaled.device))
-        own = (torch.diagonal(spread, dim1=1, dim2=2) / size**2).clamp_min(0) * misfit.clamp_min(1)[:, None]
+        own = (torch.diagonal(spread, dim1=1, dim2=2) / size**2).clamp_min(0) * _MODEST**2 * misfit.clamp_min(1)[:, None]
+        wrong = math.radians(_WRONG_ERROR) * (misfit - _WRONG).clamp_min(0)
         far = (likely * (state.tilt - tilt[:, None]).square().sum(-1)).sum(1)
-        of_tilt = own[:, :2].sum(1) + far + turn_error**2
+        of_tilt = own[:, :2].sum(1) + far + turn_error**2 + wrong**2
         of_thickness = own[:, 2] + (likely * (state.thickness - thickness[:, None]) ** 2).sum(1)
         return Refined(
             _tilted(rotations, tilt), thickness.double(), torch.rad2deg(of_tilt.sqrt()), of_thickness.sqrt(),

@@ -17,6 +17,8 @@ _CLEAR = 2.5
 # Width of the rings in which the background is read, in pixels; pixels above the mean by more than so many of their
 # deviations are light of spots that nobody predicted
 _RING, _OUTLIER = 4.0, 3.0
+# Of the place of a disk, whatever the counts, in pixels
+_PLACE_ERROR = 0.03
 # A value that so many pixels share, if they are brighter than so many electrons, is where the detector ends
 _ALIKE, _BRIGHT = 5, 100.0
 
@@ -110,8 +112,8 @@ def _turn(across, total, k, size: float, pixel: float) -> tuple[torch.Tensor, to
     total = total.clamp_min(0)
     lever = (total * k**2).sum(1).clamp_min(1e-9)
     turn = (across * (total > 0)).sum(1) / lever
-    # each electron is anywhere in its disk; and no disk is known better than to a tenth of a pixel
-    variance = (total * k**2).sum(1) * size**2 / 4 + (total**2 * k**2).sum(1) * (0.1 * pixel) ** 2
+    # each electron is anywhere in its disk; and of what all electrons of a disk have wrong together
+    variance = (total * k**2).sum(1) * size**2 / 4 + (total**2 * k**2).sum(1) * (_PLACE_ERROR * pixel) ** 2
     return turn, variance.sqrt() / lever
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from pyxem_dl.checks import thresholds
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.results.calibrations import calibration_property
-from pyxem_dl.results.maps import reliability, to_crystal_map
+from pyxem_dl.results.maps import reliability, renumbered, to_crystal_map
 from pyxem_dl.scans import Collected, Field, Positions
 
 #: What thresholds are where a model has none
@@ -150,3 +152,71 @@ class MatchedMap:
     def from_dict(cls, entry: dict) -> MatchedMap:
         """Read what :meth:`to_dict` gave."""
         return cls(Positions.from_dict(entry["positions"]), [phase_from_dict(each) for each in entry["phases"]])
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedMap:
+    """Makes the map of refined orientations: what the map that was refined has, and what was found.
+
+    Parameters
+    ----------
+    positions : Positions
+        Of the scan.
+    phases : list of orix.crystal_map.Phase
+        In the order of the map's.
+    ids : list of int
+        Their ids in the map.
+    properties : list of str
+        Of the map, that are kept.
+    """
+
+    positions: Positions
+    phases: list
+    ids: list[int]
+    properties: list[str]
+
+    kind = "refined orientations"
+    #: What refining finds beside rotations
+    NAMES = ("thickness", "thickness_error", "orientation_error", "misfit", "refined")
+
+    @classmethod
+    def of(cls, xmap, positions: Positions, properties) -> RefinedMap:
+        """For the map that is refined."""
+        known = [(key, phase) for key, phase in xmap.phases if key >= 0]
+        return cls(positions, [phase for _, phase in known], [int(key) for key, _ in known], sorted(properties))
+
+    @classmethod
+    def fields(cls, rotations, properties: dict) -> dict[str, Field]:
+        """List what refining gives for each pattern, and what the map said."""
+        fields = {"rotations": Field(rotations.shape[1:], "float64"), "phase_id": Field((), "int64")}
+        fields |= {name: Field((), "float64") for name in cls.NAMES[:-1]} | {"refined": Field((), "bool")}
+        return fields | {name: Field(array.shape[1:], str(array.dtype)) for name, array in properties.items()}
+
+    def __call__(self, found: Collected):
+        """Crystal map of what was found; what is not done is not in its data."""
+        arrays = found.arrays
+        rotations, number = arrays["rotations"], arrays["phase_id"]
+        n_best = rotations.shape[1]
+        names = {*self.properties, *self.NAMES}
+        prop = {name: arrays[name] for name in names - {"scores"}}
+        scores = arrays["scores"].reshape(-1, n_best) if "scores" in names else np.zeros(rotations.shape[:2])
+        phase_id = np.repeat(number[:, None], n_best, axis=1)
+        xmap = to_crystal_map(
+            self.positions, rotations, phase_id, scores, self.phases, indexed=number >= 0, is_in_data=found.done,
+            prop=prop,
+        )  # fmt: skip
+        return renumbered(xmap, self.ids, without={"score", "scores", "candidate_phase_id"} - names)
+
+    def to_dict(self) -> dict:
+        """Plain numbers and texts for a file."""
+        phases = [phase_to_dict(phase) for phase in self.phases]
+        return {
+            "positions": self.positions.to_dict(), "phases": phases, "ids": self.ids, "properties": self.properties,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, entry: dict) -> RefinedMap:
+        """Read what :meth:`to_dict` gave."""
+        phases = [phase_from_dict(each) for each in entry["phases"]]
+        ids, names = [int(i) for i in entry["ids"]], [str(name) for name in entry["properties"]]
+        return cls(Positions.from_dict(entry["positions"]), phases, ids, names)

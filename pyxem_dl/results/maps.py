@@ -92,6 +92,21 @@ def to_crystal_map(
     return xmap
 
 
+def renumbered(xmap, ids: list[int], without=()):
+    """Give the phases of a map, numbered from 0, other ids, and take properties away; returns the map."""
+    from orix.crystal_map import PhaseList
+
+    if ids != list(range(len(ids))):
+        new = np.array([*ids, -1])
+        known = [(key, phase) for key, phase in xmap.phases if key >= 0]
+        unknown = [(key, phase) for key, phase in xmap.phases if key < 0]
+        xmap._phase_id = new[xmap._phase_id]
+        xmap.phases = PhaseList(dict([*unknown, *((ids[key], phase) for key, phase in known)]))
+    for name in without:
+        xmap.prop.pop(name, None)
+    return xmap
+
+
 def as_predicted(xmap):
     """Let the properties of a map answer to the names that they had; returns the map."""
     from pyxem_dl.results.properties import MapProperties

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyxem_dl.messages import warn
 from pyxem_dl.records import KEY, from_entries, provenance, with_record
-from pyxem_dl.results.assembly import MatchedMap, PredictedMap
+from pyxem_dl.results.assembly import MatchedMap, PredictedMap, RefinedMap
 from pyxem_dl.results.label_files import read_map
 from pyxem_dl.results.map_files import save_map
 from pyxem_dl.results.maps import as_predicted
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
     from pyxem.signals import DiffractionVectors
 
-_ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, StructureAssembly, VectorsAssembly)}
+_ASSEMBLIES = {kind.kind: kind for kind in (PredictedMap, MatchedMap, RefinedMap, StructureAssembly, VectorsAssembly)}
 
 
 def open_result(path: str | Path) -> CrystalMap | DiffractionVectors:

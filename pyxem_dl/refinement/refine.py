@@ -1,0 +1,260 @@
+"""Refine the orientations of a map: from a signal and a map to a map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyxem_dl.checks import number, whole_number
+from pyxem_dl.crystals import load_phases
+from pyxem_dl.electrons import electron_wavelength
+from pyxem_dl.messages import warn
+from pyxem_dl.patterns import Probe
+from pyxem_dl.records import made_by, provenance
+from pyxem_dl.refinement.step import Physics, RefinementStep, Start
+from pyxem_dl.results.assembly import RefinedMap
+from pyxem_dl.results.map_files import check_map_target, copied_map, map_target
+from pyxem_dl.scans import Computing, Job, Reading, Scan
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+
+    from pyxem_dl.annotations import Center, Patterns, Phases
+
+# Thicknesses (Å), energies (kV), and beams that the calculation is meant for
+_THICKNESS, _ENERGY, _BEAMS = (5.0, 3000.0), (20.0, 1500.0), (8, 400)
+# Absorption where it is wanted and no number is given
+_ABSORPTION = 0.08
+# A disk is at least so large, in pixels
+_SMALLEST_RADIUS = 1.0
+
+
+def refine_orientation(
+    signal: Patterns,
+    xmap: CrystalMap,
+    *,
+    phases: Phases | None = None,
+    thickness: tuple[float, float] = (20.0, 600.0),
+    absorption: bool | float = False,
+    debye_waller: float = 0.5,
+    n_beams: int = 60,
+    convergence_angle: float | None = None,
+    precession_angle: float = 0.0,
+    signal_mask: np.ndarray | None = None,
+    center: Center | None = None,
+    beam_energy: float | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    show_progressbar: bool | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    on_part: Callable | None = None,
+    on_message: Callable | None = None,
+) -> CrystalMap:
+    """Refine orientations by what electrons do in a crystal, and find its thickness.
+
+    The intensities of disks, and how uneven these are, are compared with those of Bloch waves, for tilts of up to half
+    a degree about each orientation and all thicknesses; from the best of them damped Gauss-Newton steps lead to the
+    likeliest. Where nothing fits, places up to two degrees away are tried.
+
+    Parameters
+    ----------
+    signal : pyxem.signals.Diffraction2D
+        Patterns with 0, 1 or 2 navigation dimensions, in memory or lazy, calibrated in units of reciprocal length or
+        of angle.
+    xmap : orix.crystal_map.CrystalMap
+        Orientations of all positions of the signal, by any method, in the convention of pyxem_dl (see
+        :func:`pyxem_dl.results.read_labels` for files of other programs). The first of each position is refined.
+    phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
+        Crystals with atoms, by the names of the map's phases, where those of the map have none.
+    thickness : tuple of float
+        Smallest and largest in Å. A large range takes longer.
+    absorption : bool or float
+        Imaginary part of the potential as a share of the real part; True is 0.08.
+    debye_waller : float
+        B in Å², of all atoms.
+    n_beams : int
+        Beams of a pattern that take part.
+    convergence_angle : float, optional
+        Semi-angle of the incident cone in mrad. By default the radius of the direct beam in the patterns says.
+    precession_angle : float
+        Of a precessing beam, in degrees.
+    signal_mask, center, beam_energy, batch_size, device, show_progressbar, output, overwrite, on_part, on_message
+        As of :func:`pyxem_dl.predict_orientation`.
+
+    Returns
+    -------
+    orix.crystal_map.CrystalMap
+        The map with refined rotations, and further properties (n,):
+
+        * ``thickness``, ``thickness_error``: in Å.
+        * ``orientation_error``: in degrees; two of three orientations are nearer to the truth.
+        * ``misfit``: mean square of what the model does not explain, in units of the expected errors: 1 is a model
+          that is right, above 2 it is not, and the errors are larger.
+        * ``refined``: False where nothing was found that explains the pattern, or it was more than four degrees away:
+          the orientation is the map's, and the numbers are NaN.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a signal or a map that cannot be used, a map of other positions, phases without atoms, thicknesses or
+        energies beyond the domain; the message says what to do.
+
+    Warns
+    -----
+    UserWarning
+        If no position could be refined; and as :func:`pyxem_dl.predict_orientation`.
+
+    Notes
+    -----
+    Intensities are aperture sums without the mean of their surroundings. Disks that are saturated, masked, or cut by
+    the detector's edge take no part. A turn of 180° about the beam is not changed: see :func:`pyxem_dl.settle`.
+    Positions that are not indexed stay so.
+
+    References
+    ----------
+    Hirsch, Howie, Nicholson, Pashley & Whelan, *Electron Microscopy of Thin Crystals* (Bloch waves); Bethe, *Annalen
+    der Physik* 392, 55 (1928) (weak beams).
+    """
+    target = map_target(output, overwrite)
+    computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
+    start = read_start(xmap)
+    # a position without a phase needs no pattern, but a map is of the whole scan
+    reading = Reading(None, signal_mask, center, beam_energy)
+    scan = Scan.from_signal(signal, reading)
+    given = {"thickness": thickness, "absorption": absorption, "debye_waller": debye_waller, "n_beams": n_beams,
+             "convergence_angle": convergence_angle, "precession_angle": precession_angle}  # fmt: skip
+    job = refinement_job(signal, scan, xmap, start, computing, phases, **given)
+    check_map_target(target, job.scan.n_patterns, start.rotations.shape[1])
+    return run(job, target)
+
+
+def run(job: Job, target):
+    """Run, and warn where nothing was refined."""
+    refined = job.run(target)
+    tried = refined.phase_id >= 0
+    if tried.any() and not np.asarray(refined.prop["refined"])[tried].any():
+        misfit = np.nanmedian(refined.prop["misfit"][tried]) if np.isfinite(refined.prop["misfit"][tried]).any() else 0
+        warn(
+            f"None of {tried.sum()} positions could be refined: their misfits are {misfit:.3g} in the median, where 1 "
+            "is a model that is right. Check the phase, the scale, the center, the beam energy, the convergence angle "
+            "and the range of thicknesses."
+        )
+    return refined
+
+
+def read_start(xmap) -> Start:
+    """Read what a map says, of all its positions."""
+    if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
+        raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
+    whole = copied_map(xmap, np.ones_like(xmap.is_in_data))
+    n = whole.is_in_data.size
+    keys = [key for key, _ in xmap.phases if key >= 0]
+    number_of = np.full(max([*keys, 0, int(whole.phase_id.max(initial=0))]) + 2, -1)
+    number_of[keys] = np.arange(len(keys))
+    phase = np.where(xmap.is_in_data, number_of[whole.phase_id], -1)
+    rotations = whole.rotations.data.reshape(n, -1, 4).astype(float)
+    known = np.isfinite(rotations).all((1, 2))
+    properties = {}
+    for name, values in whole.prop.items():
+        values = np.asarray(values)
+        if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES:
+            properties[name] = values
+    return Start(np.where(known[:, None, None], rotations, [1.0, 0, 0, 0]), np.where(known, phase, -1), properties)
+
+
+def refinement_job(
+    signal, scan: Scan, xmap, start: Start, computing: Computing, phases=None, *, thickness=(20.0, 600.0),
+    absorption=False, debye_waller=0.5, n_beams=60, convergence_angle=None, precession_angle=0.0,
+) -> Job:  # fmt: skip
+    """Check everything before anything is computed; the arguments are those of :func:`refine_orientation`."""
+    shape = tuple(copied_map(xmap, np.ones_like(xmap.is_in_data)).shape)
+    if xmap.is_in_data.size != scan.size or tuple(n for n in shape if n > 1) != tuple(n for n in scan.shape if n > 1):
+        raise ValueError(
+            f"The map has {shape} positions, the signal {scan.shape}: give the map of this signal, or crop both alike."
+        )
+    keys = [key for key, _ in xmap.phases if key >= 0]
+    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, np.unique(start.phase[start.phase >= 0]))
+    calibration = scan.calibration
+    energy = number("beam_energy", calibration.beam_energy or 0, *_ENERGY)
+    low, high = _pair_of(thickness)
+    absorption = _ABSORPTION if absorption is True else 0.0 if absorption is False else absorption
+    gain = scan.counts_per_electron()
+    physics = Physics(
+        _radius(scan, gain, convergence_angle), (low, high), whole_number("n_beams", n_beams, *_BEAMS),
+        number("debye_waller", debye_waller, 0, 10), number("absorption", absorption, 0, 0.5),
+        number("precession_angle", precession_angle, 0, 5),
+    )  # fmt: skip
+    step = RefinementStep(crystals, scan.without_data(), physics, start, gain)
+    lines = {
+        "Phases": ", ".join(phase.name for phase in crystals), "Patterns": scan.describe(),
+        "Disks": f"radius {physics.radius:.3g} px, "
+        f"{1e3 * physics.radius * calibration.scale[1] * electron_wavelength(energy):.3g} mrad",
+        "Thickness": f"{low:g} to {high:g} Å", "Beams": str(physics.n_beams),
+    }  # fmt: skip
+    assemble = RefinedMap.of(xmap, scan.positions, start.properties)
+    return Job(
+        "Orientation refinement", lines, scan, step, computing, assemble,
+        [vars(physics), gain, _digest(start)], signal,
+        record=made_by(
+            "refine_orientation", signal=signal, calibration=calibration, made_from=provenance(xmap),
+            **(vars(physics) | {"counts_per_electron": gain}),
+        ),
+    )  # fmt: skip
+
+
+def _digest(start: Start) -> str:
+    """Text that differs for other orientations."""
+    import hashlib
+
+    digest = hashlib.sha256(np.ascontiguousarray(start.rotations).tobytes())
+    digest.update(np.ascontiguousarray(start.phase).tobytes())
+    for name in sorted(start.properties):
+        digest.update(name.encode() + np.ascontiguousarray(start.properties[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _with_atoms(mapped: list, phases, used) -> list:
+    """Phases of a map with their atoms, from those that were given where it has none."""
+    given = {} if phases is None else {phase.name: phase for phase in load_phases(phases)}
+    only = next(iter(given.values())) if len(given) == len(mapped) == 1 else None
+    found = []
+    for i, phase in enumerate(mapped):
+        phase = given.get(phase.name, only) or phase
+        if i in used and not len(phase.structure):
+            raise ValueError(
+                f"The map's phase {phase.name!r} has no atoms, from which intensities could be computed: give "
+                "`phases=`, a CIF file or phase of this name."
+            )
+        found.append(load_phases(phase)[0] if i in used else phase)
+    return found
+
+
+def _pair_of(thickness) -> tuple[float, float]:
+    try:
+        low, high = (float(x) for x in thickness)
+    except (TypeError, ValueError):
+        raise ValueError(f"thickness is the smallest and the largest in Å, such as (20, 600), not {thickness!r}.") from None
+    least, most = _THICKNESS
+    if not least <= low < high <= most:
+        raise ValueError(f"thickness must be two increasing numbers from {least:g} to {most:g} Å, not {thickness!r}.")
+    return low, high
+
+
+def _radius(scan: Scan, gain: float, convergence_angle) -> float:
+    """Radius of a disk in pixels, given or from the direct beam."""
+    calibration = scan.calibration
+    if convergence_angle is not None:
+        angle = number("convergence_angle", convergence_angle, 0, 100)
+        pixel = math.sqrt(math.prod(calibration.scale)) * calibration.wavelength * 1e3
+        return max(angle / pixel, _SMALLEST_RADIUS)
+    try:
+        return max(Probe.from_patterns(scan.sample_patterns() / gain, calibration.center).radius, _SMALLEST_RADIUS)
+    except ValueError as error:
+        raise ValueError(
+            f"The radius of disks cannot be read from the patterns ({error}). Give `convergence_angle=` in mrad."
+        ) from error

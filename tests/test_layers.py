@@ -27,7 +27,7 @@ LAYERS = (
     ("calibration",),
     ("strain",),
     ("orientation", "bragg_vectors", "template_matching", "tilt", "training", "data", "quartets",
-     "images"),
+     "images", "simulated"),
     ("plot", "study", "live", "evaluation", "identification"),
     ("gui", "demo"),
     ("signals",),

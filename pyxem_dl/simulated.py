@@ -315,8 +315,8 @@ def _room(depths: tuple[int, int], calibration: Calibration, electrons: float | 
     if size > 0.7 * there:
         raise ValueError(
             f"{math.prod(depths)} patterns of {' × '.join(map(str, calibration.shape))} px take {size / 2**30:.3g} GB, "
-            f"and this computer has {there / 2**30:.3g} GB. Simulate fewer rotations or thicknesses at a time, or give a "
-            "smaller shape."
+            f"and this computer has {there / 2**30:.3g} GB. Simulate fewer rotations or thicknesses at a time, or give "
+            "a smaller shape."
         )
     return np.empty((*depths, *calibration.shape), dtype)
 

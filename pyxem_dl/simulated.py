@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -236,7 +237,7 @@ def _read_calibration(calibration, beam_energy, shape, reciprocal_radius, scale)
 
 def _read_crystals(rotations, thickness) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Quaternions (n, 4), thicknesses (n, m), and the shape of the navigation in data order."""
-    quaternions = np.asarray(getattr(rotations, "data", rotations), dtype=float)
+    quaternions = _numbers("rotations", getattr(rotations, "data", rotations))
     if quaternions.shape[-1:] != (4,) or quaternions.ndim > 3 or not quaternions.size:
         raise ValueError(
             "rotations must be an orix Rotation, or an array of quaternions of the shape (..., 4), with up to two "
@@ -252,10 +253,10 @@ def _read_crystals(rotations, thickness) -> tuple[np.ndarray, np.ndarray, tuple[
     where = quaternions.shape[:-1]
     if where == (1,) and getattr(rotations, "shape", None) == (1,):
         where = ()  # orix has no single rotation but this
-    depths = np.asarray(thickness, dtype=float)
+    depths = _numbers("thickness", thickness)
     low, high = _THICKNESS
     if not depths.size or not np.isfinite(depths).all() or depths.min() < low or depths.max() > high:
-        raise ValueError(f"Each thickness must be from {low:g} to {high:g} Å, and is {thickness!r}.")
+        raise ValueError(f"Each thickness must be from {low:g} to {high:g} Å, and is {reprlib.repr(thickness)}.")
     if depths.ndim < 2:
         each = np.broadcast_to(depths, (*where, *depths.shape))
     elif depths.shape == where or depths.shape[:-1] == where:
@@ -266,6 +267,14 @@ def _read_crystals(rotations, thickness) -> tuple[np.ndarray, np.ndarray, tuple[
             "number, a list, or an array of the rotations' shape and one more axis."
         )
     return quaternions.reshape(-1, 4), each.reshape(math.prod(where), -1).copy(), each.shape
+
+
+def _numbers(name: str, values) -> np.ndarray:
+    """Array of what may be a list."""
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, and an array of one shape, not {reprlib.repr(values)}.") from error
 
 
 def _read_optics(calibration, depths, semi_angle, precession, blur, direct_beam, background) -> Optics:

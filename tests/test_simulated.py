@@ -9,6 +9,7 @@ from diffpy.structure import Atom, Lattice, Structure
 from diffsims.generators.simulation_generator import SimulationGenerator
 from orix.crystal_map import Phase
 from orix.quaternion import Rotation
+from pretend_device import pretend_device
 from sample_phases import phase
 
 import pyxem_dl
@@ -326,6 +327,21 @@ def test_where_it_comes_from_is_known():
     assert record["settings"]["phase"] == "MgO" and record["settings"]["electrons"] == 100
 
 
+@pytest.mark.parametrize("kind", engines.ENGINES)
+@pytest.mark.parametrize("settings", [{}, {"convergence_semi_angle": 3.0}, {"precession_angle": 0.3}])
+def test_a_gpu_gives_the_same(kind, settings, monkeypatch):
+    """On a pretended one, which refuses tensors that are elsewhere."""
+    settings = settings | {"engine": kind, "shape": (48, 48), "n_beams": 40, "background": 0.1}
+    monkeypatch.setattr(simulated, "azimuths_around", lambda fringes: 3)
+    monkeypatch.setattr(simulated, "points_along", lambda fringes, pixels: 5)
+    known = simulate("LiNiO2", rotations(3), [60, 100], **settings).data
+    with pretend_device() as device:
+        monkeypatch.setattr(simulated, "resolve_device", torch.device)
+        found = simulate("LiNiO2", rotations(3), [60, 100], device="cuda", **settings).data
+        assert device.n_calls > 10
+    np.testing.assert_allclose(found, known, atol=1e-5)
+
+
 # ---------------------------------------------------------------- arguments
 CORRECT = {"phase": "MgO", "rotations": [[1, 0, 0, 0]], "thickness": 100}
 
@@ -339,6 +355,9 @@ CORRECT = {"phase": "MgO", "rotations": [[1, 0, 0, 0]], "thickness": 100}
         ({"thickness": [100, math.nan]}, "from 1 to 5000 Å"),
         ({"thickness": 1e6}, "from 1 to 5000 Å"),
         ({"thickness": []}, "from 1 to 5000 Å"),
+        ({"thickness": "thick"}, "thickness must be numbers"),
+        ({"thickness": [[100], [100, 200]]}, "thickness must be numbers"),
+        ({"rotations": "all"}, "rotations must be numbers"),
         ({"thickness": np.full((2, 2), 100.0)}, "does not go with rotations"),
         ({"rotations": [1, 0, 0]}, r"shape \(\.\.\., 4\)"),
         ({"rotations": np.zeros((0, 4))}, r"shape \(\.\.\., 4\)"),

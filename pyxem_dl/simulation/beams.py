@@ -121,8 +121,8 @@ class Beams:
             for strength in (promise[lit], once)
         )  # fmt: skip
         self._hkl = torch.as_tensor(hkl, device=self.device)
-        # diffpy: the columns of recbase are a*, b*, c*
-        self._reciprocal = torch.as_tensor(phase.structure.lattice.recbase.T.copy(), device=self.device)
+        # diffpy: the columns of recbase are a*, b*, c*; on the CPU, since not all devices have numbers of 64 bits
+        self._reciprocal = torch.as_tensor(phase.structure.lattice.recbase.T.copy())
         self._coupling = torch.as_tensor(coupling, dtype=torch.complex64, device=self.device)
         self._offset = torch.as_tensor(2 * span, device=self.device)
 
@@ -207,7 +207,7 @@ class Beams:
         kx, ky, excitation_error : tensor, shape (n, beams)
             In Å⁻¹, in double precision.
         """
-        lab = (chosen.hkl.double() @ self._reciprocal) @ to_matrix(rotations.double())
+        lab = (chosen.hkl.double() @ self._reciprocal.to(self.device)) @ to_matrix(rotations.double())
         if deformation is not None:
             # reciprocal vectors turn and stretch by the inverse's transpose
             lab = lab @ torch.linalg.inv(deformation.double())
@@ -241,7 +241,8 @@ class Beams:
         in_disk = excitation_error_in_disk(
             error[..., None, None], kx[..., None, None], ky[..., None, None], q[None, :], q[:, None], self.wavelength
         )
-        wave = torch.sin(math.pi * sent(thickness, self.device)[:, None, None, None] * in_disk)
+        depth = sent(thickness, self.device) if thickness.device.type == "cpu" else thickness
+        wave = torch.sin(math.pi * depth[:, None, None, None] * in_disk)
         intensity = (coupling[..., None, None] * wave / torch.where(in_disk.abs() < 1e-3, 1e-3, in_disk)) ** 2
         return BeamIntensities(kx, ky, error, intensity, present, coupling)
 

@@ -16,6 +16,7 @@ from pyxem_dl.simulation.beams import MAX_EXCITATION_ERROR, BeamIntensities, Cho
 from pyxem_dl.simulation.bloch_waves import BlochWaves
 from pyxem_dl.simulation.detector import Background, draw_beams, draw_spots, expected_background
 from pyxem_dl.simulation.many_beam import ManyBeam
+from pyxem_dl.simulation.random_numbers import sent
 
 ENGINES = ("kinematical", "many-beam", "bloch")
 # Reflections of a pattern that scatter for themselves, beside those that take part in dynamical scattering
@@ -153,13 +154,13 @@ class Waves:
         for qx, qy in points * disk_radius:
             at_point = excitation_error_in_disk(error, kx, ky, float(qx), float(qy), crystal.wavelength)
             found.append(crystal.amplitudes(chosen, at_point, thickness).abs().square().float())
-        intensity = torch.stack(found, dim=-1)[..., nearest]
+        intensity = torch.stack(found, dim=-1)[..., sent(nearest, crystal.device)]
         coupling = crystal.with_direct_beam(chosen.hkl).abs() * chosen.present
         coupling[:, 0] = 0
         columns = (chosen.kx, chosen.ky, chosen.excitation_error, chosen.present, coupling)
         kx, ky, error, present, coupling = (column.repeat_interleave(m, 0) for column in columns)
         beams = BeamIntensities(kx, ky, error, intensity.flatten(0, 1), present, coupling)
-        depths = thickness.reshape(-1).float().cpu()
+        depths = thickness.reshape(-1).float()
         far = crystal.far(rotations.repeat_interleave(m, 0), depths, disk_radius, n_grid, _FAR_BEAMS)
         return _with_far(beams, far)
 

@@ -108,7 +108,7 @@ def make_zones(folder: Path, output: Annotated[Path, typer.Option(help="File.")]
 def run(
     folder: Annotated[Path, typer.Argument(help="For the answers.")],
     condition: Annotated[list[Condition] | None, typer.Option(help="By default all.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Beginning of a row's name. By default all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Name of a row. By default all.")] = None,
     refine: Annotated[bool, typer.Option(help="One more row: any-crystal with refine=True.")] = False,
     data: Data = patterns.PART,
     output: Where = results.RESULTS,
@@ -129,7 +129,7 @@ def run(
 
 @app.command("run-zones")
 def run_zones(
-    method: Annotated[list[str] | None, typer.Option(help="Beginning of a row's name. By default all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Name of a row. By default all.")] = None,
     refine: Annotated[bool, typer.Option(help="One more row: any-crystal with refine=True.")] = False,
     every: Annotated[int, typer.Option(help="Take each so manieth thickness only.")] = 1,
     output: Where = results.RESULTS,
@@ -184,10 +184,11 @@ def score_zones(
 
 def _chosen(names: list[str] | None, refine: bool) -> dict:
     every = methods.methods(refine=True if refine else None)
-    chosen = {name: each for name, each in every.items() if not names or any(name.startswith(n) for n in names)}
-    if not chosen:
-        raise typer.BadParameter(f"there is none of {names}: take of {', '.join(every)}.", param_hint="--method")
-    return chosen
+    unknown = sorted(set(names or ()) - set(every))
+    if unknown:
+        known = "; ".join(every)
+        raise typer.BadParameter(f"there is no {unknown[0]!r}: take of {known}.", param_hint="--method")
+    return {name: each for name, each in every.items() if not names or name in names}
 
 
 def _report(found: np.ndarray, truth: patterns.Patterns) -> None:

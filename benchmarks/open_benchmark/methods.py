@@ -27,7 +27,13 @@ def methods(refine=None) -> dict[str, Callable]:
     quiet = {"n_best": CANDIDATES, "show_progressbar": False, "device": "cpu"}
     found = {
         "any-crystal": lambda signal, phase: predict_orientation(signal, phases=phase, **quiet),
+        "any-crystal, centre found": lambda signal, phase: predict_orientation(
+            signal, phases=phase, center="auto", **quiet
+        ),
         "templates, pyxem_dl": lambda signal, phase: match_templates(signal, phase, **quiet),
+        "templates, pyxem_dl, centre found": lambda signal, phase: match_templates(
+            signal, phase, center="auto", **quiet
+        ),
         "templates, pyxem": lambda signal, phase: match_templates(signal, phase, engine="pyxem", **quiet),
     }
     if refine is not None:

@@ -19,7 +19,12 @@ def add(path: Path, section: str, row: dict, keys: tuple[str, ...]) -> None:
     results = read(path)
     rows = [each for each in results[section] if any(each[key] != row[key] for key in keys)]
     results[section] = [*rows, row]
-    _write(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    # a row a line, so that a change shows which row it is of
+    sections = [
+        f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(each, ensure_ascii=False) for each in rows) + "\n]"
+        for name, rows in results.items()
+    ]
+    _write(path, "{" + ",\n".join(sections) + "}\n")
     _write(path.with_suffix(".md"), markdown(results))
 
 

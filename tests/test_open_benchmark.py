@@ -420,3 +420,9 @@ def test_a_method_is_measured_along_zone_axes():
     row = {"name": "always [001]", **found}
     assert "| always [001] | 75 |" in results.markdown({"scores": [], "zones": [row]})
 
+
+
+def test_rows_that_there_are_not_are_named(tmp_path):
+    answer = CLI.invoke(app, ["run", str(tmp_path), "--method", "magic"])
+    assert answer.exit_code == 2 and "no 'magic'" in answer.output and "any-crystal" in answer.output
+    assert "any-crystal, refined" in methods.methods(refine=True) and "any-crystal, refined" not in methods.methods()

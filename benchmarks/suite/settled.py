@@ -63,8 +63,9 @@ def settled_table(rows: list[dict], letter: Callable) -> str:
         "## Settled by the neighbours",
         "",
         "Simulated polycrystals with bent grains, overlaps, a thickness wedge from 80 to 600 Å and 10⁴ electrons in "
-        "each pattern, indexed by any-crystal with four candidates for each position, and settled. Where two grains lie on "
-        "each other, that of which there is more is the truth. What is not indexed counts as wrong. Mended and lost: "
+        "each pattern, indexed by any-crystal with four candidates for each position, and settled. Where two grains "
+        "lie on each other, that of which there is more is the truth. What is not indexed counts as wrong. Mended and "
+        "lost: "
         "positions that are right within 5°, strict, after and not before, and the other way round.",
         "",
         *header("scan", "method", "within 5° / 2° strict", "median", "within 5° / 2° modulo 180°",

@@ -21,7 +21,7 @@ _NEAR = 0.5
 # What is less probable by more than this (logit) belongs to no field
 _BEHIND = 5.0
 # Evidence is counted from here, what a position has where a field is not there, and up to as much above 0
-_FLOOR, _MOST = -2.0, 3.0
+_FLOOR, _MOST = -3.0, 3.0
 # Fields that explain less are too small to be told from chance
 _LEAST = 8.0
 

@@ -43,7 +43,7 @@ _TRUST, _HOLDS, _NEARLY = 0.5, 3.0, 0.8
 # stands alone, and of one with a neighbour of its kind; what is below the last is not put in
 _CLEAR, _CLEAR_PAIR, _UNLIKELY = 3.0, 1.5, -2.0
 # What was not indexed needs a higher logit, and so many neighbours that agree
-_DIM, _GOES_ON = -1.0, 4
+_DIM, _GOES_ON = -2.0, 4
 
 
 class Change(IntEnum):

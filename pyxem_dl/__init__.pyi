@@ -12,6 +12,7 @@ from . import (
     identification as identification,
     images as images,
     metrics as metrics,
+    microstructure as microstructure,
     models as models,
     networks as networks,
     orientation as orientation,
@@ -51,6 +52,7 @@ from .images import (
     map_lattice as map_lattice,
     segment_by_symmetry as segment_by_symmetry,
 )
+from .microstructure import Grains as Grains, grains as grains, settle as settle
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,

@@ -29,6 +29,7 @@ LAYERS = (
     ("orientation", "bragg_vectors", "template_matching", "tilt", "training", "data", "quartets",
      "images", "simulated"),
     ("plot", "study", "live", "evaluation", "identification"),
+    ("microstructure",),
     ("gui", "demo"),
     ("signals",),
     ("commands",),

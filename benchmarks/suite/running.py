@@ -27,6 +27,7 @@ from suite import (  # fmt: skip
     phase_fields,
     phases,
     report,
+    settled,
     strain,
     tilt,
     unseen,
@@ -35,7 +36,7 @@ from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "bloch", "phases", "unseen", "images", "phase_fields", "gpu",
+    "bloch", "phases", "unseen", "images", "phase_fields", "settled", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -341,6 +342,11 @@ def _run_phase_fields(data: Path, choose, results: Results) -> None:
             results.add("phase_fields", title, label, numbers)
 
 
+def _run_settled(data: Path, choose, results: Results) -> None:
+    for title, label, numbers in settled.measure(choose.keywords["device"]):
+        results.add("settled", title, label, numbers)
+
+
 def _run_gpu(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     if not accelerator.has_one(settings["device"]):
@@ -390,6 +396,7 @@ _RUNS = {
     "unseen": _run_unseen,
     "images": _run_images,
     "phase_fields": _run_phase_fields,
+    "settled": _run_settled,
     "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {

@@ -12,6 +12,7 @@ from . import (
     identification as identification,
     images as images,
     metrics as metrics,
+    microstructure as microstructure,
     models as models,
     networks as networks,
     orientation as orientation,
@@ -23,6 +24,7 @@ from . import (
     results as results,
     rotations as rotations,
     scans as scans,
+    simulated as simulated,
     simulation as simulation,
     strain as strain,
     study as study,
@@ -51,6 +53,7 @@ from .images import (
     map_lattice as map_lattice,
     segment_by_symmetry as segment_by_symmetry,
 )
+from .microstructure import Grains as Grains, grains as grains, settle as settle
 from .models import (
     BraggModel as BraggModel,
     OrientationEnsemble as OrientationEnsemble,
@@ -78,6 +81,7 @@ from .results import (
     to_py4dstem as to_py4dstem,
 )
 from .scans import find_bad_pixels as find_bad_pixels, load_arina as load_arina, load_scan as load_scan
+from .simulated import simulate_patterns as simulate_patterns
 from .strain import Strain as Strain, strain_map as strain_map
 from .template_matching import match_templates as match_templates
 from .tilt import TiltMap as TiltMap, tilt_map as tilt_map

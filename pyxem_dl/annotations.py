@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from hyperspy.roi import BaseROI
     from hyperspy.signals import BaseSignal, Signal2D
     from orix.crystal_map import CrystalMap, Phase
+    from orix.quaternion import Rotation
     from pyxem.signals import BeamShift, Diffraction2D, DiffractionVectors
 
     File: TypeAlias = str | Path
     #: What crystals are given as: phases, or CIF files
     Phases: TypeAlias = Phase | File | Iterable[Phase | File]
+    #: Orientations, lab to crystal: quaternions of the shape (..., 4)
+    Rotations: TypeAlias = Rotation | np.ndarray
     #: What crystals are told apart by: formulas, chemical systems, or the crystals themselves
     Unwanted: TypeAlias = Phase | File | AbstractSet[str] | Iterable[Phase | File | AbstractSet[str]]
     #: Calibrated patterns, in memory or lazy

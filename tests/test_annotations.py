@@ -9,7 +9,7 @@ import hyperspy.api as hs
 import pytest
 from hyperspy.signals import BaseSignal
 from orix.crystal_map import CrystalMap, Phase
-from pyxem.signals import Diffraction2D, DiffractionVectors, OrientationMap
+from pyxem.signals import Diffraction2D, DiffractionVectors, ElectronDiffraction2D, OrientationMap
 
 import pyxem_dl
 from pyxem_dl import annotations
@@ -24,6 +24,7 @@ def named(monkeypatch):
     return runpy.run_path(annotations.__file__) | {
         "BaseSignal": BaseSignal, "CrystalMap": CrystalMap, "Diffraction2D": Diffraction2D, "Phase": Phase,
         "DiffractionVectors": DiffractionVectors, "OrientationMap": OrientationMap,
+        "ElectronDiffraction2D": ElectronDiffraction2D,
         "Signal1D": hs.signals.Signal1D, "Signal2D": hs.signals.Signal2D,
     }  # fmt: skip
 

@@ -37,11 +37,13 @@ PICTURES = {
 #: Examples that train, or wait for a camera
 TRAINED = {"04_train_your_own", "06_labelled_scan", "07_fine_tuning", "08_live"}
 PAGES = ["README.md", "docs/index.md", "docs/models.md", "docs/reference_frames.md", "docs/training.md",
-         "docs/how_it_works.md", "docs/benchmarks.md", "docs/bragg_vectors.md", "docs/calibration.md",
-         "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md", "docs/large_scans.md", "docs/live.md",
-         "docs/structures.md", "docs/quartets.md", "docs/any_crystal.md",
+         "docs/how_it_works.md", "docs/benchmarks.md", "docs/open_benchmark.md", "docs/bragg_vectors.md",
+         "docs/calibration.md", "docs/crystals.md", "docs/strain.md", "docs/labelled_training.md",
+         "docs/large_scans.md", "docs/live.md", "docs/structures.md", "docs/simulation.md", "docs/quartets.md",
+         "docs/any_crystal.md",
          "docs/identification.md", "docs/images.md", "docs/phase_fields.md", "docs/install.md",
-         "docs/file_formats.md", "docs/results.md", "docs/template_matching.md", "docs/mtex_and_astar.md",
+         "docs/file_formats.md", "docs/results.md", "docs/grains.md", "docs/template_matching.md",
+         "docs/mtex_and_astar.md",
          "docs/command_line.md", "docs/notebooks/first_map.md", "docs/notebooks/own_crystal.md",
          "docs/notebooks/strain.md", "docs/notebooks/atomic_resolution.md", "docs/notebooks/index.md",
          "docs/which_model.md", "docs/viewer.md", "docs/sharing.md", "docs/provenance.md", "docs/troubleshooting.md",

@@ -45,9 +45,9 @@ _RADIUS, _GRID = 2.0, 33
 _BRIGHT, _SPOILING = 2e-3, 2e-4
 
 
-def phase_of(name: str) -> Phase:
+def phase_of(name: str, materials: dict = MATERIALS) -> Phase:
     """One of the materials as an orix phase."""
-    group, lattice, unit = MATERIALS[name]
+    group, lattice, unit = materials[name]
     structure = Structure([Atom(element, xyz) for element, xyz in unit], Lattice(*lattice))
     return load_phases(Phase(name, space_group=group, structure=structure))[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite import accelerator, dynamical, images, phase_fields, phases, tilt, unseen
+from suite import accelerator, bloch, dynamical, images, phase_fields, phases, settled, tilt, unseen
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -262,11 +262,13 @@ _SECTIONS = {
         asked_of="nothing",
     ),
     "dynamical": lambda rows, content: dynamical.table(rows, lambda row: _letter(row, content)),
+    "bloch": lambda rows, content: bloch.table(rows, lambda row: _letter(row, content)),
     "tilt": lambda rows, content: tilt.table(rows, lambda row: _letter(row, content)),
     "phases": lambda rows, content: phases.table(rows, lambda row: _letter(row, content)),
     "unseen": lambda rows, content: unseen.table(rows, lambda row: _letter(row, content)),
     "images": lambda rows, content: images.table(rows, lambda row: _letter(row, content)),
     "phase_fields": lambda rows, content: phase_fields.table(rows, lambda row: _letter(row, content)),
+    "settled": lambda rows, content: settled.settled_table(rows, lambda row: _letter(row, content)),
     "gpu": lambda rows, content: accelerator.table(rows, lambda row: _letter(row, content)),
 } | {
     name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))

@@ -14,6 +14,7 @@ from pyxem_dl.orientation import predict_orientation
 from pyxem_dl.template_matching import match_templates
 from suite import (  # fmt: skip
     accelerator,
+    bloch,
     cost,
     datasets,
     disk_measure,
@@ -26,6 +27,7 @@ from suite import (  # fmt: skip
     phase_fields,
     phases,
     report,
+    settled,
     strain,
     tilt,
     unseen,
@@ -34,7 +36,7 @@ from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "phases", "unseen", "images", "phase_fields", "gpu",
+    "bloch", "phases", "unseen", "images", "phase_fields", "settled", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -340,6 +342,11 @@ def _run_phase_fields(data: Path, choose, results: Results) -> None:
             results.add("phase_fields", title, label, numbers)
 
 
+def _run_settled(data: Path, choose, results: Results) -> None:
+    for title, label, numbers in settled.measure(choose.keywords["device"]):
+        results.add("settled", title, label, numbers)
+
+
 def _run_gpu(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     if not accelerator.has_one(settings["device"]):
@@ -362,6 +369,16 @@ def _run_dynamical(data: Path, choose, results: Results) -> None:
         print(f"Many-beam against multislice is left out. {error}")
 
 
+def _run_bloch(data: Path, choose, results: Results) -> None:
+    for label, predictor, numbers in bloch.measure_speed(choose.keywords["device"]):
+        results.add("bloch", label, predictor, numbers)
+    try:
+        for label, predictor, numbers in bloch.measure():
+            results.add("bloch", label, predictor, numbers)
+    except ImportError as error:
+        print(f"Bloch waves against abTEM's are left out. {error}")
+
+
 _RUNS = {
     "kinematical": _run_kinematical,
     "multislice": _run_multislice,
@@ -374,10 +391,12 @@ _RUNS = {
     "vectors": _run_vectors,
     "tilt": _run_tilt,
     "dynamical": _run_dynamical,
+    "bloch": _run_bloch,
     "phases": _run_phases,
     "unseen": _run_unseen,
     "images": _run_images,
     "phase_fields": _run_phase_fields,
+    "settled": _run_settled,
     "gpu": _run_gpu,
 }
 _TRAINED_RUNS = {

@@ -287,6 +287,11 @@ def near_ewald_sphere(
     return lab.mT, error, error.abs() < max_excitation_error
 
 
+def promise_of(strength: torch.Tensor, excitation_error: torch.Tensor) -> torch.Tensor:
+    """How strong reflections may be, by which they are ranked; excitation errors in Å⁻¹."""
+    return strength**2 / (1 + (excitation_error / _SELECTION_WIDTH) ** 2)
+
+
 def find_spots(
     table: ReflectionTable,
     phase_id: torch.Tensor,
@@ -336,8 +341,7 @@ def _find_spots(table, phase_id, rotations, beam_energy: float, n_spots: int, ma
     wavelength = electron_wavelength(beam_energy)
     lab, error, near = near_ewald_sphere(of_phase(table.g), rotations, wavelength, max_excitation_error)
     f = of_phase(table.structure_factor) * near
-    promise = f**2 / (1 + (error / _SELECTION_WIDTH) ** 2)
-    index = promise.topk(min(n_spots, promise.shape[1]), dim=1).indices
+    index = promise_of(f, error).topk(min(n_spots, f.shape[1]), dim=1).indices
 
     def chosen(tensor):
         return tensor.expand_as(f).gather(1, index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,13 +9,12 @@ import numpy as np
 
 from pyxem_dl.gui.keys import DIRECTIONS
 from pyxem_dl.metrics.orientations import grain_labels
+from pyxem_dl.plot.grains import distinct_colors
 from pyxem_dl.plot.maps import ipf_colors
 from pyxem_dl.plot.markers import candidate_of, places_of
 
 #: Neighbours whose orientations differ by less are one grain, in degrees
 GRAIN_THRESHOLD = 5.0
-# Each hue is far from those before it
-_GOLDEN = 0.6180339887
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +37,6 @@ class Layer:
     values: np.ndarray
     legend: list = field(default_factory=list)
     unit: str = ""
-
-
-def distinct_colors(n: int) -> np.ndarray:
-    """Make n colours (n, 3), from 0 to 1, each unlike those just before it."""
-    return np.array([colorsys.hsv_to_rgb(i * _GOLDEN % 1, 0.55, 0.95) for i in range(n)]).reshape(n, 3)
 
 
 class MapLayers:

@@ -234,7 +234,7 @@ def grain_labels(xmap, threshold: float = 5.0) -> np.ndarray:
 
 def _neighbours(xmap, modulo_180: bool = False):
     """Yield 0 (to the right) or 1 (below), points and their neighbours of the same phase, and degrees between them."""
-    row, column = _grid_positions(xmap)
+    row, column = grid_positions(xmap)
     grid = np.full((row.max(initial=0) + 3, column.max(initial=0) + 3), -1)
     grid[row + 1, column + 1] = np.arange(len(row))
     q = torch.as_tensor(quaternions_of(xmap), dtype=torch.float64)
@@ -283,7 +283,7 @@ def _numbered_as(xmap, other) -> np.ndarray:
     return index[xmap.phase_id]
 
 
-def _grid_positions(xmap) -> tuple[np.ndarray, np.ndarray]:
+def grid_positions(xmap) -> tuple[np.ndarray, np.ndarray]:
     """Row and column (n,) of the points in a map's data, from 0."""
     positions = []
     for coordinate in (xmap.y, xmap.x):

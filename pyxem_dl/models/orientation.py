@@ -143,6 +143,43 @@ class OrientationModel(Model):
         columns = in_micro_batches(predict, size, device, patterns, centers)
         return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
 
+    def compare_batch(
+        self, patterns: torch.Tensor, calibration: Calibration, rotations: torch.Tensor, phase_id: torch.Tensor, *,
+        centers: torch.Tensor | None = None, signal_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Compare orientations that are given with a batch of patterns; for models that take any crystal.
+
+        Parameters
+        ----------
+        patterns, calibration, centers, signal_mask
+            As of :meth:`predict_batch`.
+        rotations, phase_id : tensor, shapes (n, m, 4) and (n, m)
+            Orientations and their phases.
+
+        Returns
+        -------
+        rotations : tensor, shape (n, m, 4)
+            Improved a little.
+        logits : tensor, shape (n, m)
+            Of each against none of these; 0 where a pattern cannot be used.
+        """
+        mask = None if signal_mask is None else signal_mask.to(self.device)
+        size = _MICRO_BATCH["cpu" if self.device.type == "cpu" else "other"]
+
+        def compare(patterns, rotations, phase_id, centers):
+            n = len(patterns)
+            patterns, rotations, phase_id, centers = (padded(x, size) for x in (patterns, rotations, phase_id, centers))
+            patterns, usable = usable_patterns(patterns, mask)
+            with computing(self.device):
+                inputs = self._inputs(patterns, calibration, centers, mask)
+            with computing(self.device, self.precision):
+                found = self.network.compare(inputs, rotations, phase_id)
+            finite = usable[:, None] & found.score.isfinite() & found.rotations.isfinite().all(2)
+            better = torch.where(finite[..., None], found.rotations.float(), rotations)
+            return better[:n], torch.where(finite, found.score.float(), 0.0)[:n]
+
+        return tuple(in_micro_batches(compare, size, self.device, patterns, rotations, phase_id, centers))
+
     def with_phases(self, phases, beam_energy: float, reciprocal_radius: float) -> OrientationModel:
         """Return a model with the same weights that looks for these phases.
 

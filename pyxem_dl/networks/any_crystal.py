@@ -216,6 +216,23 @@ class AnyCrystalNetwork(nn.Module):
         score, rotations = self._look_closer(view, *best, twins=True)
         return Verified(rotations, best[-1], score)
 
+    def compare(self, inputs: Sequence[torch.Tensor], rotations: torch.Tensor, phase_id: torch.Tensor) -> Verified:
+        """Compare orientations that are given with patterns, and improve them.
+
+        Parameters
+        ----------
+        inputs : sequence of tensor
+            As of :meth:`predict`.
+        rotations, phase_id : tensor, shapes (n, m, 4) and (n, m)
+            Orientations and their phases.
+        """
+        view, score = self._view(inputs), None
+        # what templates say of these is not asked: they count as much as the best that templates find
+        belief = self._propose(*inputs[:2]).score[:, :1].expand(phase_id.shape)
+        for _ in range(2):
+            score, rotations = self._look_closer(view, rotations, score, belief, phase_id)
+        return Verified(rotations, phase_id, score)
+
     def _view(self, inputs) -> PatternView:
         return PatternView.of(*inputs, self.crystals.proposer.preprocessing)
 

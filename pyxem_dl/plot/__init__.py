@@ -5,6 +5,7 @@ notebook and saved in a script alike; `markers` makes HyperSpy markers for ``s.p
 """
 
 from pyxem_dl.plot.curves import reliability_diagram, selection_curves
+from pyxem_dl.plot.grains import grain_map
 from pyxem_dl.plot.maps import (
     NOT_INDEXED,
     disorientation_map,
@@ -18,6 +19,6 @@ from pyxem_dl.plot.markers import markers
 from pyxem_dl.plot.strain import strain_map
 
 __all__ = [
-    "NOT_INDEXED", "disorientation_map", "markers", "orientation_map", "patterns_with_spots", "property_map",
-    "reliability_diagram", "selection_curves", "spread_positions", "strain_map", "virtual_image",
+    "NOT_INDEXED", "disorientation_map", "grain_map", "markers", "orientation_map", "patterns_with_spots",
+    "property_map", "reliability_diagram", "selection_curves", "spread_positions", "strain_map", "virtual_image",
 ]  # fmt: skip

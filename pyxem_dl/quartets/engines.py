@@ -16,6 +16,7 @@ from pyxem_dl.quartets.settings import Drawn, Settings
 from pyxem_dl.quartets.truth import Disks, in_lab, miller_indices
 from pyxem_dl.simulation.cells import MAX_ATOMS
 from pyxem_dl.simulation.detector import draw_beams
+from pyxem_dl.simulation.engines import points_along
 from pyxem_dl.simulation.many_beam import BeamIntensities, ManyBeam
 from pyxem_dl.simulation.multislice import Multislice
 
@@ -31,8 +32,8 @@ MOST_ATOMS = 500
 MOST_BYTES = 2**30
 # Width of the disks' edges in px (standard deviation)
 EDGE = 0.5
-# Points along the diameter of a disk: for each fringe of its rocking curve, and from how many to how many
-_PER_FRINGE, _LEAST_POINTS, _MOST_POINTS = 4, 9, 41
+# Points along the diameter of a disk, at least
+_LEAST_POINTS = 9
 
 
 class Simulated(NamedTuple):
@@ -110,8 +111,7 @@ class ManyBeamEngine:
         s = self.settings
         fringes = wavelength * s.reciprocal_radius * 2 * radius * thickness
         pixels = 2 * math.ceil(radius / s.calibration.scale[0]) + 1
-        n = min(_PER_FRINGE * math.ceil(fringes) + 1, pixels, _MOST_POINTS)
-        return max(n, _LEAST_POINTS)
+        return points_along(fringes, pixels, _LEAST_POINTS)
 
     def _disks(self, beams: BeamIntensities, crystal: ManyBeam, drawn: Drawn, radius: float) -> Disks:
         """Table of what the beams are; present are those that the detector sees, in whole or in part."""

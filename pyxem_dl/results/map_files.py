@@ -30,7 +30,7 @@ _MICROMETRES = {
 _LAUE = {
     "-1": 1, "2/m": 2, "mmm": 3, "4/m": 4, "4/mmm": 5, "-3": 6, "-3m": 7, "6/m": 8, "6/mmm": 9, "m-3": 10, "m-3m": 11,
 }  # fmt: skip
-_WRITTEN = {".ang": {"scores"}, ".ctf": {"scores", "reliability", "uncertainty", "spread"}}
+_WRITTEN = {".ang": {"scores", "grain_id"}, ".ctf": {"scores", "reliability", "uncertainty", "spread", "grain_id"}}
 
 
 def copied_map(xmap, is_in_data=None):
@@ -77,7 +77,8 @@ def save_map(path: str | Path, xmap: CrystalMap, *, overwrite: bool = False, cry
         Ending in ``.h5`` or ``.hdf5`` (everything, as orix has it), in ``.ang`` (as orix writes it for EDAX and MTEX:
         the best orientations, ``scores`` as confidence index), or in ``.ctf`` (Channel text file of Oxford and MTEX:
         the best orientations; ``BC`` is 255 times the score, ``BS`` 255 times the reliability, ``MAD`` the uncertainty
-        in degrees).  In ``.ang`` and ``.ctf`` steps are in micrometres.
+        in degrees).  In ``.ang`` and ``.ctf`` steps are in micrometres.  The ``grain_id`` of :func:`pyxem_dl.grains` is
+        a further column of ``.ang``, and ``Bands`` of ``.ctf``, whose readers know no further columns.
     xmap : orix.crystal_map.CrystalMap
         The map.
     overwrite : bool
@@ -260,7 +261,7 @@ def _plain_map(xmap):
         prop={
             name: np.nan_to_num(first[name].astype(float), posinf=0, neginf=0)
             for name in ("scores", "reliability", "uncertainty") if name in first
-        },
+        } | ({"grain_id": np.where(phase_id >= 0, first["grain_id"].astype(int), -1)} if "grain_id" in first else {}),
     )  # fmt: skip
 
 
@@ -300,7 +301,8 @@ def _write_ang(path: Path, xmap, record) -> None:
     from orix.io import save
 
     rows, columns, dy, dx = _grid(xmap)
-    save(str(path), _in_one_row(xmap), overwrite=True)
+    grains = xmap.prop.get("grain_id")
+    save(str(path), _in_one_row(xmap), overwrite=True, extra_prop=None if grains is None else "grain_id")
     entries = {
         "XSTEP": f"{dx:.9g}", "YSTEP": f"{dy:.9g}", "NCOLS_ODD": columns, "NCOLS_EVEN": columns, "NROWS": rows,
     }  # fmt: skip
@@ -316,6 +318,8 @@ def _write_ang(path: Path, xmap, record) -> None:
         else:
             fields = line.split()
             fields[3:5] = f"{xmap._x[position]:.9g}", f"{xmap._y[position]:.9g}"
+            if grains is not None:  # orix writes it with decimals, and 0 for what is not indexed
+                fields[-1] = str(grains[position])
             line, position = "  ".join(fields), position + 1
         lines.append(line)
     path.write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
@@ -326,10 +330,10 @@ def _in_one_row(xmap):
     from orix.quaternion import Rotation
 
     n, fill = xmap.size, max(0, 4 - xmap.size)
-    scores = {"scores": np.append(xmap.prop["scores"], np.zeros(fill))} if "scores" in xmap.prop else {}
+    prop = {name: np.append(xmap.prop[name], np.zeros(fill)) for name in ("scores", "grain_id") if name in xmap.prop}
     return _map_with_phases(
         xmap.phases, rotations=Rotation(np.concatenate([xmap.rotations.data, np.tile([[1.0, 0, 0, 0]], (fill, 1))])),
-        phase_id=np.append(xmap.phase_id, np.full(fill, -1)), x=np.arange(n + fill, dtype=float), prop=scores,
+        phase_id=np.append(xmap.phase_id, np.full(fill, -1)), x=np.arange(n + fill, dtype=float), prop=prop,
     )  # fmt: skip
 
 
@@ -347,9 +351,10 @@ def _write_ctf(path: Path, xmap, crystal_x: str, record) -> None:
     scores, reliability, uncertainty = (
         np.where(indexed, xmap.prop.get(name, 0.0), 0.0) for name in ("scores", "reliability", "uncertainty")
     )
+    grains = xmap.prop.get("grain_id", np.zeros(xmap.size))
     table = np.column_stack([
-        number, xmap._x, xmap._y, np.zeros(xmap.size), np.where(indexed, 0, 3), angles, uncertainty,
-        _as_byte(scores), _as_byte(reliability),
+        number, xmap._x, xmap._y, grains, np.where(indexed, 0, 3), angles, uncertainty, _as_byte(scores),
+        _as_byte(reliability),
     ])  # fmt: skip
     made_by = " ".join(["pyxem_dl", *(comment_lines(record, 0) if record else ())])
     header = [

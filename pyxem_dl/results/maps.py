@@ -115,6 +115,26 @@ def as_predicted(xmap):
     return xmap
 
 
+def with_property(xmap, name: str, values: np.ndarray, missing):
+    """Give a map a property, and return it.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        A copy of one's own: the property is there for all its parts.
+    name : str
+        Of the property.
+    values : array, shape (n,) or (n, ...)
+        For the points in the map's data.
+    missing : number
+        For all others, where orix itself would put 0.
+    """
+    whole = np.full((xmap.is_in_data.size, *values.shape[1:]), missing, dtype=values.dtype)
+    whole[xmap.is_in_data] = values
+    dict.__setitem__(xmap._prop, name, whole)  # the way around what is in the data
+    return xmap
+
+
 def phase_list(phases: list):
     """Make orix' list of phases, with ids from 0 and colours that differ."""
     from orix.crystal_map import PhaseList

@@ -11,13 +11,21 @@ import torch
 
 from pyxem_dl import crystals
 from pyxem_dl.crystals import Reflections
+from pyxem_dl.crystals.reflections import promise_of
 from pyxem_dl.electrons import POTENTIAL, electron_wavelength, interaction_parameter
+from pyxem_dl.frames import excitation_error, excitation_error_in_disk
+from pyxem_dl.rotations import to_matrix
+from pyxem_dl.simulation.random_numbers import sent
 
 #: Beams that are further from the Ewald sphere (Å⁻¹) take no part.
 MAX_EXCITATION_ERROR = 0.06
+# Further off, up to here, reflections are faint, and each scatters for itself.
+_FAR_EXCITATION_ERROR = 0.3
 # Beams to this radius (Å⁻¹) take part, though detectors end before; less where the unit cell is so large that its
 # structure factors would be more than this many.
 _COUPLING_RADIUS, _MOST_FACTORS = 2.4, 400_000
+# Promises that differ by less are those of symmetric beams
+_ALIKE = 1e-3
 # In a crystal of this thickness (Angstrom) beams are compared: which are strong by scattering once, which by twice.
 _TYPICAL_THICKNESS = 100.0
 
@@ -34,6 +42,28 @@ class Chosen(NamedTuple):
     excitation_error: torch.Tensor
     present: torch.Tensor
     hkl: torch.Tensor
+
+
+class BeamIntensities(NamedTuple):
+    """Disks of patterns: the direct beam first, then the reflections.
+
+    ``kx``, ``ky``, ``excitation_error`` of the disks' centres, shape (n, beams), in Å⁻¹;
+    ``intensity (n, beams, p, p)`` on a grid of positions (qy, qx) in the disk, from -1 to 1
+    times its radius, relative to the incident beam; ``present (n, beams)`` is False for padding;
+    ``coupling (n, beams)`` how strongly each reflection and the direct beam scatter into each other: the inverse of
+    the extinction distance in 1/Å, 0 for the direct beam itself.
+    """
+
+    kx: torch.Tensor
+    ky: torch.Tensor
+    excitation_error: torch.Tensor
+    intensity: torch.Tensor
+    present: torch.Tensor
+    coupling: torch.Tensor
+
+    def joined(self, other: BeamIntensities) -> BeamIntensities:
+        """Put further beams of the same patterns behind these."""
+        return BeamIntensities(*(torch.cat(both, dim=1) for both in zip(self, other, strict=True)))
 
 
 class Beams:
@@ -56,13 +86,16 @@ class Beams:
         B in square Angstrom, of all atoms.
     device : str or torch.device
         Where to compute.
+    keep_symmetry : bool
+        Of beams that promise as much as each other all are chosen, or none: a zone axis keeps its symmetry, with a few
+        beams less than `n_beams`.
     """
 
     def __init__(
         self, phase, beam_energy: float, reciprocal_radius: float, *, n_beams: int = 128,
-        coupling_radius: float | None = None, debye_waller: float = 0.5, device="cpu",
+        coupling_radius: float | None = None, debye_waller: float = 0.5, device="cpu", keep_symmetry: bool = False,
     ) -> None:  # fmt: skip
-        self.beam_energy, self.n_beams = float(beam_energy), n_beams
+        self.beam_energy, self.n_beams, self.keep_symmetry = float(beam_energy), n_beams, keep_symmetry
         self.wavelength = electron_wavelength(beam_energy)
         self.device = torch.device(device)
         if coupling_radius is None:
@@ -88,6 +121,8 @@ class Beams:
             for strength in (promise[lit], once)
         )  # fmt: skip
         self._hkl = torch.as_tensor(hkl, device=self.device)
+        # diffpy: the columns of recbase are a*, b*, c*; on the CPU, since not all devices have numbers of 64 bits
+        self._reciprocal = torch.as_tensor(phase.structure.lattice.recbase.T.copy())
         self._coupling = torch.as_tensor(coupling, dtype=torch.complex64, device=self.device)
         self._offset = torch.as_tensor(2 * span, device=self.device)
 
@@ -137,15 +172,79 @@ class Beams:
         """
         spots = crystals.find_spots(
             self.table, torch.zeros(len(rotations), dtype=torch.long, device=self.device), rotations,
-            self.beam_energy, n_spots=self.n_beams - 1, max_excitation_error=MAX_EXCITATION_ERROR,
+            self.beam_energy, n_spots=self.n_beams - 1 + self.keep_symmetry, max_excitation_error=MAX_EXCITATION_ERROR,
         )  # fmt: skip
         present = spots.structure_factor > 0
+        if self.keep_symmetry and present.shape[1] == self.n_beams:
+            promise = promise_of(spots.structure_factor, spots.excitation_error)
+            # those that promise no more than the first one that is left out
+            whole = promise > (1 + _ALIKE) * promise[:, -1:]
+            present &= whole | ~whole.any(1, keepdim=True)
         hkl = self._hkl[spots.index] * present[..., None]
         columns = (
             (spots.kx * present, 0), (spots.ky * present, 0), (spots.excitation_error * present, 0),
             (present, True), (hkl, 0),
         )  # fmt: skip
         return Chosen(*(torch.cat([each.new_full(each[:, :1].shape, first), each], dim=1) for each, first in columns))
+
+    def deformed(
+        self, chosen: Chosen, rotations: torch.Tensor, deformation: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute where beams are in crystals that are strained a little; it can be differentiated.
+
+        Parameters
+        ----------
+        chosen : Chosen
+            Beams, from :meth:`choose`.
+        rotations : tensor, shape (n, 4)
+            Lab to crystal.
+        deformation : tensor, shape (3, 3) or (n, 3, 3), optional
+            Deformation gradient in the lab frame, 1 + strain: what was at r is at ``deformation @ r``. By default there
+            is none.
+
+        Returns
+        -------
+        kx, ky, excitation_error : tensor, shape (n, beams)
+            In Å⁻¹, in double precision.
+        """
+        lab = (chosen.hkl.double() @ self._reciprocal.to(self.device)) @ to_matrix(rotations.double())
+        if deformation is not None:
+            # reciprocal vectors turn and stretch by the inverse's transpose
+            lab = lab @ torch.linalg.inv(deformation.double())
+        kx, ky, kz = lab.unbind(-1)
+        return kx, ky, excitation_error(kx, ky, kz, self.wavelength)
+
+    def far(
+        self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9, n_beams: int = 40
+    ) -> BeamIntensities:
+        """Compute the disks of reflections that are far from their Bragg condition, kinematically.
+
+        Parameters
+        ----------
+        rotations, thickness, disk_radius, n_grid
+            As when called.
+        n_beams : int
+            At most so many, the strongest.
+        """
+        spots = crystals.find_spots(
+            self._once, torch.zeros(len(rotations), dtype=torch.long, device=self.device), rotations,
+            self.beam_energy, n_spots=6 * n_beams + self.n_beams, max_excitation_error=_FAR_EXCITATION_ERROR,
+        )  # fmt: skip
+        far = (spots.structure_factor > 0) & (spots.excitation_error.abs() >= MAX_EXCITATION_ERROR)
+        coupling = self.with_direct_beam(self._hkl[spots.index]).abs() * far
+        strength = coupling / spots.excitation_error.abs().clamp_min(1e-6)
+        index = strength.topk(min(n_beams, strength.shape[1]), dim=1).indices
+        kx, ky, error, coupling, present = (
+            column.gather(1, index) for column in (spots.kx, spots.ky, spots.excitation_error, coupling, far)
+        )
+        q = torch.linspace(-1, 1, n_grid, device=self.device) * disk_radius
+        in_disk = excitation_error_in_disk(
+            error[..., None, None], kx[..., None, None], ky[..., None, None], q[None, :], q[:, None], self.wavelength
+        )
+        depth = sent(thickness, self.device) if thickness.device.type == "cpu" else thickness
+        wave = torch.sin(math.pi * depth[:, None, None, None] * in_disk)
+        intensity = (coupling[..., None, None] * wave / torch.where(in_disk.abs() < 1e-3, 1e-3, in_disk)) ** 2
+        return BeamIntensities(kx, ky, error, intensity, present, coupling)
 
     def with_direct_beam(self, hkl: torch.Tensor) -> torch.Tensor:
         """How strongly beams (..., 3) scatter from the direct beam: 1 / extinction distance in 1/Å, complex."""

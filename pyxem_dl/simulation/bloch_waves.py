@@ -26,7 +26,7 @@ class BlochWaves(Beams):
 
     Parameters
     ----------
-    phase, beam_energy, reciprocal_radius, n_beams, coupling_radius, debye_waller, device
+    phase, beam_energy, reciprocal_radius, n_beams, coupling_radius, debye_waller, device, keep_symmetry
         As of :class:`~pyxem_dl.simulation.beams.Beams`.
     n_strong : int, optional
         So many beams scatter into each other as often as they like; the others gather what these scatter into them, and
@@ -46,10 +46,11 @@ class BlochWaves(Beams):
     def __init__(
         self, phase, beam_energy: float, reciprocal_radius: float, *, n_beams: int = 96, n_strong: int | None = None,
         coupling_radius: float | None = None, debye_waller: float = 0.5, absorption: float = 0.0, device="cpu",
+        keep_symmetry: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             phase, beam_energy, reciprocal_radius, n_beams=n_beams, coupling_radius=coupling_radius,
-            debye_waller=debye_waller, device=device,
+            debye_waller=debye_waller, device=device, keep_symmetry=keep_symmetry,
         )  # fmt: skip
         if n_strong is not None and not 2 <= n_strong:
             raise ValueError(f"n_strong must be at least 2, the direct beam and another, not {n_strong}.")

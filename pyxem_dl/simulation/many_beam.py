@@ -9,43 +9,17 @@ convergent probe at once.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 
-from pyxem_dl import crystals
 from pyxem_dl.frames import excitation_error_in_disk, excitation_phase
 from pyxem_dl.rotations import full_float32
-from pyxem_dl.simulation.beams import MAX_EXCITATION_ERROR, Beams
+from pyxem_dl.simulation.beams import BeamIntensities, Beams
 from pyxem_dl.simulation.random_numbers import sent
 
 # Thickness of a slice in Angstrom: a quarter of the shortest beating at the excitation errors
 # that are let in.
 _SLICE = 4.0
-# Further off than beams that take part, up to here, reflections are faint, and each scatters for itself.
-_FAR_EXCITATION_ERROR = 0.3
-
-
-class BeamIntensities(NamedTuple):
-    """Disks of patterns: the direct beam first, then the reflections.
-
-    ``kx``, ``ky``, ``excitation_error`` of the disks' centres, shape (n, beams), in Å⁻¹;
-    ``intensity (n, beams, p, p)`` on a grid of positions (qy, qx) in the disk, from -1 to 1
-    times its radius, relative to the incident beam; ``present (n, beams)`` is False for padding;
-    ``coupling (n, beams)`` how strongly each reflection and the direct beam scatter into each other: the inverse of
-    the extinction distance in 1/Å, 0 for the direct beam itself.
-    """
-
-    kx: torch.Tensor
-    ky: torch.Tensor
-    excitation_error: torch.Tensor
-    intensity: torch.Tensor
-    present: torch.Tensor
-    coupling: torch.Tensor
-
-    def joined(self, other: BeamIntensities) -> BeamIntensities:
-        """Put further beams of the same patterns behind these."""
-        return BeamIntensities(*(torch.cat(both, dim=1) for both in zip(self, other, strict=True)))
 
 
 class ManyBeam(Beams):
@@ -94,37 +68,6 @@ class ManyBeam(Beams):
         coupling = self.with_direct_beam(hkl).abs() * present
         coupling[:, 0] = 0
         return BeamIntensities(kx, ky, error, intensity.reshape(shape), present, coupling)
-
-    def far(
-        self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int = 9, n_beams: int = 40
-    ) -> BeamIntensities:
-        """Compute the disks of reflections that are far from their Bragg condition, kinematically.
-
-        Parameters
-        ----------
-        rotations, thickness, disk_radius, n_grid
-            As when called.
-        n_beams : int
-            At most so many, the strongest.
-        """
-        spots = crystals.find_spots(
-            self._once, torch.zeros(len(rotations), dtype=torch.long, device=self.device), rotations,
-            self.beam_energy, n_spots=6 * n_beams + self.n_beams, max_excitation_error=_FAR_EXCITATION_ERROR,
-        )  # fmt: skip
-        far = (spots.structure_factor > 0) & (spots.excitation_error.abs() >= MAX_EXCITATION_ERROR)
-        coupling = self.with_direct_beam(self._hkl[spots.index]).abs() * far
-        strength = coupling / spots.excitation_error.abs().clamp_min(1e-6)
-        index = strength.topk(min(n_beams, strength.shape[1]), dim=1).indices
-        kx, ky, error, coupling, present = (
-            column.gather(1, index) for column in (spots.kx, spots.ky, spots.excitation_error, coupling, far)
-        )
-        q = torch.linspace(-1, 1, n_grid, device=self.device) * disk_radius
-        in_disk = excitation_error_in_disk(
-            error[..., None, None], kx[..., None, None], ky[..., None, None], q[None, :], q[:, None], self.wavelength
-        )
-        wave = torch.sin(math.pi * sent(thickness, self.device)[:, None, None, None] * in_disk)
-        intensity = (coupling[..., None, None] * wave / torch.where(in_disk.abs() < 1e-3, 1e-3, in_disk)) ** 2
-        return BeamIntensities(kx, ky, error, intensity, present, coupling)
 
     def _scattering(self, chosen) -> torch.Tensor:
         """Matrices (n, beams, beams): how a slice scatters the beams into each other."""

@@ -1,0 +1,124 @@
+"""Orientations that neighbours propose, compared with the patterns themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pyxem_dl.crystals import load_phases
+from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
+from pyxem_dl.models.sent import SentModel
+from pyxem_dl.preprocessing import in_electrons
+from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan, Step
+
+if TYPE_CHECKING:
+    from pyxem_dl.microstructure.beliefs import Candidates
+
+
+class ComparisonStep(Step):
+    """Compares the orientations that are proposed for each pattern of a batch.
+
+    Parameters
+    ----------
+    model : OrientationModel
+        That takes phases.
+    scan : Scan
+        Without its patterns.
+    rotations, phase_id : array, shape (n, m, 4) and (n, m)
+        For all positions of the scan.
+    gain : float
+        What the detector writes for an electron.
+    """
+
+    noun = "patterns"
+
+    def __init__(self, model, scan: Scan, rotations: np.ndarray, phase_id: np.ndarray, gain: float) -> None:
+        self.model, self.scan, self.gain = model, scan, gain
+        self.rotations, self.phase_id, self.micro_batch = rotations, phase_id, model.micro_batch
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"model": SentModel.of(self.model)}
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """Orientations, improved, and their logits."""
+        m = self.phase_id.shape[1]
+        return {"rotations": Field((m, 4), "float32"), "logits": Field((m,), "float32")}
+
+    def prepare(self, device: torch.device) -> None:
+        """Get the model onto the device."""
+        if isinstance(self.model, SentModel):
+            self.model = self.model.load()
+        self.model.to(device)
+        if self.scan.signal_mask is not None:
+            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
+
+    def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Compare a batch."""
+        rotations, logits = self.model.compare_batch(
+            in_electrons(patterns, self.gain), self.scan.calibration, torch.from_numpy(self.rotations[indices]),
+            torch.from_numpy(self.phase_id[indices]), centers=self.scan.batch_centers(patterns, indices),
+            signal_mask=self.scan.signal_mask,
+        )  # fmt: skip
+        return {"rotations": rotations, "logits": logits}
+
+
+class Comparison:
+    """The patterns of a map, and the model that compares orientations with them.
+
+    Parameters
+    ----------
+    signal : pyxem.signals.Diffraction2D
+        Scan of the map.
+    xmap : orix.crystal_map.CrystalMap
+        The map.
+    phases : list, optional
+        The crystals with their atoms, in the order of the map's phases; by default these.
+    model : optional
+        As of :func:`pyxem_dl.predict_orientation`.
+    reading, computing : Reading, Computing
+        How the patterns are read, and what computes.
+    """
+
+    def __init__(self, signal, xmap, phases, model, reading: Reading, computing: Computing) -> None:
+        self.scan = Scan.from_signal(signal, reading)
+        if self.scan.size != xmap.is_in_data.size:
+            raise ValueError(
+                f"The map has {xmap.is_in_data.size} positions, the signal {self.scan.size}: give the signal that the "
+                "map was made from; crop both in the same way, or neither."
+            )
+        ids = [key for key, _ in xmap.phases if key >= 0]
+        phases = load_phases([phase for key, phase in xmap.phases if key >= 0] if phases is None else phases)
+        if len(phases) != len(ids):
+            raise ValueError(f"The map has {len(ids)} phases, and {len(phases)} are given: give one for each.")
+        model = load_model(ANY_CRYSTAL if model is None else model)
+        if not isinstance(model, OrientationModel) or not hasattr(model.network, "compare"):
+            raise ValueError(
+                f"The model {getattr(model, 'name', model)!r} cannot compare orientations that are given. Leave model "
+                f"out for {ANY_CRYSTAL!r}."
+            )
+        self.model, self.computing = with_phases(model, phases, self.scan.calibration), computing
+        self.model.check_domain(self.scan.calibration)
+        self.place = np.flatnonzero(xmap.is_in_data)
+
+    def __call__(self, candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
+        """Improved orientations (n, m, 4), and logits (n, m) of the candidates against none of them."""
+        n, m = candidates.phase.shape
+        rotations, phase = np.zeros((self.scan.size, m, 4), dtype=np.float32), np.zeros((self.scan.size, m), dtype=int)
+        rotations[..., 0] = 1
+        rotations[self.place], phase[self.place] = candidates.rotations.numpy(), candidates.phase.clamp_min(0).numpy()
+        mask = np.ones(self.scan.size, dtype=bool)
+        mask[self.place] = (candidates.phase < 0).all(1).numpy()
+        scan = replace(self.scan, navigation_mask=self.scan.navigation_mask | mask)
+        step = ComparisonStep(self.model, scan.without_data(), rotations, phase, scan.counts_per_electron())
+        lines = {"Model": self.model.name, "Orientations": f"up to {m} of each of {scan.n_patterns} patterns"}
+        found: Collected = Job(
+            "Comparison of proposed orientations", lines, scan, step, self.computing, lambda collected: collected, []
+        ).run()
+        done = found.done[self.place]
+        rotations, logits = (found.arrays[name][self.place] for name in ("rotations", "logits"))
+        rotations = np.where(done[:, None, None], rotations, candidates.rotations.numpy())
+        return torch.from_numpy(rotations), torch.from_numpy(np.where(done[:, None], logits, 0.0).astype(np.float32))

@@ -142,6 +142,7 @@ def iter_predict_orientation(
     calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
+    overlap: bool = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
@@ -170,6 +171,9 @@ def iter_predict_orientation(
         Number of predictions with dropout (Monte-Carlo dropout). The map then has the mean of the largest group of
         predictions that lie within 10 degrees of each other, and their uncertainty. Default is 0: one prediction
         without dropout.
+    overlap : bool, optional
+        Look for up to three crystals at each position that lie above each other, and for their shares. Default is
+        False.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
@@ -217,6 +221,7 @@ def iter_predict_orientation(
         calibrate=calibrate,
         n_best=n_best,
         n_samples=n_samples,
+        overlap=overlap,
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,

@@ -9,7 +9,6 @@ where it explains peaks that the others leave, and enough of those that it shoul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -171,7 +170,7 @@ class OverlapSearch:
         pool, device = self._pool(), self.radius.device
         explained = self._explained(pool)
         number = pool.score.shape[1]
-        first, second = torch.tensor(list(combinations(range(number), 2)), device=device).T[:, None]
+        first, second = torch.triu_indices(number, number, 1, device=device)[:, None]
         evidence = explained.of(first, second) + _IN_POOL * (pool.score[:, first[0]] + pool.score[:, second[0]])
         alike = torch.stack([self._alike(pool.at(first.new_full((self.n, 1), i)), pool) for i in range(number)], dim=1)
         evidence = evidence.masked_fill(alike[:, first[0], second[0]], 2 * _NEVER)

@@ -24,6 +24,7 @@ from pyxem_dl.models import (
     phases_to_find,
     with_phases,
 )
+from pyxem_dl.networks import MOST_CRYSTALS
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.records import made_by
 from pyxem_dl.results.assembly import PredictedMap
@@ -42,6 +43,8 @@ __all__ = ["OrientationStep", "iter_predict_orientation", "predict_orientation",
 
 # More modes than this no distribution has; and so many predictions take a thousand times as long as one
 _MOST_CANDIDATES, _MOST_SAMPLES = 100, 1000
+# Several crystals at a position take so many times as long as one
+_OVERLAP_TAKES = 10
 
 
 def predict_orientation(
@@ -52,6 +55,7 @@ def predict_orientation(
     calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
+    overlap: bool = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
@@ -86,6 +90,9 @@ def predict_orientation(
         Number of predictions with dropout (Monte-Carlo dropout).  The map then has the mean of the largest group of
         predictions that lie within 10 degrees of each other, and their uncertainty.  For models with dropout; an
         ensemble has an uncertainty without it.
+    overlap : bool
+        Look for up to three crystals at each position that lie above each other, and say which share of the light each
+        has; for the model "any-crystal" and its like.  It takes some ten times as long.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -117,9 +124,9 @@ def predict_orientation(
     Returns
     -------
     orix.crystal_map.CrystalMap
-        Rotations lab to crystal, shape (n, n_best), or (n,) for n_best = 1.  ``phase_id`` is -1
-        (not indexed) where the score of the best orientation, or the network's own probability
-        that there is a crystal, is below the model's thresholds.  Properties:
+        Rotations lab to crystal, shape (n, n_best), or (n,) for n_best = 1, or (n, 3) with `overlap`.
+        ``phase_id`` is -1 (not indexed) where the score of the best orientation, or the network's own
+        probability that there is a crystal, is below the model's thresholds.  Properties:
 
         * ``score`` (n,): probability of the best orientation.  It is low in vacuum and on bare film, too.
         * ``scores``, shape as the rotations: probability of each separated mode, the first is ``score``.
@@ -127,6 +134,11 @@ def predict_orientation(
         * ``candidate_phase_id`` (n, n_best): with several phases and n_best > 1.
         * ``uncertainty`` (n,): with `n_samples` or several models, the distance of their predictions from the map's
           (root mean square, degrees), scaled to the size of the errors if the model knows how.
+        * ``share`` (n, 3), with `overlap`: of each crystal in the light that they explain together, the largest first.
+          It is 0 where there is no further crystal: the rotation is then that of the first one.
+        * ``n_crystals`` (n,), with `overlap`: how many there are; 0 where nothing is indexed.  ``scores`` are those of
+          each crystal by itself, and ``candidate_phase_id`` (n, 3) is there for one phase, too, -1 where there is no
+          crystal: ``phase_id`` is the phase of the first one.
         * ``calibration`` (n, 10): with `calibrate`, or if the signal's metadata have a distortion, what was used; see
           :func:`pyxem_dl.calibration_of`, which reads it.
 
@@ -161,7 +173,7 @@ def predict_orientation(
     target = map_target(output, overwrite)
     job = orientation_job(
         signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
-        Computing(device, batch_size, show_progressbar, on_part, on_message),
+        Computing(device, batch_size, show_progressbar, on_part, on_message), overlap,
     )  # fmt: skip
     check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
     xmap = job.run(target)
@@ -177,6 +189,7 @@ def iter_predict_orientation(
     calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
+    overlap: bool = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
@@ -190,7 +203,7 @@ def iter_predict_orientation(
 
     Parameters
     ----------
-    signal, model, phases, calibrate, n_best, n_samples, navigation_mask, signal_mask, center, beam_energy
+    signal, model, phases, calibrate, n_best, n_samples, overlap, navigation_mask, signal_mask, center, beam_energy
         As in :func:`predict_orientation`.
     batch_size, device, show_progressbar, on_message
         As in :func:`predict_orientation`.
@@ -204,14 +217,15 @@ def iter_predict_orientation(
     """
     job = orientation_job(
         signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
-        Computing(device, batch_size, show_progressbar, on_message=on_message),
+        Computing(device, batch_size, show_progressbar, on_message=on_message), overlap,
     )  # fmt: skip
     return job.iterate()
 
 
 def orientation_job(
-    signal, model, phases, calibrate, n_best: int, n_samples: int, reading: Reading, computing: Computing
-) -> Job:
+    signal, model, phases, calibrate, n_best: int, n_samples: int, reading: Reading, computing: Computing,
+    overlap: bool = False,
+) -> Job:  # fmt: skip
     """Check everything before anything is computed; the arguments are those of :func:`predict_orientation`."""
     n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
     n_samples = whole_number("n_samples", n_samples, 0, _MOST_SAMPLES)
@@ -219,12 +233,14 @@ def orientation_job(
     if not isinstance(model, (OrientationModel, OrientationEnsemble)):
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     model.check_thresholds()
+    if flag("overlap", overlap):
+        _check_overlap(model, n_best, n_samples)
     phases = phases_to_find(model, phases)
     if not isinstance(calibrate, FoundCalibration):
         flag("calibrate", calibrate)
     scan = Scan.from_signal(signal, reading)
     if phases is not None:
-        phases = _looked_for(model, phases, scan, computing)
+        phases = _looked_for(model, phases, scan, computing, _OVERLAP_TAKES if overlap else 1)
     nominal, plain = scan, model
     if phases is not None:  # what labels told a model of the scale counts no more where the patterns tell it
         plain = model.at_nominal_scale()
@@ -247,25 +263,41 @@ def orientation_job(
         "Phases": ", ".join(phase.name for phase in model.phases),
         "Patterns": scan.describe(),
     } | ({"Counts per electron": f"{gain:.3g}"} if gain != 1 else {})
+    n_best = MOST_CRYSTALS if overlap else n_best
     return Job(
-        "Orientation prediction", lines, scan, OrientationStep(model, scan.without_data(), n_best, n_samples, gain),
-        computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds), found),
-        [model.fingerprint, n_best, n_samples, gain], signal,
+        "Orientation prediction", lines, scan,
+        OrientationStep(model, scan.without_data(), n_best, n_samples, gain, overlap),
+        computing, PredictedMap(scan.positions, model.phases, n_best, dict(model.thresholds), found, overlap),
+        [model.fingerprint, n_best, n_samples, gain] + ["overlap"] * overlap, signal,
         record=made_by(
             "predict_orientation", signal=signal, model=loaded, calibration=scan.calibration,
             phases=[phase.name for phase in model.phases],
             calibrate=calibrate if isinstance(calibrate, bool) else "given", n_best=n_best, n_samples=n_samples,
-            counts_per_electron=gain, **reading.asked(),
+            overlap=overlap, counts_per_electron=gain, **reading.asked(),
         ),
     )  # fmt: skip
 
 
-def _looked_for(model, phases, scan: Scan, computing: Computing) -> list:
+def _check_overlap(model, n_best: int, n_samples: int) -> None:
+    """Refuse what does not go with crystals above each other."""
+    if not getattr(model, "finds_overlaps", False):
+        raise ValueError(
+            f"overlap=True needs a model of the kind of 'any-crystal': {model.name!r} finds one crystal at each "
+            "position. Leave the model out and name the phases, or use overlap=False."
+        )
+    if n_best > 1 or n_samples:
+        raise ValueError(
+            f"overlap=True gives up to {MOST_CRYSTALS} crystals at each position, and one orientation of each: use "
+            "n_best=1 and n_samples=0."
+        )
+
+
+def _looked_for(model, phases, scan: Scan, computing: Computing, times: int) -> list:
     """Check phases before the work, and say what it costs to look for them."""
     looking = with_phases(model, phases, scan.calibration)
     check_seen(looking.phases, looking.preprocessing.reciprocal_radius)
     phases = one_of_each(looking.phases)
-    computing.say("Looking for " + cost_together(phases, looking.preprocessing, scan.n_patterns))
+    computing.say("Looking for " + cost_together(phases, looking.preprocessing, scan.n_patterns, times))
     return phases
 
 
@@ -309,10 +341,15 @@ class OrientationStep(Step):
         Predictions with dropout.
     gain : float
         What the detector writes for an electron, for models that count them.
+    overlap : bool
+        Look for several crystals that lie above each other.
     """
 
-    def __init__(self, model, scan: Scan, n_best: int = 1, n_samples: int = 0, gain: float = 1.0) -> None:
+    def __init__(
+        self, model, scan: Scan, n_best: int = 1, n_samples: int = 0, gain: float = 1.0, overlap: bool = False
+    ) -> None:
         self.model, self.scan, self.n_best, self.n_samples, self.gain = model, scan, n_best, n_samples, gain
+        self._overlap = overlap
         self._several, self.micro_batch = model.gives_several and not n_samples, model.micro_batch
         # what several predictions agree on is known with its uncertainty
         self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
@@ -325,6 +362,8 @@ class OrientationStep(Step):
     @property
     def fields(self):
         """See :meth:`PredictedMap.fields`; the reliability needs two orientations."""
+        if self._overlap:
+            return PredictedMap.fields_of_overlaps()
         return PredictedMap.fields(max(2, self.n_best) if self._several else 1, self._with_uncertainty)
 
     def prepare(self, device: torch.device) -> None:
@@ -340,7 +379,7 @@ class OrientationStep(Step):
         found = self.model.predict_batch(
             in_electrons(patterns, self.gain), self.scan.calibration,
             centers=self.scan.batch_centers(patterns, indices), signal_mask=self.scan.signal_mask,
-            n_best=max(2, self.n_best), n_samples=self.n_samples,
+            n_best=max(2, self.n_best), n_samples=self.n_samples, **{"overlap": True} if self._overlap else {},
         )._asdict()  # fmt: skip
         if "uncertainty" in found:
             found["uncertainty"] = self.model.calibrated(found["uncertainty"])

@@ -169,7 +169,7 @@ def test_the_truth_correlates_best(network, name):
     proposed = torch.cat(
         [made.rotations[:, None], rotations.multiply(made.rotations[:, None], off.expand(24, -1, -1))], dim=1
     )
-    view = looking._view(preprocessing.counted(made.patterns, made.calibration))
+    view = looking.view(preprocessing.counted(made.patterns, made.calibration))
     spots = looking.crystals.find(proposed, torch.zeros(24, 4, dtype=torch.long))
     columns = _Seen.of(view, *spots[:5], 1.2).correlations()
     for absolute, behind in zip(columns[::2], columns[1::2], strict=True):
@@ -180,7 +180,7 @@ def test_the_truth_correlates_best(network, name):
 def test_what_an_earlier_look_said_counts(network):
     looking, preprocessing = named(network, "Al")
     made = simulated("Al", 4)
-    view = looking._view(preprocessing.counted(made.patterns, made.calibration))
+    view = looking.view(preprocessing.counted(made.patterns, made.calibration))
     phase_id = torch.zeros(4, 2, dtype=torch.long)
     spots = looking.crystals.find(made.rotations[:, None].expand(-1, 2, -1), phase_id)
     with torch.inference_mode():

@@ -12,6 +12,7 @@ Parts, each with a fixed seed, on data that no bundled model has seen:
 * ``strain``: errors of strain by thickness, of several samples and seeds, with pyxem's maps and with own lattices.
 * ``vectors``: orientations of the multislice patterns from their disks, without training for the crystal.
 * ``tilt``: of patterns with known orientations, from their disks.
+* ``overlap``: two crystals above each other, added up from patterns of single ones.
 * ``images``: regions of simulated atomic-resolution images, and structures in their windows.
 * ``gpu``: speed on a GPU, and whether its answers are the CPU's; left out where there is none.
 * ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite import accelerator, bloch, dynamical, images, phase_fields, phases, settled, tilt, unseen
+from suite import accelerator, bloch, dynamical, images, overlap, phase_fields, phases, settled, tilt, unseen
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -264,6 +264,7 @@ _SECTIONS = {
     "dynamical": lambda rows, content: dynamical.table(rows, lambda row: _letter(row, content)),
     "bloch": lambda rows, content: bloch.table(rows, lambda row: _letter(row, content)),
     "tilt": lambda rows, content: tilt.table(rows, lambda row: _letter(row, content)),
+    "overlap": lambda rows, content: overlap.table(rows, lambda row: _letter(row, content)),
     "phases": lambda rows, content: phases.table(rows, lambda row: _letter(row, content)),
     "unseen": lambda rows, content: unseen.table(rows, lambda row: _letter(row, content)),
     "images": lambda rows, content: images.table(rows, lambda row: _letter(row, content)),

@@ -24,6 +24,7 @@ from suite import (  # fmt: skip
     images,
     labelled,
     measure,
+    overlap,
     phase_fields,
     phases,
     report,
@@ -35,8 +36,8 @@ from suite import (  # fmt: skip
 from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
-    "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "dynamical",
-    "bloch", "phases", "unseen", "images", "phase_fields", "settled", "gpu",
+    "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "overlap",
+    "dynamical", "bloch", "phases", "unseen", "images", "phase_fields", "settled", "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -318,6 +319,12 @@ def _run_tilt(data: Path, choose, results: Results) -> None:
             results.add("tilt", title, method, numbers)
 
 
+def _run_overlap(data: Path, choose, results: Results) -> None:
+    settings = choose.keywords
+    for title, label, numbers in overlap.measure(settings["models"]["any"], data, settings["device"]):
+        results.add("overlap", title, label, numbers)
+
+
 def _run_phases(data: Path, choose, results: Results) -> None:
     settings = choose.keywords
     for title, label, numbers in phases.measure(settings["models"]["any"], settings["device"]):
@@ -390,6 +397,7 @@ _RUNS = {
     "strain": _run_strain,
     "vectors": _run_vectors,
     "tilt": _run_tilt,
+    "overlap": _run_overlap,
     "dynamical": _run_dynamical,
     "bloch": _run_bloch,
     "phases": _run_phases,

@@ -77,6 +77,9 @@ def predict(
     samples: Annotated[
         int, typer.Option(help="Number of predictions with dropout, for a map of their uncertainty in degrees.", min=0)
     ] = 0,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="Look for up to three crystals that lie above each other.")
+    ] = False,
     overwrite: OverwriteMap = False,
     *,
     options: ScanOptions,
@@ -88,8 +91,8 @@ def predict(
 
     model = model[0] if model and len(model) == 1 else model or None
     xmap = predict_orientation(
-        signal, model, phases=phase or None, calibrate=calibrate, n_best=n_best, n_samples=samples, output=output,
-        overwrite=overwrite, **options.settings(),
+        signal, model, phases=phase or None, calibrate=calibrate, n_best=n_best, n_samples=samples, overlap=overlap,
+        output=output, overwrite=overwrite, **options.settings(),
     )  # fmt: skip
     _say_what_is_saved(xmap, output)
 

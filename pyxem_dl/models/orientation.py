@@ -13,7 +13,8 @@ from pyxem_dl.frames import Calibration
 from pyxem_dl.messages import warn
 from pyxem_dl.models.folder import Model
 from pyxem_dl.moved import renamed_attribute
-from pyxem_dl.networks import OrientationCandidates, SampledOrientations
+from pyxem_dl.networks import OrientationCandidates, OverlappingCrystals, SampledOrientations
+from pyxem_dl.networks.overlap import OverlapSearch
 from pyxem_dl.preprocessing import PREPROCESSINGS, CartesianPreprocessing, PolarPreprocessing
 from pyxem_dl.preprocessing.usable import usable_patterns
 from pyxem_dl.rotations import misorientation_angle
@@ -21,6 +22,8 @@ from pyxem_dl.symmetry import laue_group
 
 # Patterns that go through the network at once
 _MICRO_BATCH = {"cpu": 128, "other": 256}
+# Of these each is looked at up to a dozen times where crystals may lie above each other
+_MICRO_BATCH_OF_OVERLAPS = {"cpu": 32, "other": 128}
 # check_domain: other beam energies by this share, and detectors that cover less than this share
 _ENERGY_TOLERANCE = 0.05
 _RADIUS_COVERED = 0.8
@@ -106,7 +109,8 @@ class OrientationModel(Model):
         signal_mask: torch.Tensor | None = None,
         n_best: int = 1,
         n_samples: int = 0,
-    ) -> OrientationCandidates | SampledOrientations:
+        overlap: bool = False,
+    ) -> OrientationCandidates | SampledOrientations | OverlappingCrystals:
         """Predict the orientations of a batch of patterns.
 
         Parameters
@@ -124,24 +128,30 @@ class OrientationModel(Model):
         n_samples : int
             Number of predictions with dropout (Monte-Carlo dropout), of which mean and uncertainty are returned; 0: one
             prediction without dropout.
+        overlap : bool
+            Look for several crystals that lie above each other, for models that :attr:`finds_overlaps`.
 
         Returns
         -------
-        OrientationCandidates, or SampledOrientations with `n_samples`
+        OrientationCandidates, SampledOrientations with `n_samples`, or OverlappingCrystals with `overlap`
             On the model's device.  ``crystal`` is 0 for patterns that cannot be indexed: with NaN or infinite pixels,
             or constant (empty, saturated) where not masked.
         """
         device = self.device
         mask = None if signal_mask is None else signal_mask.to(device)
-        size = _MICRO_BATCH["cpu" if device.type == "cpu" else "other"]
+        sizes = _MICRO_BATCH_OF_OVERLAPS if overlap else _MICRO_BATCH
+        size = sizes["cpu" if device.type == "cpu" else "other"]
         size = size if self.padding else max(1, min(size, len(patterns)))
 
         def predict(micro_batch, its_centers):
+            if overlap:
+                return self._crystals_of_micro_batch(micro_batch, calibration, its_centers, mask, size)
             return self._predict_micro_batch(micro_batch, calibration, its_centers, mask, n_best, size, n_samples)
 
         self._check_samples(n_samples)
         columns = in_micro_batches(predict, size, device, patterns, centers)
-        return (SampledOrientations if n_samples else OrientationCandidates)(*columns)
+        kind = SampledOrientations if n_samples else OrientationCandidates
+        return (OverlappingCrystals if overlap else kind)(*columns)
 
     def compare_batch(
         self, patterns: torch.Tensor, calibration: Calibration, rotations: torch.Tensor, phase_id: torch.Tensor, *,
@@ -227,6 +237,11 @@ class OrientationModel(Model):
         return hasattr(self.network, "with_phases")
 
     @property
+    def finds_overlaps(self) -> bool:
+        """Whether several crystals are found that lie above each other."""
+        return self.network_name == "any_crystal"
+
+    @property
     def counts_electrons(self) -> bool:
         """Whether patterns have to be in electrons."""
         return getattr(self.network, "counts_electrons", False)
@@ -264,6 +279,16 @@ class OrientationModel(Model):
             found = network.samples(polar, n_samples) if n_samples else [network.predict(polar, n_best)]
         found = [_without_unusable([column[:n] for column in prediction], usable[:n]) for prediction in found]
         return SampledOrientations.of(found, self.network.operations) if n_samples else found[0]
+
+    def _crystals_of_micro_batch(self, patterns, calibration, centers, mask, size: int):
+        """Find the crystals of at most `size` patterns."""
+        n, centers = len(patterns), padded(centers, size)
+        patterns, usable = usable_patterns(padded(patterns, size), mask)
+        with computing(self.device):
+            inputs = self._inputs(patterns, calibration, centers, mask)
+        with computing(self.device, self.precision):
+            *found, share = (column[:n] for column in OverlapSearch(self.network, inputs)())
+        return OverlappingCrystals(*_without_unusable(found, usable[:n]), share * usable[:n, None])
 
     @property
     def _inputs(self):

@@ -79,6 +79,10 @@ class Crystals(NamedTuple):
         both = (torch.cat(pair, dim=1) for pair in zip((kx, ky), turned, strict=True))
         return Spots(*both, *(torch.cat([column, column], dim=1) for column in others))
 
+    def near(self, rotations: torch.Tensor, phase_id: torch.Tensor, n_spots: int, furthest: float) -> Spots:
+        """Find the reflections (n, s) of orientations (n, 4) within `furthest` Å⁻¹ of the Ewald sphere."""
+        return _find(self.table, rotations, phase_id, self.beam_energy, n_spots, furthest)
+
     def turned(self, proposals: Proposals) -> Spots:
         """Turn the reflections of templates as proposals are turned, (n, m, s)."""
         kx, ky, *others = (column[proposals.template] for column in self.spots)
@@ -166,12 +170,12 @@ class AnyCrystalNetwork(nn.Module):
         score, correction = self.verifier(view, spots, belief, radius, earlier)
         return score, rot.multiply(rotations, rot.exponential(correction))
 
-    def _look_at_all(self, view: PatternView, proposals: Proposals):
+    def look_at_all(self, view: PatternView, proposals: Proposals):
         """Look for the first time, with few reflections."""
         spots = self.crystals.turned(proposals)
         return self._look(view, proposals.rotations, proposals.score, spots)
 
-    def _look_closer(self, view: PatternView, rotations, earlier, belief, phase_id, *, twins: bool = False):
+    def look_closer(self, view: PatternView, rotations, earlier, belief, phase_id, *, twins: bool = False):
         """Look again, with more reflections; where the last half are `twins` of the first, at these together."""
         n = rotations.shape[1] // (2 if twins else 1)
         spots = self.crystals.find(rotations[:, :n], phase_id[:, :n], twins)
@@ -208,12 +212,12 @@ class AnyCrystalNetwork(nn.Module):
     def verify(self, inputs: Sequence[torch.Tensor]) -> Verified:
         """Propose orientations and compare them with the patterns, see :meth:`predict`."""
         polar, valid, *_ = inputs
-        view, proposals = self._view(inputs), self._propose(polar, valid)
-        score, rotations = self._look_at_all(view, proposals)
+        view, proposals = self.view(inputs), self._propose(polar, valid)
+        score, rotations = self.look_at_all(view, proposals)
         best = _best(_SECOND, score, rotations, proposals.score, proposals.phase_id)
-        score, rotations = self._look_closer(view, *best)
+        score, rotations = self.look_closer(view, *best)
         best = _with_twins(*_best(_THIRD, score, rotations, *best[2:]))
-        score, rotations = self._look_closer(view, *best, twins=True)
+        score, rotations = self.look_closer(view, *best, twins=True)
         return Verified(rotations, best[-1], score)
 
     def compare(self, inputs: Sequence[torch.Tensor], rotations: torch.Tensor, phase_id: torch.Tensor) -> Verified:
@@ -226,14 +230,15 @@ class AnyCrystalNetwork(nn.Module):
         rotations, phase_id : tensor, shapes (n, m, 4) and (n, m)
             Orientations and their phases.
         """
-        view, score = self._view(inputs), None
+        view, score = self.view(inputs), None
         # what templates say of these is not asked: they count as much as the best that templates find
         belief = self._propose(*inputs[:2]).score[:, :1].expand(phase_id.shape)
         for _ in range(2):
-            score, rotations = self._look_closer(view, rotations, score, belief, phase_id)
+            score, rotations = self.look_closer(view, rotations, score, belief, phase_id)
         return Verified(rotations, phase_id, score)
 
-    def _view(self, inputs) -> PatternView:
+    def view(self, inputs) -> PatternView:
+        """Prepare what all looks at the same patterns share."""
         return PatternView.of(*inputs, self.crystals.proposer.preprocessing)
 
     # ---------------------------------------------------------------- loss
@@ -248,15 +253,15 @@ class AnyCrystalNetwork(nn.Module):
             The truth; phase -1 where none of the crystals is.
         """
         polar, valid, *_ = inputs
-        view, truth = self._view(inputs), (rotations, phase_id)
+        view, truth = self.view(inputs), (rotations, phase_id)
         with torch.no_grad():
             proposals = self._propose(polar, valid)
         near = _NEAR * torch.deg2rad(self.crystals.proposer.resolution)[proposals.phase_id]
-        score, better = self._look_at_all(view, proposals)
+        score, better = self.look_at_all(view, proposals)
         parts = [self._part(score, proposals.rotations, better, proposals.phase_id, truth, near, strict=False)]
         best = _detached(_best(_SECOND, score, better, proposals.score, proposals.phase_id))
         for strict in (False, True):
-            score, better = self._look_closer(view, *best, twins=strict)
+            score, better = self.look_closer(view, *best, twins=strict)
             near = torch.full_like(score, _RIGHT)
             parts.append(self._part(score, best[0], better, best[-1], truth, near, strict=strict))
             if not strict:
@@ -272,7 +277,7 @@ class AnyCrystalNetwork(nn.Module):
         rotations, phase_id = truth
         equivalent = rot.multiply(self.operations[phase_id.clamp_min(0)], rotations[:, None])
         if not strict:
-            equivalent = torch.cat([equivalent, _turned(equivalent)], dim=1)
+            equivalent = torch.cat([equivalent, turned_by_180(equivalent)], dim=1)
         nearest = rot.matmul(proposed, equivalent.transpose(1, 2)).abs().argmax(dim=2)
         right = equivalent.gather(1, nearest[..., None].expand(-1, -1, 4))
         distance = rot.logarithm(rot.multiply(rot.conjugate(proposed), right)).norm(dim=-1)
@@ -332,13 +337,13 @@ def _best(n: int, score, rotations, *columns):
 
 def _with_twins(rotations, *columns):
     """Add to what is there what a turn by 180° about the beam makes of it."""
-    return torch.cat([rotations, _turned(rotations)], dim=1), *(torch.cat([x, x], dim=1) for x in columns)
+    return torch.cat([rotations, turned_by_180(rotations)], dim=1), *(torch.cat([x, x], dim=1) for x in columns)
 
 
 def _detached(columns) -> tuple[torch.Tensor, ...]:
     return tuple(column.detach() for column in columns)
 
 
-def _turned(rotations: torch.Tensor) -> torch.Tensor:
+def turned_by_180(rotations: torch.Tensor) -> torch.Tensor:
     """Turn orientations by 180° about the beam."""
     return rot.rotate_in_plane(rotations, torch.full_like(rotations[..., 0], math.pi))

@@ -9,6 +9,9 @@ import torch
 
 from pyxem_dl import symmetry
 
+#: Crystals that are looked for at a position, where they may lie above each other
+MOST_CRYSTALS = 3
+
 
 class OrientationCandidates(NamedTuple):
     """Separated modes of the distribution, most probable first.
@@ -21,6 +24,21 @@ class OrientationCandidates(NamedTuple):
     phase_id: torch.Tensor
     scores: torch.Tensor
     crystal: torch.Tensor
+
+
+class OverlappingCrystals(NamedTuple):
+    """Crystals that lie above each other, the one with the largest share first.
+
+    The fields of :class:`OrientationCandidates` for :data:`MOST_CRYSTALS` crystals, and ``share (n, crystals)`` of the
+    light that they explain together: 0 where there is no further crystal; its rotation is then that of the first one,
+    its phase -1 and its score 0.
+    """
+
+    rotations: torch.Tensor
+    phase_id: torch.Tensor
+    scores: torch.Tensor
+    crystal: torch.Tensor
+    share: torch.Tensor
 
 
 class SampledOrientations(NamedTuple):

@@ -56,12 +56,14 @@ class Peaks(NamedTuple):
     significance: torch.Tensor
 
     @classmethod
-    def of(cls, found: torch.Tensor, ring: torch.Tensor, valid: torch.Tensor, radius: float) -> Peaks:
-        """Find them in mean counts around each bin (n, n_k, n_phi)."""
+    def of(
+        cls, found: torch.Tensor, ring: torch.Tensor, valid: torch.Tensor, radius: float, number: int = _PEAKS
+    ) -> Peaks:
+        """Find the clearest ones in mean counts around each bin (n, n_k, n_phi)."""
         n_bins = _SUMMED**2
         out = _stands_out(n_bins * found, n_bins * ring[..., None]) * valid
         around = _highest(out, _APART)
-        significance, at = torch.where(out >= around, out, 0).flatten(1).topk(_PEAKS, dim=1)
+        significance, at = torch.where(out >= around, out, 0).flatten(1).topk(number, dim=1)
         n_k, n_phi = out.shape[1:]
         k, phi = (at // n_phi + 0.5) * (radius / n_k), (at % n_phi) * (2 * math.pi / n_phi)
         return cls(k * phi.cos(), k * phi.sin(), significance)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyxem_dl.checks import thresholds
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
+from pyxem_dl.networks import MOST_CRYSTALS
 from pyxem_dl.results.calibrations import calibration_property
 from pyxem_dl.results.maps import reliability, renumbered, to_crystal_map
 from pyxem_dl.scans import Collected, Field, Positions
@@ -51,6 +52,8 @@ class PredictedMap:
         below ``score``.
     calibration : dict, optional
         Numbers of the calibration that was found in the patterns: a property of the map, so that all files keep it.
+    overlap : bool
+        The orientations of a position are those of crystals that lie above each other.
     """
 
     positions: Positions
@@ -58,6 +61,7 @@ class PredictedMap:
     n_best: int
     thresholds: dict
     calibration: dict | None = None
+    overlap: bool = False
 
     kind = "predicted orientations"
 
@@ -70,20 +74,28 @@ class PredictedMap:
         }  # fmt: skip
         return fields | ({"uncertainty": Field((), "float32")} if with_uncertainty else {})
 
+    @staticmethod
+    def fields_of_overlaps() -> dict[str, Field]:
+        """List what is given where crystals may lie above each other."""
+        return PredictedMap.fields(MOST_CRYSTALS, False) | {"share": Field((MOST_CRYSTALS,), "float32")}
+
     def __call__(self, found: Collected):
         """Crystal map of what was found; what is not done is not in its data."""
         rotations, phase_id, scores, crystal = (
             found.arrays[name] for name in ("rotations", "phase_id", "scores", "crystal")
         )
         prop = calibration_property(self.calibration, self.positions)
-        if scores.shape[1] > 1:
+        is_indexed = indexed(scores[:, 0], crystal, self.thresholds)
+        if self.overlap:
+            prop |= _of_crystals(found.arrays["share"], phase_id, is_indexed & found.done)
+        elif scores.shape[1] > 1:
             prop["reliability"] = reliability(scores)
         if "uncertainty" in found.arrays:
             prop["uncertainty"] = found.arrays["uncertainty"].astype(float)
         kept = slice(self.n_best)
         return to_crystal_map(
             self.positions, rotations[:, kept], phase_id[:, kept], scores[:, kept], self.phases,
-            indexed=indexed(scores[:, 0], crystal, self.thresholds), is_in_data=found.done, prop=prop,
+            indexed=is_indexed, is_in_data=found.done, prop=prop,
         )  # fmt: skip
 
     def to_dict(self) -> dict:
@@ -92,6 +104,7 @@ class PredictedMap:
             "positions": self.positions.to_dict(), "phases": [phase_to_dict(phase) for phase in self.phases],
             "n_best": self.n_best, "thresholds": {k: float(v) for k, v in self.thresholds.items()},
         }  # fmt: skip
+        entry |= {"overlap": True} if self.overlap else {}
         return entry if self.calibration is None else entry | {"calibration": self.calibration}
 
     @classmethod
@@ -101,7 +114,16 @@ class PredictedMap:
         thresholds(limits, "The store", ("crystal", "score"))
         phases = [phase_from_dict(each) for each in entry["phases"]]
         positions = Positions.from_dict(entry["positions"])
-        return cls(positions, phases, int(entry["n_best"]), limits, entry.get("calibration"))
+        overlap = entry.get("overlap") is True
+        return cls(positions, phases, int(entry["n_best"]), limits, entry.get("calibration"), overlap)
+
+
+def _of_crystals(share, phase_id, is_indexed) -> dict:
+    """Properties of the crystals (n, crystals) at each position; those that are none have no share, and no phase."""
+    share = np.where(is_indexed[:, None], share.astype(float), 0.0)
+    return {
+        "share": share, "n_crystals": (share > 0).sum(1), "candidate_phase_id": np.where(share > 0, phase_id, -1),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

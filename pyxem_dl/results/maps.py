@@ -71,7 +71,7 @@ def to_crystal_map(
     n_best = quaternions.shape[1]
     if n_best == 1:
         quaternions, prop["scores"] = quaternions[:, 0], prop["scores"][:, 0]
-    elif len(phases) > 1:
+    elif len(phases) > 1 and "candidate_phase_id" not in prop:
         prop["candidate_phase_id"] = np.where(in_data[:, None], phase_id, -1)
     positions = getattr(scan, "positions", scan)
     xmap = CrystalMap(

@@ -25,6 +25,7 @@ def predict_orientation(
     calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
+    overlap: bool = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
@@ -56,6 +57,9 @@ def predict_orientation(
         Number of predictions with dropout (Monte-Carlo dropout). The map then has the mean of the largest group of
         predictions that lie within 10 degrees of each other, and their uncertainty. Default is 0: one prediction
         without dropout.
+    overlap : bool, optional
+        Look for up to three crystals at each position that lie above each other, and for their shares. For the model
+        ``"any-crystal"`` and its like; it takes some ten times as long. Default is False.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
@@ -87,7 +91,8 @@ def predict_orientation(
     orix.crystal_map.CrystalMap
         Rotations lab → crystal, shape (n, n_best), with the properties ``scores`` (greater is better), ``score``
         (the best of them, shape (n,)), ``reliability``, and ``uncertainty`` (degrees) with `n_samples` or several
-        models; ``phase_id`` is −1 where nothing was indexed.
+        models; ``phase_id`` is −1 where nothing was indexed. With `overlap` the rotations have the shape (n, 3), and
+        ``share`` (n, 3) and ``n_crystals`` (n,) say which of them are crystals.
 
     See Also
     --------
@@ -114,6 +119,7 @@ def predict_orientation(
         calibrate=calibrate,
         n_best=n_best,
         n_samples=n_samples,
+        overlap=overlap,
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,
@@ -136,6 +142,7 @@ def iter_predict_orientation(
     calibrate: bool | FoundCalibration = False,
     n_best: int = 1,
     n_samples: int = 0,
+    overlap: bool = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
@@ -164,6 +171,9 @@ def iter_predict_orientation(
         Number of predictions with dropout (Monte-Carlo dropout). The map then has the mean of the largest group of
         predictions that lie within 10 degrees of each other, and their uncertainty. Default is 0: one prediction
         without dropout.
+    overlap : bool, optional
+        Look for up to three crystals at each position that lie above each other, and for their shares. Default is
+        False.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
@@ -211,6 +221,7 @@ def iter_predict_orientation(
         calibrate=calibrate,
         n_best=n_best,
         n_samples=n_samples,
+        overlap=overlap,
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,

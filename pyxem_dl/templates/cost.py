@@ -55,7 +55,7 @@ class Cost(NamedTuple):
         return _OF_PATTERN + _OF_COMPARISON * self.templates
 
 
-def cost_together(phases: list, preprocessing: PolarPreprocessing, n_patterns: int) -> str:
+def cost_together(phases: list, preprocessing: PolarPreprocessing, n_patterns: int, times: int = 1) -> str:
     """Say what it costs to look for phases in each pattern at once.
 
     Parameters
@@ -66,6 +66,8 @@ def cost_together(phases: list, preprocessing: PolarPreprocessing, n_patterns: i
         The polar grid of the patterns.
     n_patterns : int
         Of the scan.
+    times : int
+        As often as this the work for a pattern is done.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def cost_together(phases: list, preprocessing: PolarPreprocessing, n_patterns: i
             f"{_memory(cost.n_bytes)}; at most {_memory(_MOST_BYTES)} are allowed. Find out first which of them are "
             "there, with s.identify_phases(...), which takes one after another, and give those."
         )
-    each = cost.of_pattern()
+    each = times * cost.of_pattern()
     return (
         f"{len(phases)} phase{'s' * (len(phases) > 1)}: about {cost.templates} templates of {cost.reflections} "
         f"reflections, {time_of(cost.seconds)} to make; {1e3 * each:.2g} ms for a pattern, "

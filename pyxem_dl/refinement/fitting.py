@@ -157,11 +157,10 @@ class Refiner:
         rotations, pool, seen, turn_error = self._prepared(self._beams, patterns, rotations, centers, signal_mask)
         given = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
         tilt, thickness = _one_by_one(self._net, pool, seen, *given)
-        for i, (n_starts, *stage) in enumerate(_STAGES):
-            if i:
-                best = state.best(n_starts)
-                tilt, thickness = best.tilt, best.thickness
-            state = self._fit(pool, seen, tilt, thickness, *stage)
+        state = self._fit(pool, seen, tilt, thickness, *_STAGES[0][1:])
+        for n_starts, *stage in _STAGES[1:]:
+            best = state.best(n_starts)
+            state = self._fit(pool, seen, best.tilt, best.thickness, *stage)
         return self._told(rotations, seen, state.best(_STAGES[-1][0]), turn_error)
 
     def _far(self, patterns, rotations, centers, signal_mask, best: Refined) -> Refined:
@@ -175,9 +174,7 @@ class Refiner:
         return best
 
     def _prepared(self, beams: Beams, patterns, rotations, centers, signal_mask):
-        """Rotations that are turned so that spots are where the light is, their beams, what is seen of these, and the
-        error of the turn in radians.
-        """
+        """Turn rotations so that spots are where the light is: these, beams, what is seen, and the turn's error."""
         for i in range(_TURNS + 1):
             chosen = beams.choose(rotations.float())
             given = {"centers": centers, "signal_mask": signal_mask}
@@ -236,14 +233,15 @@ class Refiner:
         size = torch.diagonal(state.normal[:, 0], dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
         scaled = (state.normal[:, 0] / (size[..., None] * size[..., None, :])).double()
         spread = torch.linalg.inv(scaled + 1e-9 * torch.eye(4, dtype=scaled.dtype, device=scaled.device))
-        own = (torch.diagonal(spread, dim1=1, dim2=2) / size**2).clamp_min(0) * _MODEST**2 * misfit.clamp_min(1)[:, None]
+        own = (torch.diagonal(spread, dim1=1, dim2=2) / size**2).clamp_min(0)
+        own = own * _MODEST**2 * misfit.clamp_min(1)[:, None]
         wrong = math.radians(_WRONG_ERROR) * (misfit - _WRONG).clamp_min(0)
         far = (likely * (state.tilt - tilt[:, None]).square().sum(-1)).sum(1)
         of_tilt = own[:, :2].sum(1) + far + turn_error**2 + wrong**2
         of_thickness = own[:, 2] + (likely * (state.thickness - thickness[:, None]) ** 2).sum(1)
         return Refined(
             _tilted(rotations, tilt), thickness.double(), torch.rad2deg(of_tilt.sqrt()), of_thickness.sqrt(),
-            misfit.double(), (seen.used.sum(1) >= _FEWEST) & of_tilt.isfinite(),
+            misfit.double(), seen.has_light() & (seen.used.sum(1) >= _FEWEST) & of_tilt.isfinite(),
         )  # fmt: skip
 
 

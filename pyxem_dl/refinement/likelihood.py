@@ -16,6 +16,8 @@ _MOST = 32
 _MODEL_ERROR, _DIRECT_ERROR, _MOMENT_ERROR = 0.05, 0.15, 0.06
 # Share of the background that is not as even as it is taken to be
 _UNEVEN = 0.1
+# Diffracted beams together are above what noise makes by so many deviations at least
+_CLEARLY_LIT = 6.0
 # Electrons that may be anywhere
 _FLOOR = 1.0
 
@@ -72,6 +74,14 @@ class Seen(NamedTuple):
 
     def __getitem__(self, rows) -> Seen:
         return Seen(*(x[rows] for x in self))
+
+    def has_light(self) -> torch.Tensor:
+        """Whether (n,) the diffracted beams together are clearly brighter than what noise and background make."""
+        half = self.values.shape[1] // 2
+        diffracted = self.used[:, :half] & (self.beams > 0)
+        light = (self.values[:, :half] * diffracted).sum(1)
+        noise = (self.noise[:, :half] * diffracted).sum(1) + light.clamp_min(0)
+        return light > _CLEARLY_LIT * noise.sqrt()
 
     def fit(self, model: torch.Tensor, unresolved: torch.Tensor | None = None) -> Fit:
         """Compare with models.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -209,8 +210,6 @@ def refinement_job(
 
 def _digest(start: Start) -> str:
     """Text that differs for other orientations."""
-    import hashlib
-
     digest = hashlib.sha256(np.ascontiguousarray(start.rotations).tobytes())
     digest.update(np.ascontiguousarray(start.phase).tobytes())
     for name in sorted(start.properties):
@@ -238,7 +237,8 @@ def _pair_of(thickness) -> tuple[float, float]:
     try:
         low, high = (float(x) for x in thickness)
     except (TypeError, ValueError):
-        raise ValueError(f"thickness is the smallest and the largest in Å, such as (20, 600), not {thickness!r}.") from None
+        words = f"thickness is the smallest and the largest in Å, such as (20, 600), not {thickness!r}."
+        raise ValueError(words) from None
     least, most = _THICKNESS
     if not least <= low < high <= most:
         raise ValueError(f"thickness must be two increasing numbers from {least:g} to {most:g} Å, not {thickness!r}.")

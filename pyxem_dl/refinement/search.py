@@ -22,8 +22,10 @@ _AROUND = ((1, 0), (0, 1), (-1, 1), (-1, 0), (0, -1), (1, -1))
 
 
 class Optics(NamedTuple):
-    """Directions of the incident beam: the radius of the cone (``disk``, rad), and ``precession (m, 2)``: tilts (rad)
-    of the crystal that stand for those of a precessing beam, one (0, 0) where it stands still.
+    """Directions of the incident beam.
+
+    ``disk``: radius of the cone in radians; ``precession (m, 2)``: tilts of the crystal in radians that stand for the
+    directions of a precessing beam, one (0, 0) where it stands still.
     """
 
     disk: float
@@ -50,8 +52,10 @@ class Optics(NamedTuple):
 
 
 class Net(NamedTuple):
-    """Tilts ``(m, 2)`` in radians on a hexagonal net, the neighbours ``ring (m, 6)`` of each (m where there is none),
-    and where these lie, ``around (6, 2)``.
+    """A hexagonal net.
+
+    ``tilts (m, 2)`` in radians; ``ring (m, 6)``: the neighbours of each, m where there is none; ``around (6, 2)``:
+    where these lie; ``step`` in radians.
     """
 
     tilts: torch.Tensor
@@ -186,7 +190,7 @@ def solved(normal: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 
 
 def _separated(tilt, thickness, cost, n_starts: int, apart: float, apart_thickness: float):
-    """The places of least cost that are apart from one another."""
+    """Choose the places of least cost that are apart from one another."""
     rows, chosen = torch.arange(len(cost), device=cost.device), []
     for _ in range(n_starts):
         place = cost.argmin(1)

@@ -50,8 +50,8 @@ class _Split(NamedTuple):
 
     ``order (n, m, beams)``, the strong ones first; ``across (n, m, weak, strong)``: half the coupling of these;
     ``outside (n, m, weak)``: minus the errors of weak beams; of the waves of strong ones ``gamma (n, m, strong)`` in
-    1/Å, ``vectors (n, m, strong, waves)``, what they scatter ``to_weak (n, m, weak, waves)``, and how fast their
-    amplitudes decay, ``decay (n, m, waves)``, as ``exp(-2 pi decay t)``.
+    1/Å (complex with absorption), ``vectors (n, m, strong, waves)`` and their inverse, ``back``, and what they scatter,
+    ``to_weak (n, m, weak, waves)``.
     """
 
     order: torch.Tensor
@@ -59,8 +59,8 @@ class _Split(NamedTuple):
     outside: torch.Tensor
     gamma: torch.Tensor
     vectors: torch.Tensor
+    back: torch.Tensor
     to_weak: torch.Tensor
-    decay: torch.Tensor
 
 
 def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
@@ -82,15 +82,19 @@ def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
     outside = -sorted_error[..., n_strong:]
     far = torch.where(outside.abs() < _NEAREST, _NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
     inner = inner - across.mH @ (across / far[..., None])
-    gamma, vectors = torch.linalg.eigh(inner)
-    # to first order, electrons are lost as fast as waves run along the atoms: half the coupling, without the errors
-    coupled = gamma + (torch.view_as_real(vectors).square().sum(-1) * sorted_error[..., :n_strong, None]).sum(-2)
+    if pool.absorption:
+        lost = inner - torch.diag_embed(torch.diagonal(inner, dim1=-2, dim2=-1))
+        gamma, vectors = torch.linalg.eig(inner + 1j * pool.absorption * lost)
+        back = torch.linalg.inv(vectors)
+    else:
+        gamma, vectors = torch.linalg.eigh(inner)
+        back = vectors.mH
     apart = outside[..., None] - gamma[..., None, :]
     least = apart.abs().min(-1, keepdim=True)
-    nearest = apart.gather(-1, least.indices)[..., 0]
+    nearest = apart.gather(-1, least.indices)[..., 0].real
     outside = outside + torch.where(nearest.abs() < _APART, _APART * torch.where(nearest < 0, -1.0, 1.0), 0)
     to_weak = (across @ vectors) / (gamma[..., None, :] - outside[..., None])
-    return _Split(order, across, outside, gamma, vectors, to_weak, pool.absorption * coupled)
+    return _Split(order, across, outside, gamma, vectors, back, to_weak)
 
 
 def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int, wanted: torch.Tensor):
@@ -114,17 +118,15 @@ def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_stro
     tensor, shape (n, m, thicknesses, wanted beams)
     """
     parts = _split(pool, error, n_strong)
-    excited = parts.vectors[..., 0, :].conj()
+    excited = parts.back[..., 0]
     place = _place(parts, wanted)
     rows = torch.cat([parts.vectors, parts.to_weak], dim=-2) * excited[..., None, :]
     rows = rows.gather(-2, place[..., None].expand(*place.shape, rows.shape[-1]))
-    one = torch.ones((), dtype=error.dtype, device=error.device)
-    left = torch.exp(-2 * math.pi * parts.decay[..., None, :] * thickness[:, None]) if pool.absorption else one
-    amplitude = torch.polar(left, 2 * math.pi * parts.gamma[..., None, :] * thickness[:, None]) @ rows.mT
+    amplitude = _wave(2 * math.pi * parts.gamma[..., None, :] * thickness[:, None]) @ rows.mT
     # what weak beams scatter on their own way to the exit; strong ones have none
     alone = torch.nn.functional.pad(parts.outside, (parts.gamma.shape[-1], 0)).gather(-1, place)
     into = rows.sum(-1) * (place >= parts.gamma.shape[-1])
-    own = torch.polar(one, 2 * math.pi * alone[..., None, :] * thickness[:, None])
+    own = _wave(2 * math.pi * alone[..., None, :] * thickness[:, None])
     amplitude.addcmul_(own, into[..., None, :], value=-1)
     return torch.view_as_real(amplitude).square().sum(-1)
 
@@ -152,7 +154,7 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
     parts = _split(pool, error, n_strong)
     vectors, gamma, depth = parts.vectors, parts.gamma, thickness[..., None]
     n_strong = gamma.shape[-1]
-    excited = vectors[..., 0, :].conj()
+    excited = parts.back[..., 0]
     place = _place(parts, wanted)
     rows = torch.cat([vectors, parts.to_weak], dim=-2)
     rows = rows.gather(-2, place[..., None].expand(*place.shape, n_strong))
@@ -164,25 +166,38 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
     far = torch.where(parts.outside.abs() < _NEAREST, math.inf, parts.outside)
     detour = parts.across.mH @ ((of_strong[..., n_strong:] / far**2)[..., None] * parts.across)
     changed = -(torch.diag_embed(of_strong[..., :n_strong]).to(detour.dtype) + detour)
-    among = vectors.mH @ changed @ vectors  # (2, n, m, strong, strong)
-    half = torch.polar(torch.exp(-math.pi * parts.decay * depth), math.pi * gamma * depth)
-    half_alone = torch.polar(torch.ones_like(alone), math.pi * alone * depth)
+    among = parts.back @ changed @ vectors  # (2, n, m, strong, strong)
+    half = _wave(math.pi * gamma * depth)
+    half_alone = _wave(math.pi * alone * depth)
     arrived = (half * excited)[..., None]
-    near = torch.sinc((gamma[..., :, None] - gamma[..., None, :]) * depth[..., None])
+    near = _sinc((gamma[..., :, None] - gamma[..., None, :]) * depth[..., None])
     moved = (rows * half[..., None, :]) @ ((near * among) @ arrived)  # (2, n, m, wanted, 1)
     onto = -(rows @ among) - of_wanted[..., None] * rows
-    near = torch.sinc((alone[..., :, None] - gamma[..., None, :]) * depth[..., None])
+    near = _sinc((alone[..., :, None] - gamma[..., None, :]) * depth[..., None])
     into = (rows @ excited[..., None])[..., 0]
     apart = ((near * onto) @ arrived)[..., 0] + of_wanted * (half_alone * into)
     moved = 2j * math.pi * depth * (moved[..., 0] + weak * half_alone * apart)
     waves = half**2 * excited
-    along = 2j * math.pi * torch.complex(gamma, parts.decay)
-    both = rows @ torch.stack([waves, along * waves], dim=-1)
+    both = rows @ torch.stack([waves, 2j * math.pi * gamma * waves], dim=-1)
     left = weak * half_alone**2 * into
     amplitude = both[..., 0] - left
     grown = both[..., 1] - 2j * math.pi * alone * left
     change = torch.stack([amplitude, 2 * moved[0], 2 * moved[1], 2 * grown], dim=-1)
     return (amplitude.conj()[..., None] * change).real
+
+
+def _wave(phase: torch.Tensor) -> torch.Tensor:
+    """``exp(i phase)``; complex phases are those of waves that decay."""
+    return torch.exp(1j * phase) if phase.is_complex() else torch.polar(torch.ones_like(phase), phase)
+
+
+def _sinc(x: torch.Tensor) -> torch.Tensor:
+    """``sin(pi x) / (pi x)``, of complex numbers, too."""
+    if not x.is_complex():
+        return torch.sinc(x)
+    near = x.abs() < 1e-3
+    z = math.pi * torch.where(near, torch.ones_like(x), x)
+    return torch.where(near, 1 - (math.pi * x) ** 2 / 6, torch.sin(z) / z)
 
 
 def _place(parts: _Split, wanted: torch.Tensor) -> torch.Tensor:

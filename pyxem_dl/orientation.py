@@ -27,6 +27,7 @@ from pyxem_dl.models import (
 from pyxem_dl.networks import MOST_CRYSTALS
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.records import made_by
+from pyxem_dl.refinement.refine import refine_map, refinement_settings
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.results.calibrations import calibration_numbers
 from pyxem_dl.results.map_files import check_map_target, map_target
@@ -56,6 +57,7 @@ def predict_orientation(
     n_best: int = 1,
     n_samples: int = 0,
     overlap: bool = False,
+    refine: bool | dict = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
@@ -93,6 +95,9 @@ def predict_orientation(
     overlap : bool
         Look for up to three crystals at each position that lie above each other, and say which share of the light each
         has; for the model "any-crystal" and its like.  It takes some ten times as long.
+    refine : bool or dict
+        Refine the best orientations by Bloch waves, and find thicknesses, as :func:`pyxem_dl.refine_orientation` does
+        it; or a dict of its settings, such as ``{"thickness": (20, 1500), "absorption": True}``.
     navigation_mask : array of bool, optional
         True = excluded; of the navigation's shape in data order, (y, x).
     signal_mask : array of bool, shape (rows, columns), optional
@@ -139,6 +144,8 @@ def predict_orientation(
         * ``n_crystals`` (n,), with `overlap`: how many there are; 0 where nothing is indexed.  ``scores`` are those of
           each crystal by itself, and ``candidate_phase_id`` (n, 3) is there for one phase, too, -1 where there is no
           crystal: ``phase_id`` is the phase of the first one.
+        * ``thickness``, ``thickness_error``, ``orientation_error``, ``misfit``, ``refined`` (n,): with `refine`; see
+          :func:`pyxem_dl.refine_orientation`.
         * ``calibration`` (n, 10): with `calibrate`, or if the signal's metadata have a distortion, what was used; see
           :func:`pyxem_dl.calibration_of`, which reads it.
 
@@ -171,14 +178,16 @@ def predict_orientation(
     Negative intensities count as 0.
     """
     target = map_target(output, overwrite)
+    refining = refinement_settings(refine)
+    computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
     job = orientation_job(
         signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
-        Computing(device, batch_size, show_progressbar, on_part, on_message), overlap,
+        computing, overlap,
     )  # fmt: skip
     check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
-    xmap = job.run(target)
+    xmap = job.run(target if refining is None else None)
     _warn_of_nothing(xmap, job.assemble.thresholds, job.scan.calibration)
-    return xmap
+    return xmap if refining is None else refine_map(signal, job.scan, xmap, computing, target, **refining)
 
 
 def iter_predict_orientation(

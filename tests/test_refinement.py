@@ -252,6 +252,21 @@ def test_vacuum_alone_is_told(scan):
     assert not refined.prop["refined"].any()
 
 
+def test_prediction_and_refinement_in_one_call(scan):
+    signal, _, rotations, thickness = scan
+    given = {"phases": data.lithium_nickel_oxide(), "show_progressbar": False}
+    mask = np.zeros((2, 3), dtype=bool)
+    mask[0, 1] = True
+    refined = signal.predict_orientation(**given, refine={"thickness": (40, 360)}, navigation_mask=mask)
+    assert refined.size == 5 and {"score", "thickness", "refined"} <= set(refined.prop)
+    error = np.abs(refined.prop["thickness"] - thickness.numpy()[~mask.ravel()])
+    assert np.nanmedian(error) < 4 and refined.prop["refined"].sum() >= 4
+    with pytest.raises(ValueError, match="thicknes"):
+        signal.predict_orientation(**given, refine={"thicknes": (40, 360)})
+    with pytest.raises(TypeError, match="refine"):
+        signal.predict_orientation(**given, refine="yes")
+
+
 @pytest.mark.parametrize(
     "wrong, words",
     [({"thickness": (0, 100)}, "thickness"), ({"thickness": (300, 100)}, "thickness"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyxem_dl.checks import number, whole_number
+from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.messages import warn
@@ -123,19 +125,32 @@ def refine_orientation(
     """
     target = map_target(output, overwrite)
     computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
+    if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
+        raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
+    scan = Scan.from_signal(signal, Reading(None, signal_mask, center, beam_energy))
+    return refine_map(
+        signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
+        debye_waller=debye_waller, n_beams=n_beams, convergence_angle=convergence_angle,
+        precession_angle=precession_angle,
+    )  # fmt: skip
+
+
+def refinement_settings(refine) -> dict | None:
+    """Read `refine` of a verb that predicts: None where it is not wanted, or the settings that were given."""
+    known = set(inspect.signature(refinement_job).parameters) - {"signal", "scan", "xmap", "start", "computing"}
+    if isinstance(refine, dict):
+        unknown = sorted(set(map(str, refine)) - known)
+        if unknown:
+            raise ValueError(f"refine has settings of refine_orientation ({', '.join(sorted(known))}), not {unknown}.")
+        return refine
+    return {} if flag("refine", refine) else None
+
+
+def refine_map(signal, scan: Scan, xmap, computing: Computing, target, **settings) -> CrystalMap:
+    """Refine a map of a scan that is read and checked; warn where nothing was refined."""
     start = read_start(xmap)
-    # a position without a phase needs no pattern, but a map is of the whole scan
-    reading = Reading(None, signal_mask, center, beam_energy)
-    scan = Scan.from_signal(signal, reading)
-    given = {"thickness": thickness, "absorption": absorption, "debye_waller": debye_waller, "n_beams": n_beams,
-             "convergence_angle": convergence_angle, "precession_angle": precession_angle}  # fmt: skip
-    job = refinement_job(signal, scan, xmap, start, computing, phases, **given)
+    job = refinement_job(signal, scan, xmap, start, computing, **settings)
     check_map_target(target, job.scan.n_patterns, start.rotations.shape[1])
-    return run(job, target)
-
-
-def run(job: Job, target):
-    """Run, and warn where nothing was refined."""
     refined = job.run(target)
     tried = refined.phase_id >= 0
     if tried.any() and not np.asarray(refined.prop["refined"])[tried].any():
@@ -150,8 +165,6 @@ def run(job: Job, target):
 
 def read_start(xmap) -> Start:
     """Read what a map says, of all its positions."""
-    if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
-        raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
     whole = copied_map(xmap, np.ones_like(xmap.is_in_data))
     n = whole.is_in_data.size
     keys = [key for key, _ in xmap.phases if key >= 0]
@@ -178,6 +191,10 @@ def refinement_job(
         raise ValueError(
             f"The map has {shape} positions, the signal {scan.shape}: give the map of this signal, or crop both alike."
         )
+    # what is not in the map's data is not in that of the refined one either
+    scan = replace(scan, navigation_mask=scan.navigation_mask | ~xmap.is_in_data)
+    if not scan.n_patterns:
+        raise ValueError("The map has no position in its data: there is nothing to refine.")
     keys = [key for key, _ in xmap.phases if key >= 0]
     crystals = _with_atoms([xmap.phases[key] for key in keys], phases, np.unique(start.phase[start.phase >= 0]))
     calibration = scan.calibration

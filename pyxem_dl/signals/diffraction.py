@@ -26,6 +26,7 @@ def predict_orientation(
     n_best: int = 1,
     n_samples: int = 0,
     overlap: bool = False,
+    refine: bool | dict = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: str | tuple[float, float] | np.ndarray | BeamShift | None = None,
@@ -60,6 +61,9 @@ def predict_orientation(
     overlap : bool, optional
         Look for up to three crystals at each position that lie above each other, and for their shares. For the model
         ``"any-crystal"`` and its like; it takes some ten times as long. Default is False.
+    refine : bool or dict, optional
+        Refine the best orientations by Bloch waves, and find thicknesses, as :func:`pyxem_dl.refine_orientation` does
+        it; or a dict of its settings, such as ``{"thickness": (20, 1500), "absorption": True}``. Default is False.
     navigation_mask : numpy.ndarray of bool, optional
         Positions to leave out, with the shape of the navigation dimensions in data order. True = excluded.
     signal_mask : numpy.ndarray of bool, optional
@@ -120,6 +124,7 @@ def predict_orientation(
         n_best=n_best,
         n_samples=n_samples,
         overlap=overlap,
+        refine=refine,
         navigation_mask=navigation_mask,
         signal_mask=signal_mask,
         center=center,

@@ -220,7 +220,7 @@ def test_a_map_is_refined_and_keeps_what_it_has(scan):
 
 def test_lazy_signals_and_stores_give_the_same(scan, tmp_path):
     signal, xmap, *_ = scan
-    given = {"thickness": (40, 360), "convergence_angle": 1.5, "show_progressbar": False}
+    given = {"thickness": (40, 360), "convergence_semi_angle": 1.5, "show_progressbar": False}
     expected = pyxem_dl.refine_orientation(signal, xmap, **given)
     lazy = signal.as_lazy()
     lazy.data = da.from_array(signal.data, chunks=(1, 2, 128, 128))
@@ -237,7 +237,7 @@ def test_nothing_of_empty_or_broken_patterns_is_refined(scan):
     broken.data = broken.data.astype(np.float32)
     broken.data[0, 0], broken.data[0, 1, 5, 5] = 0, np.nan
     refined = pyxem_dl.refine_orientation(
-        broken, xmap, thickness=(40, 360), convergence_angle=1.5, show_progressbar=False
+        broken, xmap, thickness=(40, 360), convergence_semi_angle=1.5, show_progressbar=False
     )
     assert refined.prop["refined"].tolist()[:2] == [False, False] and refined.prop["refined"][2]
     assert np.allclose(refined.rotations.data[:2], xmap.rotations.data[:2])
@@ -248,7 +248,7 @@ def test_vacuum_alone_is_told(scan):
     rng = np.random.default_rng(0)
     empty = signal._deepcopy_with_new_data(rng.poisson(0.5, signal.data.shape).astype(np.uint16))
     with pytest.warns(UserWarning, match="could be refined"):
-        refined = pyxem_dl.refine_orientation(empty, xmap, convergence_angle=1.5, show_progressbar=False)
+        refined = pyxem_dl.refine_orientation(empty, xmap, convergence_semi_angle=1.5, show_progressbar=False)
     assert not refined.prop["refined"].any()
 
 
@@ -273,7 +273,7 @@ def test_prediction_and_refinement_in_one_call(scan):
      ({"thickness": 200}, "thickness"), ({"thickness": (20, 1e5)}, "3000"),
      ({"beam_energy": 5.0}, "beam_energy"), ({"n_beams": 5000}, "n_beams"),
      ({"absorption": 2.0}, "absorption"), ({"precession_angle": -1.0}, "precession_angle"),
-     ({"convergence_angle": float("nan")}, "convergence_angle")],
+     ({"convergence_semi_angle": float("nan")}, "convergence_semi_angle")],
 )  # fmt: skip
 def test_bad_settings_are_refused(scan, wrong, words):
     signal, xmap, *_ = scan

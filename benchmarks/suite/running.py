@@ -27,6 +27,7 @@ from suite import (  # fmt: skip
     overlap,
     phase_fields,
     phases,
+    refined,
     report,
     settled,
     strain,
@@ -37,7 +38,8 @@ from suite.machine import context, training_of, use_threads
 
 SECTIONS = (
     "kinematical", "multislice", "mgo", "speed", "cost", "engine", "disks", "strain", "vectors", "tilt", "overlap",
-    "dynamical", "bloch", "phases", "unseen", "images", "phase_fields", "settled", "gpu",
+    "dynamical", "bloch", "phases", "unseen", "images", "phase_fields", "refined", "settled",
+    "gpu",
 )  # fmt: skip
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
@@ -349,6 +351,11 @@ def _run_phase_fields(data: Path, choose, results: Results) -> None:
             results.add("phase_fields", title, label, numbers)
 
 
+def _run_refined(data: Path, choose, results: Results) -> None:
+    for title, label, numbers in refined.measure(data, choose.keywords["device"]):
+        results.add("refined", title, label, numbers)
+
+
 def _run_settled(data: Path, choose, results: Results) -> None:
     for title, label, numbers in settled.measure(choose.keywords["device"]):
         results.add("settled", title, label, numbers)
@@ -404,6 +411,7 @@ _RUNS = {
     "unseen": _run_unseen,
     "images": _run_images,
     "phase_fields": _run_phase_fields,
+    "refined": _run_refined,
     "settled": _run_settled,
     "gpu": _run_gpu,
 }

@@ -45,7 +45,7 @@ def refine_orientation(
     absorption: bool | float = False,
     debye_waller: float = 0.5,
     n_beams: int = 60,
-    convergence_angle: float | None = None,
+    convergence_semi_angle: float | None = None,
     precession_angle: float = 0.0,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
@@ -82,7 +82,7 @@ def refine_orientation(
         B in Å², of all atoms.
     n_beams : int
         Beams of a pattern that take part.
-    convergence_angle : float, optional
+    convergence_semi_angle : float, optional
         Semi-angle of the incident cone in mrad. By default the radius of the direct beam in the patterns says.
     precession_angle : float
         Of a precessing beam, in degrees.
@@ -130,7 +130,7 @@ def refine_orientation(
     scan = Scan.from_signal(signal, Reading(None, signal_mask, center, beam_energy))
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
-        debye_waller=debye_waller, n_beams=n_beams, convergence_angle=convergence_angle,
+        debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,
         precession_angle=precession_angle,
     )  # fmt: skip
 
@@ -183,7 +183,7 @@ def read_start(xmap) -> Start:
 
 def refinement_job(
     signal, scan: Scan, xmap, start: Start, computing: Computing, phases=None, *, thickness=(20.0, 600.0),
-    absorption=False, debye_waller=0.5, n_beams=60, convergence_angle=None, precession_angle=0.0,
+    absorption=False, debye_waller=0.5, n_beams=60, convergence_semi_angle=None, precession_angle=0.0,
 ) -> Job:  # fmt: skip
     """Check everything before anything is computed; the arguments are those of :func:`refine_orientation`."""
     shape = tuple(copied_map(xmap, np.ones_like(xmap.is_in_data)).shape)
@@ -203,7 +203,7 @@ def refinement_job(
     absorption = _ABSORPTION if absorption is True else 0.0 if absorption is False else absorption
     gain = scan.counts_per_electron()
     physics = Physics(
-        _radius(scan, gain, convergence_angle), (low, high), whole_number("n_beams", n_beams, *_BEAMS),
+        _radius(scan, gain, convergence_semi_angle), (low, high), whole_number("n_beams", n_beams, *_BEAMS),
         number("debye_waller", debye_waller, 0, 10), number("absorption", absorption, 0, 0.5),
         number("precession_angle", precession_angle, 0, 5),
     )  # fmt: skip
@@ -262,16 +262,16 @@ def _pair_of(thickness) -> tuple[float, float]:
     return low, high
 
 
-def _radius(scan: Scan, gain: float, convergence_angle) -> float:
+def _radius(scan: Scan, gain: float, convergence_semi_angle) -> float:
     """Radius of a disk in pixels, given or from the direct beam."""
     calibration = scan.calibration
-    if convergence_angle is not None:
-        angle = number("convergence_angle", convergence_angle, 0, 100)
+    if convergence_semi_angle is not None:
+        angle = number("convergence_semi_angle", convergence_semi_angle, 0, 100)
         pixel = math.sqrt(math.prod(calibration.scale)) * calibration.wavelength * 1e3
         return max(angle / pixel, _SMALLEST_RADIUS)
     try:
         return max(Probe.from_patterns(scan.sample_patterns() / gain, calibration.center).radius, _SMALLEST_RADIUS)
     except ValueError as error:
         raise ValueError(
-            f"The radius of disks cannot be read from the patterns ({error}). Give `convergence_angle=` in mrad."
+            f"The radius of disks cannot be read from the patterns ({error}). Give `convergence_semi_angle=` in mrad."
         ) from error

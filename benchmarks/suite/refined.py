@@ -56,6 +56,7 @@ def _timed(function):
 def _orientations(xmap, labelled, phase) -> dict:
     strict = disorientation(xmap, labelled.rotations, phase)
     modulo = disorientation(xmap, labelled.rotations, phase, modulo_180=True)
+    strict, modulo = (np.nan_to_num(angle, nan=180.0) for angle in (strict, modulo))  # not indexed is wrong
     return {
         "median": round(float(np.median(modulo)), 4), "within_01": round(float(np.mean(modulo < 0.1)), 4),
         "within_03": round(float(np.mean(modulo < 0.3)), 4), "strict_5": round(float(np.mean(strict < 5)), 4),

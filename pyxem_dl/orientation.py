@@ -335,7 +335,23 @@ def _calibrated(scan: Scan, calibrate, model, phases, computing: Computing) -> t
     return scan, found.to_dict() | ({"centers_given": True} if isinstance(scan.centers, str) else {})
 
 
-class OrientationStep(Step):
+class ModelStep(Step):
+    """What is done to patterns with a model, ``model``, and a scan without its patterns, ``scan``."""
+
+    def __getstate__(self) -> dict:
+        # bundled models go by name and hash, so that no weights travel
+        return self.__dict__ | {"model": SentModel.of(self.model)}
+
+    def prepare(self, device: torch.device) -> None:
+        """Get the model onto the device."""
+        if isinstance(self.model, SentModel):
+            self.model = self.model.load()
+        self.model.to(device)
+        if self.scan.signal_mask is not None:
+            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
+
+
+class OrientationStep(ModelStep):
     """Predicts the orientations of a batch.
 
     Parameters
@@ -364,24 +380,12 @@ class OrientationStep(Step):
         self._with_uncertainty = n_samples > 0 or isinstance(model, OrientationEnsemble)
         self.keep_every = max(self.micro_batch, 4096 // max(1, n_samples) // model.n_networks)
 
-    def __getstate__(self) -> dict:
-        # bundled models go by name and hash, so that no weights travel
-        return self.__dict__ | {"model": SentModel.of(self.model)}
-
     @property
     def fields(self):
         """See :meth:`PredictedMap.fields`; the reliability needs two orientations."""
         if self._overlap:
             return PredictedMap.fields_of_overlaps()
         return PredictedMap.fields(max(2, self.n_best) if self._several else 1, self._with_uncertainty)
-
-    def prepare(self, device: torch.device) -> None:
-        """Get the model onto the device."""
-        if isinstance(self.model, SentModel):
-            self.model = self.model.load()
-        self.model.to(device)
-        if self.scan.signal_mask is not None:
-            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Predictions for a batch, the uncertainty in degrees."""

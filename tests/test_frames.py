@@ -179,6 +179,15 @@ def test_excitation_error_in_disk_is_that_of_a_tilted_beam():
     assert np.abs(ours - error).max() > 1e-3
 
 
+def test_a_tilt_of_the_crystal_is_a_direction_of_the_beam():
+    wavelength = frames.electron_wavelength(200)
+    kx, ky, error = np.random.default_rng(0).uniform(-1, 1, (3, 50))
+    for tilt in ((2e-3, 0.0), (0.0, 2e-3), (1e-3, -3e-3)):
+        x, y = frames.direction_of_tilt(*tilt)
+        of_beam = frames.excitation_error_in_disk(error, kx, ky, x / wavelength, y / wavelength, wavelength)
+        np.testing.assert_allclose(of_beam, frames.excitation_error_after_tilt(error, kx, ky, *tilt))
+
+
 def test_pixels_and_back():
     calibration = frames.Calibration((0.02, 0.03), (30.0, 40.0), (64, 80))
     kx, ky = frames.pixel_to_k(29.0, 42.0, calibration)

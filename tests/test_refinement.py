@@ -13,7 +13,7 @@ import pyxem_dl
 from pyxem_dl import data
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, k_to_pixel
-from pyxem_dl.refinement import Refiner
+from pyxem_dl.refinement import Physics, Refiner
 from pyxem_dl.refinement.search import Net, Optics
 from pyxem_dl.refinement.spots import measure
 from pyxem_dl.refinement.waves import Pool, intensities, jacobian
@@ -59,7 +59,7 @@ def case(request):
 
 def test_orientation_thickness_and_their_errors_are_found(case):
     phase, rotations, thickness, patterns = case
-    found = Refiner(phase, CALIBRATION, RADIUS, thickness=(40.0, 420.0))(patterns, turned(rotations, 0.3))
+    found = Refiner(phase, CALIBRATION, Physics(RADIUS, (40.0, 420.0)))(patterns, turned(rotations, 0.3))
     error = off(found.rotations, rotations)
     assert error.median() < 0.05 and (error < 0.17).float().mean() > 0.8
     assert (found.thickness - thickness).abs().median() < 4
@@ -71,14 +71,14 @@ def test_orientation_thickness_and_their_errors_are_found(case):
 def test_a_background_is_taken_off(case):
     phase, rotations, thickness, _ = case
     patterns = simulated(phase, rotations, thickness, background=3.0)
-    found = Refiner(phase, CALIBRATION, RADIUS, thickness=(40.0, 420.0))(patterns, turned(rotations, 0.3))
+    found = Refiner(phase, CALIBRATION, Physics(RADIUS, (40.0, 420.0)))(patterns, turned(rotations, 0.3))
     assert off(found.rotations, rotations).median() < 0.06
     assert (found.thickness - thickness).abs().median() < 6
 
 
 def test_what_was_further_off_is_found_again(case):
     phase, rotations, thickness, patterns = case
-    found = Refiner(phase, CALIBRATION, RADIUS, thickness=(40.0, 420.0))(patterns, turned(rotations, 1.4))
+    found = Refiner(phase, CALIBRATION, Physics(RADIUS, (40.0, 420.0)))(patterns, turned(rotations, 1.4))
     assert (off(found.rotations, rotations) < 0.3).float().mean() >= 0.5
 
 
@@ -86,7 +86,7 @@ def test_another_crystal_is_not_refined(case):
     """What explains nothing keeps the orientation of the map, and says so."""
     phase, rotations, _, patterns = case
     start = random_rotations(8, torch.Generator().manual_seed(77)).double()
-    found = Refiner(phase, CALIBRATION, RADIUS, thickness=(40.0, 420.0))(patterns, start)
+    found = Refiner(phase, CALIBRATION, Physics(RADIUS, (40.0, 420.0)))(patterns, start)
     lost = ~found.refined
     assert torch.equal(found.rotations[lost], start[lost]) and found.thickness[lost].isnan().all()
     doubtful = lost | (found.misfit > 2) | (found.orientation_error > 0.3)
@@ -129,8 +129,8 @@ def test_absorption_is_that_of_bloch_waves(case):
 
 def test_precession_is_the_mean_of_its_directions(case):
     phase, rotations, thickness, _ = case
-    refiner = Refiner(phase, CALIBRATION, RADIUS, precession_angle=0.3)
-    still = Refiner(phase, CALIBRATION, RADIUS)
+    refiner = Refiner(phase, CALIBRATION, Physics(RADIUS, precession_angle=0.3))
+    still = Refiner(phase, CALIBRATION, Physics(RADIUS))
     tilts = refiner._optics.precession
     assert tilts.shape == (16, 2) and torch.rad2deg(tilts.norm(dim=1)).numpy() == pytest.approx(np.full(16, 0.3))
     given = refiner._prepared(refiner._beams, torch.ones(8, 128, 128), rotations.double(), None, None)[1:3]

@@ -48,6 +48,7 @@ from pyxem_dl.frames.calibration import (
     vector_undistorted,
 )
 from pyxem_dl.frames.ewald import (
+    direction_of_tilt,
     excitation_error,
     excitation_error_after_tilt,
     excitation_error_in_disk,
@@ -107,6 +108,7 @@ __all__ = [
     "euler_to_quaternion",
     "excitation_error",
     "excitation_error_after_tilt",
+    "direction_of_tilt",
     "excitation_error_in_disk",
     "excitation_phase",
     "grid_center",

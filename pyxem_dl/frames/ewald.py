@@ -68,6 +68,22 @@ def excitation_error_after_tilt(error, kx, ky, tilt_x, tilt_y):
     return error + (tilt_x * ky - tilt_y * kx)
 
 
+def direction_of_tilt(tilt_x, tilt_y):
+    """Direction of the incident beam that meets a crystal as the beam along z meets it after a small turn.
+
+    Parameters
+    ----------
+    tilt_x, tilt_y : array
+        Of the crystal, as of :func:`excitation_error_after_tilt`, in radians.
+
+    Returns
+    -------
+    x, y : array
+        In radians; divided by the wavelength, the point ``(qx, qy)`` of :func:`excitation_error_in_disk`.
+    """
+    return -tilt_y, tilt_x
+
+
 def excitation_phase(error, depth):
     """Phase that a diffracted beam gathers on the direct beam while both go on through the crystal.
 

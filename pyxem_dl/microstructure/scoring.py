@@ -10,15 +10,15 @@ import torch
 
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
-from pyxem_dl.models.sent import SentModel
+from pyxem_dl.orientation import ModelStep
 from pyxem_dl.preprocessing import in_electrons
-from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan, Step
+from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan
 
 if TYPE_CHECKING:
     from pyxem_dl.microstructure.beliefs import Candidates
 
 
-class ComparisonStep(Step):
+class ComparisonStep(ModelStep):
     """Compares the orientations that are proposed for each pattern of a batch.
 
     Parameters
@@ -39,22 +39,11 @@ class ComparisonStep(Step):
         self.model, self.scan, self.gain = model, scan, gain
         self.rotations, self.phase_id, self.micro_batch = rotations, phase_id, model.micro_batch
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"model": SentModel.of(self.model)}
-
     @property
     def fields(self) -> dict[str, Field]:
         """Orientations, improved, and their logits."""
         m = self.phase_id.shape[1]
         return {"rotations": Field((m, 4), "float32"), "logits": Field((m,), "float32")}
-
-    def prepare(self, device: torch.device) -> None:
-        """Get the model onto the device."""
-        if isinstance(self.model, SentModel):
-            self.model = self.model.load()
-        self.model.to(device)
-        if self.scan.signal_mask is not None:
-            self.scan = replace(self.scan, signal_mask=self.scan.signal_mask.to(device))
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Compare a batch."""

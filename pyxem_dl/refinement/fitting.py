@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.likelihood import Seen
-from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved
+from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
 from pyxem_dl.refinement.spots import measure
 from pyxem_dl.refinement.waves import Pool, jacobian
 from pyxem_dl.rotations import exponential, misorientation_angle, multiply, rotate_in_plane
@@ -37,6 +38,34 @@ _WORST_MISFIT, _FEWEST, _FURTHEST = 12.0, 6, 4.0
 _TEMPERATURE = 3.0
 # By so much they are too sure of the best fit; and degrees for each unit of a misfit above that of a wrong place
 _MODEST, _WRONG_ERROR = 1.6, 0.05
+
+
+@dataclass(frozen=True)
+class Physics:
+    """What is known of crystals and microscope.
+
+    Parameters
+    ----------
+    radius : float
+        Of a disk, in pixels.
+    thickness : tuple of float
+        Smallest and largest in Å.
+    n_beams : int
+        Beams that take part.
+    debye_waller : float
+        B in square Angstrom, of all atoms.
+    absorption : float
+        Imaginary part of the potential, as a share of the real one.
+    precession_angle : float
+        In degrees.
+    """
+
+    radius: float
+    thickness: tuple[float, float] = (20.0, 600.0)
+    n_beams: int = 60
+    debye_waller: float = 0.5
+    absorption: float = 0.0
+    precession_angle: float = 0.0
 
 
 class Refined(NamedTuple):
@@ -91,38 +120,26 @@ class Refiner:
         From :func:`pyxem_dl.crystals.load_phases`.
     calibration : Calibration
         Of the patterns, with a beam energy.
-    radius : float
-        Of a disk, in pixels.
-    thickness : tuple of float
-        Smallest and largest in Å.
-    n_beams : int
-        Beams that take part.
-    debye_waller : float
-        B in square Angstrom, of all atoms.
-    absorption : float
-        Imaginary part of the potential, as a share of the real one.
-    precession_angle : float
-        In degrees.
+    physics : Physics
+        What else is known of crystals and microscope.
     device : str or torch.device
         Where to compute.
     """
 
-    def __init__(
-        self, phase, calibration: Calibration, radius: float, *, thickness: tuple[float, float] = (30.0, 600.0),
-        n_beams: int = 60, debye_waller: float = 0.5, absorption: float = 0.0, precession_angle: float = 0.0,
-        device="cpu",
-    ) -> None:  # fmt: skip
-        self.calibration, self.radius, self.absorption = calibration, radius, absorption
-        given = phase, calibration.beam_energy, calibration.reciprocal_radius
-        self._beams = Beams(*given, n_beams=n_beams, debye_waller=debye_waller, device=device)
-        self._many = Beams(*given, n_beams=max(n_beams, _WIDE_BEAMS), debye_waller=debye_waller, device=device)
-        low, high = thickness
+    def __init__(self, phase, calibration: Calibration, physics: Physics, device: torch.device | str = "cpu") -> None:
+        self.calibration, self.physics = calibration, physics
+        self._beams = Beams(
+            phase, calibration.beam_energy, calibration.reciprocal_radius, n_beams=physics.n_beams,
+            debye_waller=physics.debye_waller, device=device,
+        )  # fmt: skip
+        self._many = self._beams.with_n_beams(max(physics.n_beams, _WIDE_BEAMS))
+        radius, (low, high) = physics.radius, physics.thickness
         # one more on either side, from which changes are known
         steps = torch.arange(low - THICKNESS_STEP, high + 2 * THICKNESS_STEP, THICKNESS_STEP, dtype=torch.float32)
         self._thickness = steps[steps > 0].to(device)
         self._bounds = max(low - THICKNESS_STEP, low / 2), high + THICKNESS_STEP
         disk = radius * math.sqrt(math.prod(calibration.scale)) * calibration.wavelength
-        self._optics = Optics.of(disk, math.radians(precession_angle), _AZIMUTHS)
+        self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS)
         self._net = Net.of(disk).to(device)
         self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)
 
@@ -178,10 +195,10 @@ class Refiner:
         for i in range(_TURNS + 1):
             chosen = beams.choose(rotations.float())
             given = {"centers": centers, "signal_mask": signal_mask}
-            measured = measure(patterns, chosen, self.calibration, self.radius, **given)
+            measured = measure(patterns, chosen, self.calibration, self.physics.radius, **given)
             if i < _TURNS:
                 rotations = rotate_in_plane(rotations, measured.turn.clamp(-0.05, 0.05))
-        pool = Pool.of(beams, chosen, torch.float32, self.absorption)
+        pool = Pool.of(beams, chosen, torch.float32, self.physics.absorption)
         return rotations, pool, Seen.of(chosen, measured, torch.float32), measured.turn_error
 
     # ---------------------------------------------------------------- the fit
@@ -193,8 +210,7 @@ class Refiner:
         error = pool.turned((tilt[:, :, None] + every).reshape(n, m * len(every), 2))
         both = jacobian(pool, error, thickness.repeat_interleave(len(every), 1), n_strong, seen.beams)
         both = both.unflatten(1, (m, len(cone), len(precession))).mean(3)  # (n, m, cone, beams, 4)
-        outward = seen.outward_y[:, None] * cone[:, :1] - seen.outward_x[:, None] * cone[:, 1:]
-        moment = torch.einsum("nmcbk,ncb->nmbk", both, outward) / (len(cone) * self._optics.disk)
+        moment = torch.einsum("nmcbk,ncb->nmbk", both, seen.outward(cone / self._optics.disk)) / len(cone)
         both = torch.cat([both.mean(2), moment], dim=2)
         return both[..., 0], both[..., 1:]
 
@@ -230,11 +246,7 @@ class Refiner:
         """Say where the best fit is, and how far it may be off: its own error, and how far as good ones are away."""
         likely = torch.softmax(-state.cost / (2 * _TEMPERATURE), dim=1)
         tilt, thickness, misfit = state.tilt[:, 0], state.thickness[:, 0], state.misfit[:, 0]
-        size = torch.diagonal(state.normal[:, 0], dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
-        scaled = (state.normal[:, 0] / (size[..., None] * size[..., None, :])).double()
-        spread = torch.linalg.inv(scaled + 1e-9 * torch.eye(4, dtype=scaled.dtype, device=scaled.device))
-        own = (torch.diagonal(spread, dim1=1, dim2=2) / size**2).clamp_min(0)
-        own = own * _MODEST**2 * misfit.clamp_min(1)[:, None]
+        own = variances(state.normal[:, 0]) * _MODEST**2 * misfit.clamp_min(1)[:, None]
         wrong = math.radians(_WRONG_ERROR) * (misfit - _WRONG).clamp_min(0)
         far = (likely * (state.tilt - tilt[:, None]).square().sum(-1)).sum(1)
         of_tilt = own[:, :2].sum(1) + far + turn_error**2 + wrong**2
@@ -251,7 +263,7 @@ def _tilted(rotations: torch.Tensor, tilt: torch.Tensor) -> torch.Tensor:
 
 def _one_by_one(net: Net, pool: Pool, seen: Seen, *given) -> tuple[torch.Tensor, torch.Tensor]:
     """Search for each pattern by itself on a CPU: what is computed for one fits into a processor's memory."""
-    if pool.kx.is_cuda:
+    if pool.kx.device.type != "cpu":
         return search(net, pool, seen, *given)
     parts = [search(net, pool[i : i + 1], seen[i : i + 1], *given) for i in range(len(pool.kx))]
     return tuple(torch.cat(each) for each in zip(*parts))

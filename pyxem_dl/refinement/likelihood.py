@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from pyxem_dl.frames import direction_of_tilt
 from pyxem_dl.refinement.spots import Measured
 from pyxem_dl.simulation.beams import Chosen
 
@@ -38,14 +39,14 @@ class Fit(NamedTuple):
 class Seen(NamedTuple):
     """What is compared: intensities of beams, then their moments away from the direct beam in radii of a disk.
 
-    ``beams (n, beams)``: places among those chosen; ``outward_x``, ``outward_y (n, beams)``: unit vectors away from the
+    ``beams (n, beams)``: places among those chosen; ``unit_x``, ``unit_y (n, beams)``: unit vectors away from the
     direct beam; ``values``, ``used (n, 2 beams)``; ``error (n, 2 beams)``: of the model, as a share of the intensity;
     ``noise (n, 2 beams)``: variance that comes of the background and does not depend on the model.
     """
 
     beams: torch.Tensor
-    outward_x: torch.Tensor
-    outward_y: torch.Tensor
+    unit_x: torch.Tensor
+    unit_y: torch.Tensor
     values: torch.Tensor
     used: torch.Tensor
     error: torch.Tensor
@@ -74,6 +75,11 @@ class Seen(NamedTuple):
 
     def __getitem__(self, rows) -> Seen:
         return Seen(*(x[rows] for x in self))
+
+    def outward(self, tilt: torch.Tensor) -> torch.Tensor:
+        """How far (n, m, beams) the directions that tilts (m, 2) of the crystal stand for lie out in the disks."""
+        x, y = direction_of_tilt(tilt[:, :1], tilt[:, 1:])
+        return self.unit_x[:, None] * x + self.unit_y[:, None] * y
 
     def has_light(self) -> torch.Tensor:
         """Whether (n,) the diffracted beams together are clearly brighter than what noise and background make."""

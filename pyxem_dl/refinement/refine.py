@@ -18,7 +18,8 @@ from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns import Probe
 from pyxem_dl.records import made_by, provenance
-from pyxem_dl.refinement.step import Physics, RefinementStep, Start
+from pyxem_dl.refinement.fitting import Physics
+from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.results.map_files import check_map_target, copied_map, map_target
 from pyxem_dl.scans import Computing, Job, Reading, Scan
@@ -154,7 +155,8 @@ def refine_map(signal, scan: Scan, xmap, computing: Computing, target, **setting
     refined = job.run(target)
     tried = refined.phase_id >= 0
     if tried.any() and not np.asarray(refined.prop["refined"])[tried].any():
-        misfit = np.nanmedian(refined.prop["misfit"][tried]) if np.isfinite(refined.prop["misfit"][tried]).any() else 0
+        misfit = refined.prop["misfit"][tried]
+        misfit = np.median(misfit[np.isfinite(misfit)]) if np.isfinite(misfit).any() else 0
         warn(
             f"None of {tried.sum()} positions could be refined: their misfits are {misfit:.3g} in the median, where 1 "
             "is a model that is right. Check the phase, the scale, the center, the beam energy, the convergence angle "
@@ -178,7 +180,8 @@ def read_start(xmap) -> Start:
         values = np.asarray(values)
         if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES:
             properties[name] = values
-    return Start(np.where(known[:, None, None], rotations, [1.0, 0, 0, 0]), np.where(known, phase, -1), properties)
+    rotations = np.where(known[:, None, None], rotations, [1.0, 0, 0, 0])
+    return Start(rotations, np.where(known, phase, -1), properties, tuple(whole.shape))
 
 
 def refinement_job(
@@ -186,10 +189,11 @@ def refinement_job(
     absorption=False, debye_waller=0.5, n_beams=60, convergence_semi_angle=None, precession_angle=0.0,
 ) -> Job:  # fmt: skip
     """Check everything before anything is computed; the arguments are those of :func:`refine_orientation`."""
-    shape = tuple(copied_map(xmap, np.ones_like(xmap.is_in_data)).shape)
-    if xmap.is_in_data.size != scan.size or tuple(n for n in shape if n > 1) != tuple(n for n in scan.shape if n > 1):
+    # a line of a scan is a line, whether it has a second dimension or not
+    if len({tuple(n for n in each if n > 1) for each in (start.shape, scan.shape)}) > 1:
         raise ValueError(
-            f"The map has {shape} positions, the signal {scan.shape}: give the map of this signal, or crop both alike."
+            f"The map has {start.shape} positions, the signal {scan.shape}: give the map of this signal, or crop both "
+            "alike."
         )
     # what is not in the map's data is not in that of the refined one either
     scan = replace(scan, navigation_mask=scan.navigation_mask | ~xmap.is_in_data)

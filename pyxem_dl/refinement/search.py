@@ -144,12 +144,11 @@ def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Ten
     share = disk**2 / (12 * net.step**2)  # of each point around, so that the second moment is a disk's
     padded = torch.cat([points, points.mean(1, keepdim=True)], dim=1)
     mean, moment = (1 - 6 * share) * points, 0.0
-    for i, (x, y) in enumerate(net.around):
+    outward = seen.outward(net.around / disk)
+    for i in range(6):
         other = padded[:, net.ring[:, i]]
         mean = mean + share * other
-        # a tilt (x, y) does what moving in the disk by (-y, x) does
-        outward = (seen.outward_y * x - seen.outward_x * y) / disk
-        moment = moment + other * (share * outward)[:, None, None]
+        moment = moment + other * (share * outward[:, i])[:, None, None]
     return torch.cat([mean, moment], dim=-1)
 
 
@@ -183,10 +182,21 @@ def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: flo
 
 def solved(normal: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """Solution of normal equations, whose unknowns may be of very different sizes."""
+    scaled, size = _scaled(normal)
+    return (torch.linalg.solve(scaled, (slope / size).double()) / size).to(slope)
+
+
+def variances(normal: torch.Tensor) -> torch.Tensor:
+    """Variances of the unknowns of normal equations."""
+    scaled, size = _scaled(normal)
+    return (torch.diagonal(torch.linalg.inv(scaled), dim1=-2, dim2=-1) / size**2).clamp_min(0)
+
+
+def _scaled(normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring the diagonal of normal equations to 1, in double precision; gives the sizes that were taken out, too."""
     size = torch.diagonal(normal, dim1=-2, dim2=-1).clamp_min(1e-30).sqrt()
     scaled = (normal / (size[..., None] * size[..., None, :])).double()
-    scaled = scaled + 1e-9 * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
-    return (torch.linalg.solve(scaled, (slope / size).double()) / size).to(slope)
+    return scaled + 1e-9 * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device), size
 
 
 def _separated(tilt, thickness, cost, n_starts: int, apart: float, apart_thickness: float):

@@ -9,40 +9,12 @@ import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.preprocessing import in_electrons, usable_patterns
-from pyxem_dl.refinement.fitting import Refined, Refiner
+from pyxem_dl.refinement.fitting import Physics, Refined, Refiner
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.scans import Scan, Step
 
 # Patterns that one core refines at once
 _AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Physics:
-    """What is known of crystals and microscope.
-
-    Parameters
-    ----------
-    radius : float
-        Of a disk, in pixels.
-    thickness : tuple of float
-        Smallest and largest in Å.
-    n_beams : int
-        Beams that take part.
-    debye_waller : float
-        B in square Angstrom, of all atoms.
-    absorption : float
-        Imaginary part of the potential, as a share of the real one.
-    precession_angle : float
-        In degrees.
-    """
-
-    radius: float
-    thickness: tuple[float, float]
-    n_beams: int
-    debye_waller: float
-    absorption: float
-    precession_angle: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +29,14 @@ class Start:
         Number in the list of phases, -1: not indexed.
     properties : dict of str to array, shape (n, ...)
         Numbers that the refined map keeps.
+    shape : tuple of int
+        Of the map, with what is not in its data.
     """
 
     rotations: np.ndarray
     phase: np.ndarray
     properties: dict[str, np.ndarray]
+    shape: tuple[int, ...]
 
 
 class RefinementStep(Step):
@@ -102,11 +77,9 @@ class RefinementStep(Step):
     def prepare(self, device: torch.device) -> None:
         """Compute the potentials of the phases, on the device."""
         self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)
-        known = vars(self.physics) | {"device": device}
-        radius = known.pop("radius")
         found = np.unique(self.start.phase)
         self._refiners = {
-            int(i): Refiner(self.phases[i], self.scan.calibration, radius, **known) for i in found[found >= 0]
+            int(i): Refiner(self.phases[i], self.scan.calibration, self.physics, device) for i in found[found >= 0]
         }
 
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:

@@ -9,11 +9,10 @@ import torch
 
 from pyxem_dl.frames import excitation_error_after_tilt
 from pyxem_dl.simulation.beams import Beams, Chosen
+from pyxem_dl.simulation.bloch_waves import NEAREST
 
 # Two eigenvalues of a strong and a weak beam are at least so far apart (1/Å): the weak one is moved by as much
 _APART = 1e-5
-# Weak beams that are nearer to the Ewald sphere than this (Å⁻¹) act on the strong ones as if they were so far away
-_NEAREST = 0.004
 
 
 class Pool(NamedTuple):
@@ -80,7 +79,7 @@ def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
     inner = inner - torch.diag_embed(sorted_error[..., :n_strong]).to(inner.dtype)
     across = pool.half[at, weak[..., :, None], strong[..., None, :]]
     outside = -sorted_error[..., n_strong:]
-    far = torch.where(outside.abs() < _NEAREST, _NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
+    far = torch.where(outside.abs() < NEAREST, NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
     inner = inner - across.mH @ (across / far[..., None])
     if pool.absorption:
         lost = inner - torch.diag_embed(torch.diagonal(inner, dim1=-2, dim2=-1))
@@ -163,7 +162,7 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
     lever = torch.stack([pool.ky, -pool.kx])[:, :, None] * pool.present[:, None]  # ds / d tilt (2, n, 1, beams)
     of_strong = lever.expand(2, *error.shape).gather(-1, parts.order.expand(2, *error.shape))
     of_wanted = lever.gather(-1, wanted[:, None].expand(2, *wanted[:, None].shape))
-    far = torch.where(parts.outside.abs() < _NEAREST, math.inf, parts.outside)
+    far = torch.where(parts.outside.abs() < NEAREST, math.inf, parts.outside)
     detour = parts.across.mH @ ((of_strong[..., n_strong:] / far**2)[..., None] * parts.across)
     changed = -(torch.diag_embed(of_strong[..., :n_strong]).to(detour.dtype) + detour)
     among = parts.back @ changed @ vectors  # (2, n, m, strong, strong)

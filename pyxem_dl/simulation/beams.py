@@ -139,6 +139,12 @@ class Beams:
         )
         return other
 
+    def with_n_beams(self, n_beams: int) -> Beams:
+        """Let so many beams of the same phase take part, without computing its structure factors again."""
+        other = copy.copy(self)
+        other.n_beams = n_beams
+        return other
+
     def potential(self, hkl: np.ndarray) -> np.ndarray:
         """Fourier coefficients of the potential that scatters.
 

@@ -99,7 +99,7 @@ class BlochWaves(Beams):
             return amplitude * chosen.present[:, None]
         across, outside = half[:, strong:, :strong], -error[:, strong:]
         # second order: a detour over a weak beam, the further from its Bragg condition the less
-        far = torch.where(outside.abs() < _NEAREST, _NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
+        far = torch.where(outside.abs() < NEAREST, NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
         inner = inner - across.mH @ (across / far[..., None])
         amplitude, waves = _waves(inner, thickness, self.absorption)
         weak = _gathered(across, outside, waves, thickness)
@@ -140,8 +140,8 @@ class BlochWaves(Beams):
         return amplitude[..., 0].abs() ** 2, 2 * (amplitude.conj() * torch.stack(changes, dim=2)).real
 
 
-# Weak beams that are nearer to the Ewald sphere than this (Å⁻¹) act on the strong ones as if they were so far away
-_NEAREST = 0.004
+#: Weak beams that are nearer to the Ewald sphere than this (Å⁻¹) act on the strong ones as if they were so far away
+NEAREST = 0.004
 
 
 class _Waves(NamedTuple):

@@ -1,4 +1,4 @@
-"""Orientations that neighbours propose, compared with the patterns themselves."""
+"""Orientations that neighbours propose, compared with the patterns and those of neighbours that look alike."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import load_phases
+from pyxem_dl.microstructure.averaging import with_neighbours
 from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
-from pyxem_dl.orientation import ModelStep
+from pyxem_dl.orientation import ModelStep, OrientationStep
 from pyxem_dl.preprocessing import in_electrons
 from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan
 
@@ -56,7 +57,7 @@ class ComparisonStep(ModelStep):
 
 
 class Comparison:
-    """The patterns of a map, and the model that compares orientations with them.
+    """The patterns of a map, with those of neighbours that look alike, and the model that indexes and compares them.
 
     Parameters
     ----------
@@ -92,21 +93,46 @@ class Comparison:
         self.model, self.computing = with_phases(model, phases, self.scan.calibration), computing
         self.model.check_domain(self.scan.calibration)
         self.place = np.flatnonzero(xmap.is_in_data)
+        self._gain = self.scan.counts_per_electron()
+        added = self.scan.data
+        if self.scan.shape:
+            added = with_neighbours(added, self.scan.calibration.center, self._gain, self.scan.signal_mask)
+        self._added = replace(self.scan, data=added)
 
-    def __call__(self, candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
-        """Improved orientations (n, m, 4), and logits (n, m) of the candidates against none of them."""
+    def predict(self, n_best: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Orientations (n, n_best, 4) that the model finds in the patterns, their phases and scores (n, n_best)."""
+        mask = np.ones(self.scan.size, dtype=bool)
+        mask[self.place] = False
+        found = self._run(self._added, "Orientations of patterns with their neighbours", f"{n_best} of each", mask,
+                          lambda scan: OrientationStep(self.model, scan, n_best, gain=self._gain))  # fmt: skip
+        done = found.done[self.place]
+        rotations, phase, scores = (found.arrays[name][self.place] for name in ("rotations", "phase_id", "scores"))
+        phase = np.where(done[:, None] & (scores > 0), phase, -1)
+        return tuple(torch.from_numpy(each) for each in (rotations, phase, scores))
+
+    def _run(self, scan: Scan, title: str, orientations: str, mask: np.ndarray, make_step) -> Collected:
+        """Do a step with all patterns of a scan but those of a mask (n,)."""
+        scan = replace(scan, navigation_mask=scan.navigation_mask | mask)
+        step = make_step(scan.without_data())
+        lines = {"Model": self.model.name, "Orientations": f"{orientations} of {scan.n_patterns} patterns"}
+        return Job(title, lines, scan, step, self.computing, lambda collected: collected, []).run()
+
+    def __call__(self, candidates: Candidates, *, alone: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Improved orientations (n, m, 4), and logits (n, m) of the candidates against none of them.
+
+        With `alone` each pattern is looked at without its neighbours'.
+        """
         n, m = candidates.phase.shape
         rotations, phase = np.zeros((self.scan.size, m, 4), dtype=np.float32), np.zeros((self.scan.size, m), dtype=int)
         rotations[..., 0] = 1
         rotations[self.place], phase[self.place] = candidates.rotations.numpy(), candidates.phase.clamp_min(0).numpy()
         mask = np.ones(self.scan.size, dtype=bool)
         mask[self.place] = (candidates.phase < 0).all(1).numpy()
-        scan = replace(self.scan, navigation_mask=self.scan.navigation_mask | mask)
-        step = ComparisonStep(self.model, scan.without_data(), rotations, phase, scan.counts_per_electron())
-        lines = {"Model": self.model.name, "Orientations": f"up to {m} of each of {scan.n_patterns} patterns"}
-        found: Collected = Job(
-            "Comparison of proposed orientations", lines, scan, step, self.computing, lambda collected: collected, []
-        ).run()
+        if mask.all():
+            return candidates.rotations, torch.zeros(n, m)
+        scan = self.scan if alone else self._added
+        found = self._run(scan, "Comparison of proposed orientations", f"up to {m} of each", mask,
+                          lambda scan: ComparisonStep(self.model, scan, rotations, phase, self._gain))  # fmt: skip
         done = found.done[self.place]
         rotations, logits = (found.arrays[name][self.place] for name in ("rotations", "logits"))
         rotations = np.where(done[:, None, None], rotations, candidates.rotations.numpy())

@@ -248,6 +248,26 @@ def test_patterns_decide_on_wrong_orientations_that_are_coherent(scan):
     assert (settled.prop["settled"].reshape(12, 16)[patch] == Change.neighbour).mean() > 0.8
 
 
+def test_small_grains_stay_with_patterns_of_a_lazy_signal(scan):
+    """Two positions of another crystal, inside of a grain, keep their orientation."""
+    signal, _, truth = scan
+    number, single = (truth.prop[name].reshape(12, 16) for name in ("grain", "overlap"))
+    inside = (single < 0.01) & (truth.phase_id >= 0).reshape(12, 16)
+    around = {(y, x): (slice(y - 1, y + 2), slice(x - 1, x + 3)) for y in range(1, 11) for x in range(1, 14)}
+    places = [place for place, box in around.items() if inside[box].all() and np.ptp(number[box]) == 0]
+    here = places[0]
+    other = next(place for place in places if number[place] != number[here])
+    here, other = ((y, slice(x, x + 2)) for y, x in (here, other))
+    patterns, data = signal.data.copy(), truth.rotations.data.reshape(12, 16, 4).copy()
+    patterns[here], data[here] = patterns[other], data[other]
+    phase = next(phase for key, phase in truth.phases if key >= 0)
+    xmap = to_crystal_map(Scan.from_signal(signal, inspect=False), data.reshape(-1, 1, 4), np.zeros((192, 1), int),
+                          np.ones((192, 1)), [phase], indexed=truth.phase_id >= 0)  # fmt: skip
+    changed = signal._deepcopy_with_new_data(patterns).as_lazy()
+    settled = pyxem_dl.settle(xmap, changed, device="cpu", show_progressbar=False)
+    assert (settled.prop["settled"].reshape(12, 16)[here] == Change.none).all()
+
+
 def test_signals_that_do_not_fit(scan):
     signal, xmap, _ = scan
     with pytest.raises(ValueError, match="192 positions, the signal 96"):
@@ -288,7 +308,8 @@ def test_patterns_are_added_to_those_that_look_alike():
     added = with_neighbours(counts, (32.0, 32.0), 1.0).compute()
     inside = counts[2:7, 7:10].astype(float)
     ratio = added[2:7, 7:10].sum((2, 3)) / inside.sum((2, 3))
-    assert (ratio > 8).all() and (ratio < 25).all()  # of 25 positions, those that chance makes look different count less
+    # of 25 positions, those that look different by chance count less
+    assert (ratio > 8).all() and (ratio < 25).all()
     # beside the boundary nothing of the other side is added: its spots stay dark
     other = counts[left].mean(0) > 5 * counts[~left].mean(0) + 5
     assert other.sum() > 20

@@ -12,6 +12,8 @@ from pyxem_dl.refinement.waves import Pool, intensities
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
 _TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+# Beams that are compared here
+_COMPARED = 20
 # Each so many thicknesses tell how much intensities change from point to point of the net
 _SPARSE = 4
 # Points of the net that are followed by a step, and the length that a step should have, of the net's
@@ -118,6 +120,7 @@ def search(
     tensor, shape (n, starts)
         Thicknesses in Å.
     """
+    seen = seen.first(_COMPARED)
     around = optics.precession.to(net.tilts)
     points = sum(
         intensities(pool, pool.turned(net.tilts + tilt), thickness, _STRONG, seen.beams) for tilt in around

@@ -9,7 +9,8 @@ import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.preprocessing import in_electrons, usable_patterns
-from pyxem_dl.refinement.fitting import Physics, Refined, Refiner
+from pyxem_dl.refinement.fitting import Given, Physics, Refined, Refiner
+from pyxem_dl.refinement.strain import Strained, refine_strained
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.scans import Scan, Step
 
@@ -54,13 +55,18 @@ class RefinementStep(Step):
         What is refined.
     gain : float
         What the detector writes for an electron.
+    strain : bool
+        Whether to refine the strain, too.
     """
 
     micro_batch = _AT_ONCE
     keep_every = 256
 
-    def __init__(self, phases: list, scan: Scan, physics: Physics, start: Start, gain: float) -> None:
+    def __init__(
+        self, phases: list, scan: Scan, physics: Physics, start: Start, gain: float, strain: bool = False
+    ) -> None:
         self.phases, self.scan, self.physics, self.start, self.gain = phases, scan, physics, start, gain
+        self.strain = strain
         self._refiners = None
 
     def __getstate__(self) -> dict:
@@ -72,7 +78,7 @@ class RefinementStep(Step):
     @property
     def fields(self):
         """See :meth:`RefinedMap.fields`."""
-        return RefinedMap.fields(self.start.rotations, self.start.properties)
+        return RefinedMap.fields(self.start.rotations, self.start.properties, self.strain)
 
     def prepare(self, device: torch.device) -> None:
         """Compute the potentials of the phases, on the device."""
@@ -87,18 +93,24 @@ class RefinementStep(Step):
         patterns, usable = usable_patterns(in_electrons(patterns, self.gain), self._mask)
         rotations = torch.from_numpy(self.start.rotations[indices]).to(patterns.device)
         first = rotations[:, 0].double()
-        centers = self.scan.batch_centers(patterns, indices)
+        given = Given(patterns, self._mask, self.scan.batch_centers(patterns, indices))
         nothing = torch.full((len(first),), torch.nan, dtype=torch.float64, device=patterns.device)
         found = Refined(first, nothing, nothing, nothing, nothing, torch.zeros_like(usable))
+        strain = Strained(*[nothing] * len(Strained._fields))
         phase = self.start.phase[indices]
         for number, refiner in self._refiners.items():
             some = torch.from_numpy(np.flatnonzero(phase == number)).to(patterns.device)
             if not len(some):
                 continue
-            where = None if centers is None else centers[some]
-            part = refiner(patterns[some], first[some], centers=where, signal_mask=self._mask)
+            if self.strain:
+                part, of_part = refine_strained(refiner, given[some], first[some])
+                of_part = (torch.where(usable[some], x, torch.nan) for x in of_part)
+                strain = Strained(*(x.index_copy(0, some, y) for x, y in zip(strain, of_part)))
+            else:
+                part = refiner.refine(given[some], first[some])
             part = part.where(usable[some], Refined(*(x[some] for x in found)))
             found = Refined(*(x.index_copy(0, some, y) for x, y in zip(found, part)))
         rotations = torch.cat([found.rotations[:, None], rotations[:, 1:].double()], dim=1)
         numbers = {name: torch.from_numpy(array[indices]) for name, array in self.start.properties.items()}
+        numbers |= strain._asdict() if self.strain else {}
         return found._asdict() | {"rotations": rotations, "phase_id": torch.from_numpy(phase)} | numbers

@@ -57,6 +57,8 @@ def refine_strained(refiner: Refiner, given: Given, rotations: torch.Tensor) -> 
     total, turn, plausible = _deformed(stretch, places)
     known = known & plausible
     errors, new_error = _errors(places)
+    # a crystal that is not as it should be has not its disks where they should be
+    errors = errors * found.misfit.clamp_min(1)[:, None]
     known = known & (errors < _LARGEST_ERROR).all(1)
     strain = torch.stack([total[:, 0, 0] - 1, total[:, 1, 1] - 1, total[:, 0, 1]], dim=1)
     known = known & (strain.abs() < _LARGEST).all(1)

@@ -130,10 +130,9 @@ def _model(pool: Pool, seen: Seen, optics: Optics, tilt, thickness, radius: floa
     angle = torch.arange(_AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
     cone = optics.disk * torch.cat([r * torch.stack([angle.cos(), angle.sin()], dim=1) for r in _RINGS]).to(tilt)
     precession = optics.precession.to(tilt)
-    every = (cone[:, None] + precession).flatten(0, 1)
-    error = pool.turned(tilt[:, None] + every)
-    both = jacobian(pool, error, thickness[:, None].expand(-1, len(every)), _STRONG, seen.beams)
-    both = both.unflatten(1, (len(cone), len(precession))).mean(2)
+    every = (precession[:, None] + cone).flatten(0, 1)
+    error = pool.turned(tilt[:, None] + every).unflatten(1, (len(precession), len(cone)))
+    both = jacobian(pool, error, thickness[:, None].expand(-1, len(precession)), _STRONG, seen.beams).mean(1)
     at = torch.stack(direction_of_tilt(*cone.unbind(1)), dim=1) * (radius / optics.disk)
     return both.mean(1), torch.einsum("ncbk,cj->nbkj", both, at) / len(cone)
 

@@ -205,7 +205,7 @@ class RefinedMap:
 
     kind = "refined orientations"
     #: What refining finds beside rotations, and where strain is refined
-    NAMES = ("thickness", "thickness_error", "orientation_error", "misfit", "refined")
+    NAMES = ("thickness", "thickness_error", "orientation_error", "misfit", "refined", "candidate")
     STRAIN = ("e_xx", "e_yy", "e_xy", "e_xx_error", "e_yy_error", "e_xy_error")
 
     @classmethod
@@ -216,11 +216,11 @@ class RefinedMap:
         return cls(positions, phases, ids, sorted(properties), strain, calibration)
 
     @classmethod
-    def fields(cls, rotations, properties: dict, strain: bool = False) -> dict[str, Field]:
+    def fields(cls, n_best: int, properties: dict, strain: bool = False) -> dict[str, Field]:
         """List what refining gives for each pattern, and what the map said."""
-        fields = {"rotations": Field(rotations.shape[1:], "float64"), "phase_id": Field((), "int64")}
-        numbers = (*cls.NAMES[:-1], *(cls.STRAIN if strain else ()))
-        fields |= {name: Field((), "float64") for name in numbers} | {"refined": Field((), "bool")}
+        fields = {"rotations": Field((n_best, 4), "float64"), "phase_id": Field((), "int64")}
+        fields |= {name: Field((), "float64") for name in (*cls.NAMES, *(cls.STRAIN if strain else ()))}
+        fields |= {"refined": Field((), "bool"), "candidate": Field((), "int64")}
         return fields | {name: Field(array.shape[1:], str(array.dtype)) for name, array in properties.items()}
 
     def __call__(self, found: Collected):
@@ -229,6 +229,8 @@ class RefinedMap:
         rotations, number = arrays["rotations"], arrays["phase_id"]
         n_best = rotations.shape[1]
         names = {*self.properties, *self.NAMES, *(self.STRAIN if self.strain else ())}
+        # of one candidate the map says no more than of the position
+        names -= {"candidate_phase_id"} if n_best == 1 else set()
         prop = {name: arrays[name] for name in names - {"scores"}}
         prop |= calibration_property(self.calibration, self.positions)
         scores = arrays["scores"].reshape(-1, n_best) if "scores" in names else np.zeros(rotations.shape[:2])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyxem_dl.calibration import FoundCalibration, with_calibration
 from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.electrons import electron_wavelength
@@ -19,6 +20,7 @@ from pyxem_dl.messages import warn
 from pyxem_dl.patterns import Probe
 from pyxem_dl.records import made_by, provenance
 from pyxem_dl.refinement.fitting import Physics
+from pyxem_dl.refinement.scan_calibration import calibrated_scan
 from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.results.map_files import check_map_target, copied_map, map_target
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _THICKNESS, _ENERGY, _BEAMS = (5.0, 3000.0), (20.0, 1500.0), (8, 400)
 # Absorption where it is wanted and no number is given
 _ABSORPTION = 0.08
+# A second candidate with so much of the first one's score may be the right one
+_RIVAL = 0.05
 # A disk is at least so large, in pixels
 _SMALLEST_RADIUS = 1.0
 
@@ -48,6 +52,8 @@ def refine_orientation(
     n_beams: int = 60,
     convergence_semi_angle: float | None = None,
     precession_angle: float = 0.0,
+    strain: bool = False,
+    calibrate: bool | FoundCalibration = False,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
     beam_energy: float | None = None,
@@ -72,7 +78,8 @@ def refine_orientation(
         of angle.
     xmap : orix.crystal_map.CrystalMap
         Orientations of all positions of the signal, by any method, in the convention of pyxem_dl (see
-        :func:`pyxem_dl.results.read_labels` for files of other programs). The first of each position is refined.
+        :func:`pyxem_dl.results.read_labels` for files of other programs). The first of each position is refined; where
+        it does not fit, the second, too.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         Crystals with atoms, by the names of the map's phases, where those of the map have none.
     thickness : tuple of float
@@ -87,6 +94,13 @@ def refine_orientation(
         Semi-angle of the incident cone in mrad. By default the radius of the direct beam in the patterns says.
     precession_angle : float
         Of a precessing beam, in degrees.
+    strain : bool
+        Refine the strain in the plane of the pattern, too: from where disks are, with what the crystal makes of the
+        light within them. It is as good as the calibration (see `calibrate`), and takes half as long again.
+    calibrate : bool or FoundCalibration
+        Refine scale, ellipse, centre and drift of the scan first, by up to 96 positions spread over it, and use them;
+        or use what was found before, by :func:`pyxem_dl.calibrate`. A scale or an ellipse that is off by more than
+        some 3 % needs the latter. The signal stays as it is.
     signal_mask, center, beam_energy, batch_size, device, show_progressbar, output, overwrite, on_part, on_message
         As of :func:`pyxem_dl.predict_orientation`.
 
@@ -99,8 +113,14 @@ def refine_orientation(
         * ``orientation_error``: in degrees; two of three orientations are nearer to the truth.
         * ``misfit``: mean square of what the model does not explain, in units of the expected errors: 1 is a model
           that is right, above 2 it is not, and the errors are larger.
+        * ``candidate``: 0, or 1 where the map's second candidate was refined, since the first does not fit (its misfit
+          is above 1.5) and the second has half its misfit or less. It is the first one then.
         * ``refined``: False where nothing was found that explains the pattern, or it was more than four degrees away:
           the orientation is the map's, and the numbers are NaN.
+        * ``e_xx``, ``e_yy``, ``e_xy``, and ``e_xx_error`` and so on, with `strain`: without a unit, x to the right in
+          the pattern and y up, longer is positive, as of :func:`pyxem_dl.strain_map`. They are NaN where fewer than
+          five disks are seen, where these lie on a line, and where an error would be above 2 %.
+        * ``calibration`` (n, 10), with `calibrate`: what was used; :func:`pyxem_dl.calibration_of` reads it.
 
     Raises
     ------
@@ -111,7 +131,8 @@ def refine_orientation(
     Warns
     -----
     UserWarning
-        If no position could be refined; and as :func:`pyxem_dl.predict_orientation`.
+        If no position could be refined; if the scan cannot be calibrated by its refined patterns (the signal's
+        calibration is then used), or its calibration is changed much; and as :func:`pyxem_dl.predict_orientation`.
 
     Notes
     -----
@@ -132,7 +153,7 @@ def refine_orientation(
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
         debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,
-        precession_angle=precession_angle,
+        precession_angle=precession_angle, strain=strain, calibrate=calibrate,
     )  # fmt: skip
 
 
@@ -147,11 +168,13 @@ def refinement_settings(refine) -> dict | None:
     return {} if flag("refine", refine) else None
 
 
-def refine_map(signal, scan: Scan, xmap, computing: Computing, target, **settings) -> CrystalMap:
-    """Refine a map of a scan that is read and checked; warn where nothing was refined."""
-    start = read_start(xmap)
+def refine_map(
+    signal, scan: Scan, xmap, computing: Computing, target, n_best: int | None = None, **settings
+) -> CrystalMap:
+    """Refine a map of a scan that is read and checked, and keep so many candidates; warn where nothing was refined."""
+    start = read_start(xmap, n_best)
     job = refinement_job(signal, scan, xmap, start, computing, **settings)
-    check_map_target(target, job.scan.n_patterns, start.rotations.shape[1])
+    check_map_target(target, job.scan.n_patterns, start.n_best)
     refined = job.run(target)
     tried = refined.phase_id >= 0
     if tried.any() and not np.asarray(refined.prop["refined"])[tried].any():
@@ -165,8 +188,8 @@ def refine_map(signal, scan: Scan, xmap, computing: Computing, target, **setting
     return refined
 
 
-def read_start(xmap) -> Start:
-    """Read what a map says, of all its positions."""
+def read_start(xmap, n_best: int | None = None) -> Start:
+    """Read what a map says, of all its positions; by default all its candidates are kept."""
     whole = copied_map(xmap, np.ones_like(xmap.is_in_data))
     n = whole.is_in_data.size
     keys = [key for key, _ in xmap.phases if key >= 0]
@@ -178,15 +201,31 @@ def read_start(xmap) -> Start:
     properties = {}
     for name, values in whole.prop.items():
         values = np.asarray(values)
-        if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES:
+        if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES + RefinedMap.STRAIN:
             properties[name] = values
     rotations = np.where(known[:, None, None], rotations, [1.0, 0, 0, 0])
-    return Start(rotations, np.where(known, phase, -1), properties, tuple(whole.shape))
+    phase = np.where(known, phase, -1)
+    rival = _rivals(properties, rotations, phase, number_of)
+    return Start(rotations, phase, rival, properties, tuple(whole.shape), n_best or rotations.shape[1])
+
+
+def _rivals(properties: dict, rotations: np.ndarray, phase: np.ndarray, number_of: np.ndarray) -> np.ndarray:
+    """Phase (n,) of the second candidate of each position, -1 where it is none."""
+    none = np.full_like(phase, -1)
+    if rotations.shape[1] < 2 or "n_crystals" in properties:  # of an overlap both are there
+        return none
+    of_each = {name: properties.get(name) for name in ("scores", "candidate_phase_id")}
+    scores, ids = (x if x is not None and x.shape == rotations.shape[:2] else None for x in of_each.values())
+    near = np.ones(len(phase), bool) if scores is None else scores[:, 1] > _RIVAL * scores[:, 0]
+    apart = np.abs((rotations[:, 0] * rotations[:, 1]).sum(1)) < 1 - 1e-9
+    second = phase if ids is None else number_of[ids[:, 1].astype(int)]
+    return np.where((phase >= 0) & near & (apart | (second != phase)), second, none)
 
 
 def refinement_job(
     signal, scan: Scan, xmap, start: Start, computing: Computing, phases=None, *, thickness=(20.0, 600.0),
     absorption=False, debye_waller=0.5, n_beams=60, convergence_semi_angle=None, precession_angle=0.0,
+    strain=False, calibrate=False,
 ) -> Job:  # fmt: skip
     """Check everything before anything is computed; the arguments are those of :func:`refine_orientation`."""
     # a line of a scan is a line, whether it has a second dimension or not
@@ -200,9 +239,12 @@ def refinement_job(
     if not scan.n_patterns:
         raise ValueError("The map has no position in its data: there is nothing to refine.")
     keys = [key for key, _ in xmap.phases if key >= 0]
-    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, np.unique(start.phase[start.phase >= 0]))
-    calibration = scan.calibration
-    energy = number("beam_energy", calibration.beam_energy or 0, *_ENERGY)
+    tried = np.unique([start.phase, start.rival])
+    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, tried[tried >= 0])
+    energy = number("beam_energy", scan.calibration.beam_energy or 0, *_ENERGY)
+    found, wanted = None, isinstance(calibrate, FoundCalibration) or flag("calibrate", calibrate)
+    if wanted and calibrate is not True:
+        scan, found = with_calibration(scan, calibrate), calibrate
     low, high = _pair_of(thickness)
     absorption = _ABSORPTION if absorption is True else 0.0 if absorption is False else absorption
     gain = scan.counts_per_electron()
@@ -211,20 +253,25 @@ def refinement_job(
         number("debye_waller", debye_waller, 0, 10), number("absorption", absorption, 0, 0.5),
         number("precession_angle", precession_angle, 0, 5),
     )  # fmt: skip
-    step = RefinementStep(crystals, scan.without_data(), physics, start, gain)
+    strain = flag("strain", strain)
+    if wanted and found is None:
+        scan, found = calibrated_scan(scan, start, crystals, physics, gain, computing.torch_device, computing.say)
+    calibration = scan.calibration
+    step = RefinementStep(crystals, scan.without_data(), physics, start, gain, strain)
     lines = {
         "Phases": ", ".join(phase.name for phase in crystals), "Patterns": scan.describe(),
         "Disks": f"radius {physics.radius:.3g} px, "
         f"{1e3 * physics.radius * calibration.scale[1] * electron_wavelength(energy):.3g} mrad",
         "Thickness": f"{low:g} to {high:g} Å", "Beams": str(physics.n_beams),
     }  # fmt: skip
-    assemble = RefinedMap.of(xmap, scan.positions, start.properties)
+    assemble = RefinedMap.of(xmap, scan.positions, start.properties, strain, found and found.to_dict())
     return Job(
         "Orientation refinement", lines, scan, step, computing, assemble,
-        [vars(physics), gain, _digest(start)], signal,
+        [vars(physics), gain, _digest(start), start.n_best] + ["strain"] * strain, signal,
         record=made_by(
             "refine_orientation", signal=signal, calibration=calibration, made_from=provenance(xmap),
-            **(vars(physics) | {"counts_per_electron": gain}),
+            **(vars(physics) | {"counts_per_electron": gain, "strain": strain,
+                              "calibrate": calibrate if isinstance(calibrate, bool) else "given"}),
         ),
     )  # fmt: skip
 
@@ -232,7 +279,7 @@ def refinement_job(
 def _digest(start: Start) -> str:
     """Text that differs for other orientations."""
     digest = hashlib.sha256(np.ascontiguousarray(start.rotations).tobytes())
-    digest.update(np.ascontiguousarray(start.phase).tobytes())
+    digest.update(np.ascontiguousarray([start.phase, start.rival]).tobytes())
     for name in sorted(start.properties):
         digest.update(name.encode() + np.ascontiguousarray(start.properties[name]).tobytes())
     return digest.hexdigest()

@@ -12,6 +12,8 @@ from pyxem_dl.refinement.waves import Pool, intensities
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
 _TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+# Beams that are compared here
+_COMPARED = 20
 # Each so many thicknesses tell how much intensities change from point to point of the net
 _SPARSE = 4
 # Points of the net that are followed by a step, and the length that a step should have, of the net's
@@ -118,6 +120,7 @@ def search(
     tensor, shape (n, starts)
         Thicknesses in Å.
     """
+    seen = seen.first(_COMPARED)
     around = optics.precession.to(net.tilts)
     points = sum(
         intensities(pool, pool.turned(net.tilts + tilt), thickness, _STRONG, seen.beams) for tilt in around
@@ -143,13 +146,14 @@ def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Ten
     """Means over disks, and moments, (n, m, thicknesses, 2 beams), of points of a net: each point and those around."""
     share = disk**2 / (12 * net.step**2)  # of each point around, so that the second moment is a disk's
     padded = torch.cat([points, points.mean(1, keepdim=True)], dim=1)
-    mean, moment = (1 - 6 * share) * points, 0.0
+    model = torch.cat([(1 - 6 * share) * points, torch.zeros_like(points)], dim=-1)
+    mean, moment = model.chunk(2, dim=-1)
     outward = seen.outward(net.around / disk)
     for i in range(6):
         other = padded[:, net.ring[:, i]]
-        mean = mean + share * other
-        moment = moment + other * (share * outward[:, i])[:, None, None]
-    return torch.cat([mean, moment], dim=-1)
+        mean.add_(other, alpha=share)
+        moment.addcmul_(other, (share * outward[:, i])[:, None, None])
+    return model
 
 
 def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: float):

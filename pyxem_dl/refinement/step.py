@@ -9,12 +9,18 @@ import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.preprocessing import in_electrons, usable_patterns
-from pyxem_dl.refinement.fitting import Physics, Refined, Refiner
+from pyxem_dl.refinement.fitting import Given, Physics, Refined, Refiner
+from pyxem_dl.refinement.strain import Strained, refine_strained
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.scans import Scan, Step
 
 # Patterns that one core refines at once
 _AT_ONCE = 8
+# Where the first candidate's misfit is larger, the second one is refined, too; to win it needs so much of it or less.
+# Twins that differ by a half turn often fit alike: the candidates' scores know more of these
+_DOUBTFUL, _CLEARLY = 1.5, 0.5
+# Properties of a map that have a number for each candidate
+_OF_CANDIDATES = ("scores", "candidate_phase_id", "simulation_indices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +33,39 @@ class Start:
         Lab to crystal; the first of each position is refined.
     phase : array of int, shape (n,)
         Number in the list of phases, -1: not indexed.
+    rival : array of int, shape (n,)
+        Phase of the second candidate where it may be the right one, which is refined where the first does not fit; -1
+        elsewhere.
     properties : dict of str to array, shape (n, ...)
         Numbers that the refined map keeps.
     shape : tuple of int
         Of the map, with what is not in its data.
+    n_best : int
+        So many candidates of each position are kept.
     """
 
     rotations: np.ndarray
     phase: np.ndarray
+    rival: np.ndarray
     properties: dict[str, np.ndarray]
     shape: tuple[int, ...]
+    n_best: int
+
+    def has_each(self, name: str) -> bool:
+        """Tell whether a property has a number for each candidate."""
+        return name in _OF_CANDIDATES and self.properties[name].shape[1:] == (self.rotations.shape[1],)
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """Properties of the candidates that are kept."""
+        return {name: x[:, : self.n_best] if self.has_each(name) else x for name, x in self.properties.items()}
+
+    def swapped(self, indices: np.ndarray, second: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Give properties of some positions, those of the two first candidates swapped where the `second` won."""
+        order = torch.arange(self.rotations.shape[1]).repeat(len(indices), 1)
+        if order.shape[1] > 1:
+            order[second, :2] = torch.tensor([1, 0])
+        values = {name: torch.from_numpy(array[indices]) for name, array in self.properties.items()}
+        return {name: x.gather(1, order)[:, : self.n_best] if self.has_each(name) else x for name, x in values.items()}
 
 
 class RefinementStep(Step):
@@ -54,13 +83,18 @@ class RefinementStep(Step):
         What is refined.
     gain : float
         What the detector writes for an electron.
+    strain : bool
+        Whether to refine the strain, too.
     """
 
     micro_batch = _AT_ONCE
     keep_every = 256
 
-    def __init__(self, phases: list, scan: Scan, physics: Physics, start: Start, gain: float) -> None:
+    def __init__(
+        self, phases: list, scan: Scan, physics: Physics, start: Start, gain: float, strain: bool = False
+    ) -> None:
         self.phases, self.scan, self.physics, self.start, self.gain = phases, scan, physics, start, gain
+        self.strain = strain
         self._refiners = None
 
     def __getstate__(self) -> dict:
@@ -72,12 +106,12 @@ class RefinementStep(Step):
     @property
     def fields(self):
         """See :meth:`RefinedMap.fields`."""
-        return RefinedMap.fields(self.start.rotations, self.start.properties)
+        return RefinedMap.fields(self.start.n_best, self.start.kept(), self.strain)
 
     def prepare(self, device: torch.device) -> None:
         """Compute the potentials of the phases, on the device."""
         self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)
-        found = np.unique(self.start.phase)
+        found = np.unique([self.start.phase, self.start.rival])
         self._refiners = {
             int(i): Refiner(self.phases[i], self.scan.calibration, self.physics, device) for i in found[found >= 0]
         }
@@ -85,20 +119,46 @@ class RefinementStep(Step):
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Refined orientations of a batch, and what the map said beside them."""
         patterns, usable = usable_patterns(in_electrons(patterns, self.gain), self._mask)
-        rotations = torch.from_numpy(self.start.rotations[indices]).to(patterns.device)
-        first = rotations[:, 0].double()
-        centers = self.scan.batch_centers(patterns, indices)
-        nothing = torch.full((len(first),), torch.nan, dtype=torch.float64, device=patterns.device)
-        found = Refined(first, nothing, nothing, nothing, nothing, torch.zeros_like(usable))
-        phase = self.start.phase[indices]
+        rotations = torch.from_numpy(self.start.rotations[indices]).to(patterns.device).double()
+        given = Given(patterns, self._mask, self.scan.batch_centers(patterns, indices))
+        phase, rival = self.start.phase[indices], self.start.rival[indices]
+        found, strain = self._refined(given, usable, rotations[:, 0], phase)
+        second = torch.zeros(len(rotations), dtype=torch.bool)
+        doubtful = ~(found.refined & (found.misfit < _DOUBTFUL)) & usable
+        rows = np.flatnonzero((rival >= 0) & doubtful.cpu().numpy())
+        if len(rows):
+            at = torch.from_numpy(rows).to(patterns.device)
+            first = found.rows(at)
+            other, of_other = self._refined(given[at], usable[at], rotations[at, 1], rival[rows])
+            better = other.refined & ~(first.refined & (_CLEARLY * first.misfit < other.misfit))
+            found = found.with_rows(at, other.where(better, first))
+            strain = strain.index_copy(0, at, of_other.where(better[:, None], strain[at]))
+            second[rows] = better.cpu()
+        if rotations.shape[1] > 1:
+            # the second is where the first was
+            behind = torch.where(second.to(rotations.device)[:, None], rotations[:, 0], rotations[:, 1])
+            rotations = torch.cat([found.rotations[:, None], behind[:, None], rotations[:, 2:]], dim=1)
+        else:
+            rotations = found.rotations[:, None]
+        phase = torch.from_numpy(np.where(second.numpy(), rival, phase))
+        told = {"rotations": rotations[:, : self.start.n_best], "phase_id": phase, "candidate": second.long()}
+        told |= Strained(*strain.unbind(1))._asdict() if self.strain else {}
+        return found._asdict() | self.start.swapped(indices, second) | told
+
+    def _refined(self, given: Given, usable, rotations, phase: np.ndarray) -> tuple[Refined, torch.Tensor]:
+        """Refine one orientation of each pattern, of the phases (n,) that they have; and the strain (n, 6), or NaN."""
+        nothing = torch.full((len(rotations),), torch.nan, dtype=torch.float64, device=rotations.device)
+        found = Refined(rotations, nothing, nothing, nothing, nothing, torch.zeros_like(usable))
+        strain = nothing[:, None].repeat(1, len(Strained._fields))
         for number, refiner in self._refiners.items():
-            some = torch.from_numpy(np.flatnonzero(phase == number)).to(patterns.device)
+            some = torch.from_numpy(np.flatnonzero(phase == number)).to(rotations.device)
             if not len(some):
                 continue
-            where = None if centers is None else centers[some]
-            part = refiner(patterns[some], first[some], centers=where, signal_mask=self._mask)
-            part = part.where(usable[some], Refined(*(x[some] for x in found)))
-            found = Refined(*(x.index_copy(0, some, y) for x, y in zip(found, part)))
-        rotations = torch.cat([found.rotations[:, None], rotations[:, 1:].double()], dim=1)
-        numbers = {name: torch.from_numpy(array[indices]) for name, array in self.start.properties.items()}
-        return found._asdict() | {"rotations": rotations, "phase_id": torch.from_numpy(phase)} | numbers
+            if self.strain:
+                part, of_part = refine_strained(refiner, given[some], rotations[some])
+                of_part = torch.stack(of_part, dim=1).where(usable[some, None], torch.nan)
+                strain = strain.index_copy(0, some, of_part)
+            else:
+                part = refiner.refine(given[some], rotations[some])
+            found = found.with_rows(some, part.where(usable[some], found.rows(some)))
+        return found, strain

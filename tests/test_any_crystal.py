@@ -307,7 +307,7 @@ def test_a_training_over_crystals(tmp_path, monkeypatch):
     assert trained.takes_phases and trained.provenance["stages"][0]["patterns"] == 48
     card = (tmp_path / "any" / "README.md").read_text(encoding="utf-8")
     assert "1 crystals on which it was not trained" in card and "Modulo 180 degrees" in card
-    assert "`bloch_share` | 0.3" in card
+    assert "`bloch_share` | 0.3" in card and "by Bloch waves, many-beam and kinematical" in card
     assert load_model(tmp_path / "any").network.arguments["temperature"] > 0
     with pytest.raises(ValueError, match="foreign_share must be"):
         any_crystal.AnyCrystalConfiguration(foreign_share=1.0)

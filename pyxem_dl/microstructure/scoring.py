@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyxem_dl.crystals import load_phases
+from pyxem_dl.crystals import load_phases, phase_from_dict, phase_to_dict
 from pyxem_dl.microstructure.averaging import with_neighbours
 from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
 from pyxem_dl.orientation import ModelStep, OrientationStep
-from pyxem_dl.preprocessing import in_electrons
-from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan
+from pyxem_dl.patterns import Probe
+from pyxem_dl.preprocessing import in_electrons, usable_patterns
+from pyxem_dl.refinement.likelihood import Seen
+from pyxem_dl.refinement.spots import measure
+from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan, Step
+from pyxem_dl.simulation.beams import Beams
 
 if TYPE_CHECKING:
     from pyxem_dl.microstructure.beliefs import Candidates
+
+# Spots in which light is looked for, and the least radius of one in pixels
+_SPOTS, _RADIUS = 40, 1.5
 
 
 class ComparisonStep(ModelStep):
@@ -50,10 +57,73 @@ class ComparisonStep(ModelStep):
         """Compare a batch."""
         rotations, logits = self.model.compare_batch(
             in_electrons(patterns, self.gain), self.scan.calibration, torch.from_numpy(self.rotations[indices]),
-            torch.from_numpy(self.phase_id[indices]), centers=self.scan.batch_centers(patterns, indices),
+            torch.from_numpy(self.phase_id[indices]).clamp_min(0), centers=self.scan.batch_centers(patterns, indices),
             signal_mask=self.scan.signal_mask,
         )  # fmt: skip
         return {"rotations": rotations, "logits": logits}
+
+
+class LightStep(Step):
+    """Tells whether patterns have light where orientations have spots.
+
+    Parameters
+    ----------
+    phases : list of orix.crystal_map.Phase
+        With atoms.
+    scan : Scan
+        Without its patterns.
+    radius : float
+        Of a spot, in pixels.
+    rotations, phase_id : array, shape (n, 4) and (n,)
+        For all positions of the scan.
+    gain : float
+        What the detector writes for an electron.
+    """
+
+    noun = "patterns"
+    micro_batch = 32
+
+    def __init__(self, phases: list, scan: Scan, radius: float, rotations, phase_id, gain: float) -> None:
+        self.phases, self.scan, self.radius, self.gain = phases, scan, radius, gain
+        self.rotations, self.phase_id = rotations, phase_id
+
+    def __getstate__(self) -> dict:
+        return {name: x for name, x in self.__dict__.items() if name not in ("_beams", "_mask")} | {
+            "phases": [phase_to_dict(phase) for phase in self.phases]
+        }
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state | {"phases": [phase_from_dict(entry) for entry in state["phases"]]})
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """Whether there is light."""
+        return {"lit": Field((), "bool")}
+
+    def prepare(self, device: torch.device) -> None:
+        """Compute the strengths of reflections, on the device."""
+        calibration = self.scan.calibration
+        self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)
+        self._beams = [
+            Beams(phase, calibration.beam_energy, calibration.reciprocal_radius, n_beams=_SPOTS, device=device)
+            for phase in self.phases
+        ]
+
+    def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Look at a batch."""
+        patterns, usable = usable_patterns(in_electrons(patterns, self.gain), self._mask)
+        centers = self.scan.batch_centers(patterns, indices)
+        rotations = torch.from_numpy(self.rotations[indices]).to(patterns.device)
+        lit = torch.zeros_like(usable)
+        for number, beams in enumerate(self._beams):
+            rows = torch.from_numpy(np.flatnonzero(self.phase_id[indices] == number)).to(patterns.device)
+            if len(rows):
+                chosen = beams.choose(rotations[rows])
+                where = None if centers is None else centers[rows]
+                given = {"centers": where, "signal_mask": self._mask}
+                measured = measure(patterns[rows], chosen, self.scan.calibration, self.radius, **given)
+                lit[rows] = Seen.of(chosen, measured, torch.float32).has_light()
+        return {"lit": lit & usable}
 
 
 class Comparison:
@@ -90,6 +160,7 @@ class Comparison:
                 f"The model {getattr(model, 'name', model)!r} cannot compare orientations that are given. Leave model "
                 f"out for {ANY_CRYSTAL!r}."
             )
+        self._phases = phases
         self.model, self.computing = with_phases(model, phases, self.scan.calibration), computing
         self.model.check_domain(self.scan.calibration)
         self.place = np.flatnonzero(xmap.is_in_data)
@@ -117,23 +188,44 @@ class Comparison:
         lines = {"Model": self.model.name, "Orientations": f"{orientations} of {scan.n_patterns} patterns"}
         return Job(title, lines, scan, step, self.computing, lambda collected: collected, []).run()
 
-    def __call__(self, candidates: Candidates, *, alone: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Improved orientations (n, m, 4), and logits (n, m) of the candidates against none of them.
-
-        With `alone` each pattern is looked at without its neighbours'.
-        """
+    def __call__(self, candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
+        """Improved orientations (n, m, 4), and logits (n, m) of the candidates against none of them."""
         n, m = candidates.phase.shape
-        rotations, phase = np.zeros((self.scan.size, m, 4), dtype=np.float32), np.zeros((self.scan.size, m), dtype=int)
-        rotations[..., 0] = 1
-        rotations[self.place], phase[self.place] = candidates.rotations.numpy(), candidates.phase.clamp_min(0).numpy()
+        rotations, phase = self._of_scan(candidates.rotations, candidates.phase)
         mask = np.ones(self.scan.size, dtype=bool)
         mask[self.place] = (candidates.phase < 0).all(1).numpy()
         if mask.all():
             return candidates.rotations, torch.zeros(n, m)
-        scan = self.scan if alone else self._added
-        found = self._run(scan, "Comparison of proposed orientations", f"up to {m} of each", mask,
+        found = self._run(self._added, "Comparison of proposed orientations", f"up to {m} of each", mask,
                           lambda scan: ComparisonStep(self.model, scan, rotations, phase, self._gain))  # fmt: skip
         done = found.done[self.place]
         rotations, logits = (found.arrays[name][self.place] for name in ("rotations", "logits"))
         rotations = np.where(done[:, None, None], rotations, candidates.rotations.numpy())
         return torch.from_numpy(rotations), torch.from_numpy(np.where(done[:, None], logits, 0.0).astype(np.float32))
+
+    def have_light(self, rotations: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+        """Tell whether patterns (n,) alone have light where orientations (n, 4) of phases (n,) have spots.
+
+        A phase is -1 where nothing is to be looked at.
+        """
+        rotations, phase = self._of_scan(rotations, phase)
+        mask = np.ones(self.scan.size, dtype=bool)
+        mask[self.place] = phase[self.place] < 0
+        if mask.all():
+            return torch.zeros(len(self.place), dtype=torch.bool)
+        try:
+            radius = Probe.from_patterns(self.scan.sample_patterns() / self._gain, self.scan.calibration.center).radius
+        except ValueError:  # no direct beam to be seen
+            radius = _RADIUS
+        given = max(radius, _RADIUS), rotations, phase, self._gain
+        found = self._run(self.scan, "Light where proposed orientations have spots", "one", mask,
+                          lambda scan: LightStep(self._phases, scan, *given))  # fmt: skip
+        return torch.from_numpy(found.done[self.place] & found.arrays["lit"][self.place])
+
+    def _of_scan(self, rotations: torch.Tensor, phase: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Orientations and phases for all positions of the scan, -1 where the map has none."""
+        all_rotations = np.zeros((self.scan.size, *rotations.shape[1:]), dtype=np.float32)
+        all_phases = np.full((self.scan.size, *phase.shape[1:]), -1)
+        all_rotations[..., 0] = 1
+        all_rotations[self.place], all_phases[self.place] = rotations.numpy(), phase.numpy()
+        return all_rotations, all_phases

@@ -185,9 +185,11 @@ def settle_by_patterns(view: MapView, compare: Comparison) -> Settled:
     proposed = propose(view, view.with_candidates(*compare.predict(MOST)))
     rotations, logits = compare(proposed)
     dark = ~view.indexed
-    if dark.any():  # what was not indexed has its neighbours' light: its own has to say that there is a crystal
-        own = compare(proposed._replace(phase=torch.where(dark[:, None], proposed.phase, -1)), alone=True)[1]
-        logits = torch.where(dark[:, None], torch.minimum(logits, own), logits)
+    if dark.any():  # what was not indexed has its neighbours' light: there has to be some of its own
+        likeliest = logits.masked_fill(proposed.phase < 0, -math.inf).argmax(1)
+        phase = proposed.phase.gather(1, likeliest[:, None])[:, 0]
+        lit = compare.have_light(best_of(rotations, likeliest), torch.where(dark, phase, -1))
+        logits = torch.where((dark & ~lit)[:, None], logits.clamp_max(2 * _DIM), logits)
     candidates = without_doubles(
         proposed._replace(rotations=rotations, evidence=logits), view.operations, _NEARLY * view.threshold
     )

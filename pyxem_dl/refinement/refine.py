@@ -48,6 +48,7 @@ def refine_orientation(
     n_beams: int = 60,
     convergence_semi_angle: float | None = None,
     precession_angle: float = 0.0,
+    navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
     beam_energy: float | None = None,
@@ -87,7 +88,9 @@ def refine_orientation(
         Semi-angle of the incident cone in mrad. By default the radius of the direct beam in the patterns says.
     precession_angle : float
         Of a precessing beam, in degrees.
-    signal_mask, center, beam_energy, batch_size, device, show_progressbar, output, overwrite, on_part, on_message
+    navigation_mask, signal_mask, center, beam_energy, batch_size, device
+        As of :func:`pyxem_dl.predict_orientation`.
+    show_progressbar, output, overwrite, on_part, on_message
         As of :func:`pyxem_dl.predict_orientation`.
 
     Returns
@@ -128,7 +131,7 @@ def refine_orientation(
     computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
     if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
         raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
-    scan = Scan.from_signal(signal, Reading(None, signal_mask, center, beam_energy))
+    scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
         debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,

@@ -32,23 +32,24 @@ class Optics(NamedTuple):
     precession: torch.Tensor
 
     @classmethod
-    def of(cls, disk: float, precession_angle: float, n_azimuths: int) -> Optics:
-        """With a precession angle in radians."""
+    def of(cls, disk: float, precession_angle: float, n_azimuths: int, device: torch.device | str = "cpu") -> Optics:
+        """With a precession angle in radians, on a device."""
         if not precession_angle:
-            return cls(disk, torch.zeros(1, 2))
-        angle = torch.arange(n_azimuths) * (2 * math.pi / n_azimuths)
+            return cls(disk, torch.zeros(1, 2, device=device))
+        angle = torch.arange(n_azimuths, device=device) * (2 * math.pi / n_azimuths)
         return cls(disk, precession_angle * torch.stack([angle.cos(), angle.sin()], dim=1))
 
     def cone(self, n_directions: int) -> torch.Tensor:
         """Tilts (m, 2) that stand for a cone of incident directions; their second moment is that of the disk."""
+        middle = torch.zeros(1, 2, device=self.precession.device)
         if n_directions == 1:
-            return torch.zeros(1, 2)
+            return middle
         with_middle = n_directions > 4
         n_ring = n_directions - with_middle
         out = self.disk * math.sqrt(n_directions / (2 * n_ring))
-        angle = torch.arange(n_ring) * (2 * math.pi / n_ring)
+        angle = torch.arange(n_ring, device=middle.device) * (2 * math.pi / n_ring)
         ring = out * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return torch.cat([torch.zeros(1, 2), ring]) if with_middle else ring
+        return torch.cat([middle, ring]) if with_middle else ring
 
 
 class Net(NamedTuple):

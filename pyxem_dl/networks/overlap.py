@@ -26,8 +26,9 @@ _PROPOSED, _FIRST, _SECOND, _PAIRS, _SEARCHED, _THIRD = 24, 3, 3, 4, 2, 2
 # What the network says of a candidate counts so much beside what the peaks say: in the pool, between sets, and where
 # it is decided whether there is a further crystal
 _IN_POOL, _BETWEEN, _FURTHER = 2.0, 4.0, 2.0
-# And both together have to gain so much, as one of many orientations would fit by chance (a logarithm)
-_NEEDED = 2.0
+# And both together have to gain so much for a second crystal, and for a third one: one of many orientations, pairs and
+# shares would fit by chance (a logarithm)
+_SECOND_NEEDS, _THIRD_NEEDS = 3.0, 4.5
 # Reflections whose light is taken away, and those that may explain peaks; how far from the Ewald sphere (Å⁻¹): what
 # crystals of a few nanometres scatter there is faint, and no second crystal
 _TAKEN, _EXPLAINING, _FURTHEST, _FAR = 48, 80, 0.15, 0.3
@@ -181,8 +182,8 @@ class OverlapSearch:
         pairs = self._pairs()
         triples = self._triples(pairs)
         best = pairs.value().argmax(1, keepdim=True)
-        two = pairs.gain().gather(1, best)[:, 0] > _NEEDED
-        enough = triples.gain() > _NEEDED
+        two = pairs.gain().gather(1, best)[:, 0] > _SECOND_NEEDS
+        enough = triples.gain() > _THIRD_NEEDS
         best_three = triples.value().masked_fill(~enough, _NEVER).argmax(1, keepdim=True)
         three = two & enough.gather(1, best_three)[:, 0]
         pair, triple = pairs.at(best), triples.at(best_three)

@@ -180,14 +180,18 @@ def predict_orientation(
     target = map_target(output, overwrite)
     refining = refinement_settings(refine)
     computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
-    job = orientation_job(
-        signal, model, phases, calibrate, n_best, n_samples, Reading(navigation_mask, signal_mask, center, beam_energy),
-        computing, overlap,
-    )  # fmt: skip
-    check_map_target(target, job.scan.n_patterns, job.assemble.n_best)
+    reading = Reading(navigation_mask, signal_mask, center, beam_energy)
+    n_best = whole_number("n_best", n_best, 1, _MOST_CANDIDATES)
+    # where the first does not fit, the second may
+    n_found = n_best if refining is None or overlap else max(n_best, 2)
+    job = orientation_job(signal, model, phases, calibrate, n_found, n_samples, reading, computing, overlap)
+    check_map_target(target, job.scan.n_patterns, n_best if n_best < n_found else job.assemble.n_best)
     xmap = job.run(target if refining is None else None)
     _warn_of_nothing(xmap, job.assemble.thresholds, job.scan.calibration)
-    return xmap if refining is None else refine_map(signal, job.scan, xmap, computing, target, **refining)
+    if refining is None:
+        return xmap
+    kept = n_best if n_best < n_found else None
+    return refine_map(signal, job.scan, xmap, computing, target, kept, **refining)
 
 
 def iter_predict_orientation(

@@ -102,7 +102,7 @@ def test_few_strong_beams_are_nearly_all(case, n_strong, wrong):
     pool = Pool.of(waves, chosen, torch.float32)
     wanted = torch.arange(1, 25).expand(8, -1)
     expected, slopes = expected[:, 1:25], slopes[:, 1:25]
-    found = jacobian(pool, pool.error[:, None], thickness[:, None], n_strong, wanted)[:, 0]
+    found = jacobian(pool, pool.error[:, None, None], thickness[:, None], n_strong, wanted)[:, 0, 0]
     assert (found[..., 0] - expected).abs().sum() < wrong * expected.sum()
     assert (found[..., 1:] - slopes).abs().sum() < 4 * wrong * slopes.abs().sum()
     series = intensities(pool, pool.error[:, None], thickness, n_strong, wanted)[:, 0]
@@ -120,7 +120,7 @@ def test_absorption_is_that_of_bloch_waves(case):
 
     def difference(absorption):
         pool = Pool.of(lossy, chosen, torch.float32, absorption)
-        found = jacobian(pool, pool.error[:, None], thickness[:, None], 40, wanted)[:, 0, :, 0]
+        found = jacobian(pool, pool.error[:, None, None], thickness[:, None], 40, wanted)[:, 0, 0, :, 0]
         found = found * (expected.sum(1) / found.sum(1))[:, None]
         return (found - expected).abs().sum() / expected[:, 1:].sum()
 
@@ -218,6 +218,27 @@ def test_a_map_is_refined_and_keeps_what_it_has(scan):
     assert pyxem_dl.provenance(refined)["verb"] == "refine_orientation"
 
 
+def test_a_second_candidate_wins_where_the_first_does_not_fit(scan):
+    signal, xmap, rotations, _ = scan
+    right, wrong = xmap.rotations.data, random_rotations(6, torch.Generator().manual_seed(9)).numpy()
+    first = np.arange(6) % 2 == 0  # where the right one is the first
+    both = np.where(first[:, None, None], np.stack([right, wrong], 1), np.stack([wrong, right], 1))
+    scores = np.tile([0.6, 0.4], (6, 1))
+    scores[1] = 0.99, 0.01  # no rival
+    two = CrystalMap(
+        Rotation(both), phase_id=xmap.phase_id, x=xmap.x, y=xmap.y, phase_list=xmap.phases,
+        prop={"scores": scores, "n": np.arange(6)},
+    )  # fmt: skip
+    refined = pyxem_dl.refine_orientation(signal, two, thickness=(40, 360), show_progressbar=False)
+    assert refined.prop["candidate"].tolist() == [0, 0, 0, 1, 0, 1]
+    won = refined.prop["candidate"] == 1
+    assert np.allclose(refined.prop["scores"], np.where(won[:, None], scores[:, ::-1], scores))
+    error = off(torch.from_numpy(refined.rotations.data[:, 0].copy()), rotations).numpy()
+    assert np.all(error[[0, 2, 3, 5]] < 0.3) and refined.prop["n"].tolist() == list(range(6))
+    # the loser is behind
+    assert np.allclose(np.abs((refined.rotations.data[won, 1] * wrong[won]).sum(-1)), 1)
+
+
 def test_lazy_signals_and_stores_give_the_same(scan, tmp_path):
     signal, xmap, *_ = scan
     given = {"thickness": (40, 360), "convergence_semi_angle": 1.5, "show_progressbar": False}
@@ -259,6 +280,7 @@ def test_prediction_and_refinement_in_one_call(scan):
     mask[0, 1] = True
     refined = signal.predict_orientation(**given, refine={"thickness": (40, 360)}, navigation_mask=mask)
     assert refined.size == 5 and {"score", "thickness", "refined"} <= set(refined.prop)
+    assert refined.rotations.shape == (5,) and refined.prop["scores"].shape == (5,)
     error = np.abs(refined.prop["thickness"] - thickness.numpy()[~mask.ravel()])
     assert np.nanmedian(error) < 4 and refined.prop["refined"].sum() >= 4
     with pytest.raises(ValueError, match="thicknes"):

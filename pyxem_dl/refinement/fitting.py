@@ -21,13 +21,15 @@ _EXPECTED = 0.4
 # Of the fit: the longest step in degrees and Å
 _LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 # Starts that are followed, for so many steps, with so many directions in the disk and so many strong beams
-_STAGES = ((40, 1, 3, 14), (12, 2, 3, 14), (4, 3, 3, 20), (3, 4, 7, 24))
+_STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
 # Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places
 # that are tried, degrees between them, and beams that take part
 _WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.15, 2.4, 1.5, 3, 0.4
 _WIDE_BEAMS = 100
-# By so much the misfit has to be less for a place that is further away
-_CLEARLY = 0.3
+# About a place that such a search found, tilts go so far, in degrees
+_SMALL_REACH = 0.3
+# No further place is tried where the misfit is less; by so much it has to be less for a place that is further away
+_FITS, _CLEARLY = 1.2, 0.3
 # Turns of the pattern in its plane, until spots are where the light is
 _TURNS = 2
 # Directions of a precessing beam
@@ -83,6 +85,14 @@ class Refined(NamedTuple):
     thickness_error: torch.Tensor
     misfit: torch.Tensor
     refined: torch.Tensor
+
+    def rows(self, rows: torch.Tensor) -> Refined:
+        """Take some patterns."""
+        return Refined(*(x[rows] for x in self))
+
+    def with_rows(self, rows: torch.Tensor, other: Refined) -> Refined:
+        """Put others in the place of some patterns."""
+        return Refined(*(x.index_copy(0, rows, y) for x, y in zip(self, other)))
 
     def where(self, first: torch.Tensor, other: Refined) -> Refined:
         """Take each pattern from here, or from another one."""
@@ -141,6 +151,7 @@ class Refiner:
         disk = radius * math.sqrt(math.prod(calibration.scale)) * calibration.wavelength
         self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS, device)
         self._net = Net.of(disk).to(device)
+        self._small_net = Net.of(disk, reach=_SMALL_REACH).to(device)
         self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)
 
     def __call__(self, patterns: torch.Tensor, rotations: torch.Tensor, *, centers=None, signal_mask=None) -> Refined:
@@ -158,22 +169,21 @@ class Refiner:
             True where the detector is excluded.
         """
         begin = rotations.double()
-        found = self._near(patterns, begin, centers, signal_mask)
+        found = self._near(patterns, begin, centers, signal_mask, self._net)
         wrong = (found.misfit > _WRONG).nonzero()[:, 0]
         if len(wrong):
             some = patterns[wrong], None if centers is None else centers[wrong]
-            better = self._far(some[0], begin[wrong], some[1], signal_mask, Refined(*(x[wrong] for x in found)))
-            found = Refined(*(x.index_copy(0, wrong, y) for x, y in zip(found, better)))
+            found = found.with_rows(wrong, self._far(some[0], begin[wrong], some[1], signal_mask, found.rows(wrong)))
         moved = torch.rad2deg(misorientation_angle(found.rotations, begin))
         kept = found.refined & (found.misfit < _WORST_MISFIT) & (moved < _FURTHEST)
         nothing = torch.full_like(found.thickness, math.nan)
         return found.where(kept, Refined(begin, nothing, nothing, nothing, found.misfit, kept))
 
-    def _near(self, patterns, rotations, centers, signal_mask) -> Refined:
-        """Refine orientations that are some tenths of a degree off."""
+    def _near(self, patterns, rotations, centers, signal_mask, net: Net) -> Refined:
+        """Refine orientations that are as far off as a net reaches."""
         rotations, pool, seen, turn_error = self._prepared(self._beams, patterns, rotations, centers, signal_mask)
         given = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
-        tilt, thickness = _one_by_one(self._net, pool, seen, *given)
+        tilt, thickness = _one_by_one(net, pool, seen, *given)
         state = self._fit(pool, seen, tilt, thickness, *_STAGES[0][1:])
         for n_starts, *stage in _STAGES[1:]:
             best = state.best(n_starts)
@@ -186,8 +196,15 @@ class Refiner:
         given = self._thickness[::2], self._optics, math.radians(_WIDE_EXPECTED), _WIDE_STARTS
         tilts, _ = _one_by_one(self._wide_net, pool, seen, *given, math.radians(_WIDE_APART))
         for i in range(_WIDE_STARTS):
-            other = self._near(patterns, _tilted(rotations, tilts[:, i]), centers, signal_mask)
-            best = other.where(other.refined & (other.misfit < best.misfit - _CLEARLY), best)
+            wrong = (best.misfit > _FITS).nonzero()[:, 0]
+            if not len(wrong):
+                break
+            where = None if centers is None else centers[wrong]
+            start = _tilted(rotations[wrong], tilts[wrong, i])
+            other = self._near(patterns[wrong], start, where, signal_mask, self._small_net)
+            before = best.rows(wrong)
+            better = other.refined & (other.misfit < before.misfit - _CLEARLY)
+            best = best.with_rows(wrong, other.where(better, before))
         return best
 
     def _prepared(self, beams: Beams, patterns, rotations, centers, signal_mask):
@@ -206,10 +223,10 @@ class Refiner:
         """Mean intensities and moments of disks (n, m, 2 beams), and derivatives (n, m, 2 beams, 3)."""
         n, m = thickness.shape
         cone, precession = (x.to(tilt) for x in (self._optics.cone(n_directions), self._optics.precession))
-        every = (cone[:, None] + precession).flatten(0, 1)
-        error = pool.turned((tilt[:, :, None] + every).reshape(n, m * len(every), 2))
-        both = jacobian(pool, error, thickness.repeat_interleave(len(every), 1), n_strong, seen.beams)
-        both = both.unflatten(1, (m, len(cone), len(precession))).mean(3)  # (n, m, cone, beams, 4)
+        every = (precession[:, None] + cone).flatten(0, 1)
+        error = pool.turned((tilt[:, :, None] + every).flatten(1, 2)).unflatten(1, (m * len(precession), len(cone)))
+        both = jacobian(pool, error, thickness.repeat_interleave(len(precession), 1), n_strong, seen.beams)
+        both = both.unflatten(1, (m, len(precession))).mean(2)  # (n, m, cone, beams, 4)
         moment = torch.einsum("nmcbk,ncb->nmbk", both, seen.outward(cone / self._optics.disk)) / len(cone)
         both = torch.cat([both.mean(2), moment], dim=2)
         return both[..., 0], both[..., 1:]

@@ -104,16 +104,19 @@ class Seen(NamedTuple):
         half = values.shape[-1] // 2
         weight = used / (values.abs() + (0.1 * values) ** 2 + 4 * noise)
         weight[..., half:] = 0
-        flat = model.flatten(1, -2)
+        flat = model.reshape(len(model), -1, model.shape[-1])
         both = (flat @ (weight * values).flatten(1)[..., None]).reshape(model.shape[:-1])
         own = (flat.square() @ weight.flatten(1)[..., None]).reshape(model.shape[:-1])
         scale = both / own.clamp_min(1e-20)
-        scaled = scale[..., None] * model
-        electrons = torch.maximum(values[..., :half], scaled[..., :half]).clamp_min(0)
-        variance = torch.cat([electrons, electrons / 4], dim=-1) + noise
-        variance += error.square() * torch.cat([electrons, electrons], dim=-1).square()
+        residual = model * -scale[..., None]
+        electrons = torch.maximum(values[..., :half], -residual[..., :half]).clamp_min_(0)
+        electrons = torch.cat([electrons, electrons], dim=-1)
+        counted = torch.ones_like(error)
+        counted[..., half:] = 1 / 4
+        variance = torch.addcmul(counted, error.square(), electrons).mul_(electrons).add_(noise)
         if unresolved is not None:
             variance += scale[..., None].square() * unresolved
-        residual = values - scaled
-        each = residual.square() / variance + variance.log()
-        return Fit((each * used).sum(-1), scale, residual, variance)
+        residual += values
+        each = residual.square().div_(variance).add_(variance.log())
+        cost = (each.reshape(flat.shape) @ used.flatten(1)[..., None].to(each)).reshape(scale.shape)
+        return Fit(cost, scale, residual, variance)

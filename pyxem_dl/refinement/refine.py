@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _THICKNESS, _ENERGY, _BEAMS = (5.0, 3000.0), (20.0, 1500.0), (8, 400)
 # Absorption where it is wanted and no number is given
 _ABSORPTION = 0.08
+# A second candidate with so much of the first one's score may be the right one
+_RIVAL = 0.05
 # A disk is at least so large, in pixels
 _SMALLEST_RADIUS = 1.0
 
@@ -73,7 +75,8 @@ def refine_orientation(
         of angle.
     xmap : orix.crystal_map.CrystalMap
         Orientations of all positions of the signal, by any method, in the convention of pyxem_dl (see
-        :func:`pyxem_dl.results.read_labels` for files of other programs). The first of each position is refined.
+        :func:`pyxem_dl.results.read_labels` for files of other programs). The first of each position is refined; where
+        it does not fit, the second, too.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         Crystals with atoms, by the names of the map's phases, where those of the map have none.
     thickness : tuple of float
@@ -102,6 +105,8 @@ def refine_orientation(
         * ``orientation_error``: in degrees; two of three orientations are nearer to the truth.
         * ``misfit``: mean square of what the model does not explain, in units of the expected errors: 1 is a model
           that is right, above 2 it is not, and the errors are larger.
+        * ``candidate``: 0, or 1 where the map's second candidate was refined, since the first does not fit (its misfit
+          is above 1.5) and the second has half its misfit or less. It is the first one then.
         * ``refined``: False where nothing was found that explains the pattern, or it was more than four degrees away:
           the orientation is the map's, and the numbers are NaN.
 
@@ -150,11 +155,13 @@ def refinement_settings(refine) -> dict | None:
     return {} if flag("refine", refine) else None
 
 
-def refine_map(signal, scan: Scan, xmap, computing: Computing, target, **settings) -> CrystalMap:
-    """Refine a map of a scan that is read and checked; warn where nothing was refined."""
-    start = read_start(xmap)
+def refine_map(
+    signal, scan: Scan, xmap, computing: Computing, target, n_best: int | None = None, **settings
+) -> CrystalMap:
+    """Refine a map of a scan that is read and checked, and keep so many candidates; warn where nothing was refined."""
+    start = read_start(xmap, n_best)
     job = refinement_job(signal, scan, xmap, start, computing, **settings)
-    check_map_target(target, job.scan.n_patterns, start.rotations.shape[1])
+    check_map_target(target, job.scan.n_patterns, start.n_best)
     refined = job.run(target)
     tried = refined.phase_id >= 0
     if tried.any() and not np.asarray(refined.prop["refined"])[tried].any():
@@ -168,8 +175,8 @@ def refine_map(signal, scan: Scan, xmap, computing: Computing, target, **setting
     return refined
 
 
-def read_start(xmap) -> Start:
-    """Read what a map says, of all its positions."""
+def read_start(xmap, n_best: int | None = None) -> Start:
+    """Read what a map says, of all its positions; by default all its candidates are kept."""
     whole = copied_map(xmap, np.ones_like(xmap.is_in_data))
     n = whole.is_in_data.size
     keys = [key for key, _ in xmap.phases if key >= 0]
@@ -184,7 +191,22 @@ def read_start(xmap) -> Start:
         if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES:
             properties[name] = values
     rotations = np.where(known[:, None, None], rotations, [1.0, 0, 0, 0])
-    return Start(rotations, np.where(known, phase, -1), properties, tuple(whole.shape))
+    phase = np.where(known, phase, -1)
+    rival = _rivals(properties, rotations, phase, number_of)
+    return Start(rotations, phase, rival, properties, tuple(whole.shape), n_best or rotations.shape[1])
+
+
+def _rivals(properties: dict, rotations: np.ndarray, phase: np.ndarray, number_of: np.ndarray) -> np.ndarray:
+    """Phase (n,) of the second candidate of each position, -1 where it is none."""
+    none = np.full_like(phase, -1)
+    if rotations.shape[1] < 2 or "n_crystals" in properties:  # of an overlap both are there
+        return none
+    of_each = {name: properties.get(name) for name in ("scores", "candidate_phase_id")}
+    scores, ids = (x if x is not None and x.shape == rotations.shape[:2] else None for x in of_each.values())
+    near = np.ones(len(phase), bool) if scores is None else scores[:, 1] > _RIVAL * scores[:, 0]
+    apart = np.abs((rotations[:, 0] * rotations[:, 1]).sum(1)) < 1 - 1e-9
+    second = phase if ids is None else number_of[ids[:, 1].astype(int)]
+    return np.where((phase >= 0) & near & (apart | (second != phase)), second, none)
 
 
 def refinement_job(
@@ -203,7 +225,8 @@ def refinement_job(
     if not scan.n_patterns:
         raise ValueError("The map has no position in its data: there is nothing to refine.")
     keys = [key for key, _ in xmap.phases if key >= 0]
-    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, np.unique(start.phase[start.phase >= 0]))
+    found = np.unique([start.phase, start.rival])
+    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, found[found >= 0])
     calibration = scan.calibration
     energy = number("beam_energy", calibration.beam_energy or 0, *_ENERGY)
     low, high = _pair_of(thickness)
@@ -224,7 +247,7 @@ def refinement_job(
     assemble = RefinedMap.of(xmap, scan.positions, start.properties)
     return Job(
         "Orientation refinement", lines, scan, step, computing, assemble,
-        [vars(physics), gain, _digest(start)], signal,
+        [vars(physics), gain, _digest(start), start.n_best], signal,
         record=made_by(
             "refine_orientation", signal=signal, calibration=calibration, made_from=provenance(xmap),
             **(vars(physics) | {"counts_per_electron": gain}),
@@ -235,7 +258,7 @@ def refinement_job(
 def _digest(start: Start) -> str:
     """Text that differs for other orientations."""
     digest = hashlib.sha256(np.ascontiguousarray(start.rotations).tobytes())
-    digest.update(np.ascontiguousarray(start.phase).tobytes())
+    digest.update(np.ascontiguousarray([start.phase, start.rival]).tobytes())
     for name in sorted(start.properties):
         digest.update(name.encode() + np.ascontiguousarray(start.properties[name]).tobytes())
     return digest.hexdigest()

@@ -144,13 +144,14 @@ def _disks(points: torch.Tensor, net: Net, seen: Seen, disk: float) -> torch.Ten
     """Means over disks, and moments, (n, m, thicknesses, 2 beams), of points of a net: each point and those around."""
     share = disk**2 / (12 * net.step**2)  # of each point around, so that the second moment is a disk's
     padded = torch.cat([points, points.mean(1, keepdim=True)], dim=1)
-    mean, moment = (1 - 6 * share) * points, 0.0
+    model = torch.cat([(1 - 6 * share) * points, torch.zeros_like(points)], dim=-1)
+    mean, moment = model.chunk(2, dim=-1)
     outward = seen.outward(net.around / disk)
     for i in range(6):
         other = padded[:, net.ring[:, i]]
-        mean = mean + share * other
-        moment = moment + other * (share * outward[:, i])[:, None, None]
-    return torch.cat([mean, moment], dim=-1)
+        mean.add_(other, alpha=share)
+        moment.addcmul_(other, (share * outward[:, i])[:, None, None])
+    return model
 
 
 def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: float):

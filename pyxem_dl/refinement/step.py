@@ -15,6 +15,11 @@ from pyxem_dl.scans import Scan, Step
 
 # Patterns that one core refines at once
 _AT_ONCE = 8
+# Where the first candidate's misfit is larger, the second one is refined, too; to win it needs so much of it or less.
+# Twins that differ by a half turn often fit alike: the candidates' scores know more of these
+_DOUBTFUL, _CLEARLY = 1.5, 0.5
+# Properties of a map that have a number for each candidate
+_OF_CANDIDATES = ("scores", "candidate_phase_id", "simulation_indices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +32,39 @@ class Start:
         Lab to crystal; the first of each position is refined.
     phase : array of int, shape (n,)
         Number in the list of phases, -1: not indexed.
+    rival : array of int, shape (n,)
+        Phase of the second candidate where it may be the right one, which is refined where the first does not fit; -1
+        elsewhere.
     properties : dict of str to array, shape (n, ...)
         Numbers that the refined map keeps.
     shape : tuple of int
         Of the map, with what is not in its data.
+    n_best : int
+        So many candidates of each position are kept.
     """
 
     rotations: np.ndarray
     phase: np.ndarray
+    rival: np.ndarray
     properties: dict[str, np.ndarray]
     shape: tuple[int, ...]
+    n_best: int
+
+    def has_each(self, name: str) -> bool:
+        """Tell whether a property has a number for each candidate."""
+        return name in _OF_CANDIDATES and self.properties[name].shape[1:] == (self.rotations.shape[1],)
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """Properties of the candidates that are kept."""
+        return {name: x[:, : self.n_best] if self.has_each(name) else x for name, x in self.properties.items()}
+
+    def swapped(self, indices: np.ndarray, second: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Give properties of some positions, those of the two first candidates swapped where the `second` won."""
+        order = torch.arange(self.rotations.shape[1]).repeat(len(indices), 1)
+        if order.shape[1] > 1:
+            order[second, :2] = torch.tensor([1, 0])
+        values = {name: torch.from_numpy(array[indices]) for name, array in self.properties.items()}
+        return {name: x.gather(1, order)[:, : self.n_best] if self.has_each(name) else x for name, x in values.items()}
 
 
 class RefinementStep(Step):
@@ -72,12 +100,12 @@ class RefinementStep(Step):
     @property
     def fields(self):
         """See :meth:`RefinedMap.fields`."""
-        return RefinedMap.fields(self.start.rotations, self.start.properties)
+        return RefinedMap.fields(self.start.n_best, self.start.kept())
 
     def prepare(self, device: torch.device) -> None:
         """Compute the potentials of the phases, on the device."""
         self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)
-        found = np.unique(self.start.phase)
+        found = np.unique([self.start.phase, self.start.rival])
         self._refiners = {
             int(i): Refiner(self.phases[i], self.scan.calibration, self.physics, device) for i in found[found >= 0]
         }
@@ -85,20 +113,39 @@ class RefinementStep(Step):
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Refined orientations of a batch, and what the map said beside them."""
         patterns, usable = usable_patterns(in_electrons(patterns, self.gain), self._mask)
-        rotations = torch.from_numpy(self.start.rotations[indices]).to(patterns.device)
-        first = rotations[:, 0].double()
         centers = self.scan.batch_centers(patterns, indices)
-        nothing = torch.full((len(first),), torch.nan, dtype=torch.float64, device=patterns.device)
-        found = Refined(first, nothing, nothing, nothing, nothing, torch.zeros_like(usable))
-        phase = self.start.phase[indices]
+        rotations = torch.from_numpy(self.start.rotations[indices]).to(patterns.device).double()
+        phase, rival = self.start.phase[indices], self.start.rival[indices]
+        found = self._refined(patterns, usable, centers, rotations[:, 0], phase)
+        second = torch.zeros(len(rotations), dtype=torch.bool)
+        doubtful = ~(found.refined & (found.misfit < _DOUBTFUL)) & usable
+        rows = np.flatnonzero((rival >= 0) & doubtful.cpu().numpy())
+        if len(rows):
+            at = torch.from_numpy(rows).to(patterns.device)
+            where = None if centers is None else centers[at]
+            other, first = self._refined(patterns[at], usable[at], where, rotations[at, 1], rival[rows]), found.rows(at)
+            better = other.refined & ~(first.refined & (_CLEARLY * first.misfit < other.misfit))
+            found = found.with_rows(at, other.where(better, first))
+            second[rows] = better.cpu()
+        if rotations.shape[1] > 1:
+            # the second is where the first was
+            behind = torch.where(second.to(rotations.device)[:, None], rotations[:, 0], rotations[:, 1])
+            rotations = torch.cat([found.rotations[:, None], behind[:, None], rotations[:, 2:]], dim=1)
+        else:
+            rotations = found.rotations[:, None]
+        phase = torch.from_numpy(np.where(second.numpy(), rival, phase))
+        told = {"rotations": rotations[:, : self.start.n_best], "phase_id": phase, "candidate": second.long()}
+        return found._asdict() | self.start.swapped(indices, second) | told
+
+    def _refined(self, patterns, usable, centers, rotations, phase: np.ndarray) -> Refined:
+        """Refine one orientation of each pattern, of the phases (n,) that they have."""
+        nothing = torch.full((len(rotations),), torch.nan, dtype=torch.float64, device=patterns.device)
+        found = Refined(rotations, nothing, nothing, nothing, nothing, torch.zeros_like(usable))
         for number, refiner in self._refiners.items():
             some = torch.from_numpy(np.flatnonzero(phase == number)).to(patterns.device)
             if not len(some):
                 continue
             where = None if centers is None else centers[some]
-            part = refiner(patterns[some], first[some], centers=where, signal_mask=self._mask)
-            part = part.where(usable[some], Refined(*(x[some] for x in found)))
-            found = Refined(*(x.index_copy(0, some, y) for x, y in zip(found, part)))
-        rotations = torch.cat([found.rotations[:, None], rotations[:, 1:].double()], dim=1)
-        numbers = {name: torch.from_numpy(array[indices]) for name, array in self.start.properties.items()}
-        return found._asdict() | {"rotations": rotations, "phase_id": torch.from_numpy(phase)} | numbers
+            part = refiner(patterns[some], rotations[some], centers=where, signal_mask=self._mask)
+            found = found.with_rows(some, part.where(usable[some], found.rows(some)))
+        return found

@@ -48,9 +48,9 @@ class _Split(NamedTuple):
     """Beams by their strength, and waves.
 
     ``order (n, m, beams)``, the strong ones first; ``across (n, m, weak, strong)``: half the coupling of these;
-    ``outside (n, m, weak)``: minus the errors of weak beams; of the waves of strong ones ``gamma (n, m, strong)`` in
-    1/Å (complex with absorption), ``vectors (n, m, strong, waves)`` and their inverse, ``back``, and what they scatter,
-    ``to_weak (n, m, weak, waves)``.
+    ``outside (n, m, d, weak)``: minus the errors of weak beams; of the waves of strong ones ``gamma (n, m, d, strong)``
+    in 1/Å (complex with absorption), ``vectors (n, m, d, strong, waves)`` and their inverse, ``back``, and what they
+    scatter, ``to_weak (n, m, d, weak, waves)``.
     """
 
     order: torch.Tensor
@@ -63,24 +63,24 @@ class _Split(NamedTuple):
 
 
 def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
-    """Beams (n, m, beams) of excitation errors, solved."""
-    n, m, n_beams = error.shape
-    n_strong = min(n_strong, n_beams)
+    """Beams (n, m, d, beams) of excitation errors, solved; for d directions near to one another the same are strong."""
+    n_strong = min(n_strong, error.shape[-1])
     # the direct beam is coupled to nothing more than to itself
-    promise = pool.half[:, None, :, 0].abs() / (error.abs() + 0.5 * pool.half[:, None, :, 0].abs() + 1e-9)
+    coupled = pool.half[:, None, :, 0].abs()
+    promise = coupled / (error.mean(2).abs() + 0.5 * coupled + 1e-9)
     promise = torch.where(pool.present[:, None], promise, -1.0)
     promise[..., 0] = math.inf
     order = promise.argsort(dim=-1, descending=True)
     strong, weak = order[..., :n_strong], order[..., n_strong:]
-    at = torch.arange(n, device=error.device)[:, None, None, None]
-    far_away = torch.where(pool.present[:, None], error, 1.0)
-    sorted_error = far_away.gather(2, order)
-    inner = pool.half[at, strong[..., :, None], strong[..., None, :]]
+    at = torch.arange(len(error), device=error.device)[:, None, None, None]
+    far_away = torch.where(pool.present[:, None, None], error, 1.0)
+    sorted_error = far_away.gather(3, order[:, :, None].expand_as(error))
+    inner = pool.half[at, strong[..., :, None], strong[..., None, :]][:, :, None]
     inner = inner - torch.diag_embed(sorted_error[..., :n_strong]).to(inner.dtype)
     across = pool.half[at, weak[..., :, None], strong[..., None, :]]
     outside = -sorted_error[..., n_strong:]
     far = torch.where(outside.abs() < NEAREST, NEAREST * torch.where(outside < 0, -1.0, 1.0), outside)
-    inner = inner - across.mH @ (across / far[..., None])
+    inner = inner - _times(across.mH, across[:, :, None] / far[..., None])
     if pool.absorption:
         lost = inner - torch.diag_embed(torch.diagonal(inner, dim1=-2, dim2=-1))
         gamma, vectors = torch.linalg.eig(inner + 1j * pool.absorption * lost)
@@ -92,8 +92,15 @@ def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
     least = apart.abs().min(-1, keepdim=True)
     nearest = apart.gather(-1, least.indices)[..., 0].real
     outside = outside + torch.where(nearest.abs() < _APART, _APART * torch.where(nearest < 0, -1.0, 1.0), 0)
-    to_weak = (across @ vectors) / (gamma[..., None, :] - outside[..., None])
+    to_weak = _times(across, vectors) / (gamma[..., None, :] - outside[..., None])
     return _Split(order, across, outside, gamma, vectors, back, to_weak)
+
+
+def _times(shared: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Product of matrices (n, m, a, b) and (..., n, m, d, b, c), as few large ones."""
+    side_by_side = matrices.transpose(-3, -2)
+    product = shared @ side_by_side.flatten(-2)
+    return product.unflatten(-1, side_by_side.shape[-2:]).transpose(-3, -2)
 
 
 def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int, wanted: torch.Tensor):
@@ -106,7 +113,7 @@ def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_stro
     error : tensor, shape (n, m, beams)
         Excitation errors of m crystals in the place of each, in Å⁻¹.
     thickness : tensor, shape (thicknesses,)
-        In Å.
+        In Å, equally spaced.
     n_strong : int
         Beams that scatter as often as they like.
     wanted : tensor of int, shape (n, wanted beams)
@@ -116,18 +123,19 @@ def intensities(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_stro
     -------
     tensor, shape (n, m, thicknesses, wanted beams)
     """
-    parts = _split(pool, error, n_strong)
-    excited = parts.back[..., 0]
+    parts = _split(pool, error[:, :, None], n_strong)
     place = _place(parts, wanted)
+    # one direction each
+    parts = parts._replace(**{name: getattr(parts, name)[:, :, 0] for name in parts._fields[2:]})
+    excited = parts.back[..., 0]
     rows = torch.cat([parts.vectors, parts.to_weak], dim=-2) * excited[..., None, :]
     rows = rows.gather(-2, place[..., None].expand(*place.shape, rows.shape[-1]))
-    amplitude = _wave(2 * math.pi * parts.gamma[..., None, :] * thickness[:, None]) @ rows.mT
+    amplitude = _waves(parts.gamma, thickness) @ rows.mT
     # what weak beams scatter on their own way to the exit; strong ones have none
     alone = torch.nn.functional.pad(parts.outside, (parts.gamma.shape[-1], 0)).gather(-1, place)
     into = rows.sum(-1) * (place >= parts.gamma.shape[-1])
-    own = _wave(2 * math.pi * alone[..., None, :] * thickness[:, None])
-    amplitude.addcmul_(own, into[..., None, :], value=-1)
-    return torch.view_as_real(amplitude).square().sum(-1)
+    amplitude.addcmul_(_waves(alone, thickness), into[..., None, :], value=-1)
+    return amplitude.real.square().addcmul_(amplitude.imag, amplitude.imag)
 
 
 def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong: int, wanted: torch.Tensor):
@@ -135,14 +143,16 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
 
     Parameters
     ----------
-    pool, error, n_strong, wanted
+    pool, n_strong, wanted
         As of :func:`intensities`.
+    error : tensor, shape (n, m, d, beams)
+        Excitation errors for d directions of the beam that are near to one another, in Å⁻¹.
     thickness : tensor, shape (n, m)
         In Å.
 
     Returns
     -------
-    tensor, shape (n, m, wanted beams, 4)
+    tensor, shape (n, m, d, wanted beams, 4)
         Intensities, and their derivatives by the tilts about x and y (rad) and by the thickness (1/Å).
 
     Notes
@@ -151,20 +161,21 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
     are written with sin(x)/x so that they hold where two waves are degenerate (Daleckii & Krein, 1965).
     """
     parts = _split(pool, error, n_strong)
-    vectors, gamma, depth = parts.vectors, parts.gamma, thickness[..., None]
+    vectors, gamma, depth = parts.vectors, parts.gamma, thickness[..., None, None]
     n_strong = gamma.shape[-1]
     excited = parts.back[..., 0]
-    place = _place(parts, wanted)
+    place = _place(parts, wanted)[:, :, None].expand(*error.shape[:3], -1)
     rows = torch.cat([vectors, parts.to_weak], dim=-2)
     rows = rows.gather(-2, place[..., None].expand(*place.shape, n_strong))
     weak = place >= n_strong
     alone = torch.nn.functional.pad(parts.outside, (n_strong, 0)).gather(-1, place)
     lever = torch.stack([pool.ky, -pool.kx])[:, :, None] * pool.present[:, None]  # ds / d tilt (2, n, 1, beams)
-    of_strong = lever.expand(2, *error.shape).gather(-1, parts.order.expand(2, *error.shape))
-    of_wanted = lever.gather(-1, wanted[:, None].expand(2, *wanted[:, None].shape))
+    of_strong = lever.expand(2, *parts.order.shape).gather(-1, parts.order.expand(2, *parts.order.shape))
+    of_wanted = lever.gather(-1, wanted[:, None].expand(2, *wanted[:, None].shape))[:, :, :, None]
     far = torch.where(parts.outside.abs() < NEAREST, math.inf, parts.outside)
-    detour = parts.across.mH @ ((of_strong[..., n_strong:] / far**2)[..., None] * parts.across)
-    changed = -(torch.diag_embed(of_strong[..., :n_strong]).to(detour.dtype) + detour)
+    detour = (of_strong[:, :, :, None, n_strong:] / far**2)[..., None] * parts.across[:, :, None]
+    detour = _times(parts.across.mH, detour)
+    changed = -(torch.diag_embed(of_strong[..., :n_strong])[:, :, :, None].to(detour.dtype) + detour)
     among = parts.back @ changed @ vectors  # (2, n, m, strong, strong)
     half = _wave(math.pi * gamma * depth)
     half_alone = _wave(math.pi * alone * depth)
@@ -188,6 +199,14 @@ def jacobian(pool: Pool, error: torch.Tensor, thickness: torch.Tensor, n_strong:
 def _wave(phase: torch.Tensor) -> torch.Tensor:
     """``exp(i phase)``; complex phases are those of waves that decay."""
     return torch.exp(1j * phase) if phase.is_complex() else torch.polar(torch.ones_like(phase), phase)
+
+
+def _waves(gamma: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
+    """``exp(2 pi i gamma t)`` (..., thicknesses, waves) at equal steps: of t = a + b, since products cost less."""
+    n = math.ceil(math.sqrt(len(thickness)))
+    fine, coarse = thickness[:n], thickness[::n] - thickness[0]
+    fine, coarse = (_wave(2 * math.pi * gamma[..., None, :] * t[:, None]) for t in (fine, coarse))
+    return (coarse[..., :, None, :] * fine[..., None, :, :]).flatten(-3, -2)[..., : len(thickness), :]
 
 
 def _sinc(x: torch.Tensor) -> torch.Tensor:

@@ -199,7 +199,7 @@ class RefinedMap:
 
     kind = "refined orientations"
     #: What refining finds beside rotations
-    NAMES = ("thickness", "thickness_error", "orientation_error", "misfit", "refined")
+    NAMES = ("thickness", "thickness_error", "orientation_error", "misfit", "refined", "candidate")
 
     @classmethod
     def of(cls, xmap, positions: Positions, properties) -> RefinedMap:
@@ -208,10 +208,11 @@ class RefinedMap:
         return cls(positions, [phase for _, phase in known], [int(key) for key, _ in known], sorted(properties))
 
     @classmethod
-    def fields(cls, rotations, properties: dict) -> dict[str, Field]:
+    def fields(cls, n_best: int, properties: dict) -> dict[str, Field]:
         """List what refining gives for each pattern, and what the map said."""
-        fields = {"rotations": Field(rotations.shape[1:], "float64"), "phase_id": Field((), "int64")}
-        fields |= {name: Field((), "float64") for name in cls.NAMES[:-1]} | {"refined": Field((), "bool")}
+        fields = {"rotations": Field((n_best, 4), "float64"), "phase_id": Field((), "int64")}
+        fields |= {name: Field((), "float64") for name in cls.NAMES}
+        fields |= {"refined": Field((), "bool"), "candidate": Field((), "int64")}
         return fields | {name: Field(array.shape[1:], str(array.dtype)) for name, array in properties.items()}
 
     def __call__(self, found: Collected):
@@ -219,7 +220,8 @@ class RefinedMap:
         arrays = found.arrays
         rotations, number = arrays["rotations"], arrays["phase_id"]
         n_best = rotations.shape[1]
-        names = {*self.properties, *self.NAMES}
+        # of one candidate the map says no more than of the position
+        names = {*self.properties, *self.NAMES} - ({"candidate_phase_id"} if n_best == 1 else set())
         prop = {name: arrays[name] for name in names - {"scores"}}
         scores = arrays["scores"].reshape(-1, n_best) if "scores" in names else np.zeros(rotations.shape[:2])
         phase_id = np.repeat(number[:, None], n_best, axis=1)

@@ -45,7 +45,7 @@ rows = [
     [
         plot.virtual_image(signal, inner=0.3, outer=1.2),
         with_ticks(
-            plot.property_map(xmap, "n_crystals", title="Number of crystals", label="crystals", vmin=1, vmax=3), [1, 2, 3]
+            plot.property_map(xmap, "n_crystals", title="Number of crystals", label="", vmin=1, vmax=3), [1, 2, 3]
         ),
         plot.property_map(xmap, "second share", title="Share of the second crystal", label="share", vmin=0, vmax=0.5),
     ],

@@ -272,7 +272,8 @@ def test_a_micro_batch_that_is_refined(device):
     truth = rot.random_rotations(2, torch.Generator().manual_seed(1))
     patterns, begin = plates(crystal, truth), rot.multiply(truth, rot.exponential(torch.full((2, 3), 0.002)))
     scan = Scan(None, CALIBRATION, np.zeros(2, dtype=bool), None, None, Positions((2,), (1.0,), "px"))
-    start = Start(begin[:, None].double().numpy(), np.zeros(2, dtype=int), {"score": np.ones(2)}, (2,))
+    begin, one = begin[:, None].double().numpy(), np.zeros(2, dtype=int)
+    start = Start(begin, one, one - 1, {"score": np.ones(2)}, (2,), 1)
     step = RefinementStep([crystal], scan, Physics(2.5, (90.0, 120.0), n_beams=24), start, 1.0)
     step.prepare(torch.device("cpu"))
     expected, indices = to_host(step(patterns, np.arange(2))), np.arange(2)
@@ -283,9 +284,10 @@ def test_a_micro_batch_that_is_refined(device):
     device.uploads.clear()
     found = step(x, indices)
     # sent: what the map says of these positions, and which of them have this phase; waited for: eigenvalues, which
-    # have to converge, and which fits are so bad that places further away are tried
-    assert sum(device.uploads.values()) <= 2, device.uploads
-    assert all("linalg_eig" in place or "nonzero: refinement/fitting.py" in place for place in device.waits)
+    # have to converge, and which fits are so bad that another place or candidate is tried
+    assert sum(device.uploads.values()) <= 3, device.uploads
+    others = {place: n for place, n in device.waits.items() if "linalg_eig" not in place}
+    assert sum(others.values()) <= 3 and all("wrong = " in place or "doubtful" in place for place in others), others
     for name in ("rotations", "thickness", "misfit"):
         np.testing.assert_allclose(back([found[name]])[0].numpy(), expected[name], atol=1e-3, rtol=1e-3)
 

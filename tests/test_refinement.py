@@ -14,6 +14,7 @@ from pyxem_dl import data
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, k_to_pixel
 from pyxem_dl.refinement import Physics, Refiner
+from pyxem_dl.refinement.fitting import Given
 from pyxem_dl.refinement.search import Net, Optics
 from pyxem_dl.refinement.spots import measure
 from pyxem_dl.refinement.waves import Pool, intensities, jacobian
@@ -133,7 +134,7 @@ def test_precession_is_the_mean_of_its_directions(case):
     still = Refiner(phase, CALIBRATION, Physics(RADIUS))
     tilts = refiner._optics.precession
     assert tilts.shape == (16, 2) and torch.rad2deg(tilts.norm(dim=1)).numpy() == pytest.approx(np.full(16, 0.3))
-    given = refiner._prepared(refiner._beams, torch.ones(8, 128, 128), rotations.double(), None, None)[1:3]
+    given = refiner._prepared(refiner._beams, Given(torch.ones(8, 128, 128)), rotations.double())[1:3]
     depth = thickness[:, None]
     mean = sum(still._disks(*given, t.expand(8, 1, 2), depth, 1, 20)[0] for t in tilts) / 16
     found = refiner._disks(*given, torch.zeros(8, 1, 2), depth, 1, 20)[0]

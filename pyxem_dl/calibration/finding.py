@@ -368,7 +368,7 @@ class _Search:
         """Gather what the fit needs of the patterns that count."""
         here = np.flatnonzero(look.used)
         rotations, phase_id, _ = look.answers
-        grains = _grains(rotations[here], phase_id[here], self.operations)
+        grains = grains_of(rotations[here], phase_id[here], self.operations)
         made = []
         for i, grain in zip(here, grains, strict=True):
             g, turn = self.tables[int(phase_id[i])].g.double(), torch.as_tensor(rotations[i], dtype=torch.float64)
@@ -461,7 +461,7 @@ def calibrated_or_not(scan: Scan, model, phases, computing: Computing) -> tuple[
         return scan, None
 
 
-def _grains(rotations, phase_id, operations: list) -> np.ndarray:
+def grains_of(rotations, phase_id, operations: list) -> np.ndarray:
     """Numbers (n,) of grains: orientations that are nearer than 5 degrees to the first of them."""
     rotations, number = torch.as_tensor(rotations, dtype=torch.float64), np.full(len(rotations), -1)
     for grain in range(len(rotations)):

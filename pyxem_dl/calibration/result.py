@@ -51,11 +51,13 @@ class FoundCalibration:
         Patterns that were looked at, those with a confident orientation, how many orientations these are, and the spots
         that were compared with peaks.
     explained : tuple of float
-        Share of the peaks that the orientations explain, before and after.
+        Share of the peaks that the orientations explain, before and after; None where no peaks were looked for.
     by_chance : tuple of float
         The same with the peaks turned about the beam.
     offsets : array, shape (n, 2), or None
         Centers of all positions that were given, to which centre and drift come on top.
+    misfit : tuple of float, optional
+        Of refined patterns in the median, before and after, where it was found by :func:`pyxem_dl.refine_orientation`.
     """
 
     nominal: Calibration
@@ -74,9 +76,10 @@ class FoundCalibration:
     n_used: int
     n_grains: int
     n_spots: int
-    explained: tuple[float, float]
-    by_chance: tuple[float, float]
+    explained: tuple[float, float] | None
+    by_chance: tuple[float, float] | None
     offsets: np.ndarray | None = None
+    misfit: tuple[float, float] | None = None
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -152,7 +155,8 @@ class FoundCalibration:
             "center_error": list(self.center_error), "drift": self.drift.tolist(),
             "drift_error": self.drift_error.tolist(), "undetermined": list(self.undetermined),
             "patterns": self.n_patterns, "used": self.n_used, "orientations": self.n_grains, "spots": self.n_spots,
-            "explained": list(self.explained), "by_chance": list(self.by_chance),
+            "explained": self.explained and list(self.explained),
+            "by_chance": self.by_chance and list(self.by_chance), "misfit": self.misfit and list(self.misfit),
             "detector_shape": list(self.calibration.shape), "beam_energy": self.calibration.beam_energy,
             "centers_given": self.offsets is not None,
         }  # fmt: skip
@@ -179,6 +183,12 @@ class FoundCalibration:
                 along = [("x", self.drift[1], self.drift_error[1])]
             text = "; ".join(f"{two(d, e)} px along {name}" for name, d, e in along)
             lines.append(f"  Its drift over the scan: {kept if 'drift' in self.undetermined else text}")
+        if self.misfit is not None:
+            lines.append(
+                f"  From {self.n_used} of {self.n_patterns} refined patterns, {self.n_grains} orientations; misfit "
+                f"{self.misfit[0]:.3g} → {self.misfit[1]:.3g}"
+            )
+            return "\n".join(["Calibration of the scan, by refined patterns:", *lines])
         lines.append(
             f"  From {self.n_used} of {self.n_patterns} patterns, {self.n_grains} orientations, {self.n_spots} spots; "
             f"peaks explained {100 * self.explained[0]:.1f} → {100 * self.explained[1]:.1f} % "

@@ -10,11 +10,12 @@ import torch
 
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.likelihood import Seen
+from pyxem_dl.refinement.places import Places, fit_places
 from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
-from pyxem_dl.refinement.spots import measure
+from pyxem_dl.refinement.spots import Measured, measure
 from pyxem_dl.refinement.waves import Pool, jacobian
 from pyxem_dl.rotations import exponential, misorientation_angle, multiply, rotate_in_plane
-from pyxem_dl.simulation.beams import Beams
+from pyxem_dl.simulation.beams import Beams, Chosen
 
 # Tilts that the first orientation is expected to be off by, in degrees
 _EXPECTED = 0.4
@@ -24,7 +25,7 @@ _LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 _STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
 # Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places
 # that are tried, degrees between them, and beams that take part
-_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.15, 2.4, 1.5, 3, 0.4
+_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.2, 2.4, 1.5, 3, 0.4
 _WIDE_BEAMS = 100
 # About a place that such a search found, tilts go so far, in degrees
 _SMALL_REACH = 0.3
@@ -99,6 +100,38 @@ class Refined(NamedTuple):
         return Refined(*(torch.where(first.reshape(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in zip(self, other)))
 
 
+class Given(NamedTuple):
+    """Patterns, and what is known of each.
+
+    ``patterns (n, rows, columns)`` in electrons, finite and not negative; ``signal_mask (rows, columns)``: True where
+    the detector is excluded; ``centers (n, 2)``: direct beam (row, column) in pixels, by default the calibration's;
+    ``deformation (n, 3, 3)``: of the crystal, in the lab, see :meth:`~pyxem_dl.simulation.beams.Beams.deformed`.
+    """
+
+    patterns: torch.Tensor
+    signal_mask: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    deformation: torch.Tensor | None = None
+
+    def __getitem__(self, rows) -> Given:
+        patterns, mask, *rest = tuple(self)
+        return Given(patterns[rows], mask, *(None if x is None else x[rows] for x in rest))
+
+    def choose(self, beams: Beams, rotations: torch.Tensor) -> Chosen:
+        """Choose beams of the crystals, where these have them."""
+        chosen = beams.choose(rotations.float())
+        if self.deformation is None:
+            return chosen
+        kx, ky, error = beams.deformed(chosen, rotations, self.deformation)
+        return chosen._replace(kx=kx.to(chosen.kx), ky=ky.to(chosen.kx), excitation_error=error.to(chosen.kx))
+
+    def measure(self, chosen: Chosen, calibration: Calibration, radius: float) -> Measured:
+        """Add up the pixels of each disk of beams, of so many pixels."""
+        return measure(
+            self.patterns, chosen, calibration, radius, centers=self.centers, signal_mask=self.signal_mask
+        )
+
+
 class _State(NamedTuple):
     """Fits of n patterns from m starts, and what the next step needs."""
 
@@ -154,69 +187,80 @@ class Refiner:
         self._small_net = Net.of(disk, reach=_SMALL_REACH).to(device)
         self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)
 
-    def __call__(self, patterns: torch.Tensor, rotations: torch.Tensor, *, centers=None, signal_mask=None) -> Refined:
+    def __call__(
+        self, patterns: torch.Tensor, rotations: torch.Tensor, *, centers=None, signal_mask=None, deformation=None
+    ) -> Refined:
         """Refine the orientations of patterns.
 
         Parameters
         ----------
-        patterns : tensor, shape (n, rows, columns)
-            Electrons, finite and not negative.
+        patterns, signal_mask, centers, deformation
+            As of :class:`Given`.
         rotations : tensor, shape (n, 4)
             Lab to crystal, to be refined.
-        centers : tensor, shape (n, 2), optional
-            Direct beam (row, column) of each pattern in pixels; by default the calibration's.
-        signal_mask : tensor of bool, shape (rows, columns), optional
-            True where the detector is excluded.
         """
+        return self.refine(Given(patterns, signal_mask, centers, deformation), rotations)
+
+    def refine(self, given: Given, rotations: torch.Tensor, *, look_far: bool = True) -> Refined:
+        """Refine the orientations of patterns, see :meth:`__call__`; without a look further away where nothing fits."""
         begin = rotations.double()
-        found = self._near(patterns, begin, centers, signal_mask, self._net)
+        found = self._near(given, begin, self._net)
         wrong = (found.misfit > _WRONG).nonzero()[:, 0]
-        if len(wrong):
-            some = patterns[wrong], None if centers is None else centers[wrong]
-            found = found.with_rows(wrong, self._far(some[0], begin[wrong], some[1], signal_mask, found.rows(wrong)))
+        if look_far and len(wrong):
+            found = found.with_rows(wrong, self._far(given[wrong], begin[wrong], found.rows(wrong)))
         moved = torch.rad2deg(misorientation_angle(found.rotations, begin))
         kept = found.refined & (found.misfit < _WORST_MISFIT) & (moved < _FURTHEST)
         nothing = torch.full_like(found.thickness, math.nan)
         return found.where(kept, Refined(begin, nothing, nothing, nothing, found.misfit, kept))
 
-    def _near(self, patterns, rotations, centers, signal_mask, net: Net) -> Refined:
+    def _near(self, given: Given, rotations, net: Net) -> Refined:
         """Refine orientations that are as far off as a net reaches."""
-        rotations, pool, seen, turn_error = self._prepared(self._beams, patterns, rotations, centers, signal_mask)
-        given = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
-        tilt, thickness = _one_by_one(net, pool, seen, *given)
+        rotations, pool, seen, turn_error = self._prepared(self._beams, given, rotations)
+        how = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
+        tilt, thickness = _one_by_one(net, pool, seen, *how)
         state = self._fit(pool, seen, tilt, thickness, *_STAGES[0][1:])
         for n_starts, *stage in _STAGES[1:]:
             best = state.best(n_starts)
             state = self._fit(pool, seen, best.tilt, best.thickness, *stage)
         return self._told(rotations, seen, state.best(_STAGES[-1][0]), turn_error)
 
-    def _far(self, patterns, rotations, centers, signal_mask, best: Refined) -> Refined:
+    def _far(self, given: Given, rotations, best: Refined) -> Refined:
         """Look for places up to some degrees away, and refine there."""
-        rotations, pool, seen, _ = self._prepared(self._many, patterns, rotations, centers, signal_mask)
-        given = self._thickness[::2], self._optics, math.radians(_WIDE_EXPECTED), _WIDE_STARTS
-        tilts, _ = _one_by_one(self._wide_net, pool, seen, *given, math.radians(_WIDE_APART))
+        rotations, pool, seen, _ = self._prepared(self._many, given, rotations)
+        how = self._thickness[::2], self._optics, math.radians(_WIDE_EXPECTED), _WIDE_STARTS
+        tilts, _ = _one_by_one(self._wide_net, pool, seen, *how, math.radians(_WIDE_APART))
         for i in range(_WIDE_STARTS):
             wrong = (best.misfit > _FITS).nonzero()[:, 0]
             if not len(wrong):
                 break
-            where = None if centers is None else centers[wrong]
             start = _tilted(rotations[wrong], tilts[wrong, i])
-            other = self._near(patterns[wrong], start, where, signal_mask, self._small_net)
-            before = best.rows(wrong)
+            other, before = self._near(given[wrong], start, self._small_net), best.rows(wrong)
             better = other.refined & (other.misfit < before.misfit - _CLEARLY)
             best = best.with_rows(wrong, other.where(better, before))
         return best
 
-    def _prepared(self, beams: Beams, patterns, rotations, centers, signal_mask):
+    def _prepared(self, beams: Beams, given: Given, rotations):
         """Turn rotations so that spots are where the light is: these, beams, what is seen, and the turn's error."""
         for i in range(_TURNS + 1):
-            chosen = beams.choose(rotations.float())
-            given = {"centers": centers, "signal_mask": signal_mask}
-            measured = measure(patterns, chosen, self.calibration, self.physics.radius, **given)
+            chosen = given.choose(beams, rotations)
+            measured = given.measure(chosen, self.calibration, self.physics.radius)
             if i < _TURNS:
                 rotations = rotate_in_plane(rotations, measured.turn.clamp(-0.05, 0.05))
         pool = Pool.of(beams, chosen, torch.float32, self.physics.absorption)
         return rotations, pool, Seen.of(chosen, measured, torch.float32), measured.turn_error
+
+    def places(self, given: Given, rotations: torch.Tensor, thickness: torch.Tensor) -> tuple[Places, torch.Tensor]:
+        """Fit where disks are, of crystals that are refined; and say how well their turn was known without it (rad)."""
+        chosen = given.choose(self._beams, rotations)
+        measured = given.measure(chosen, self.calibration, self.physics.radius)
+        pool = Pool.of(self._beams, chosen, torch.float32, self.physics.absorption)
+        seen = Seen.of(chosen, measured, torch.float32)
+        pixel = math.sqrt(math.prod(self.calibration.scale))
+        upright = pool.kx.new_zeros(len(pool.kx), 2)
+        found = fit_places(
+            pool, seen, measured, self._optics, upright, thickness.to(pool.kx), self.physics.radius * pixel, pixel
+        )
+        return found, measured.turn_error
 
     # ---------------------------------------------------------------- the fit
     def _disks(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyxem_dl.calibration import FoundCalibration, with_calibration
 from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.electrons import electron_wavelength
@@ -19,6 +20,7 @@ from pyxem_dl.messages import warn
 from pyxem_dl.patterns import Probe
 from pyxem_dl.records import made_by, provenance
 from pyxem_dl.refinement.fitting import Physics
+from pyxem_dl.refinement.scan_calibration import calibrated_scan
 from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.results.map_files import check_map_target, copied_map, map_target
@@ -50,6 +52,8 @@ def refine_orientation(
     n_beams: int = 60,
     convergence_semi_angle: float | None = None,
     precession_angle: float = 0.0,
+    strain: bool = False,
+    calibrate: bool | FoundCalibration = False,
     navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
@@ -91,6 +95,13 @@ def refine_orientation(
         Semi-angle of the incident cone in mrad. By default the radius of the direct beam in the patterns says.
     precession_angle : float
         Of a precessing beam, in degrees.
+    strain : bool
+        Refine the strain in the plane of the pattern, too: from where disks are, with what the crystal makes of the
+        light within them. It is as good as the calibration (see `calibrate`), and takes half as long again.
+    calibrate : bool or FoundCalibration
+        Refine scale, ellipse, centre and drift of the scan first, by up to 96 positions spread over it, and use them;
+        or use what was found before, by :func:`pyxem_dl.calibrate`. A scale or an ellipse that is off by more than
+        some 3 % needs the latter. The signal stays as it is.
     navigation_mask, signal_mask, center, beam_energy, batch_size, device
         As of :func:`pyxem_dl.predict_orientation`.
     show_progressbar, output, overwrite, on_part, on_message
@@ -109,6 +120,10 @@ def refine_orientation(
           is above 1.5) and the second has half its misfit or less. It is the first one then.
         * ``refined``: False where nothing was found that explains the pattern, or it was more than four degrees away:
           the orientation is the map's, and the numbers are NaN.
+        * ``e_xx``, ``e_yy``, ``e_xy``, and ``e_xx_error`` and so on, with `strain`: without a unit, x to the right in
+          the pattern and y up, longer is positive, as of :func:`pyxem_dl.strain_map`. They are NaN where fewer than
+          five disks are seen, where these lie on a line, and where an error would be above 2 %.
+        * ``calibration`` (n, 10), with `calibrate`: what was used; :func:`pyxem_dl.calibration_of` reads it.
 
     Raises
     ------
@@ -119,7 +134,8 @@ def refine_orientation(
     Warns
     -----
     UserWarning
-        If no position could be refined; and as :func:`pyxem_dl.predict_orientation`.
+        If no position could be refined; if the scan cannot be calibrated by its refined patterns (the signal's
+        calibration is then used), or its calibration is changed much; and as :func:`pyxem_dl.predict_orientation`.
 
     Notes
     -----
@@ -140,7 +156,7 @@ def refine_orientation(
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
         debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,
-        precession_angle=precession_angle,
+        precession_angle=precession_angle, strain=strain, calibrate=calibrate,
     )  # fmt: skip
 
 
@@ -188,7 +204,7 @@ def read_start(xmap, n_best: int | None = None) -> Start:
     properties = {}
     for name, values in whole.prop.items():
         values = np.asarray(values)
-        if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES:
+        if values.dtype.kind in "biuf" and len(values) == n and name not in RefinedMap.NAMES + RefinedMap.STRAIN:
             properties[name] = values
     rotations = np.where(known[:, None, None], rotations, [1.0, 0, 0, 0])
     phase = np.where(known, phase, -1)
@@ -212,6 +228,7 @@ def _rivals(properties: dict, rotations: np.ndarray, phase: np.ndarray, number_o
 def refinement_job(
     signal, scan: Scan, xmap, start: Start, computing: Computing, phases=None, *, thickness=(20.0, 600.0),
     absorption=False, debye_waller=0.5, n_beams=60, convergence_semi_angle=None, precession_angle=0.0,
+    strain=False, calibrate=False,
 ) -> Job:  # fmt: skip
     """Check everything before anything is computed; the arguments are those of :func:`refine_orientation`."""
     # a line of a scan is a line, whether it has a second dimension or not
@@ -225,10 +242,12 @@ def refinement_job(
     if not scan.n_patterns:
         raise ValueError("The map has no position in its data: there is nothing to refine.")
     keys = [key for key, _ in xmap.phases if key >= 0]
-    found = np.unique([start.phase, start.rival])
-    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, found[found >= 0])
-    calibration = scan.calibration
-    energy = number("beam_energy", calibration.beam_energy or 0, *_ENERGY)
+    tried = np.unique([start.phase, start.rival])
+    crystals = _with_atoms([xmap.phases[key] for key in keys], phases, tried[tried >= 0])
+    energy = number("beam_energy", scan.calibration.beam_energy or 0, *_ENERGY)
+    found, wanted = None, isinstance(calibrate, FoundCalibration) or flag("calibrate", calibrate)
+    if wanted and calibrate is not True:
+        scan, found = with_calibration(scan, calibrate), calibrate
     low, high = _pair_of(thickness)
     absorption = _ABSORPTION if absorption is True else 0.0 if absorption is False else absorption
     gain = scan.counts_per_electron()
@@ -237,20 +256,25 @@ def refinement_job(
         number("debye_waller", debye_waller, 0, 10), number("absorption", absorption, 0, 0.5),
         number("precession_angle", precession_angle, 0, 5),
     )  # fmt: skip
-    step = RefinementStep(crystals, scan.without_data(), physics, start, gain)
+    strain = flag("strain", strain)
+    if wanted and found is None:
+        scan, found = calibrated_scan(scan, start, crystals, physics, gain, computing.torch_device, computing.say)
+    calibration = scan.calibration
+    step = RefinementStep(crystals, scan.without_data(), physics, start, gain, strain)
     lines = {
         "Phases": ", ".join(phase.name for phase in crystals), "Patterns": scan.describe(),
         "Disks": f"radius {physics.radius:.3g} px, "
         f"{1e3 * physics.radius * calibration.scale[1] * electron_wavelength(energy):.3g} mrad",
         "Thickness": f"{low:g} to {high:g} Å", "Beams": str(physics.n_beams),
     }  # fmt: skip
-    assemble = RefinedMap.of(xmap, scan.positions, start.properties)
+    assemble = RefinedMap.of(xmap, scan.positions, start.properties, strain, found and found.to_dict())
     return Job(
         "Orientation refinement", lines, scan, step, computing, assemble,
-        [vars(physics), gain, _digest(start), start.n_best], signal,
+        [vars(physics), gain, _digest(start), start.n_best] + ["strain"] * strain, signal,
         record=made_by(
             "refine_orientation", signal=signal, calibration=calibration, made_from=provenance(xmap),
-            **(vars(physics) | {"counts_per_electron": gain}),
+            **(vars(physics) | {"counts_per_electron": gain, "strain": strain,
+                              "calibrate": calibrate if isinstance(calibrate, bool) else "given"}),
         ),
     )  # fmt: skip
 

@@ -12,6 +12,8 @@ from pyxem_dl.refinement.waves import Pool, intensities
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
 _TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+# Beams that are compared here
+_COMPARED = 20
 # Each so many thicknesses tell how much intensities change from point to point of the net
 _SPARSE = 4
 # Points of the net that are followed by a step, and the length that a step should have, of the net's
@@ -119,6 +121,7 @@ def search(
     tensor, shape (n, starts)
         Thicknesses in Å.
     """
+    seen = seen.first(_COMPARED)
     around = optics.precession.to(net.tilts)
     points = sum(
         intensities(pool, pool.turned(net.tilts + tilt), thickness, _STRONG, seen.beams) for tilt in around
@@ -133,8 +136,10 @@ def search(
     cost = fit.cost + ((net.tilts.norm(dim=1) / expected) ** 2)[:, None]
     cost = torch.where(complete[:, None], cost, math.inf)
     cost[..., 0] = cost[..., -1] = math.inf
-    places = cost.flatten(1).topk(min(_PLACES, cost[0].numel()), dim=1, largest=False).indices
+    least, places = cost.flatten(1).topk(min(_PLACES, cost[0].numel()), dim=1, largest=False)
     tilt, depth, cost = _stepped(net, ring, seen, model, places, thickness, expected)
+    # a small net has fewer places that lie between others
+    cost = torch.where(least.isfinite(), cost, math.inf)
     if apart is None:
         return _separated(tilt, depth, cost, n_starts, _APART * net.step, _APART_THICKNESS)
     return _separated(tilt, depth, cost, n_starts, apart, math.inf)
@@ -162,6 +167,7 @@ def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: flo
     rows, n_thicknesses = torch.arange(len(places), device=places.device)[:, None], len(thickness)
     tilt, depth = places // n_thicknesses, places % n_thicknesses
     h = thickness[1] - thickness[0]
+    depth = depth.clamp(1, n_thicknesses - 2)
     here, below, above = (model[rows, tilt, depth + i] for i in (0, -1, 1))
     around = torch.stack([model[rows, ring[tilt, i], depth] for i in range(6)])
     turned = torch.einsum("i...,ij->...j", around, net.around) / (3 * net.step**2)

@@ -28,6 +28,7 @@ class Measured(NamedTuple):
 
     ``intensity (n, beams)`` in electrons, without the background; ``background (n, beams)``: what was taken off;
     ``moment (n, beams)``: of the intensity within a disk, away from the direct beam, in radii of the disk;
+    ``moments (n, beams, 2)``: the same along kx and ky, of the direct beam, too, in electrons times Å⁻¹;
     ``used (n, beams)``: on the detector, whole, not saturated, and clear of the direct beam, which is used itself;
     ``turn``, ``turn_error (n,)``: by which the pattern is turned against the prediction, in radians, counter-clockwise.
     """
@@ -35,6 +36,7 @@ class Measured(NamedTuple):
     intensity: torch.Tensor
     background: torch.Tensor
     moment: torch.Tensor
+    moments: torch.Tensor
     used: torch.Tensor
     turn: torch.Tensor
     turn_error: torch.Tensor
@@ -90,7 +92,8 @@ def measure(
     size, k = radius * max(calibration.scale), torch.hypot(kx, ky)
     turn, error = _turn(kx * to_y - ky * to_x, total * used, k, size, max(calibration.scale))
     moment = (kx * to_x + ky * to_y) / (k.clamp_min(1e-9) * size)
-    return Measured(total, beneath.sum((-1, -2)), moment, used, turn, error)
+    moments = torch.stack([to_x, to_y], dim=-1)
+    return Measured(total, beneath.sum((-1, -2)), moment, moments, used, turn, error)
 
 
 def _spread(center):

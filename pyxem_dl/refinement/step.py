@@ -9,7 +9,8 @@ import torch
 
 from pyxem_dl.crystals import phase_from_dict, phase_to_dict
 from pyxem_dl.preprocessing import in_electrons, usable_patterns
-from pyxem_dl.refinement.fitting import Physics, Refined, Refiner
+from pyxem_dl.refinement.fitting import Given, Physics, Refined, Refiner
+from pyxem_dl.refinement.strain import Strained, refine_strained
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.scans import Scan, Step
 
@@ -82,13 +83,18 @@ class RefinementStep(Step):
         What is refined.
     gain : float
         What the detector writes for an electron.
+    strain : bool
+        Whether to refine the strain, too.
     """
 
     micro_batch = _AT_ONCE
     keep_every = 256
 
-    def __init__(self, phases: list, scan: Scan, physics: Physics, start: Start, gain: float) -> None:
+    def __init__(
+        self, phases: list, scan: Scan, physics: Physics, start: Start, gain: float, strain: bool = False
+    ) -> None:
         self.phases, self.scan, self.physics, self.start, self.gain = phases, scan, physics, start, gain
+        self.strain = strain
         self._refiners = None
 
     def __getstate__(self) -> dict:
@@ -100,7 +106,7 @@ class RefinementStep(Step):
     @property
     def fields(self):
         """See :meth:`RefinedMap.fields`."""
-        return RefinedMap.fields(self.start.n_best, self.start.kept())
+        return RefinedMap.fields(self.start.n_best, self.start.kept(), self.strain)
 
     def prepare(self, device: torch.device) -> None:
         """Compute the potentials of the phases, on the device."""
@@ -113,19 +119,20 @@ class RefinementStep(Step):
     def __call__(self, patterns: torch.Tensor, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Refined orientations of a batch, and what the map said beside them."""
         patterns, usable = usable_patterns(in_electrons(patterns, self.gain), self._mask)
-        centers = self.scan.batch_centers(patterns, indices)
         rotations = torch.from_numpy(self.start.rotations[indices]).to(patterns.device).double()
+        given = Given(patterns, self._mask, self.scan.batch_centers(patterns, indices))
         phase, rival = self.start.phase[indices], self.start.rival[indices]
-        found = self._refined(patterns, usable, centers, rotations[:, 0], phase)
+        found, strain = self._refined(given, usable, rotations[:, 0], phase)
         second = torch.zeros(len(rotations), dtype=torch.bool)
         doubtful = ~(found.refined & (found.misfit < _DOUBTFUL)) & usable
         rows = np.flatnonzero((rival >= 0) & doubtful.cpu().numpy())
         if len(rows):
             at = torch.from_numpy(rows).to(patterns.device)
-            where = None if centers is None else centers[at]
-            other, first = self._refined(patterns[at], usable[at], where, rotations[at, 1], rival[rows]), found.rows(at)
+            first = found.rows(at)
+            other, of_other = self._refined(given[at], usable[at], rotations[at, 1], rival[rows])
             better = other.refined & ~(first.refined & (_CLEARLY * first.misfit < other.misfit))
             found = found.with_rows(at, other.where(better, first))
+            strain = strain.index_copy(0, at, of_other.where(better[:, None], strain[at]))
             second[rows] = better.cpu()
         if rotations.shape[1] > 1:
             # the second is where the first was
@@ -135,17 +142,23 @@ class RefinementStep(Step):
             rotations = found.rotations[:, None]
         phase = torch.from_numpy(np.where(second.numpy(), rival, phase))
         told = {"rotations": rotations[:, : self.start.n_best], "phase_id": phase, "candidate": second.long()}
+        told |= Strained(*strain.unbind(1))._asdict() if self.strain else {}
         return found._asdict() | self.start.swapped(indices, second) | told
 
-    def _refined(self, patterns, usable, centers, rotations, phase: np.ndarray) -> Refined:
-        """Refine one orientation of each pattern, of the phases (n,) that they have."""
-        nothing = torch.full((len(rotations),), torch.nan, dtype=torch.float64, device=patterns.device)
+    def _refined(self, given: Given, usable, rotations, phase: np.ndarray) -> tuple[Refined, torch.Tensor]:
+        """Refine one orientation of each pattern, of the phases (n,) that they have; and the strain (n, 6), or NaN."""
+        nothing = torch.full((len(rotations),), torch.nan, dtype=torch.float64, device=rotations.device)
         found = Refined(rotations, nothing, nothing, nothing, nothing, torch.zeros_like(usable))
+        strain = nothing[:, None].repeat(1, len(Strained._fields))
         for number, refiner in self._refiners.items():
-            some = torch.from_numpy(np.flatnonzero(phase == number)).to(patterns.device)
+            some = torch.from_numpy(np.flatnonzero(phase == number)).to(rotations.device)
             if not len(some):
                 continue
-            where = None if centers is None else centers[some]
-            part = refiner(patterns[some], rotations[some], centers=where, signal_mask=self._mask)
+            if self.strain:
+                part, of_part = refine_strained(refiner, given[some], rotations[some])
+                of_part = torch.stack(of_part, dim=1).where(usable[some, None], torch.nan)
+                strain = strain.index_copy(0, some, of_part)
+            else:
+                part = refiner.refine(given[some], rotations[some])
             found = found.with_rows(some, part.where(usable[some], found.rows(some)))
-        return found
+        return found, strain

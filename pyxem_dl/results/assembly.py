@@ -190,28 +190,36 @@ class RefinedMap:
         Their ids in the map.
     properties : list of str
         Of the map, that are kept.
+    strain : bool
+        Whether strain was refined.
+    calibration : dict, optional
+        As of :class:`PredictedMap`.
     """
 
     positions: Positions
     phases: list
     ids: list[int]
     properties: list[str]
+    strain: bool = False
+    calibration: dict | None = None
 
     kind = "refined orientations"
-    #: What refining finds beside rotations
+    #: What refining finds beside rotations, and where strain is refined
     NAMES = ("thickness", "thickness_error", "orientation_error", "misfit", "refined", "candidate")
+    STRAIN = ("e_xx", "e_yy", "e_xy", "e_xx_error", "e_yy_error", "e_xy_error")
 
     @classmethod
-    def of(cls, xmap, positions: Positions, properties) -> RefinedMap:
+    def of(cls, xmap, positions: Positions, properties, strain: bool = False, calibration=None) -> RefinedMap:
         """For the map that is refined."""
         known = [(key, phase) for key, phase in xmap.phases if key >= 0]
-        return cls(positions, [phase for _, phase in known], [int(key) for key, _ in known], sorted(properties))
+        phases, ids = [phase for _, phase in known], [int(key) for key, _ in known]
+        return cls(positions, phases, ids, sorted(properties), strain, calibration)
 
     @classmethod
-    def fields(cls, n_best: int, properties: dict) -> dict[str, Field]:
+    def fields(cls, n_best: int, properties: dict, strain: bool = False) -> dict[str, Field]:
         """List what refining gives for each pattern, and what the map said."""
         fields = {"rotations": Field((n_best, 4), "float64"), "phase_id": Field((), "int64")}
-        fields |= {name: Field((), "float64") for name in cls.NAMES}
+        fields |= {name: Field((), "float64") for name in (*cls.NAMES, *(cls.STRAIN if strain else ()))}
         fields |= {"refined": Field((), "bool"), "candidate": Field((), "int64")}
         return fields | {name: Field(array.shape[1:], str(array.dtype)) for name, array in properties.items()}
 
@@ -220,9 +228,11 @@ class RefinedMap:
         arrays = found.arrays
         rotations, number = arrays["rotations"], arrays["phase_id"]
         n_best = rotations.shape[1]
+        names = {*self.properties, *self.NAMES, *(self.STRAIN if self.strain else ())}
         # of one candidate the map says no more than of the position
-        names = {*self.properties, *self.NAMES} - ({"candidate_phase_id"} if n_best == 1 else set())
+        names -= {"candidate_phase_id"} if n_best == 1 else set()
         prop = {name: arrays[name] for name in names - {"scores"}}
+        prop |= calibration_property(self.calibration, self.positions)
         scores = arrays["scores"].reshape(-1, n_best) if "scores" in names else np.zeros(rotations.shape[:2])
         phase_id = np.repeat(number[:, None], n_best, axis=1)
         xmap = to_crystal_map(
@@ -236,11 +246,14 @@ class RefinedMap:
         phases = [phase_to_dict(phase) for phase in self.phases]
         return {
             "positions": self.positions.to_dict(), "phases": phases, "ids": self.ids, "properties": self.properties,
-        }  # fmt: skip
+        } | ({"strain": True} if self.strain else {}) | (
+            {} if self.calibration is None else {"calibration": self.calibration}
+        )  # fmt: skip
 
     @classmethod
     def from_dict(cls, entry: dict) -> RefinedMap:
         """Read what :meth:`to_dict` gave."""
         phases = [phase_from_dict(each) for each in entry["phases"]]
         ids, names = [int(i) for i in entry["ids"]], [str(name) for name in entry["properties"]]
-        return cls(Positions.from_dict(entry["positions"]), phases, ids, names)
+        positions, strain = Positions.from_dict(entry["positions"]), entry.get("strain") is True
+        return cls(positions, phases, ids, names, strain, entry.get("calibration"))

@@ -365,3 +365,18 @@ def test_patterns_settle_what_no_candidate_says(scan):
     assert right(xmap, truth) < 0.1
     settled = pyxem_dl.settle(xmap, signal, device="cpu", show_progressbar=False)
     assert right(settled, truth) > 0.7
+def test_shares_of_crystals_above_each_other_go_with_them():
+    truth, _ = two_grains()
+    rng = np.random.default_rng(3)
+    rotations = np.repeat(truth[:, :, None], 3, axis=2)
+    share, scores = np.zeros(rotations.shape[:3]), np.zeros(rotations.shape[:3])
+    share[..., 0], scores[..., 0] = 1, 0.9
+    # at a single position another crystal lies on top
+    rotations[7, 4, 0] = Rotation(rng.normal(size=4)).data[0]
+    share[7, 4], scores[7, 4] = (0.55, 0.45, 0), (0.5, 0.48, 0)
+    settled = pyxem_dl.settle(map_of(rotations, share=share, scores=scores))
+    place = 7 * truth.shape[1] + 4
+    assert settled.prop["settled"][place] == Change.candidate
+    np.testing.assert_allclose(settled.rotations.data[place, 0], rotations[7, 4, 1])
+    np.testing.assert_allclose(settled.prop["share"][place], (0.45, 0.55, 0))
+    np.testing.assert_allclose(settled.prop["share"].sum(1), 1)

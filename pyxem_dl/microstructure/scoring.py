@@ -14,7 +14,6 @@ from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phas
 from pyxem_dl.orientation import ModelStep, OrientationStep
 from pyxem_dl.patterns import Probe
 from pyxem_dl.preprocessing import in_electrons, usable_patterns
-from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.spots import measure
 from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan, Step
 from pyxem_dl.simulation.beams import Beams
@@ -22,8 +21,9 @@ from pyxem_dl.simulation.beams import Beams
 if TYPE_CHECKING:
     from pyxem_dl.microstructure.beliefs import Candidates
 
-# Spots in which light is looked for, and the least radius of one in pixels
-_SPOTS, _RADIUS = 40, 1.5
+# Spots in which light is looked for, the least radius of one in pixels, and by how many deviations of its noise light
+# has to be above the background, of which a share is not even
+_SPOTS, _RADIUS, _LIT, _UNEVEN = 40, 1.5, 2.5, 0.1
 
 
 class ComparisonStep(ModelStep):
@@ -64,7 +64,7 @@ class ComparisonStep(ModelStep):
 
 
 class LightStep(Step):
-    """Tells whether patterns have light where orientations have spots.
+    """Adds up the light that patterns have where orientations have spots.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ class LightStep(Step):
 
     @property
     def fields(self) -> dict[str, Field]:
-        """Whether there is light."""
-        return {"lit": Field((), "bool")}
+        """Electrons of each spot above the background, and their variance where there is no spot, 0 where it is not seen."""
+        return {"light": Field((_SPOTS,), "float32"), "noise": Field((_SPOTS,), "float32")}
 
     def prepare(self, device: torch.device) -> None:
         """Compute the strengths of reflections, on the device."""
@@ -114,16 +114,19 @@ class LightStep(Step):
         patterns, usable = usable_patterns(in_electrons(patterns, self.gain), self._mask)
         centers = self.scan.batch_centers(patterns, indices)
         rotations = torch.from_numpy(self.rotations[indices]).to(patterns.device)
-        lit = torch.zeros_like(usable)
+        light, noise = (torch.zeros(len(patterns), _SPOTS, device=patterns.device) for _ in range(2))
         for number, beams in enumerate(self._beams):
             rows = torch.from_numpy(np.flatnonzero(self.phase_id[indices] == number)).to(patterns.device)
-            if len(rows):
-                chosen = beams.choose(rotations[rows])
-                where = None if centers is None else centers[rows]
-                given = {"centers": where, "signal_mask": self._mask}
-                measured = measure(patterns[rows], chosen, self.scan.calibration, self.radius, **given)
-                lit[rows] = Seen.of(chosen, measured, torch.float32).has_light()
-        return {"lit": lit & usable}
+            if not len(rows):
+                continue
+            given = {"centers": None if centers is None else centers[rows], "signal_mask": self._mask}
+            found = measure(patterns[rows], beams.choose(rotations[rows]), self.scan.calibration, self.radius, **given)
+            seen = found.used & usable[rows, None]
+            seen[:, 0] = False  # the direct beam
+            n = seen.shape[1]
+            light[rows, :n] = (found.intensity * seen).float()
+            noise[rows, :n] = ((found.background + (_UNEVEN * found.background) ** 2 + 1) * seen).float()
+        return {"light": light, "noise": noise}
 
 
 class Comparison:
@@ -206,7 +209,8 @@ class Comparison:
     def have_light(self, rotations: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
         """Tell whether patterns (n,) alone have light where orientations (n, 4) of phases (n,) have spots.
 
-        A phase is -1 where nothing is to be looked at.
+        A phase is -1 where nothing is to be looked at. Spots count as they shine in the patterns of the neighbours that
+        look alike.
         """
         rotations, phase = self._of_scan(rotations, phase)
         mask = np.ones(self.scan.size, dtype=bool)
@@ -218,9 +222,14 @@ class Comparison:
         except ValueError:  # no direct beam to be seen
             radius = _RADIUS
         given = max(radius, _RADIUS), rotations, phase, self._gain
-        found = self._run(self.scan, "Light where proposed orientations have spots", "one", mask,
-                          lambda scan: LightStep(self._phases, scan, *given))  # fmt: skip
-        return torch.from_numpy(found.done[self.place] & found.arrays["lit"][self.place])
+        alone, added = (
+            self._run(scan, "Light where proposed orientations have spots", "one", mask,
+                      lambda scan: LightStep(self._phases, scan, *given)) for scan in (self.scan, self._added)
+        )  # fmt: skip
+        light, noise = (alone.arrays[name][self.place] for name in ("light", "noise"))
+        weight = (added.arrays["light"][self.place] - light).clip(0)
+        lit = (weight * light).sum(1) > _LIT * np.sqrt((weight**2 * noise).sum(1))
+        return torch.from_numpy(alone.done[self.place] & added.done[self.place] & lit)
 
     def _of_scan(self, rotations: torch.Tensor, phase: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Orientations and phases for all positions of the scan, -1 where the map has none."""

@@ -304,7 +304,7 @@ def _put_first(copied, here: np.ndarray, settled: Settled, changed: np.ndarray) 
     several[here] = moved
     copied._rotations = Rotation(several.reshape(data.shape))
     for name, values in list(dict.items(copied.prop)):
-        if name in ("scores", "candidate_phase_id", "simulation_indices"):
+        if name in ("scores", "candidate_phase_id", "simulation_indices", "share"):
             columns = values.reshape(len(values), -1)[:, :k].copy()
             columns[here] = np.take_along_axis(columns[here], order[:, : columns.shape[1]], 1)
             if name == "scores":

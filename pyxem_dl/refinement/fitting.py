@@ -182,7 +182,7 @@ class Refiner:
         self._thickness = steps[steps > 0].to(device)
         self._bounds = max(low - THICKNESS_STEP, low / 2), high + THICKNESS_STEP
         disk = radius * math.sqrt(math.prod(calibration.scale)) * calibration.wavelength
-        self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS)
+        self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS, device)
         self._net = Net.of(disk).to(device)
         self._small_net = Net.of(disk, reach=_SMALL_REACH).to(device)
         self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)

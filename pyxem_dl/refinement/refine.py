@@ -54,6 +54,7 @@ def refine_orientation(
     precession_angle: float = 0.0,
     strain: bool = False,
     calibrate: bool | FoundCalibration = False,
+    navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
     beam_energy: float | None = None,
@@ -101,7 +102,9 @@ def refine_orientation(
         Refine scale, ellipse, centre and drift of the scan first, by up to 96 positions spread over it, and use them;
         or use what was found before, by :func:`pyxem_dl.calibrate`. A scale or an ellipse that is off by more than
         some 3 % needs the latter. The signal stays as it is.
-    signal_mask, center, beam_energy, batch_size, device, show_progressbar, output, overwrite, on_part, on_message
+    navigation_mask, signal_mask, center, beam_energy, batch_size, device
+        As of :func:`pyxem_dl.predict_orientation`.
+    show_progressbar, output, overwrite, on_part, on_message
         As of :func:`pyxem_dl.predict_orientation`.
 
     Returns
@@ -149,7 +152,7 @@ def refine_orientation(
     computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
     if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
         raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
-    scan = Scan.from_signal(signal, Reading(None, signal_mask, center, beam_energy))
+    scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
         debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,

@@ -230,6 +230,32 @@ def test_patterns_settle_more(scan):
     assert pyxem_dl.provenance(settled)["model"][0]["name"] == "any-crystal"
 
 
+def test_faint_patterns_inside_of_a_grain_are_filled(scan):
+    """A sixth of the electrons, not indexed: its own light tells a crystal from bare film."""
+    signal, _, truth = scan
+    number, single = (truth.prop[name].reshape(12, 16) for name in ("grain", "overlap"))
+    inside = (single < 0.01) & (truth.phase_id >= 0).reshape(12, 16)
+    faint = np.zeros((12, 16), bool)
+    for y in range(1, 11, 2):
+        for x in range(1, 15, 2):
+            box = slice(y - 1, y + 2), slice(x - 1, x + 2)
+            faint[y, x] = inside[box].all() and np.ptp(number[box]) == 0
+    patterns = signal.data.copy()
+    patterns[faint] = np.random.default_rng(1).binomial(patterns[faint].astype(int), 1 / 6)
+    phase = next(phase for key, phase in truth.phases if key >= 0)
+    indexed = (truth.phase_id >= 0) & ~faint.ravel()
+    xmap = to_crystal_map(
+        Scan.from_signal(signal, inspect=False), truth.rotations.data.reshape(-1, 1, 4), np.zeros((192, 1), int),
+        np.ones((192, 1)), [phase], indexed=indexed,
+    )  # fmt: skip
+    dimmed = signal._deepcopy_with_new_data(patterns)
+    settled = pyxem_dl.settle(xmap, dimmed, device="cpu", show_progressbar=False)
+    filled = (settled.phase_id >= 0).reshape(12, 16)
+    assert faint.sum() >= 6 and filled[faint].mean() > 0.7
+    assert (disorientation(settled, truth).reshape(12, 16)[faint & filled] < 5).all()
+    assert (settled.phase_id[truth.phase_id < 0] == -1).mean() > 0.95
+
+
 def test_patterns_decide_on_wrong_orientations_that_are_coherent(scan):
     """A patch of one wrong orientation is mended; the same without patterns is a grain, and stays."""
     signal, _, truth = scan

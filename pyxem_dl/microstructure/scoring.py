@@ -97,7 +97,7 @@ class LightStep(Step):
 
     @property
     def fields(self) -> dict[str, Field]:
-        """Electrons of each spot above the background, and their variance where there is no spot, 0 where it is not seen."""
+        """Electrons of each spot above the background, and their variance without a spot; 0 where it is not seen."""
         return {"light": Field((_SPOTS,), "float32"), "noise": Field((_SPOTS,), "float32")}
 
     def prepare(self, device: torch.device) -> None:

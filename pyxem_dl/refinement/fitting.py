@@ -28,7 +28,7 @@ _STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
 _WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.2, 2.4, 1.5, 3, 0.4
 _WIDE_BEAMS = 100
 # About a place that such a search found, tilts go so far, in degrees
-_SMALL_REACH = 0.3
+_SMALL_REACH = 0.5
 # No further place is tried where the misfit is less; by so much it has to be less for a place that is further away
 _FITS, _CLEARLY = 1.2, 0.3
 # Turns of the pattern in its plane, until spots are where the light is

@@ -22,7 +22,7 @@ from pyxem_dl.scans.fingerprint import readable_patterns
 from pyxem_dl.symmetry import proper_operations
 
 # Positions that are refined, how many of them have to tell, and how many at once
-_SAMPLE, _FEWEST, _AT_ONCE = 96, 10, 8
+_SAMPLE, _FEWEST, _AT_ONCE = 96, 6, 8
 # Rounds of refining and fitting, and a relative change with which they end
 _ROUNDS, _SMALL = 5, 5e-4
 # By so much the misfit may be larger afterwards

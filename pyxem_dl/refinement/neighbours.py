@@ -114,8 +114,8 @@ def _mean(values: torch.Tensor, error: torch.Tensor, counts: torch.Tensor, least
         share = weight / weight.sum(1, keepdim=True).clamp_min(1e-30)
         mean = (share[..., None] * values).sum(1)
     scatter = (share[..., None] * (values - mean[:, None]).square()).sum(1)
-    of_mean = (share**2 * error**2).sum(1)
-    return mean, (scatter + of_mean[:, None]).sqrt().clamp_min(least)
+    own = (share * error**2).sum(1)  # not that of the mean: neighbours share what a model has wrong
+    return mean, (scatter + own[:, None]).sqrt().clamp_min(least)
 
 
 class TemperedStep(RefinementStep):

@@ -106,11 +106,11 @@ def refine_orientation(
         or use what was found before, by :func:`pyxem_dl.calibrate`. A scale or an ellipse that is off by more than
         some 3 % needs the latter. The signal stays as it is.
     neighbours : bool
-        Refine each position twice: the second time with what its neighbours of the same grain say, which are those
-        of the eight around it that are of the same phase and within three degrees. Their mean orientation and
-        thickness, as far as they agree, are added to what the pattern says, for patterns with few electrons; an
-        answer that fits the pattern clearly worse than its own is not taken. It takes twice as long, and needs a scan
-        in two dimensions: fewer than three neighbours say nothing.
+        Refine each position twice, the second time with what its neighbours of the same grain say: those of the eight
+        around it that are refined, of the same phase, and within three degrees. Their mean orientation and thickness
+        are added to what the pattern says, which helps where electrons are few. An answer that fits the pattern
+        clearly worse than its own is not taken. Fewer than three neighbours say nothing, as on a line. It takes twice
+        as long.
     signal_mask, center, beam_energy, batch_size, device, show_progressbar, output, overwrite, on_part, on_message
         As of :func:`pyxem_dl.predict_orientation`.
 
@@ -130,7 +130,7 @@ def refine_orientation(
         * ``e_xx``, ``e_yy``, ``e_xy``, and ``e_xx_error`` and so on, with `strain`: without a unit, x to the right in
           the pattern and y up, longer is positive, as of :func:`pyxem_dl.strain_map`. They are NaN where fewer than
           five disks are seen, where these lie on a line, and where an error would be above 2 %.
-        * ``neighbours``, with `neighbours`: how many said something of a position; 0: it is refined by itself.
+        * ``neighbours``, with `neighbours`: how many had a say; 0: the position is refined by itself.
         * ``calibration`` (n, 10), with `calibrate`: what was used; :func:`pyxem_dl.calibration_of` reads it.
 
     Raises

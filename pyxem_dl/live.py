@@ -24,12 +24,13 @@ try:
 except ImportError as error:
     raise ImportError('Following a detector needs LiberTEM: python -m pip install "pyxem-dl[live]"') from error
 
-from pyxem_dl.checks import number, whole_number
+from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration, upside_down
 from pyxem_dl.messages import warn
 from pyxem_dl.models import OrientationEnsemble, OrientationModel, load_model, phases_to_find, with_phases
-from pyxem_dl.orientation import OrientationStep
+from pyxem_dl.networks.candidates import MOST_CRYSTALS
+from pyxem_dl.orientation import OrientationStep, check_overlap
 from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.assembly import PredictedMap
 from pyxem_dl.scans import Collected, Computing, Partial, Positions, Reading, Rows, Scan, Step
@@ -164,6 +165,8 @@ class OrientationUDF(StepUDF):
         What may be there, for a model that takes any crystal.
     counts_per_electron : float
         What the detector writes for an electron: such a model counts electrons.
+    overlap : bool
+        Look for up to three crystals above each other, as in :func:`pyxem_dl.predict_orientation`.
     signal_mask : array of bool, shape (rows, columns), optional
         True where the detector is excluded; :func:`pyxem_dl.find_bad_pixels` finds it in an earlier scan.  With
         `flip_y` it is that of the turned frames, as HyperSpy shows them, as is the calibration.
@@ -189,6 +192,7 @@ class OrientationUDF(StepUDF):
         *,
         phases: Phases | None = None,
         counts_per_electron: float = 1.0,
+        overlap: bool = False,
         signal_mask: np.ndarray | None = None,
         flip_y: bool = False,
         device: str = "auto",
@@ -206,25 +210,29 @@ class OrientationUDF(StepUDF):
         if n_best > 1 and not model.gives_several:
             raise ValueError("n_best > 1 needs a single network that proposes several orientations: use n_best=1.")
         model.check_thresholds()
+        if flag("overlap", overlap):
+            check_overlap(model, n_best, 0)
+            n_best = MOST_CRYSTALS
         gain = number("counts_per_electron", counts_per_electron, 0, above=True)
         phases = phases_to_find(model, phases)
         phases = phases if phases is None else load_phases(phases)
         self._record = made_by(
-            "live.OrientationUDF", model=model, calibration=calibration, n_best=n_best, counts_per_electron=gain,
+            "live.OrientationUDF", model=model, calibration=calibration, n_best=n_best, overlap=overlap,
+            counts_per_electron=gain,
             phases=[phase.name for phase in (model.phases if phases is None else phases)],
             **Reading(signal_mask=signal_mask).asked(),
         )  # fmt: skip
         model = model if phases is None else with_phases(model, phases, calibration)
         model.check_domain(calibration)
         scan = _detector(calibration, signal_mask)
-        self._model, self._n_best = model, n_best
-        super().__init__(
-            OrientationStep(model, scan, n_best, gain=gain), flip_y=flip_y, device=device, batch_size=batch_size
-        )
+        self._model, self._n_best, self._overlap = model, n_best, overlap
+        step = OrientationStep(model, scan, n_best, gain=gain, overlap=overlap)
+        super().__init__(step, flip_y=flip_y, device=device, batch_size=batch_size)
 
     def assembly(self, positions: Positions) -> PredictedMap:
         """Make what makes the map of a scan of such positions."""
-        return PredictedMap(positions, self._model.phases, self._n_best, dict(self._model.thresholds))
+        thresholds = dict(self._model.thresholds)
+        return PredictedMap(positions, self._model.phases, self._n_best, thresholds, overlap=self._overlap)
 
     def to_crystal_map(self, result, scan_step: float | tuple[float, ...] = 1.0, scan_unit: str = "px"):
         """Make a crystal map of what is done.

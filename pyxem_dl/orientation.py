@@ -247,7 +247,7 @@ def orientation_job(
         raise TypeError(f"{model!r} does not predict orientations: give an orientation model.")
     model.check_thresholds()
     if flag("overlap", overlap):
-        _check_overlap(model, n_best, n_samples)
+        check_overlap(model, n_best, n_samples)
     phases = phases_to_find(model, phases)
     if not isinstance(calibrate, FoundCalibration):
         flag("calibrate", calibrate)
@@ -291,7 +291,7 @@ def orientation_job(
     )  # fmt: skip
 
 
-def _check_overlap(model, n_best: int, n_samples: int) -> None:
+def check_overlap(model, n_best: int, n_samples: int) -> None:
     """Refuse what does not go with crystals above each other."""
     if not getattr(model, "finds_overlaps", False):
         raise ValueError(

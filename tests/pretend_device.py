@@ -25,6 +25,8 @@ _WAITS = {
     "unique_consecutive", "unique_dim_consecutive", "linalg_matrix_exp", "_linalg_svd", "linalg_lstsq", "_linalg_eigh",
     "linalg_eig", "histc",
 }  # fmt: skip
+# What torch marks in a tensor to be done later is done at once: nobody here would look at the mark
+_AT_ONCE = {"_conj": _ATEN.conj_physical.default, "_neg_view": _ATEN.neg.default}
 _COPIES = {"_to_copy", "copy_", "_copy_from", "index_put_", "index_put", "index", "lift_fresh"}
 
 
@@ -117,7 +119,7 @@ class _Device(TorchDispatchMode):
             held_kwargs["device"] = torch.device("cpu")
         if name == "_to_copy":
             held_kwargs.pop("non_blocking", None)
-        result = function(*held_args, **held_kwargs)
+        result = _AT_ONCE.get(name, function)(*held_args, **held_kwargs)
         comes_back = target is not None and torch.device(target).type == "cpu"
         into_host = name == "copy_" and not _is_ours(args[0])
         if name == "_local_scalar_dense" or comes_back or into_host:

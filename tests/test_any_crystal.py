@@ -301,12 +301,13 @@ def test_a_training_over_crystals(tmp_path, monkeypatch):
     trained = any_crystal.train_any_crystal(
         [raw_phase("Mg"), raw_phase("Al"), raw_phase("MgO")], output=tmp_path / "any", max_steps=3, max_minutes=60,
         crystals_at_once=2, reciprocal_radius=(0.9, 1.0), network={"width": 16}, batch_size=16,
-        simulation=SimulationSettings(shape_factors=("many_beam", "two_beam"), setup_size=8), device="cpu",
-        show_progressbar=False,
+        simulation=SimulationSettings(shape_factors=("many_beam", "two_beam"), bloch_share=0.3, setup_size=8),
+        device="cpu", show_progressbar=False,
     )  # fmt: skip
     assert trained.takes_phases and trained.provenance["stages"][0]["patterns"] == 48
     card = (tmp_path / "any" / "README.md").read_text(encoding="utf-8")
     assert "1 crystals on which it was not trained" in card and "Modulo 180 degrees" in card
+    assert "`bloch_share` | 0.3" in card and "by Bloch waves, many-beam and kinematical" in card
     assert load_model(tmp_path / "any").network.arguments["temperature"] > 0
     with pytest.raises(ValueError, match="foreign_share must be"):
         any_crystal.AnyCrystalConfiguration(foreign_share=1.0)

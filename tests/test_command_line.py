@@ -15,8 +15,12 @@ from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, catalogue, files, models
 from pyxem_dl.commands import options
+from pyxem_dl.data import mgo_phase
 from pyxem_dl.frames import Calibration
-from pyxem_dl.scans import make_signal
+from pyxem_dl.results import to_crystal_map
+from pyxem_dl.results.map_files import save_map
+from pyxem_dl.scans import Positions, make_signal
+from pyxem_dl.simulated import simulate_patterns
 
 PICTURES = ("virtual_image", "orientations_network", "orientations_templates_torch", "reliability", "disorientation",
             "patterns")  # fmt: skip
@@ -61,7 +65,7 @@ def test_help_is_quick_and_names_the_commands():
 
 @pytest.mark.parametrize("command", [
     "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "evaluate",
-    "quartets", "identify",
+    "quartets", "identify", "refine",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
@@ -154,7 +158,6 @@ def crystals(tmp_path_factory):
 
 
 def test_match_writes_a_map_of_the_right_orientations(run, crystals, tmp_path):
-    from pyxem_dl.data import mgo_phase
     from pyxem_dl.metrics import disorientation
 
     scan, structure, truth = crystals
@@ -176,6 +179,74 @@ def test_match_writes_a_map_of_the_right_orientations(run, crystals, tmp_path):
     assert short.exit_code == 0 and "up to 0.9 " in short.output
     pyxem = run(*arguments, "pyxem.h5", "--engine", "pyxem")
     assert pyxem.exit_code == 0 and "Template matching (pyxem)" in pyxem.output
+
+
+def map_of(rotations):
+    """A map of MgO at 2 x 3 positions."""
+    positions, one = Positions((2, 3), (1.0, 1.0), "nm"), np.ones((6, 1), dtype=int)
+    return to_crystal_map(positions, rotations[:, None], 0 * one, one, [mgo_phase()], is_in_data=one[:, 0] > 0)
+
+
+def test_refine_writes_a_map_with_thicknesses(run, crystals):
+    _, structure, truth = crystals
+    scan = "plates.zspy"
+    simulate_patterns(
+        mgo_phase(), truth.reshape(2, 3, 4), 100, engine="many-beam", beam_energy=200, reciprocal_radius=1.3,
+        convergence_semi_angle=1, electrons=1e5, seed=0,
+    ).save(scan)  # fmt: skip
+    save_map("matched.h5", map_of(truth))
+    save_map("matched.ang", map_of(truth))
+    mask = np.zeros((2, 3), dtype=np.uint8)
+    mask[1, 0] = 1
+    np.save("mask.npy", mask)
+    few = ("--thickness", "50,150", "--n-beams", 20, "--convergence-semi-angle", 1, "--no-progress", "--device", "cpu")
+    done = run("refine", scan, "matched.h5", "--output", "a.h5", "--navigation-mask", "mask.npy", *few)
+    assert done.exit_code == 0, done.output
+    xmap = io.load("a.h5")
+    assert "50 to 150 Å" in done.output and "5 positions (" in done.output
+    np.testing.assert_array_equal(xmap.is_in_data, mask.ravel() == 0)
+    refined = xmap.prop["refined"].astype(bool)
+    assert refined.any() and np.isfinite(xmap.prop["thickness"][refined]).all()
+    # a map of another program has no atoms
+    bare = run("refine", scan, "matched.ang", "--output", "b.h5", *few)
+    assert bare.exit_code == 1 and "has no atoms" in bare.stderr
+    named = run("refine", scan, "matched.ang", "--phase", structure, "--output", "b.zarr", *few)
+    assert named.exit_code == 0, named.output
+    turned = run("refine", scan, "b.zarr", "--phase", structure, "--frame", "{turn: 20}", "--output", "c.h5", *few)
+    assert turned.exit_code == 0, turned.output
+    assert io.load("c.h5").prop["refined"].sum() < io.load("a.h5").prop["refined"].sum()
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (("none.h5", "--output", "a.h5"), 1, "There is no file 'none.h5'"),
+        (("map.h5", "--output", "map.csv"), 1, "A crystal map can be saved as"),
+        (("map.h5", "--output", "a.h5", "--thickness", "100"), 2, "must be 'smallest,largest'"),
+        (("map.h5", "--output", "a.h5", "--thickness", "100,50"), 1, "two increasing numbers"),
+        (("map.h5", "--output", "a.h5", "--n-beams", "4000"), 1, "n_beams"),
+        (("map.h5", "--output", "a.h5", "--frame", "[1]"), 2, "must be like '{turn: 90}'"),
+        (("map.h5", "--output", "a.h5", "--phase", "none.cif"), 1, "There is no structure file none.cif"),
+    ],
+)
+def test_refine_says_what_is_wrong(run, crystals, arguments, code, message):
+    scan, _, rotations = crystals
+    save_map("map.h5", map_of(rotations))
+    result = run("refine", scan, *arguments)
+    assert result.exit_code == code and message in result.stderr.replace("\n", " ").replace("│", ""), result.output
+
+
+def test_predict_looks_for_overlaps_and_refines(run, crystals):
+    scan, structure, _ = crystals
+    arguments = ("predict", scan, "--phase", structure, "--overlap", "--no-progress", "--device", "cpu", "--output")
+    found = run(*arguments, "a.h5")
+    assert found.exit_code == 0, found.output
+    both = run(*arguments, "b.h5", "--refine")
+    assert both.exit_code == 0, both.output
+    plain, refined = io.load("a.h5"), io.load("b.h5")
+    assert refined.rotations.shape == plain.rotations.shape == (6, 3)
+    np.testing.assert_allclose(refined.prop["share"], plain.prop["share"])
+    assert "thickness" in refined.prop and "thickness" not in plain.prop
 
 
 def test_match_looks_at_everything_before_the_work(run, crystals, monkeypatch):
@@ -220,7 +291,6 @@ def test_masks_of_files_leave_out_what_they_say(run, fake_model, scan):
 
 
 def test_evaluate(run, crystals, tmp_path):
-    from pyxem_dl.results.map_files import save_map
     from pyxem_dl.template_matching import match_templates
 
     scan, structure, rotations = crystals

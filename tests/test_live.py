@@ -117,6 +117,22 @@ def test_masked_pixels_do_not_count(live, ctx, frames, signal):
     assert_same_map(udf.to_crystal_map(ctx.run_udf(dataset=from_memory(ctx, frames), udf=udf)), expected)
 
 
+def test_crystals_above_each_other(live, ctx):
+    import test_overlap as overlap
+
+    patterns, truth = overlap.added("Al", 0.4, 4)
+    settings = {"phases": overlap.phase("Al"), "overlap": True, "device": "cpu"}
+    udf = live.OrientationUDF("any-crystal", overlap.CALIBRATION, **settings)
+    xmap = udf.to_crystal_map(ctx.run_udf(dataset=from_memory(ctx, patterns.numpy(), 2), udf=udf))
+    found, share = overlap.overlapping(xmap)
+    assert xmap.rotations.shape == (len(truth), 3) and (xmap.prop["n_crystals"] > 1).any()
+    assert share.sum(1).numpy() == pytest.approx(np.ones(len(truth)), abs=1e-5)
+    right = (overlap.angles(found, truth, "Al") < 5) & (share > 0)[..., None]
+    assert right.any(1).float().mean() > 0.7
+    with pytest.raises(ValueError, match="overlap=True gives up to 3 crystals"):
+        live.OrientationUDF("any-crystal", overlap.CALIBRATION, 2, **settings)
+
+
 @pytest.mark.slow
 def test_workers_of_a_pipeline_have_a_model_each(live, frames, expected):
     from libertem.api import Context

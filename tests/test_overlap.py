@@ -85,6 +85,23 @@ def test_both_crystals_are_found_with_their_shares(name):
     assert (xmap.prop["scores"][single.numpy()] == 0).all() and "reliability" not in xmap.prop
 
 
+@pytest.mark.parametrize("name, all_three, two", [("Al", 0.3, 0.65), ("LiNiO2", 0.5, 0.85)])
+def test_three_crystals_are_found(name, all_three, two):
+    images, rotations = patterns_of(name, 72, seed=5)
+    truth = torch.stack(rotations.split(24), dim=1)
+    first, second, third = images.split(24)
+    expected = 2e4 * (0.45 * first + 0.3 * second + 0.25 * third)
+    patterns = torch.poisson(expected, generator=torch.Generator().manual_seed(6))
+    between = angles(truth, truth, name) + 90 * torch.eye(3)
+    apart = (between > 10).flatten(1).all(1)
+    signal = make_signal(patterns[apart].numpy(), CALIBRATION, name)
+    found, share = overlapping(predict_orientation(signal, phases=phase(name), overlap=True, **QUIET))
+    right = (angles(found, truth[apart], name) < 5) & (share > 0)[..., None]
+    number = right.any(1).sum(1)
+    assert float((number == 3).float().mean()) >= all_three and float((number >= 2).float().mean()) >= two
+    assert float(share[number == 3].mean(0)[2]) == pytest.approx(0.22, abs=0.06)
+
+
 @pytest.mark.parametrize("name", ["Al", "LiNiO2"])
 def test_one_crystal_stays_one(name):
     images, truth = patterns_of(name, 48)
@@ -241,12 +258,25 @@ def test_the_radius_of_disks_is_that_of_the_direct_beam(radius):
 
 
 def test_a_second_crystal_pays_by_peaks_of_its_own():
-    ratio = torch.tensor([[[50.0, 50, 50, 0, 0], [0, 0, 0, 50, 50], [50, 50, 0, 0, 0]]])
-    explained = Explained(ratio, torch.full((1, 3), 2.0))
+    ratio = torch.tensor([[[50.0, 50, 50, 0, 0], [0, 0, 0, 50, 50], [50, 50, 0, 0, 0]]])[..., None]
+    explained = Explained(ratio, torch.full((1, 3, 1), 2.0))
     one, other, subset = torch.tensor([[0]]), torch.tensor([[1]]), torch.tensor([[2]])
     gain = float(explained.of(one, other) - explained.of(one))
     assert gain == pytest.approx(2 * np.log(51) - 2)
     assert float(explained.of(one, subset) - explained.of(one)) == pytest.approx(-2)
+
+
+def test_each_crystal_has_the_share_that_explains_most():
+    # shares of 0.1, 0.25 and 0.6: a strong one should have six peaks and has them, a weak one should have one
+    ratio = torch.tensor([[[[9.0, 9, 9]] * 6 + [[0.0, 0, 0]], [[0.0, 0, 0]] * 6 + [[9.0, 9, 9]]]])
+    explained = Explained(ratio, torch.tensor([[[8.0, 7, 6], [1.0, 3, 6]]]))
+    one, other = torch.tensor([[0]]), torch.tensor([[1]])
+    assert float(explained.of(one)) == pytest.approx(6 * np.log(10) - 6, rel=1e-5)
+    assert float(explained.of(one, other)) == pytest.approx(7 * np.log(10) - 7, rel=1e-5)
+    # three cannot have most of the light each
+    ratio, most = torch.full((1, 3, 1, 3), 0.0), torch.tensor([[[8.0, 7, 6], [8, 7, 6], [8, 7, 6]]])
+    of_three = Explained(ratio, most).of(one, other, torch.tensor([[2]]))
+    assert float(of_three) == pytest.approx(-6 - 6 - 8)
 
 
 def test_the_answer_does_not_depend_on_the_other_patterns():

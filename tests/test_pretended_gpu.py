@@ -17,15 +17,20 @@ from pyxem_dl.bragg_vectors.step import DiskStep
 from pyxem_dl.crystals import load_phases
 from pyxem_dl.frames import Calibration
 from pyxem_dl.images.waves import WaveFit, Waves
+from pyxem_dl.microstructure.scoring import ComparisonStep
 from pyxem_dl.models import OrientationModel, load_model
 from pyxem_dl.networks import build_network
+from pyxem_dl.networks.overlap import OverlapSearch
 from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns import Probe, find_maxima
 from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing, find_direct_beam
+from pyxem_dl.refinement.fitting import Physics
+from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.scans import Padded, Positions, Rows, Scan
 from pyxem_dl.scans.steps import to_host
 from pyxem_dl.simulation import PatternSimulator, SimulationSettings, disks, draw_spots
+from pyxem_dl.simulation.bloch_waves import BlochWaves
 from pyxem_dl.simulation.disks import DiskSettings, DiskSimulator
 from pyxem_dl.template_matching.step import Templates, TemplateStep
 from pyxem_dl.templates.bank import TemplateBank
@@ -51,6 +56,14 @@ def patterns():
     counts = torch.poisson(expected + 2)
     counts[2], counts[3, 40, 40] = 0, torch.nan
     return counts
+
+
+def plates(crystal, rotations):
+    """Patterns of plates that are 100 Å thick."""
+    found = BlochWaves(crystal, 200.0, 1.1, n_beams=24)(rotations, torch.full((len(rotations), 1), 100.0))
+    beams = found.chosen
+    intensity = 1e5 * found.intensity[:, 0].float() * beams.present
+    return draw_spots(beams.kx, beams.ky, intensity, CALIBRATION, disk_radius=0.06, blur=0.6)
 
 
 def settled(device, function):
@@ -93,6 +106,13 @@ def test_the_pretended_device_counts_what_the_host_waits_for(device):
     z = torch.ones(3).pin_memory().to("cuda", non_blocking=True)
     assert not device.waits and not device.uploads
     assert y.held.shape == (2, 2) and z.held.tolist() == [1, 1, 1]
+
+
+def test_the_pretended_device_computes_with_complex_numbers(device):
+    x, y = (torch.randn(2, 3, dtype=torch.complex64) for _ in range(2))
+    there, other = x.to("cuda"), y.to("cuda")
+    torch.testing.assert_close((there.conj()[..., None] * other[..., None]).real.held[..., 0], (x.conj() * y).real)
+    torch.testing.assert_close((there @ other.mH).imag.held, (x @ y.mH).imag)
 
 
 def test_the_pretended_device_refuses_what_a_device_refuses(device):
@@ -207,6 +227,69 @@ def test_losses_of_any_crystal_wait_for_nothing(device, patterns, crystals):
     q, phase = rot.random_rotations(8).to("cuda"), torch.tensor([0, 0, -1, 0, 0, 0, -1, 0]).to("cuda")
     loss, _ = settled(device, lambda: network.loss(inputs, q, phase))
     assert loss.detach().held.isfinite()
+
+
+def test_a_micro_batch_of_crystals_above_each_other(device, patterns, crystals):
+    torch.manual_seed(0)
+    preprocessing = crystals[2]
+    network = build_network("any_crystal", width=8).eval()
+    # of a network that knows nothing two answers may be as good: what is asked is that it runs and waits for nothing
+    x = patterns[:4].nan_to_num()
+    with torch.inference_mode():
+        expected = OverlapSearch(network.with_phases(*crystals), preprocessing.counted(x, CALIBRATION))()
+    found, x = network.to("cuda").with_phases(*crystals), x.to("cuda")
+
+    def predict():
+        with torch.inference_mode():
+            return OverlapSearch(found, preprocessing.counted(x, CALIBRATION))()
+
+    answer = settled(device, predict)
+    assert answer.share.held.sum(1).numpy() == pytest.approx(np.ones(4), abs=1e-4)
+    torch.testing.assert_close(answer.crystal.held, expected.crystal, atol=0.02, rtol=0)
+
+
+def test_a_micro_batch_of_orientations_that_are_given(device, patterns):
+    model = load_model("any-crystal").with_phases(load_phases(make_phase()), 200.0, 1.0)
+    model.precision, model.follows_device = "float32", False
+    scan = Scan(None, CALIBRATION, np.zeros(8, dtype=bool), MASK, None, Positions((8,), (1.0,), "px"))
+    proposed = rot.random_rotations(24, torch.Generator().manual_seed(0)).reshape(8, 3, 4).numpy()
+    step, indices = ComparisonStep(model, scan, proposed, np.zeros((8, 3), dtype=int), 1.0), np.arange(8)
+    expected = step(patterns, indices)
+    step.prepare(torch.device("cuda"))
+    x = patterns.to("cuda")
+    step(x, indices)
+    device.waits.clear()
+    device.uploads.clear()
+    found = step(x, indices)
+    # what is compared is another for each batch: orientations and phases
+    assert not device.waits and sum(device.uploads.values()) <= 2
+    good = torch.arange(8) != 3
+    torch.testing.assert_close(found["logits"].held[good], expected["logits"][good], atol=0.02, rtol=1e-3)
+
+
+def test_a_micro_batch_that_is_refined(device):
+    (crystal,) = load_phases(make_phase())
+    truth = rot.random_rotations(2, torch.Generator().manual_seed(1))
+    patterns, begin = plates(crystal, truth), rot.multiply(truth, rot.exponential(torch.full((2, 3), 0.002)))
+    scan = Scan(None, CALIBRATION, np.zeros(2, dtype=bool), None, None, Positions((2,), (1.0,), "px"))
+    begin, one = begin[:, None].double().numpy(), np.zeros(2, dtype=int)
+    start = Start(begin, one, one - 1, {"score": np.ones(2)}, (2,), 1)
+    step = RefinementStep([crystal], scan, Physics(2.5, (90.0, 120.0), n_beams=24), start, 1.0)
+    step.prepare(torch.device("cpu"))
+    expected, indices = to_host(step(patterns, np.arange(2))), np.arange(2)
+    assert expected["refined"].all()
+    step.prepare(torch.device("cuda"))
+    x = patterns.to("cuda")
+    device.waits.clear()
+    device.uploads.clear()
+    found = step(x, indices)
+    # sent: what the map says of these positions, and which of them have this phase; waited for: eigenvalues, which
+    # have to converge, and which fits are so bad that another place or candidate is tried
+    assert sum(device.uploads.values()) <= 3, device.uploads
+    others = {place: n for place, n in device.waits.items() if "linalg_eig" not in place}
+    assert sum(others.values()) <= 3 and all("wrong = " in place or "doubtful" in place for place in others), others
+    for name in ("rotations", "thickness", "misfit"):
+        np.testing.assert_allclose(back([found[name]])[0].numpy(), expected[name], atol=1e-3, rtol=1e-3)
 
 
 # ---------------------------------------------------------------- disks and peaks

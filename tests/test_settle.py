@@ -4,14 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
 import pyxem_dl
 from pyxem_dl.metrics import disorientation
 from pyxem_dl.microstructure import Change
+from pyxem_dl.microstructure.averaging import with_neighbours
+from pyxem_dl.microstructure.beliefs import Candidates
+from pyxem_dl.microstructure.fields import select_fields
+from pyxem_dl.microstructure.neighbourhood import Neighbourhood
 from pyxem_dl.results import to_crystal_map
 from pyxem_dl.scans import Scan
+from pyxem_dl.symmetry import proper_operations, stack_operations
 
 CUBIC = Phase("cubic", space_group=225)
 TRIGONAL = Phase("trigonal", space_group=166)
@@ -224,6 +230,32 @@ def test_patterns_settle_more(scan):
     assert pyxem_dl.provenance(settled)["model"][0]["name"] == "any-crystal"
 
 
+def test_faint_patterns_inside_of_a_grain_are_filled(scan):
+    """A sixth of the electrons, not indexed: its own light tells a crystal from bare film."""
+    signal, _, truth = scan
+    number, single = (truth.prop[name].reshape(12, 16) for name in ("grain", "overlap"))
+    inside = (single < 0.01) & (truth.phase_id >= 0).reshape(12, 16)
+    faint = np.zeros((12, 16), bool)
+    for y in range(1, 11, 2):
+        for x in range(1, 15, 2):
+            box = slice(y - 1, y + 2), slice(x - 1, x + 2)
+            faint[y, x] = inside[box].all() and np.ptp(number[box]) == 0
+    patterns = signal.data.copy()
+    patterns[faint] = np.random.default_rng(1).binomial(patterns[faint].astype(int), 1 / 6)
+    phase = next(phase for key, phase in truth.phases if key >= 0)
+    indexed = (truth.phase_id >= 0) & ~faint.ravel()
+    xmap = to_crystal_map(
+        Scan.from_signal(signal, inspect=False), truth.rotations.data.reshape(-1, 1, 4), np.zeros((192, 1), int),
+        np.ones((192, 1)), [phase], indexed=indexed,
+    )  # fmt: skip
+    dimmed = signal._deepcopy_with_new_data(patterns)
+    settled = pyxem_dl.settle(xmap, dimmed, device="cpu", show_progressbar=False)
+    filled = (settled.phase_id >= 0).reshape(12, 16)
+    assert faint.sum() >= 6 and filled[faint].mean() > 0.7
+    assert (disorientation(settled, truth).reshape(12, 16)[faint & filled] < 5).all()
+    assert (settled.phase_id[truth.phase_id < 0] == -1).mean() > 0.95
+
+
 def test_patterns_decide_on_wrong_orientations_that_are_coherent(scan):
     """A patch of one wrong orientation is mended; the same without patterns is a grain, and stays."""
     signal, _, truth = scan
@@ -240,6 +272,26 @@ def test_patterns_decide_on_wrong_orientations_that_are_coherent(scan):
     angle = disorientation(settled, truth).reshape(12, 16)
     assert (angle[patch] < 5).mean() > 0.8
     assert (settled.prop["settled"].reshape(12, 16)[patch] == Change.neighbour).mean() > 0.8
+
+
+def test_small_grains_stay_with_patterns_of_a_lazy_signal(scan):
+    """Two positions of another crystal, inside of a grain, keep their orientation."""
+    signal, _, truth = scan
+    number, single = (truth.prop[name].reshape(12, 16) for name in ("grain", "overlap"))
+    inside = (single < 0.01) & (truth.phase_id >= 0).reshape(12, 16)
+    around = {(y, x): (slice(y - 1, y + 2), slice(x - 1, x + 3)) for y in range(1, 11) for x in range(1, 14)}
+    places = [place for place, box in around.items() if inside[box].all() and np.ptp(number[box]) == 0]
+    here = places[0]
+    other = next(place for place in places if number[place] != number[here])
+    here, other = ((y, slice(x, x + 2)) for y, x in (here, other))
+    patterns, data = signal.data.copy(), truth.rotations.data.reshape(12, 16, 4).copy()
+    patterns[here], data[here] = patterns[other], data[other]
+    phase = next(phase for key, phase in truth.phases if key >= 0)
+    xmap = to_crystal_map(Scan.from_signal(signal, inspect=False), data.reshape(-1, 1, 4), np.zeros((192, 1), int),
+                          np.ones((192, 1)), [phase], indexed=truth.phase_id >= 0)  # fmt: skip
+    changed = signal._deepcopy_with_new_data(patterns).as_lazy()
+    settled = pyxem_dl.settle(xmap, changed, device="cpu", show_progressbar=False)
+    assert (settled.prop["settled"].reshape(12, 16)[here] == Change.none).all()
 
 
 def test_signals_that_do_not_fit(scan):
@@ -261,3 +313,96 @@ def test_the_benchmark_has_rows_of_what_was_settled(monkeypatch, tmp_path, root)
     text = running.run(tmp_path, tmp_path, sections=["settled"], device="cpu").read_text(encoding="utf-8")
     assert text.count("| LiNiO2 polycrystal, 8 × 10, simulated |") == 3
     assert "settled, by the map alone" in text and "settled, with the patterns" in text
+
+
+# ---------------------------------------------------------------- neighbours that look alike
+def two_kinds_of_patterns(shape=(9, 12), electrons=4000, seed=0):
+    """Counts of two kinds of spots, on the left and on the right, and which are on the left."""
+    rng = np.random.default_rng(seed)
+    row, column = np.indices((64, 64))
+    halo = np.exp(-np.hypot(row - 32, column - 32) / 4)
+    kinds = []
+    for places in rng.integers(8, 56, (2, 6, 2)):
+        spots = sum(np.hypot(row - y, column - x) < 2 for y, x in places)
+        kinds.append(0.8 * halo / halo.sum() + 0.2 * spots / spots.sum())
+    left = np.indices(shape)[1] < 5
+    return rng.poisson(electrons * np.where(left[..., None, None], *kinds)).astype(np.uint16), left
+
+
+def test_patterns_are_added_to_those_that_look_alike():
+    counts, left = two_kinds_of_patterns()
+    added = with_neighbours(counts, (32.0, 32.0), 1.0).compute()
+    inside = counts[2:7, 7:10].astype(float)
+    ratio = added[2:7, 7:10].sum((2, 3)) / inside.sum((2, 3))
+    # of 25 positions, those that look different by chance count less
+    assert (ratio > 8).all() and (ratio < 25).all()
+    # beside the boundary nothing of the other side is added: its spots stay dark
+    other = counts[left].mean(0) > 5 * counts[~left].mean(0) + 5
+    assert other.sum() > 20
+    assert added[:, 5][:, other].sum() < 1.5 * counts[:, 5][:, other].sum() + 0.05 * added[:, 4][:, other].sum()
+    # a detector that writes several counts for an electron
+    np.testing.assert_allclose(with_neighbours(7.0 * counts, (32.0, 32.0), 7.0).compute(), 7 * added, rtol=1e-4)
+
+
+def test_blocks_lines_and_broken_patterns_when_patterns_are_added(monkeypatch):
+    import dask.array as da
+
+    from pyxem_dl.microstructure import averaging
+
+    counts, _ = two_kinds_of_patterns()
+    whole = with_neighbours(counts, (32.0, 32.0), 1.0).compute()
+    monkeypatch.setattr(averaging, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(averaging, "_LEAST", 4)
+    parts = with_neighbours(da.from_array(counts, chunks=(5, 3, 32, -1)), (32.0, 32.0), 1.0)
+    assert parts.numblocks[:2] == (3, 3)
+    np.testing.assert_allclose(parts.compute(), whole, rtol=1e-5)
+    # positions on a line have neighbours in one direction
+    line = with_neighbours(counts[4], (32.0, 32.0), 1.0).compute()
+    assert line.shape == counts[4].shape
+    np.testing.assert_allclose(line, with_neighbours(counts[4:5], (32.0, 32.0), 1.0).compute()[0], rtol=1e-5)
+    # what is broken stays so, alone
+    broken = counts.astype(np.float32)
+    broken[4, 8, 10, 10] = np.nan
+    added = with_neighbours(broken, (32.0, 32.0), 1.0).compute()
+    assert np.argwhere(np.isnan(added)).tolist() == [[4, 8, 10, 10]]
+
+
+def test_a_large_field_does_not_hold_where_others_are_likelier_everywhere():
+    """Two grains, and a wrong orientation that is proposed in both of them."""
+    shape = (6, 6)
+    left = (np.indices(shape)[1] < 3).reshape(-1)
+    q = torch.as_tensor(Rotation(np.random.default_rng(2).normal(size=(3, 4))).data, dtype=torch.float32)
+    rotations = torch.stack([torch.where(torch.from_numpy(left)[:, None], q[0], q[1]), q[2].expand(36, 4)], dim=1)
+    evidence = torch.tensor([3.0, 0.5]).expand(36, 2)
+    candidates = Candidates(rotations, torch.zeros(36, 2, dtype=torch.long), evidence, torch.zeros(36))
+    operations = stack_operations([proper_operations(TRIGONAL)])
+    row, column = (x.ravel() for x in np.indices(shape))
+    holds = select_fields(candidates, Neighbourhood(row, column), operations, math.radians(5))
+    assert holds[:, 0].all() and not holds[:, 1].any()
+
+
+def test_patterns_settle_what_no_candidate_says(scan):
+    """A map that is wrong everywhere: what is right is found in patterns that are added up."""
+    signal, _, truth = scan
+    data = np.tile(Rotation(np.random.default_rng(4).normal(size=4)).data.reshape(1, 1, 4), (192, 1, 1))
+    phase = next(phase for key, phase in truth.phases if key >= 0)
+    xmap = to_crystal_map(Scan.from_signal(signal, inspect=False), data, np.zeros((192, 1), int), np.ones((192, 1)),
+                          [phase], indexed=truth.phase_id >= 0)  # fmt: skip
+    assert right(xmap, truth) < 0.1
+    settled = pyxem_dl.settle(xmap, signal, device="cpu", show_progressbar=False)
+    assert right(settled, truth) > 0.7
+def test_shares_of_crystals_above_each_other_go_with_them():
+    truth, _ = two_grains()
+    rng = np.random.default_rng(3)
+    rotations = np.repeat(truth[:, :, None], 3, axis=2)
+    share, scores = np.zeros(rotations.shape[:3]), np.zeros(rotations.shape[:3])
+    share[..., 0], scores[..., 0] = 1, 0.9
+    # at a single position another crystal lies on top
+    rotations[7, 4, 0] = Rotation(rng.normal(size=4)).data[0]
+    share[7, 4], scores[7, 4] = (0.55, 0.45, 0), (0.5, 0.48, 0)
+    settled = pyxem_dl.settle(map_of(rotations, share=share, scores=scores))
+    place = 7 * truth.shape[1] + 4
+    assert settled.prop["settled"][place] == Change.candidate
+    np.testing.assert_allclose(settled.rotations.data[place, 0], rotations[7, 4, 1])
+    np.testing.assert_allclose(settled.prop["share"][place], (0.45, 0.55, 0))
+    np.testing.assert_allclose(settled.prop["share"].sum(1), 1)

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from pyxem_dl import crystals
 from pyxem_dl.frames import Calibration, k_to_pixel
+from pyxem_dl.rotations import random_rotations
 from pyxem_dl.simulation import (
     SHAPE_FACTORS,
     Background,
@@ -23,7 +24,8 @@ from pyxem_dl.simulation import (
     spot_intensity,
 )
 from pyxem_dl.simulation.detector import Detectors, reach
-from pyxem_dl.simulation.simulator import _Setup
+from pyxem_dl.simulation.engines import Optics, expected_patterns, make_engine
+from pyxem_dl.simulation.setups import Setups
 
 CALIBRATION = Calibration((0.025, 0.025), (48.0, 47.0), (96, 96), 200.0)
 
@@ -203,6 +205,73 @@ def test_the_strongest_spot_of_an_undisturbed_pattern_is_a_reflection():
     assert_the_strongest_spots_are_reflections(made, phases[0])
 
 
+BLOCH = UNDISTURBED | {"bloch_share": 1.0, "debye_waller": (0.5, 0.5), "pixels": (96,), "setup_size": 10}
+
+
+@pytest.mark.parametrize(("name", "n_grid"), [("spots", 1), ("disks", 5)])
+def test_bloch_waves_make_the_patterns_of_their_share(name, n_grid):
+    radius = {"spots": 0.02, "disks": 0.06}[name]
+    only = {"thickness": (300.0, 300.01), "disk_radius": (radius, radius), "setup_size": 2, "electrons": (1e7, 1e7)}
+    structure = Structure(lattice=Lattice(4.08, 4.08, 4.08, 90, 90, 90), atoms=[Atom("Au", [0, 0, 0])])
+    (phase,) = crystals.load_phases(Phase("Au", space_group=225, structure=structure))
+    made = PatternSimulator([phase], 200, 1.2, SimulationSettings(**BLOCH | only), seed=4)()
+    optics = Optics(made.calibration, disk_radius=radius if n_grid > 1 else 1e-4, n_grid=n_grid, direct_beam=False)
+    rotation, thickness = made.rotations[:1], torch.full((1, 1), 300.0)
+    y, x = np.indices(made.calibration.shape)
+    differences = {}
+    for kind in ("bloch", "kinematical"):
+        settings = {"absorption": 0.0, "n_strong": None} if kind == "bloch" else {}
+        settings |= {"n_beams": 96, "debye_waller": 0.5, "device": "cpu"}
+        engine = make_engine(kind, phase, made.calibration, radius, **settings)
+        beams = engine(rotation, thickness, radius, 1)
+        image = expected_patterns(engine, rotation, thickness, optics)[0, 0].numpy()
+        kx, ky = beams.kx[0].numpy(), beams.ky[0].numpy()
+        row, column = k_to_pixel(kx, ky, made.calibration)
+        seen = (np.hypot(kx, ky) > 0.3) & (np.hypot(row - 48, column - 48) < 42)
+        places = [np.hypot(y - r, x - c) < 4 for r, c in zip(row[seen], column[seen], strict=True)]
+        ours, theirs = (np.array([each[place].sum() for place in places]) for each in (made.patterns[0].numpy(), image))
+        differences[kind] = np.abs(ours / ours.sum() - theirs / theirs.sum()).sum()
+    # the faintest of the many beams are left out of the patterns of a training
+    assert differences["bloch"] < 0.03 and differences["kinematical"] > 2 * differences["bloch"]
+
+
+def test_bloch_waves_of_an_orientation_are_used_at_several_thicknesses():
+    phases = crystals.load_phases([aluminium(), lithium_nickel_oxide()])
+    first, second = PatternSimulator(phases, 200, 1.2, SimulationSettings(**BLOCH), seed=1).several(2)
+    for made in (first, second):
+        assert made.patterns.shape == (10, 96, 96) and len(made.rotations.unique(dim=0)) == 3
+        for here in (slice(0, 4), slice(4, 8), slice(8, 10)):
+            assert len(made.rotations[here].unique(dim=0)) == len(made.phase_id[here].unique()) == 1
+        shares = made.patterns[:4] / made.patterns[:4].sum((1, 2), keepdim=True)
+        # more than the noise of a million electrons
+        assert float((shares[:1] - shares[1:]).abs().sum((1, 2)).min()) > 0.05
+    assert not torch.equal(first.rotations, second.rotations)
+    plain = PatternSimulator(phases, 200, 1.2, SimulationSettings(**BLOCH | {"bloch_share": 0.0}), seed=1)()
+    assert len(plain.rotations.unique(dim=0)) == 10
+
+
+def test_crystals_in_turn_are_each_by_itself():
+    (phase,) = crystals.load_phases(aluminium())
+    settings = {"n_beams": 16, "debye_waller": 0.5, "device": "cpu", "absorption": 0.0, "n_strong": None}
+    waves = make_engine("bloch", phase, CALIBRATION, 0.05, **settings)
+    rotations = random_rotations(2, torch.Generator().manual_seed(0)).repeat_interleave(3, 0)[:5]
+    thickness = torch.linspace(50.0, 400.0, 5)
+    together = waves.in_turn(rotations, thickness, 0.05, 3, 3)
+    for i in range(5):
+        alone = waves(rotations[i : i + 1], thickness[i : i + 1, None], 0.05, 3)
+        n = int(alone.present[0].sum())
+        for name in ("kx", "intensity"):
+            one, other = (getattr(each, name)[j][each.present[j]] for each, j in ((together, i), (alone, 0)))
+            assert len(one) == n
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, "half"])
+def test_a_share_of_bloch_waves_that_is_none_is_refused(share):
+    with pytest.raises((TypeError, ValueError), match="bloch_share"):
+        SimulationSettings(bloch_share=share)
+
+
 def test_a_ghost_may_have_specks_around_it_and_the_background_may_be_uneven():
     phases = crystals.load_phases(aluminium())
     plain = UNDISTURBED | {"empty_share": 1.0, "ghost_share": 1.0, "disk_radius": (0.02, 0.02001)}
@@ -292,7 +361,7 @@ def test_coma_displaces_with_the_square_of_the_distance_and_not_evenly():
     simulator = PatternSimulator(phases, 200, 1.5, SimulationSettings(coma=(0.02, 0.02), **none), seed=2)
     coma = simulator._draw_coma(1)
     torch.testing.assert_close(coma.norm(dim=1), torch.tensor([0.02]))
-    setup = _Setup(CALIBRATION, [], [], 0.02, 0.5, simulator._draw_distortion(1), coma, torch.zeros(1, 2))
+    setup = Setups(CALIBRATION, [], [], 0.02, 0.5, simulator._draw_distortion(1), coma, torch.zeros(1, 2))
     x, y = setup.distort(kx, ky)
     moved = torch.stack([x - kx, y - ky], -1)[0]
     torch.testing.assert_close(moved[0], moved[1])  # the same way on both sides: Friedel pairs differ

@@ -17,6 +17,7 @@ Parts, each with a fixed seed, on data that no bundled model has seen:
 * ``gpu``: speed on a GPU, and whether its answers are the CPU's; left out where there is none.
 * ``labelled``, ``labelled_mgo``, ``choices``, ``tuning``: networks that are trained here, for some minutes each, on a
   simulated polycrystal and on the real scan that template matching has labelled; their models are thrown away.
+* ``verifier``: the model of any crystal, which goes on learning with and without Bloch waves among its patterns.
 
 A predictor is a function from a signal to a crystal map: to add one, add a line to ``_predictors`` of
 :mod:`suite.running`; what finds disks is a function from a signal and a probe to vectors, see ``_finders``.  Every

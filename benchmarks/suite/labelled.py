@@ -118,10 +118,12 @@ class Trainer:
         For each network.
     device : str
         To train and predict on.
+    models : sequence of str
+        Folders of models of any crystal, for the part that trains such: those that it need not train.
     """
 
-    def __init__(self, minutes: float, device: str) -> None:
-        self.minutes, self.device = minutes, device
+    def __init__(self, minutes: float, device: str, models=()) -> None:
+        self.minutes, self.device, self.models = minutes, device, list(models)
         self.folder = tempfile.TemporaryDirectory(prefix="pyxem-dl-benchmark-")
 
     def train(self, labelled: LabelledData, network: str, **settings):

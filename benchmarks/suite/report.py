@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from suite import accelerator, bloch, dynamical, images, overlap, phase_fields, phases, refined, settled, tilt, unseen
+from suite import (
+    accelerator,
+    bloch,
+    dynamical,
+    images,
+    overlap,
+    phase_fields,
+    phases,
+    refined,
+    settled,
+    tilt,
+    unseen,
+    verifier,
+)
 from suite.datasets import EMPTY
 from suite.disk_report import disk_tables
 from suite.labelled_report import LABELLED_TABLES
@@ -271,6 +284,7 @@ _SECTIONS = {
     "phase_fields": lambda rows, content: phase_fields.table(rows, lambda row: _letter(row, content)),
     "refined": lambda rows, content: refined.table(rows, lambda row: _letter(row, content)),
     "settled": lambda rows, content: settled.settled_table(rows, lambda row: _letter(row, content)),
+    "verifier": lambda rows, content: verifier.table(rows, lambda row: _letter(row, content)),
     "gpu": lambda rows, content: accelerator.table(rows, lambda row: _letter(row, content)),
 } | {
     name: lambda rows, content, write=write: write(rows, lambda row: _letter(row, content))

@@ -33,6 +33,7 @@ from suite import (  # fmt: skip
     strain,
     tilt,
     unseen,
+    verifier,
 )
 from suite.machine import context, training_of, use_threads
 
@@ -44,7 +45,7 @@ SECTIONS = (
 #: Of the network's vectors from which orientations and tilts come: doubtful ones count by their confidence
 FAINT = 0.05
 #: Parts that train, and take hours: done where they are asked for
-TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning")
+TRAINED_SECTIONS = ("labelled", "labelled_mgo", "choices", "ensemble", "tuning", "verifier")
 PREDICTORS = ("network", "torch", "pyxem", "py4dstem")
 #: The bundled model of each material, and of disks
 MODELS = {
@@ -105,7 +106,7 @@ def run(
     for section in SECTIONS:
         if section in sections:
             _RUNS[section](data, choose, results)
-    trainer = labelled.Trainer(training_minutes, device)
+    trainer = labelled.Trainer(training_minutes, device, (models or {}).get("any", ()))
     for section in TRAINED_SECTIONS:
         if section in sections:
             for predictor, numbers in _TRAINED_RUNS[section](trainer, data, output):
@@ -421,4 +422,7 @@ _TRAINED_RUNS = {
     "choices": lambda trainer, data, output: labelled.choices(trainer),
     "ensemble": lambda trainer, data, output: labelled.ensemble(trainer, output),
     "tuning": lambda trainer, data, output: labelled.tuning(trainer),
+    "verifier": lambda trainer, data, output: verifier.measure(
+        trainer.minutes, data, Path(trainer.folder.name), trainer.device, trainer.models
+    ),
 }

@@ -40,6 +40,10 @@ NavigationMask = Annotated[
 SignalMask = Annotated[
     Path | None, typer.Option(help="File with detector pixels to leave out (beam stop, dead pixels), 1 = excluded.")
 ]
+OutputMap = Annotated[
+    Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf, or .zarr (as it comes).")
+]
+OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an existing map.")]
 BatchSize = Annotated[int | None, typer.Option(help="Number of patterns on the device at once.", min=1)]
 
 

@@ -13,6 +13,8 @@ from pyxem_dl.commands.options import (
     BeamEnergy,
     Device,
     NavigationMask,
+    OutputMap,
+    OverwriteMap,
     Progress,
     ScanFile,
     ScanOptions,
@@ -31,12 +33,6 @@ class Engine(StrEnum):
 
     torch = "torch"
     pyxem = "pyxem"
-
-
-OutputMap = Annotated[
-    Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf, or .zarr (as it comes).")
-]
-OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an existing map.")]
 
 
 @command()
@@ -80,6 +76,11 @@ def predict(
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Look for up to three crystals that lie above each other.")
     ] = False,
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="Refine them by Bloch waves, and find thicknesses; `pyxem-dl refine` has "
+                     "settings."),
+    ] = False,
     overwrite: OverwriteMap = False,
     *,
     options: ScanOptions,
@@ -92,7 +93,7 @@ def predict(
     model = model[0] if model and len(model) == 1 else model or None
     xmap = predict_orientation(
         signal, model, phases=phase or None, calibrate=calibrate, n_best=n_best, n_samples=samples, overlap=overlap,
-        output=output, overwrite=overwrite, **options.settings(),
+        refine=refine, output=output, overwrite=overwrite, **options.settings(),
     )  # fmt: skip
     _say_what_is_saved(xmap, output)
 

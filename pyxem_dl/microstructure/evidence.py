@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -43,6 +45,13 @@ class MapView:
         ids[xmap.phase_id < 0] = -1
         self.phase = torch.from_numpy(self._numbers(ids))
         self.scores, self.reliability = _numbers_of(xmap, rotations.shape[1])
+
+    def with_candidates(self, rotations: torch.Tensor, phase: torch.Tensor, scores: torch.Tensor) -> MapView:
+        """Return a view of the same positions with other candidates (n, k, 4), phases and probabilities (n, k)."""
+        other = copy.copy(self)
+        other.rotations, other.phase = rotations.float(), phase
+        other.scores, other.reliability = scores.double().numpy(), None
+        return other
 
     def _numbers(self, ids: np.ndarray) -> np.ndarray:
         """Numbers of phases from 0, as the operations have them, of a map's ids."""

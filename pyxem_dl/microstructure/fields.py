@@ -20,8 +20,9 @@ from pyxem_dl.microstructure.neighbourhood import Neighbourhood
 _NEAR = 0.5
 # What is less probable by more than this (logit) belongs to no field
 _BEHIND = 5.0
-# Evidence is counted from here, what a position has where a field is not there, and up to as much above 0
-_FLOOR, _MOST = -3.0, 3.0
+# A candidate speaks for its field as far as it is less than this behind the best of its position (logit), and the
+# position itself as far as its best one is above this
+_RIVAL, _UNKNOWN = 2.0, -2.0
 # Fields that explain less are too small to be told from chance
 _LEAST = 8.0
 
@@ -52,8 +53,9 @@ def select_fields(
     alive = (evidence > evidence.amax(1, keepdim=True) - _BEHIND) & (candidates.phase >= 0)
     field = _followed(candidates, alive, near, operations, threshold)
     position, column = torch.nonzero(alive, as_tuple=True)
-    value = (evidence[alive].clamp_max(_MOST) - _FLOOR).clamp_min(0).numpy()
-    taken = _cover(field, position.numpy(), value)
+    best = evidence.amax(1)[position]
+    value = (_RIVAL - best + evidence[alive]).clamp_min(0) * (best - _UNKNOWN).sigmoid()
+    taken = _cover(field, position.numpy(), value.numpy())
     selected = torch.zeros_like(alive)
     selected[position, column] = torch.from_numpy(taken[field])
     return selected

@@ -14,23 +14,41 @@ from pyxem_dl.microstructure.evidence import MapView
 _AWAY = 3
 # Of a position's own candidates, and of those that are proposed, so many are compared with its pattern
 _OWN, _PROPOSED = 2, 4
+# What is compared with a pattern altogether, at most
+_MOST = 12
 # Positions at once
 _AT_ONCE = 64
 
 
-def propose(view: MapView) -> Candidates:
+def propose(view: MapView, *others: MapView) -> Candidates:
     """List what each position may be: its own candidates, what has most support around it, and their half turns.
 
     Parameters
     ----------
     view : MapView
         Of the map.
+    *others : MapView
+        What was found at the same positions in another way.
 
     Returns
     -------
     Candidates
-        Without evidence.  Positions without an orientation get proposals, too.
+        Without evidence.  Positions without an orientation get proposals, too; a position's own one is the first.
     """
+    each = [_proposed(one) for one in (view, *others)]
+    rotations, phase = (torch.cat(column, dim=1) for column in zip(*each, strict=True))
+    zero = torch.zeros(phase.shape)
+    candidates = without_doubles(Candidates(rotations, phase, zero, zero[:, 0]), view.operations, view.threshold)
+    # the first stays the first, and what is left moves together
+    order = (candidates.phase < 0).long().index_fill(1, torch.tensor([0]), 0).argsort(dim=1, stable=True)[:, :_MOST]
+    return Candidates(
+        rotations.gather(1, order[..., None].expand(-1, -1, 4)), candidates.phase.gather(1, order),
+        zero[:, : order.shape[1]], zero[:, 0],
+    )  # fmt: skip
+
+
+def _proposed(view: MapView) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orientations (n, m, 4) that a map proposes, and their phases (n, m)."""
     around = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     around += [(_AWAY * down, _AWAY * right) for down, right in around if down or right]
     index = torch.from_numpy(np.stack([view.near.at(*step) for step in around], axis=1))
@@ -38,9 +56,7 @@ def propose(view: MapView) -> Candidates:
     proposed, phase = (torch.cat(column) for column in zip(*parts, strict=True))
     rotations = torch.cat([view.rotations[:, :_OWN], proposed], dim=1)
     phase = torch.cat([view.phase[:, :_OWN], phase], dim=1)
-    rotations, phase = torch.cat([rotations, half_turn(rotations)], dim=1), torch.cat([phase, phase], dim=1)
-    zero = torch.zeros(phase.shape)
-    return without_doubles(Candidates(rotations, phase, zero, zero[:, 0]), view.operations, view.threshold)
+    return torch.cat([rotations, half_turn(rotations)], dim=1), torch.cat([phase, phase], dim=1)
 
 
 def _supported(view: MapView, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from pyxem_dl.checks import number
 from pyxem_dl.messages import say, warn
 from pyxem_dl.microstructure.beliefs import angles_between, beliefs, half_turn
-from pyxem_dl.microstructure.evidence import MapView, best_of, disorientation_from
+from pyxem_dl.microstructure.evidence import MOST, MapView, best_of, disorientation_from
 from pyxem_dl.microstructure.fields import select_fields
 from pyxem_dl.microstructure.proposals import propose, without_doubles
 from pyxem_dl.microstructure.scoring import Comparison
@@ -88,8 +88,9 @@ def settle(
 
     Without patterns nothing is put in that is not a position's own candidate or its half turn about the beam, and only
     half turns and positions that stand alone are changed: no boundary moves, and a grain of two or more positions stays
-    unless it is its surroundings turned by 180° about the beam.  With the `signal`, what neighbours propose is compared
-    with the patterns themselves, and whole fields of wrong orientations can be put right.
+    unless it is its surroundings turned by 180° about the beam.  With the `signal`, patterns are added to those of
+    neighbours that look alike, and what is found in these sums, and what neighbours propose, is compared with them:
+    whole fields of wrong orientations can be put right.
 
     Parameters
     ----------
@@ -131,7 +132,8 @@ def settle(
     -----
     How probable the candidates of a position are by themselves is taken from scores that are probabilities; where there
     are none, the share of half turns is found in the map. Neighbours that agree count by belief propagation. See
-    :mod:`pyxem_dl.microstructure.beliefs`, and with a signal :mod:`pyxem_dl.microstructure.fields`.
+    :mod:`pyxem_dl.microstructure.beliefs`, and with a signal :mod:`pyxem_dl.microstructure.averaging` and
+    :mod:`pyxem_dl.microstructure.fields`.
 
     Examples
     --------
@@ -180,8 +182,14 @@ def settle_by_map(view: MapView) -> Settled:
 
 def settle_by_patterns(view: MapView, compare: Comparison) -> Settled:
     """Settle with what the patterns say of the orientations that neighbours propose."""
-    proposed = propose(view)
+    proposed = propose(view, view.with_candidates(*compare.predict(MOST)))
     rotations, logits = compare(proposed)
+    dark = ~view.indexed
+    if dark.any():  # what was not indexed has its neighbours' light: there has to be some of its own
+        likeliest = logits.masked_fill(proposed.phase < 0, -math.inf).argmax(1)
+        phase = proposed.phase.gather(1, likeliest[:, None])[:, 0]
+        lit = compare.have_light(best_of(rotations, likeliest), torch.where(dark, phase, -1))
+        logits = torch.where((dark & ~lit)[:, None], logits.clamp_max(2 * _DIM), logits)
     candidates = without_doubles(
         proposed._replace(rotations=rotations, evidence=logits), view.operations, _NEARLY * view.threshold
     )
@@ -296,7 +304,7 @@ def _put_first(copied, here: np.ndarray, settled: Settled, changed: np.ndarray) 
     several[here] = moved
     copied._rotations = Rotation(several.reshape(data.shape))
     for name, values in list(dict.items(copied.prop)):
-        if name in ("scores", "candidate_phase_id", "simulation_indices"):
+        if name in ("scores", "candidate_phase_id", "simulation_indices", "share"):
             columns = values.reshape(len(values), -1)[:, :k].copy()
             columns[here] = np.take_along_axis(columns[here], order[:, : columns.shape[1]], 1)
             if name == "scores":

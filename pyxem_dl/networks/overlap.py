@@ -1,9 +1,10 @@
 """Crystals that lie above each other: what is left of a pattern without the spots of one crystal is searched again.
 
 First candidates are not decided on: for each of a few, its spots are taken away and the rest of the pattern is searched
-for a second crystal. All that is found is a pool, of which each pair is held against the peaks of the whole pattern.
-Each crystal of the best pairs is then looked at once more, without the spots of the other one. A further crystal counts
-where it explains peaks that the others leave, and enough of those that it should have.
+for a second crystal. All that is found is a pool, of which each pair is held against the peaks of the whole pattern,
+for whatever shares of the light explain them best. Each crystal of the best pairs is then looked at once more, without
+the spots of the other one. What the likeliest pairs leave is searched for a third one, and all three are looked at
+again. A further crystal counts where it explains peaks that the others leave, and enough of those that it should have.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import NamedTuple
 import torch
 
 from pyxem_dl.networks.any_crystal import AnyCrystalNetwork, turned_by_180
-from pyxem_dl.networks.candidates import MOST_CRYSTALS, OverlappingCrystals
+from pyxem_dl.networks.candidates import OverlappingCrystals
 from pyxem_dl.networks.spot_evidence import Evidence, Explained
 from pyxem_dl.networks.spot_masks import MARGIN, covered, disk_radius, rows_of, without
 from pyxem_dl.templates.modes import are_near
 
-# Proposals of a search; first candidates, and second ones for each; pairs that are looked at again
-_PROPOSED, _FIRST, _SECOND, _PAIRS = 24, 3, 3, 4
-# What the network says of a candidate counts so much beside what the peaks say: in the pool, between pairs, and where
+# Proposals of a search; first candidates, and second ones for each; pairs that are looked at again; of these, so many
+# are searched for third crystals, and as many of each
+_PROPOSED, _FIRST, _SECOND, _PAIRS, _SEARCHED, _THIRD = 24, 3, 3, 4, 2, 2
+# What the network says of a candidate counts so much beside what the peaks say: in the pool, between sets, and where
 # it is decided whether there is a further crystal
 _IN_POOL, _BETWEEN, _FURTHER = 2.0, 4.0, 2.0
-# And both together have to gain so much, as one of many orientations would fit by chance (a logarithm)
-_NEEDED = 2.0
+# And both together have to gain so much for a second crystal, and for a third one: one of many orientations, pairs and
+# shares would fit by chance (a logarithm)
+_SECOND_NEEDS, _THIRD_NEEDS = 3.0, 4.5
 # Reflections whose light is taken away, and those that may explain peaks; how far from the Ewald sphere (Å⁻¹): what
 # crystals of a few nanometres scatter there is faint, and no second crystal
 _TAKEN, _EXPLAINING, _FURTHEST, _FAR = 48, 80, 0.15, 0.3
@@ -50,6 +53,10 @@ class _Found(NamedTuple):
         """Put others beside them."""
         return _Found(*(torch.cat(pair, dim=1) for pair in zip(self, other, strict=True)))
 
+    def columns(self, first: int, last: int) -> _Found:
+        """Take neighbouring columns."""
+        return _Found(*(column[:, first:last] for column in self))
+
     def one_each(self) -> _Found:
         """Make a pattern (n c, 1) of each."""
         return _Found(*(column.flatten(0, 1)[:, None] for column in self))
@@ -57,6 +64,37 @@ class _Found(NamedTuple):
     def together(self, n: int) -> _Found:
         """Put what was found in several copies of n patterns side by side."""
         return _Found(*(column.unflatten(0, (n, -1)).flatten(1, 2) for column in self))
+
+    def in_sets(self, size: int) -> _Found:
+        """Make a pattern (n sets, size) of each set of neighbouring columns."""
+        return _Found(*(column.unflatten(1, (-1, size)).flatten(0, 1) for column in self))
+
+
+class _Sets(NamedTuple):
+    """Crystals (n, sets size) that may be there together.
+
+    ``score (n, sets, size)`` of each without the spots of the others; ``evidence (n, sets)``: how well all of a set
+    explain the peaks; ``fewer (n, sets)``: how well the best of them do without one.
+    """
+
+    found: _Found
+    score: torch.Tensor
+    evidence: torch.Tensor
+    fewer: torch.Tensor
+
+    def value(self) -> torch.Tensor:
+        """Say which sets are better than others of their size."""
+        return self.evidence + _BETWEEN * self.score.sum(2)
+
+    def gain(self) -> torch.Tensor:
+        """Say what the crystal that is missed least adds."""
+        return self.evidence - self.fewer + _FURTHER * self.score.amin(2)
+
+    def at(self, index: torch.Tensor) -> _Found:
+        """Take the crystals (n, m size) of sets (n, m)."""
+        size = self.score.shape[2]
+        each = size * index[..., None] + torch.arange(size, device=index.device)
+        return self.found.at(each.flatten(1))
 
 
 class OverlapSearch:
@@ -82,10 +120,8 @@ class OverlapSearch:
         """Find them."""
         alone = self.network.verify(self.inputs)
         one = self.network.separated(alone, 1)
-        pair, two = self._pair()
-        third, three = self._third(pair)
-        found = pair.joined(third)
-        there = torch.stack([torch.ones_like(two), two, two & three], dim=1)
+        found, there = self._decide_how_many()
+        two = there[:, 1]
         found, probability = self._decide_on_twins(found, there)
         # where there is one crystal only, it is what is found without looking for others
         several = two[:, None]
@@ -140,7 +176,21 @@ class OverlapSearch:
         spots = self.crystals.near(found.rotations.flatten(0, 1), found.phase_id.flatten(), _EXPLAINING, _FAR)
         return self.evidence.explained(type(spots)(*(x.unflatten(0, found.phase_id.shape) for x in spots)))
 
-    # ---------------------------------------------------------------- two crystals
+    # ---------------------------------------------------------------- sets of crystals
+    def _decide_how_many(self) -> tuple[_Found, torch.Tensor]:
+        """Find the best crystals (n, 3), and how many of them (n, 3) are there."""
+        pairs = self._pairs()
+        triples = self._triples(pairs)
+        best = pairs.value().argmax(1, keepdim=True)
+        two = pairs.gain().gather(1, best)[:, 0] > _SECOND_NEEDS
+        enough = triples.gain() > _THIRD_NEEDS
+        best_three = triples.value().masked_fill(~enough, _NEVER).argmax(1, keepdim=True)
+        three = two & enough.gather(1, best_three)[:, 0]
+        pair, triple = pairs.at(best), triples.at(best_three)
+        pair = pair.joined(pair.columns(0, 1))
+        found = (torch.where(three.reshape(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in zip(triple, pair, strict=True))
+        return _Found(*found), torch.stack([torch.ones_like(two), two, three], dim=1)
+
     def _pool(self) -> _Found:
         """First candidates, and what is found when the spots of each are taken away."""
         first = self._search(self.inputs, self.view, _FIRST)
@@ -150,56 +200,56 @@ class OverlapSearch:
         second = second._replace(score=second.score.masked_fill(never, _NEVER))
         return first.joined(second.together(self.n))
 
-    def _pair(self) -> tuple[_Found, torch.Tensor]:
-        """Find the best pair (n, 2), and whether there are two crystals rather than one (n,)."""
-        pairs, refused = self._best_pairs()
-        looked_at, explained = self._look_at_pairs(pairs)
-        index = torch.arange(2 * _PAIRS, device=self.radius.device)[None]
-        of_pairs = explained.of(index[:, ::2], index[:, 1::2]).masked_fill(refused, _NEVER)
-        score = looked_at.score.unflatten(1, (_PAIRS, 2))
-        best = (of_pairs + _BETWEEN * score.sum(2)).argmax(1, keepdim=True)
-        alone = explained.of(index).unflatten(1, (_PAIRS, 2)).amax(2)
-        gain = of_pairs - alone + _FURTHER * score.amin(2)
-        pair = looked_at.at(torch.cat([2 * best, 2 * best + 1], dim=1))
-        # what is improved may meet
-        alike = self._alike(pair.at(torch.zeros_like(best)), pair)[:, 1]
-        return pair, (gain.gather(1, best)[:, 0] > _NEEDED) & ~alike
-
-    def _best_pairs(self) -> tuple[_Found, torch.Tensor]:
-        """Find the pairs that explain most (n, 2 pairs), one after the other, and which of them (n, pairs) are none."""
+    def _pairs(self) -> _Sets:
+        """Find the pairs that explain most, none of them twice, and look at them."""
         pool, device = self._pool(), self.radius.device
         explained = self._explained(pool)
         number = pool.score.shape[1]
-        first, second = torch.triu_indices(number, number, 1, device=device)[:, None]
-        evidence = explained.of(first, second) + _IN_POOL * (pool.score[:, first[0]] + pool.score[:, second[0]])
-        alike = torch.stack([self._alike(pool.at(first.new_full((self.n, 1), i)), pool) for i in range(number)], dim=1)
-        evidence = evidence.masked_fill(alike[:, first[0], second[0]], 2 * _NEVER)
-        evidence, best = evidence.topk(_PAIRS, dim=1)
-        index = torch.stack([first[0][best], second[0][best]], dim=2).flatten(1)
-        return pool.at(index), evidence < _NEVER / 2
+        first, second = torch.triu_indices(number, number, 1, device=device)
+        evidence = explained.of(first[None], second[None]) + _IN_POOL * (pool.score[:, first] + pool.score[:, second])
+        alike = torch.stack([self._alike(pool.columns(i, i + 1), pool) for i in range(number)], dim=1)
+        left, picked, refused = evidence.masked_fill(alike[:, first, second], 2 * _NEVER), [], []
+        for _ in range(_PAIRS):
+            best = left.argmax(1, keepdim=True)
+            picked += first[best], second[best]
+            refused.append(left.gather(1, best) < _NEVER / 2)
+            one, other = (alike.gather(1, each[..., None].expand(-1, -1, number))[:, 0] for each in picked[-2:])
+            again = (one[:, first] & other[:, second]) | (other[:, first] & one[:, second])
+            left = left.masked_fill(again, 2 * _NEVER)
+        return self._looked_at(pool.at(torch.cat(picked, dim=1)), 2, torch.cat(refused, dim=1))
 
-    def _look_at_pairs(self, pairs: _Found) -> tuple[_Found, Explained]:
-        """Look at each crystal without the spots of its partner."""
-        others = torch.arange(2 * _PAIRS, device=self.radius.device).unflatten(0, (_PAIRS, 2)).flip(1).flatten()
-        _, view = self._without(pairs.at(others.expand(self.n, -1)).one_each())
-        each = pairs.one_each()
+    def _triples(self, pairs: _Sets) -> _Sets:
+        """Search what the likeliest pairs leave, and look at all three together."""
+        best = pairs.value().topk(_SEARCHED, dim=1).indices
+        pair = pairs.at(best).in_sets(2)
+        third = self._search(*self._without(pair), _THIRD)
+        alike = self._alike(pair.columns(0, 1), third) | self._alike(pair.columns(1, 2), third)
+        refused = (alike | (third.score <= _NEVER)).unflatten(0, (self.n, -1)).flatten(1)
+        pair = _Found(*(column.repeat_interleave(_THIRD, dim=0) for column in pair))
+        return self._looked_at(pair.joined(third.one_each()).together(self.n), 3, refused)
+
+    def _looked_at(self, found: _Found, size: int, refused: torch.Tensor) -> _Sets:
+        """Look at each crystal of sets without the spots of the others; what is refused explains nothing."""
+        sets, index = found.in_sets(size), torch.arange(size, device=self.radius.device)
+        others = (index[:, None] + 1 + index[: size - 1]) % size
+        partners = _Found(*(column[:, others].flatten(0, 1) for column in sets))
+        _, view = self._without(partners)
+        each = found.one_each()
         # the score of an earlier look at other light does not count
         score, rotations = self.network.look_closer(
             view, each.rotations, torch.zeros_like(each.score), each.belief, each.phase_id
         )
-        looked_at = each._replace(rotations=rotations, score=score).together(self.n)
-        return looked_at, self._explained(looked_at)
+        found = each._replace(rotations=rotations, score=score).together(self.n)
+        sets, explained = found.in_sets(size), self._explained(found)
+        # what is improved may meet
+        meet = [self._alike(sets.columns(i, i + 1), sets.columns(i + 1, size)).any(1) for i in range(size - 1)]
+        refused = refused | torch.stack(meet).any(0).unflatten(0, (self.n, -1))
+        members = torch.arange(found.score.shape[1], device=refused.device).unflatten(0, (1, -1, size)).unbind(2)
+        fewer = [explained.of(*members[:i], *members[i + 1 :]) for i in range(size)]
+        evidence = explained.of(*members).masked_fill(refused, _NEVER)
+        return _Sets(found, found.score.unflatten(1, (-1, size)), evidence, torch.stack(fewer).amax(0))
 
-    # ---------------------------------------------------------------- a third one, twins, and shares
-    def _third(self, pair: _Found) -> tuple[_Found, torch.Tensor]:
-        """Search what the pair leaves: (n, 1), and whether it is a crystal (n,)."""
-        third = self._search(*self._without(pair), 1)
-        explained = self._explained(pair.joined(third))
-        index = [torch.full((1, 1), i, device=self.radius.device) for i in range(MOST_CRYSTALS)]
-        gain = explained.of(*index) - explained.of(*index[:2]) + _FURTHER * third.score
-        alike = self._alike(third, pair).any(1)
-        return third, (gain[:, 0] > _NEEDED) & ~alike
-
+    # ---------------------------------------------------------------- twins and shares
     def _decide_on_twins(self, found: _Found, there: torch.Tensor) -> tuple[_Found, torch.Tensor]:
         """Look at each crystal beside the one that is turned by 180°, without the others' spots; and how sure it is."""
         n_crystals = there.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,9 @@ from pyxem_dl.preprocessing import PolarPreprocessing
 _PEAKS, _FAINTEST = 48, 2.5
 # Theory is not better than so many electrons are: more of them count as if there were so many
 _MOST_ELECTRONS = 2e4
-# Of a crystal's electrons in the pattern, when it is said what of it would be seen; and by how many standard deviations
-_SHARE, _SEEN = 0.25, 3.0
+# Shares of the pattern's electrons that a crystal may have, when it is said what of it would be seen, and what they may
+# be together, roughly as they are; and by how many standard deviations what is seen stands out
+_SHARES, _TOGETHER, _SEEN = (0.1, 0.25, 0.6), 1.35, 3.0
 # Width (Å⁻¹) of the curve of intensity over excitation error: that of a crystal of 200 Å
 _WIDTH = 0.0015
 # Distance of a peak from its reflection: Å⁻¹, shares of the disk's radius and of |k|; degrees of freedom of its
@@ -33,8 +35,8 @@ _BINS = 9
 class Explained(NamedTuple):
     """What n patterns' peaks say of c candidates.
 
-    ``ratio (n, c, peaks)``: how much denser peaks are there than those of other origin, 0 for faint ones;
-    ``expected (n, c)`` peaks of the candidate.
+    For each share of the light that a candidate may have, ``ratio (n, c, peaks, shares)``: how much denser peaks are
+    there than those of other origin, 0 for faint ones; ``expected (n, c, shares)`` peaks of the candidate.
     """
 
     ratio: torch.Tensor
@@ -51,6 +53,7 @@ class Explained(NamedTuple):
         Returns
         -------
         tensor, shape (n, sets)
+            For the shares of the light that explain most.
 
         Notes
         -----
@@ -58,13 +61,19 @@ class Explained(NamedTuple):
         a second crystal gains by peaks that the first one does not explain, and pays for each of its own that ought to
         be seen, so that one whose spots are among the first one's never pays.
         """
-        n = len(self.ratio)
+        n, _, n_peaks, n_shares = self.ratio.shape
         sets = [each.expand(n, -1) for each in sets]
-        ratios = (self.ratio.gather(1, each[..., None].expand(-1, -1, self.ratio.shape[2])) for each in sets)
-        best = next(ratios)
-        for ratio in ratios:
-            best = torch.maximum(best, ratio)
-        return torch.log1p(best).sum(2) - sum(self.expected.gather(1, each) for each in sets)
+        ratios = [self.ratio.gather(1, each[..., None, None].expand(-1, -1, n_peaks, n_shares)) for each in sets]
+        paid = [self.expected.gather(1, each[..., None].expand(-1, -1, n_shares)) for each in sets]
+        found = []
+        for shares in product(range(n_shares), repeat=len(sets)):
+            if sum(_SHARES[i] for i in shares) > _TOGETHER:
+                continue
+            best, *others = (ratio[..., i] for ratio, i in zip(ratios, shares, strict=True))
+            for ratio in others:
+                best = torch.maximum(best, ratio)
+            found.append(torch.log1p(best).sum(2) - sum(each[..., i] for each, i in zip(paid, shares, strict=True)))
+        return torch.stack(found).amax(0)
 
 
 class Evidence(NamedTuple):
@@ -108,9 +117,9 @@ class Evidence(NamedTuple):
         variance = _DISTANCE**2 + (_OF_DISK * self.radius[:, None]) ** 2 + (_OF_K * k) ** 2
         variance = variance[:, None, :, None]
         density = (1 + squared / (_FREEDOM * variance)) ** -(1 + _FREEDOM / 2) / (2 * math.pi * variance)
-        density = (density * seen[:, :, None]).sum(3)
-        clear = self.peaks.significance > _FAINTEST
-        return Explained(density / self._stray()[:, None] * clear[:, None], seen.sum(2))
+        density = torch.stack([(density * each[:, :, None]).sum(3) for each in seen.unbind(3)], dim=3)
+        clear = (self.peaks.significance > _FAINTEST) / self._stray()
+        return Explained(density * clear[:, None, :, None], seen.sum(2))
 
     def _there(self, spots: Spots) -> torch.Tensor:
         k = torch.hypot(spots.kx, spots.ky)
@@ -118,7 +127,7 @@ class Evidence(NamedTuple):
         return (spots.structure_factor > 0) & outside & (k < self.preprocessing.reciprocal_radius)
 
     def _probability(self, spots: Spots, there: torch.Tensor) -> torch.Tensor:
-        """How probable it is that reflections (n, c, s) are seen: intensities are known to a factor only."""
+        """How probable it is that reflections are seen, (n, c, s, shares): intensities are known to a factor only."""
         p = self.preprocessing
         strength = spots.extinction_distance**-2
         share = strength / (strength + spots.excitation_error**2 + _WIDTH**2) * there
@@ -127,8 +136,9 @@ class Evidence(NamedTuple):
         row = (k * (p.n_k / p.reciprocal_radius)).long().clamp_max(p.n_k - 1)
         level = self.level.gather(1, row.flatten(1)).reshape(k.shape) + 0.375
         needed = (level.sqrt() + self.least[:, None, None] / 2) ** 2 - level
-        expected = _SHARE * self.electrons[:, None, None] * share
-        return expected / (expected + needed.clamp_min(0.5)) * there
+        expected = self.electrons[:, None, None] * share
+        needed = needed.clamp_min(0.5)
+        return torch.stack([part * expected / (part * expected + needed) * there for part in _SHARES], dim=3)
 
     def _stray(self) -> torch.Tensor:
         """Density (n, peaks) of peaks of other origin, in Å²."""

@@ -25,7 +25,7 @@ _LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 _STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
 # Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places
 # that are tried, degrees between them, and beams that take part
-_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.15, 2.4, 1.5, 3, 0.4
+_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.2, 2.4, 1.5, 3, 0.4
 _WIDE_BEAMS = 100
 # About a place that such a search found, tilts go so far, in degrees
 _SMALL_REACH = 0.3
@@ -229,7 +229,7 @@ class Refiner:
         self._thickness = steps[steps > 0].to(device)
         self._bounds = max(low - THICKNESS_STEP, low / 2), high + THICKNESS_STEP
         disk = radius * math.sqrt(math.prod(calibration.scale)) * calibration.wavelength
-        self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS)
+        self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS, device)
         self._net = Net.of(disk).to(device)
         self._small_net = Net.of(disk, reach=_SMALL_REACH).to(device)
         self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)

@@ -76,6 +76,12 @@ class Seen(NamedTuple):
     def __getitem__(self, rows) -> Seen:
         return Seen(*(x[rows] for x in self))
 
+    def first(self, n_beams: int) -> Seen:
+        """Take so many beams that promise most."""
+        n, half = n_beams, self.beams.shape[1]
+        both = (torch.cat([x[:, :n], x[:, half : half + n]], dim=1) for x in tuple(self)[3:])
+        return Seen(*(x[:, :n] for x in tuple(self)[:3]), *both)
+
     def outward(self, tilt: torch.Tensor) -> torch.Tensor:
         """How far (n, m, beams) the directions that tilts (m, 2) of the crystal stand for lie out in the disks."""
         x, y = direction_of_tilt(tilt[:, :1], tilt[:, 1:])

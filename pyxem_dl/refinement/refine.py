@@ -58,6 +58,7 @@ def refine_orientation(
     strain: bool = False,
     calibrate: bool | FoundCalibration = False,
     neighbours: bool = False,
+    navigation_mask: np.ndarray | None = None,
     signal_mask: np.ndarray | None = None,
     center: Center | None = None,
     beam_energy: float | None = None,
@@ -111,7 +112,9 @@ def refine_orientation(
         are added to what the pattern says, which helps where electrons are few. An answer that fits the pattern
         clearly worse than its own is not taken. Fewer than three neighbours say nothing, as on a line. It takes twice
         as long.
-    signal_mask, center, beam_energy, batch_size, device, show_progressbar, output, overwrite, on_part, on_message
+    navigation_mask, signal_mask, center, beam_energy, batch_size, device
+        As of :func:`pyxem_dl.predict_orientation`.
+    show_progressbar, output, overwrite, on_part, on_message
         As of :func:`pyxem_dl.predict_orientation`.
 
     Returns
@@ -160,7 +163,7 @@ def refine_orientation(
     computing = Computing(device, batch_size, show_progressbar, on_part, on_message)
     if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
         raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
-    scan = Scan.from_signal(signal, Reading(None, signal_mask, center, beam_energy))
+    scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
         debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,

@@ -12,6 +12,8 @@ from pyxem_dl.refinement.waves import Pool, intensities
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
 _TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+# Beams that are compared here
+_COMPARED = 20
 # Each so many thicknesses tell how much intensities change from point to point of the net
 _SPARSE = 4
 # Points of the net that are followed by a step, and the length that a step should have, of the net's
@@ -32,23 +34,24 @@ class Optics(NamedTuple):
     precession: torch.Tensor
 
     @classmethod
-    def of(cls, disk: float, precession_angle: float, n_azimuths: int) -> Optics:
-        """With a precession angle in radians."""
+    def of(cls, disk: float, precession_angle: float, n_azimuths: int, device: torch.device | str = "cpu") -> Optics:
+        """With a precession angle in radians, on a device."""
         if not precession_angle:
-            return cls(disk, torch.zeros(1, 2))
-        angle = torch.arange(n_azimuths) * (2 * math.pi / n_azimuths)
+            return cls(disk, torch.zeros(1, 2, device=device))
+        angle = torch.arange(n_azimuths, device=device) * (2 * math.pi / n_azimuths)
         return cls(disk, precession_angle * torch.stack([angle.cos(), angle.sin()], dim=1))
 
     def cone(self, n_directions: int) -> torch.Tensor:
         """Tilts (m, 2) that stand for a cone of incident directions; their second moment is that of the disk."""
+        middle = torch.zeros(1, 2, device=self.precession.device)
         if n_directions == 1:
-            return torch.zeros(1, 2)
+            return middle
         with_middle = n_directions > 4
         n_ring = n_directions - with_middle
         out = self.disk * math.sqrt(n_directions / (2 * n_ring))
-        angle = torch.arange(n_ring) * (2 * math.pi / n_ring)
+        angle = torch.arange(n_ring, device=middle.device) * (2 * math.pi / n_ring)
         ring = out * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return torch.cat([torch.zeros(1, 2), ring]) if with_middle else ring
+        return torch.cat([middle, ring]) if with_middle else ring
 
 
 class Net(NamedTuple):
@@ -118,6 +121,7 @@ def search(
     tensor, shape (n, starts)
         Thicknesses in Å.
     """
+    seen = seen.first(_COMPARED)
     around = optics.precession.to(net.tilts)
     points = sum(
         intensities(pool, pool.turned(net.tilts + tilt), thickness, _STRONG, seen.beams) for tilt in around
@@ -132,8 +136,10 @@ def search(
     cost = fit.cost + ((net.tilts.norm(dim=1) / expected) ** 2)[:, None]
     cost = torch.where(complete[:, None], cost, math.inf)
     cost[..., 0] = cost[..., -1] = math.inf
-    places = cost.flatten(1).topk(min(_PLACES, cost[0].numel()), dim=1, largest=False).indices
+    least, places = cost.flatten(1).topk(min(_PLACES, cost[0].numel()), dim=1, largest=False)
     tilt, depth, cost = _stepped(net, ring, seen, model, places, thickness, expected)
+    # a small net has fewer places that lie between others
+    cost = torch.where(least.isfinite(), cost, math.inf)
     if apart is None:
         return _separated(tilt, depth, cost, n_starts, _APART * net.step, _APART_THICKNESS)
     return _separated(tilt, depth, cost, n_starts, apart, math.inf)
@@ -161,6 +167,7 @@ def _stepped(net: Net, ring, seen: Seen, model, places, thickness, expected: flo
     rows, n_thicknesses = torch.arange(len(places), device=places.device)[:, None], len(thickness)
     tilt, depth = places // n_thicknesses, places % n_thicknesses
     h = thickness[1] - thickness[0]
+    depth = depth.clamp(1, n_thicknesses - 2)
     here, below, above = (model[rows, tilt, depth + i] for i in (0, -1, 1))
     around = torch.stack([model[rows, ring[tilt, i], depth] for i in range(6)])
     turned = torch.einsum("i...,ij->...j", around, net.around) / (3 * net.step**2)

@@ -136,7 +136,11 @@ def _saturated(patterns: torch.Tensor) -> torch.Tensor:
 def _background(patterns, covered, center, signal_mask) -> torch.Tensor:
     """Mean of rings about the direct beam (n, rows, columns), beside the disks."""
     n, rows, columns = patterns.shape
-    row0, column0 = (torch.as_tensor(x, dtype=torch.float32, device=patterns.device).reshape(-1, 1, 1) for x in center)
+    # a number is filled in on the device: nothing is sent there
+    row0, column0 = (
+        x.float().reshape(-1, 1, 1) if torch.is_tensor(x) else torch.full((1, 1, 1), x, device=patterns.device)
+        for x in center
+    )
     row, column = (torch.arange(m, device=patterns.device, dtype=torch.float32) for m in (rows, columns))
     ring = (torch.hypot(row[:, None] - row0, column - column0) / _RING).long()
     n_rings = int((rows**2 + columns**2) ** 0.5 / _RING) + 2

@@ -136,10 +136,18 @@ class Slices:
 
 
 class Waves:
-    """Bloch waves (:class:`~pyxem_dl.simulation.bloch_waves.BlochWaves`), called as the other engines."""
+    """Bloch waves (:class:`~pyxem_dl.simulation.bloch_waves.BlochWaves`), called as the other engines.
 
-    def __init__(self, crystal: BlochWaves) -> None:
-        self.crystal = crystal
+    Parameters
+    ----------
+    crystal : BlochWaves
+        Of one phase.
+    n_far : int
+        Reflections of a pattern that scatter for themselves, at most.
+    """
+
+    def __init__(self, crystal: BlochWaves, n_far: int = _FAR_BEAMS) -> None:
+        self.crystal, self.n_far = crystal, n_far
 
     def __call__(self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int):
         """Compute beams, the direct one first."""
@@ -161,8 +169,25 @@ class Waves:
         kx, ky, error, present, coupling = (column.repeat_interleave(m, 0) for column in columns)
         beams = BeamIntensities(kx, ky, error, intensity.flatten(0, 1), present, coupling)
         depths = thickness.reshape(-1).float()
-        far = crystal.far(rotations.repeat_interleave(m, 0), depths, disk_radius, n_grid, _FAR_BEAMS)
+        far = crystal.far(rotations.repeat_interleave(m, 0), depths, disk_radius, n_grid, self.n_far)
         return _with_far(beams, far)
+
+    def in_turn(self, rotations: torch.Tensor, thickness: torch.Tensor, disk_radius: float, n_grid: int, each: int):
+        """Compute beams of crystals of which `each` in a row have the same orientation: waves are found once for them.
+
+        Parameters
+        ----------
+        rotations, thickness : tensor, shapes (n, 4) and (n,)
+            Lab to crystal, and Angstrom; the last row may be shorter.
+        disk_radius, n_grid
+            As when called.
+        each : int
+            Crystals in a row.
+        """
+        n = len(thickness)
+        rows = torch.nn.functional.pad(thickness, (0, -n % each), value=1.0).reshape(-1, each)
+        beams = self(rotations[::each], rows, disk_radius, n_grid)
+        return BeamIntensities(*(column[:n] for column in beams))
 
 
 def _with_far(beams: BeamIntensities, far: BeamIntensities) -> BeamIntensities:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,8 @@ from pyxem_dl import crystals
 from pyxem_dl.checks import drawn_settings
 from pyxem_dl.electrons import electron_wavelength
 from pyxem_dl.frames import Calibration, excitation_error_in_disk
-from pyxem_dl.rotations import matmul, random_rotations
+from pyxem_dl.rotations import random_rotations
+from pyxem_dl.simulation.bloch_waves import BlochWaves
 from pyxem_dl.simulation.detector import (
     Background,
     Detectors,
@@ -23,18 +23,20 @@ from pyxem_dl.simulation.detector import (
     expected_background,
     reach,
 )
+from pyxem_dl.simulation.engines import Waves
 from pyxem_dl.simulation.many_beam import ManyBeam
 from pyxem_dl.simulation.random_numbers import RandomNumbers
 from pyxem_dl.simulation.scattering import SHAPE_FACTORS, spot_intensity
+from pyxem_dl.simulation.setups import BLOCH, MANY_BEAM, SetupOptics, Setups
 
 _DETECTORS = 12
 # Patches of an uneven background along a side of the detector
 _GRAINS = (3.0, 30.0)
 _PROFILE_POINTS = 256
-#: A key of the shape factors besides those of `SHAPE_FACTORS`: intensities by dynamical theory
-MANY_BEAM = "many_beam"
 # Beams that take part, radius (Å⁻¹) to which they do, positions along the diameter of a disk
 _N_BEAMS, _FAR_BEAMS, _COUPLED, _POSITIONS = 64, 32, 1.8, 5
+# Of Bloch waves there may be more, and the waves of an orientation give its patterns at so many thicknesses
+_WAVE_BEAMS, _THICKNESSES = 96, 4
 # Reflections of a pattern; widths of the edges of disks in px; and values of all their pixels that are drawn at once
 _SPOTS, _BLUR, _DRAWN_AT_ONCE = 96, (0.35, 1.1), 2**27
 
@@ -80,6 +82,10 @@ class SimulationSettings:
         Shares of patterns in which these occur.
     beam_stop_share, precession_share : float
         Shares of setups in which these occur.
+    bloch_share : float
+        Of the setups, with intensities by Bloch waves instead of `shape_factors`, see
+        :class:`~pyxem_dl.simulation.bloch_waves.BlochWaves`. Four patterns in a row have the same orientation, at
+        different thicknesses: the waves are found once for them.
     pixels : tuple of int
         Detector sizes to draw from.
     coverage : tuple of float
@@ -112,6 +118,7 @@ class SimulationSettings:
     fault_share: float = 0.2
     threshold_share: float = 0.1
     precession_share: float = 0.2
+    bloch_share: float = 0.0
     pixels: tuple[int, ...] = (96, 112, 128)
     coverage: tuple[float, float] = (0.9, 1.25)
     setup_size: int = 32
@@ -191,6 +198,13 @@ class PatternSimulator(RandomNumbers):
             )
             for p in (phases if MANY_BEAM in self.settings.shape_factors else ())
         ]  # fmt: skip
+        self._waves = [
+            Waves(BlochWaves(
+                p, beam_energy, reciprocal_radius, n_beams=_WAVE_BEAMS,
+                debye_waller=self._number(*self.settings.debye_waller), device=self.device,
+            ), _FAR_BEAMS)
+            for p in (phases if self.settings.bloch_share else ())
+        ]  # fmt: skip
 
     @property
     def scale_range(self) -> tuple[float, float]:
@@ -232,7 +246,7 @@ class PatternSimulator(RandomNumbers):
         optics = sorted((self._draw_optics(calibration) for calibration in calibrations), key=lambda o: o.scattering)
         calibrations = [o.calibration for o in optics]
         detector = self._together(calibrations, each)
-        setup = _Setup(
+        setup = Setups(
             detector, optics, [each] * n_setups,
             disk_radius=self._column([o.disk_radius for o in optics], each),
             blur=self._column([o.blur for o in optics], each),
@@ -240,6 +254,10 @@ class PatternSimulator(RandomNumbers):
             coma=self._draw_coma(n),
             center_error=s.center_error * self._normal(n, 2) * detector.scale[0],
         )  # fmt: skip
+        for its, here in setup.each():
+            if its.shape_factor == BLOCH:  # an orientation for several thicknesses
+                for x in (rotations, phase_id):
+                    x[here] = x[here][::_THICKNESSES].repeat_interleave(_THICKNESSES, 0)[:each]
         electrons = self._log_uniform(*s.electrons, n)
         crystal = self._draw_crystal(phase_id, rotations, setup)
         empty = self._happens(s.empty_share, n) | (crystal.sum((1, 2)) == 0)
@@ -258,15 +276,17 @@ class PatternSimulator(RandomNumbers):
         half = reach(s.disk_radius[1] / self.scale_range[0], _BLUR[1])
         return max(1, _DRAWN_AT_ONCE // ((n or s.setup_size) * _SPOTS * (2 * half + 1) ** 2))
 
-    def _draw_optics(self, calibration: Calibration) -> _Optics:
+    def _draw_optics(self, calibration: Calibration) -> SetupOptics:
         s = self.settings
-        optics = _Optics(
+        optics = SetupOptics(
             calibration,
             shape_factor=self._choice(s.shape_factors),
             disk_radius=self._log_number(*s.disk_radius),
             blur=self._number(*_BLUR),
             precession_angle=self._number(*s.precession_angle) if self._is_so(s.precession_share) else 0.0,
         )
+        if s.bloch_share and self._is_so(s.bloch_share):
+            optics = replace(optics, shape_factor=BLOCH)
         return replace(optics, precession_angle=0.0) if optics.is_dynamical else optics
 
     def _column(self, values: list[float], each: int):
@@ -301,7 +321,7 @@ class PatternSimulator(RandomNumbers):
         size, angle = self._uniform(*self.settings.coma, n), self._uniform(0, 2 * math.pi, n)
         return torch.stack([size * angle.cos(), size * angle.sin()], dim=-1)
 
-    def _draw_crystal(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
+    def _draw_crystal(self, phase_id, rotations, setup: Setups) -> torch.Tensor:
         """Draw crystals without the direct beam: expected patterns, in arbitrary units."""
         if not any(optics.is_dynamical for optics in setup.optics):
             return self._draw_kinematical(phase_id, rotations, setup)
@@ -315,20 +335,24 @@ class PatternSimulator(RandomNumbers):
                 drawn.append(draw(phase_id[here], rotations[here], part))
         return torch.cat(drawn)
 
-    def _draw_dynamical(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
-        """Draw the patterns of one setup with many-beam intensities."""
+    def _draw_dynamical(self, phase_id, rotations, setup: Setups) -> torch.Tensor:
+        """Draw the patterns of one setup with dynamical intensities."""
         s, optics = self.settings, setup.optics[0]
         # on the host: how many slices there are is looked at
         thickness = self._log_numbers(*s.thickness, len(phase_id))
         radius, points = (optics.disk_radius, _POSITIONS) if optics.is_resolved else (1e-4, 1)
         patterns = torch.zeros(len(phase_id), *optics.calibration.shape, device=self.device)
-        for phase, crystal in enumerate(self._many_beam):
+        for phase in range(len(self.phases)):
             (rows,) = torch.where(phase_id == phase)
             if not len(rows):
                 continue
+            # with faint beams of other Laue zones: they alone tell a zone axis from the same one turned by 180°
             its = rotations[rows], thickness[rows.cpu()], radius, points
-            # the faint ones of other Laue zones, too: they alone tell a zone axis from the same one turned by 180°
-            beams = crystal(*its).joined(crystal.far(*its, n_beams=_FAR_BEAMS))
+            if optics.shape_factor == BLOCH:
+                beams = self._waves[phase].in_turn(its[0], self._sent(its[1]), *its[2:], _THICKNESSES)
+            else:
+                crystal = self._many_beam[phase]
+                beams = crystal(*its).joined(crystal.far(*its, n_beams=_FAR_BEAMS))
             part = setup.select(rows.tolist(), rows)
             kx, ky = part.distort(beams.kx, beams.ky)
             jitter = s.position_jitter * optics.calibration.scale[0]
@@ -347,7 +371,7 @@ class PatternSimulator(RandomNumbers):
                 )
         return patterns
 
-    def _draw_kinematical(self, phase_id, rotations, setup: _Setup) -> torch.Tensor:
+    def _draw_kinematical(self, phase_id, rotations, setup: Setups) -> torch.Tensor:
         s, detector = self.settings, setup.detector
         n = len(phase_id)
         spots = crystals.find_spots(self.table, phase_id, rotations, self.beam_energy, n_spots=_SPOTS)
@@ -391,7 +415,7 @@ class PatternSimulator(RandomNumbers):
             half=setup.half,
         )
 
-    def _overlap(self, crystal: torch.Tensor, setup: _Setup) -> torch.Tensor:
+    def _overlap(self, crystal: torch.Tensor, setup: Setups) -> torch.Tensor:
         """Lay a second, weaker crystal over some of the patterns."""
         on_host = self._chosen_numbers(self.settings.overlap_share, len(crystal))
         if not len(on_host):
@@ -407,7 +431,7 @@ class PatternSimulator(RandomNumbers):
         share = self._uniform(0.03, 0.45, n)[:, None, None]
         return crystal.index_copy(0, chosen, (1 - share) * crystal[chosen] + share * second)
 
-    def _draw_background(self, electrons, setup: _Setup) -> torch.Tensor:
+    def _draw_background(self, electrons, setup: Setups) -> torch.Tensor:
         """Halo, amorphous rings and an even inelastic background, and the direct beam."""
         s, n = self.settings, len(electrons)
         radius = 1.6 * self.reciprocal_radius
@@ -440,7 +464,7 @@ class PatternSimulator(RandomNumbers):
         )
         return background * amount[:, None, None] + direct
 
-    def _draw_ghosts(self, electrons, setup: _Setup) -> torch.Tensor:
+    def _draw_ghosts(self, electrons, setup: Setups) -> torch.Tensor:
         """Draw a disk where no reflection is, with specks: images of the beam, as detectors and lenses make."""
         n, specks = len(electrons), self.settings.ghost_specks
         amount = electrons * self._log_uniform(0.02, 0.3, n)
@@ -456,7 +480,7 @@ class PatternSimulator(RandomNumbers):
             ghosts = ghosts + self._draw_soft(kx, ky, amount, 0.005, setup)
         return ghosts
 
-    def _draw_soft(self, kx, ky, amount, least: float, setup: _Setup) -> torch.Tensor:
+    def _draw_soft(self, kx, ky, amount, least: float, setup: Setups) -> torch.Tensor:
         """Draw disks of a radius between the least and 0.1 Å⁻¹, one for all of a setup."""
         radii = [self._log_number(least, 0.1) for _ in setup.optics]
         return draw_spots(
@@ -465,7 +489,7 @@ class PatternSimulator(RandomNumbers):
             half=max(reach(r / o.calibration.scale[1], o.blur) for r, o in zip(radii, setup.optics, strict=True)),
         )  # fmt: skip
 
-    def _detect(self, expected: torch.Tensor, setup: _Setup):
+    def _detect(self, expected: torch.Tensor, setup: Setups):
         """Count electrons, and add the detector's faults."""
         s, n = self.settings, len(expected)
         masks = []
@@ -498,84 +522,3 @@ class PatternSimulator(RandomNumbers):
             level = level * self._uniform(0.1, 1.0, len(clean), 1, 1)
             patterns[clean] = (patterns[clean] - level).clamp_min(0)
         return patterns, masks
-
-
-@dataclass(frozen=True)
-class _Optics:
-    """What the patterns of one setup share."""
-
-    calibration: Calibration
-    shape_factor: str
-    disk_radius: float
-    blur: float
-    precession_angle: float
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether the insides of disks are seen."""
-        return self.disk_radius > 1.2 * self.calibration.scale[0] and self.precession_angle == 0
-
-    @property
-    def is_dynamical(self) -> bool:
-        """Whether intensities are those of dynamical theory."""
-        return self.shape_factor == MANY_BEAM
-
-    @property
-    def scattering(self) -> tuple:
-        """What says how reflections are excited."""
-        return self.is_resolved, self.precession_angle, self.shape_factor
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """What the patterns of each setup of one call share, one after the other, and the distortions of each pattern.
-
-    The numbers of several setups are tensors (n, 1), those of a single one numbers.
-    """
-
-    detector: Calibration | Detectors
-    optics: list[_Optics]
-    counts: list[int]
-    disk_radius: float | torch.Tensor
-    blur: float | torch.Tensor
-    distortion: torch.Tensor
-    coma: torch.Tensor
-    center_error: torch.Tensor
-
-    def distort(self, kx, ky):
-        """Where reflections land on the imperfect detector, in Å⁻¹."""
-        k = matmul(torch.stack([kx, ky], -1), self.distortion.transpose(1, 2))
-        k = k + self.coma[:, None] * (kx**2 + ky**2)[..., None]
-        k = k + self.center_error[:, None]
-        return k[..., 0], k[..., 1]
-
-    @property
-    def half(self) -> int:
-        """How many pixels the largest disks reach to each side."""
-        return max(reach(o.disk_radius / o.calibration.scale[1], o.blur) for o in self.optics)
-
-    def each(self) -> list[tuple[_Optics, slice]]:
-        """Each setup, and its patterns."""
-        ends = list(accumulate(self.counts))
-        return [(o, slice(end - n, end)) for o, n, end in zip(self.optics, self.counts, ends, strict=True)]
-
-    def alike(self) -> list[tuple[_Optics, slice]]:
-        """Setups that scatter alike, by the first of them, and their patterns."""
-        groups = (list(group) for _, group in groupby(self.each(), key=lambda one: one[0].scattering))
-        return [(group[0][0], slice(group[0][1].start, group[-1][1].stop)) for group in groups]
-
-    def select(self, numbers: list[int], index: torch.Tensor) -> _Setup:
-        """Return the setups of some of the patterns, by their rising `numbers` and the same on the device."""
-
-        def of(x):
-            return x[index] if isinstance(x, torch.Tensor) else x
-
-        detector = self.detector
-        if isinstance(detector, Detectors):
-            scale, center = (tuple(map(of, both)) for both in (detector.scale, detector.center))
-            detector = detector._replace(scale=scale, center=center)
-        counts = [sum(here.start <= i < here.stop for i in numbers) for _, here in self.each()]
-        return _Setup(
-            detector, self.optics, counts, of(self.disk_radius), of(self.blur), of(self.distortion), of(self.coma),
-            of(self.center_error),
-        )  # fmt: skip

@@ -213,7 +213,7 @@ def any_crystal_card(model, configuration, results: dict, phases, held_out: list
 
 ## Recipe
 `pyxem_dl.training.any_crystal.train_any_crystal(output=..., ...)` with the settings below, on simulated patterns of
-{len(phases)} crystals (`crystals.json`) in random orientations, many-beam and kinematical,{weights}
+{len(phases)} crystals (`crystals.json`) in random orientations, {_engines(configuration)},{weights}
 on {_how_it_went(model)[0]}:
 {_crystals_card(model, configuration, results, f"{len(held_out)} crystals on which it was not trained")}"""
 
@@ -227,8 +227,14 @@ def specialist_card(model, configuration, results: dict, start) -> str:
 
 ## Recipe
 `pyxem_dl.train(...)` with the settings below, from the weights of {start.name}, on simulated patterns in random
-orientations, many-beam and kinematical, on {_how_it_went(model)[0]}:
+orientations, {_engines(configuration)}, on {_how_it_went(model)[0]}:
 {_crystals_card(model, configuration, results, "its phases")}"""
+
+
+def _engines(configuration) -> str:
+    """Say how intensities were computed."""
+    waves = "by Bloch waves, " if configuration.simulation.bloch_share else ""
+    return f"{waves}many-beam and kinematical"
 
 
 def _crystals_card(model, configuration, r: dict, measured: str) -> str:

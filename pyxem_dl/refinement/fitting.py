@@ -14,7 +14,7 @@ from pyxem_dl.refinement.places import Places, fit_places
 from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
 from pyxem_dl.refinement.spots import Measured, measure
 from pyxem_dl.refinement.waves import Pool, jacobian
-from pyxem_dl.rotations import exponential, misorientation_angle, multiply, rotate_in_plane
+from pyxem_dl.rotations import conjugate, exponential, logarithm, misorientation_angle, multiply, rotate_in_plane
 from pyxem_dl.simulation.beams import Beams, Chosen
 
 # Tilts that the first orientation is expected to be off by, in degrees
@@ -100,18 +100,44 @@ class Refined(NamedTuple):
         return Refined(*(torch.where(first.reshape(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in zip(self, other)))
 
 
+class Prior(NamedTuple):
+    """What is known of patterns before they are looked at, as from their neighbours.
+
+    ``rotations (n, 4)`` lab to crystal; ``tilt_error (n,)`` in degrees, about each axis normal to the beam;
+    ``turn_error (n,)`` in degrees, about the beam; ``thickness``, ``thickness_error (n,)`` in Å.
+    """
+
+    rotations: torch.Tensor
+    tilt_error: torch.Tensor
+    turn_error: torch.Tensor
+    thickness: torch.Tensor
+    thickness_error: torch.Tensor
+
+    def __getitem__(self, rows) -> Prior:
+        return Prior(*(x[rows] for x in self))
+
+    def turned(self, rotations: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn rotations (n, 4) whose turns have errors (n,) in radians towards this one's; with the errors then."""
+        turn = logarithm(multiply(conjugate(rotations), self.rotations))[:, 2]
+        own, seen = torch.deg2rad(self.turn_error) ** -2, error.clamp_min(1e-9) ** -2
+        way = torch.nn.functional.pad((turn * own / (own + seen))[:, None], (2, 0))
+        return multiply(rotations, exponential(way)), (own + seen) ** -0.5
+
+
 class Given(NamedTuple):
     """Patterns, and what is known of each.
 
     ``patterns (n, rows, columns)`` in electrons, finite and not negative; ``signal_mask (rows, columns)``: True where
     the detector is excluded; ``centers (n, 2)``: direct beam (row, column) in pixels, by default the calibration's;
-    ``deformation (n, 3, 3)``: of the crystal, in the lab, see :meth:`~pyxem_dl.simulation.beams.Beams.deformed`.
+    ``deformation (n, 3, 3)``: of the crystal, in the lab, see :meth:`~pyxem_dl.simulation.beams.Beams.deformed`;
+    ``prior``: of n.
     """
 
     patterns: torch.Tensor
     signal_mask: torch.Tensor | None = None
     centers: torch.Tensor | None = None
     deformation: torch.Tensor | None = None
+    prior: Prior | None = None
 
     def __getitem__(self, rows) -> Given:
         patterns, mask, *rest = tuple(self)
@@ -130,6 +156,27 @@ class Given(NamedTuple):
         return measure(
             self.patterns, chosen, calibration, radius, centers=self.centers, signal_mask=self.signal_mask
         )
+
+
+class _Expected(NamedTuple):
+    """Tilts and thicknesses that are likely before anything is seen: ``mean``, ``weight (n, 1, 3)``, of a Gaussian."""
+
+    mean: torch.Tensor
+    weight: torch.Tensor
+
+    @classmethod
+    def of(cls, prior: Prior | None, rotations: torch.Tensor, dtype: torch.dtype) -> _Expected:
+        """Say how far crystals are from these rotations (n, 4)."""
+        weight = rotations.new_zeros(len(rotations), 3)
+        weight[:, :2] = math.radians(_EXPECTED) ** -2
+        mean = torch.zeros_like(weight)
+        if prior is not None:
+            tilt = logarithm(multiply(conjugate(rotations), prior.rotations))[:, :2]
+            says = torch.cat([tilt, prior.thickness[:, None]], dim=1)
+            error = torch.deg2rad(prior.tilt_error)
+            own = torch.stack([error, error, prior.thickness_error], dim=1) ** -2
+            mean, weight = own * says / (own + weight), own + weight
+        return cls(mean[:, None].to(dtype), weight[:, None].to(dtype))
 
 
 class _State(NamedTuple):
@@ -202,11 +249,14 @@ class Refiner:
         return self.refine(Given(patterns, signal_mask, centers, deformation), rotations)
 
     def refine(self, given: Given, rotations: torch.Tensor, *, look_far: bool = True) -> Refined:
-        """Refine the orientations of patterns, see :meth:`__call__`; without a look further away where nothing fits."""
+        """Refine the orientations of patterns, see :meth:`__call__`; without a look further away where nothing fits.
+
+        A prior has looked there already.
+        """
         begin = rotations.double()
         found = self._near(given, begin, self._net)
         wrong = (found.misfit > _WRONG).nonzero()[:, 0]
-        if look_far and len(wrong):
+        if look_far and given.prior is None and len(wrong):
             found = found.with_rows(wrong, self._far(given[wrong], begin[wrong], found.rows(wrong)))
         moved = torch.rad2deg(misorientation_angle(found.rotations, begin))
         kept = found.refined & (found.misfit < _WORST_MISFIT) & (moved < _FURTHEST)
@@ -218,10 +268,17 @@ class Refiner:
         rotations, pool, seen, turn_error = self._prepared(self._beams, given, rotations)
         how = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
         tilt, thickness = _one_by_one(net, pool, seen, *how)
-        state = self._fit(pool, seen, tilt, thickness, *_STAGES[0][1:])
+        expected = _Expected.of(given.prior, rotations, tilt.dtype)
+        if given.prior is not None:
+            tilt = torch.cat([tilt, expected.mean[..., :2]], dim=1)
+            thickness = torch.cat([thickness, expected.mean[..., 2]], dim=1)
+        state = self._fit(pool, seen, expected, tilt, thickness, *_STAGES[0][1:])
         for n_starts, *stage in _STAGES[1:]:
             best = state.best(n_starts)
-            state = self._fit(pool, seen, best.tilt, best.thickness, *stage)
+            state = self._fit(pool, seen, expected, best.tilt, best.thickness, *stage)
+        # of a crystal that is strained the turn is fitted to its places
+        if given.prior is not None and given.deformation is None:
+            rotations, turn_error = given.prior.turned(rotations, turn_error)
         return self._told(rotations, seen, state.best(_STAGES[-1][0]), turn_error)
 
     def _far(self, given: Given, rotations, best: Refined) -> Refined:
@@ -275,9 +332,12 @@ class Refiner:
         both = torch.cat([both.mean(2), moment], dim=2)
         return both[..., 0], both[..., 1:]
 
-    def _fit(self, pool: Pool, seen: Seen, tilt, thickness, n_steps: int, n_directions: int, n_strong: int) -> _State:
+    def _fit(
+        self, pool: Pool, seen: Seen, expected: _Expected, tilt, thickness, n_steps: int, n_directions: int,
+        n_strong: int,
+    ) -> _State:  # fmt: skip
         """Go down from starts by damped Gauss-Newton steps, of which those that lead up are not taken."""
-        now = self._at(pool, seen, tilt, thickness, n_directions, n_strong)
+        now = self._at(pool, seen, expected, tilt, thickness, n_directions, n_strong)
         damping = torch.full_like(thickness, 1e-2)
         for _ in range(n_steps):
             size = torch.diagonal(now.normal, dim1=-2, dim2=-1)
@@ -285,21 +345,23 @@ class Refiner:
             angle = step[..., :2].norm(dim=-1, keepdim=True).clamp_min(1e-12)
             turned = now.tilt + step[..., :2] * (math.radians(_LONGEST) / angle).clamp_max(1)
             thicker = now.thickness + step[..., 2].clamp(-_LONGEST_THICKNESS, _LONGEST_THICKNESS)
-            then = self._at(pool, seen, turned, thicker.clamp(*self._bounds), n_directions, n_strong)
+            thicker = thicker.clamp(*self._bounds)
+            then = self._at(pool, seen, expected, turned, thicker, n_directions, n_strong)
             down = then.cost < now.cost
             now = then.where(down, now)
             damping = torch.where(down, 0.3 * damping, 6 * damping)
         return now
 
-    def _at(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int) -> _State:
+    def _at(self, pool: Pool, seen: Seen, expected: _Expected, tilt, thickness, n_directions: int, n_strong: int):
         model, by = self._disks(pool, seen, tilt, thickness, n_directions, n_strong)
-        fit, used, expected = seen.fit(model), seen.used[:, None], math.radians(_EXPECTED)
+        fit, used = seen.fit(model), seen.used[:, None]
         by = torch.cat([fit.scale[..., None, None] * by, model[..., None]], dim=-1)  # tilts, thickness, scale
         weighted = by * (used / fit.variance)[..., None]
-        normal = weighted.mT @ by
-        normal[..., :2, :2] += torch.eye(2, device=tilt.device) / expected**2
-        slope = (weighted * fit.residual[..., None]).sum(-2) - torch.nn.functional.pad(tilt, (0, 2)) / expected**2
-        cost = fit.cost + (tilt.norm(dim=-1) / expected) ** 2
+        away = torch.cat([tilt, thickness[..., None]], dim=-1) - expected.mean
+        pull = torch.nn.functional.pad(expected.weight, (0, 1))
+        normal = weighted.mT @ by + torch.diag_embed(pull)
+        slope = (weighted * fit.residual[..., None]).sum(-2) - pull * torch.nn.functional.pad(away, (0, 1))
+        cost = fit.cost + (expected.weight * away**2).sum(-1)
         misfit = (used * fit.residual**2 / fit.variance).sum(-1) / (used.sum(-1) - 4).clamp_min(1)
         return _State(tilt, thickness, cost, normal, slope, misfit)
 

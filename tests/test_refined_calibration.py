@@ -88,3 +88,10 @@ def test_a_scan_that_cannot_keeps_its_calibration():
     with pytest.warns(UserWarning, match="cannot calibrate itself by refined patterns"):
         refined = pyxem_dl.refine_orientation(signal, wrong, calibrate=True, **GIVEN)
     assert pyxem_dl.calibration_of(refined) is None
+
+
+def test_a_map_of_another_calibration_is_told():
+    signal, xmap, *_ = made("LiNiO2", stretched(0.0, 0, 1.01), (0.0, 0.0), orientations=2)
+    refined = pyxem_dl.refine_orientation(signal, xmap, calibrate=True, **GIVEN)
+    with pytest.warns(UserWarning, match=r"another calibration than the signal has: a scale that is -\d"):
+        pyxem_dl.refine_orientation(signal, refined, **GIVEN)

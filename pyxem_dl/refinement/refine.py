@@ -24,6 +24,7 @@ from pyxem_dl.refinement.neighbours import tempered
 from pyxem_dl.refinement.scan_calibration import calibrated_scan
 from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.results.assembly import RefinedMap
+from pyxem_dl.results.calibrations import calibration_of
 from pyxem_dl.results.map_files import check_map_target, copied_map, map_target
 from pyxem_dl.scans import Computing, Job, Reading, Scan
 
@@ -40,6 +41,8 @@ _ABSORPTION = 0.08
 _RIVAL = 0.05
 # What refining finds, which an earlier map may have, too
 _FOUND = (*RefinedMap.NAMES, *RefinedMap.STRAIN, "neighbours")
+# Calibrations that differ by less are one: relative, and px
+_OTHER, _OTHER_CENTER = 0.002, 0.2
 # A disk is at least so large, in pixels
 _SMALLEST_RADIUS = 1.0
 
@@ -145,8 +148,9 @@ def refine_orientation(
     Warns
     -----
     UserWarning
-        If no position could be refined; if the scan cannot be calibrated by its refined patterns (the signal's
-        calibration is then used), or its calibration is changed much; and as :func:`pyxem_dl.predict_orientation`.
+        If no position could be refined; if the map was made with another calibration than the signal has; if the scan
+        cannot be calibrated by its refined patterns (the signal's calibration is then used), or its calibration is
+        changed much; and as :func:`pyxem_dl.predict_orientation`.
 
     Notes
     -----
@@ -164,6 +168,8 @@ def refine_orientation(
     if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
         raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
     scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
+    if calibrate is False:
+        _warn_of_other_calibration(xmap, scan.calibration)
     return refine_map(
         signal, scan, xmap, computing, target, phases=phases, thickness=thickness, absorption=absorption,
         debye_waller=debye_waller, n_beams=n_beams, convergence_semi_angle=convergence_semi_angle,
@@ -291,6 +297,23 @@ def refinement_job(
                               "calibrate": calibrate if isinstance(calibrate, bool) else "given"}),
         ),
     )  # fmt: skip
+
+
+def _warn_of_other_calibration(xmap, calibration) -> None:
+    """Warn where a map was made with another calibration than its signal has."""
+    made = calibration_of(xmap)
+    if made is None:
+        return
+    scale = math.sqrt(math.prod(made.scale) / math.prod(calibration.scale)) - 1
+    bends = (np.eye(2) if each.distortion is None else np.array(each.distortion) for each in (made, calibration))
+    bend = np.abs(next(bends) - next(bends)).max()
+    moved = math.dist(made.center, np.asarray(calibration.center, dtype=float))  # NaN where each pattern has its own
+    if abs(scale) > _OTHER or bend > _OTHER or moved > _OTHER_CENTER:
+        warn(
+            f"The map was made with another calibration than the signal has: a scale that is {100 * scale:+.2f} % "
+            f"larger, an ellipse that differs by {100 * bend:.2f} %, a centre {moved:.2g} px away. That of the signal "
+            "is used. Give calibrate=, what pyxem_dl.calibrate found or True."
+        )
 
 
 def _digest(start: Start) -> str:

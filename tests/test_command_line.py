@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import typer
 from fake_network import make_model
 from orix import io
+from orix.quaternion import Rotation
 from typer.testing import CliRunner
 
 from pyxem_dl import __main__ as command_line, catalogue, files, models
@@ -65,7 +67,7 @@ def test_help_is_quick_and_names_the_commands():
 
 @pytest.mark.parametrize("command", [
     "demo", "train", "finetune", "study", "train-bragg", "predict", "match", "vectors", "models", "evaluate",
-    "quartets", "identify", "refine",
+    "quartets", "identify", "refine", "settle", "grains",
 ])  # fmt: skip
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
@@ -234,6 +236,33 @@ def test_refine_says_what_is_wrong(run, crystals, arguments, code, message):
     save_map("map.h5", map_of(rotations))
     result = run("refine", scan, *arguments)
     assert result.exit_code == code and message in result.stderr.replace("\n", " ").replace("│", ""), result.output
+
+
+def test_settle_and_grains_write_maps(run, crystals):
+    scan, structure, truth = crystals
+    one = np.tile(truth[:1], (6, 1))
+    save_map("same.h5", map_of(one))
+    turned = one.copy()
+    # R * Rz(180°)
+    turned[1] = (Rotation(one[1]) * Rotation.from_axes_angles([0, 0, 1], np.pi)).data.ravel()
+    save_map("turned.h5", map_of(turned))
+    done = run("settle", "turned.h5", "--output", "settled.h5")
+    assert done.exit_code == 0 and "1 of 6 positions were changed" in done.output, done.output
+    np.testing.assert_allclose(np.abs((io.load("settled.h5").rotations.data * one).sum(1)), 1, atol=1e-6)
+    looked = run("settle", "turned.h5", "--scan", scan, "--phase", structure, "--output", "b.ang", "--no-progress",
+                 "--device", "cpu")  # fmt: skip
+    assert looked.exit_code == 0 and Path("b.ang").exists(), looked.output
+    useless = run("settle", "turned.h5", "--phase", structure, "--output", "c.h5")
+    assert useless.exit_code == 2 and "--scan" in useless.stderr
+    found = run("grains", "same.h5", "--output", "grains.ang", "--table", "grains.csv", "--picture", "grains.png")
+    assert found.exit_code == 0 and "1 in 6 indexed" in found.output, found.output
+    assert (io.load("grains.ang").prop["grain_id"] == 0).all() and Path("grains.png").stat().st_size > 1000
+    header, row = Path("grains.csv").read_text().splitlines()
+    assert "size" in header.split(",") and row.split(",")[header.split(",").index("size")] == "6"
+    again = run("grains", "same.h5", "--output", "a.h5", "--table", "grains.csv")
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+    missing = run("grains", "none.h5", "--output", "a.h5")
+    assert missing.exit_code == 1 and "There is no file 'none.h5'" in missing.stderr
 
 
 def test_predict_looks_for_overlaps_and_refines(run, crystals):

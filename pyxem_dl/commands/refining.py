@@ -21,6 +21,8 @@ from pyxem_dl.commands.options import (
     with_scan_options,
 )
 
+SettledMap = Annotated[Path, typer.Option(help="Where the map goes: .h5 (everything), .ang or .ctf.")]
+
 
 @command()
 @with_scan_options
@@ -77,7 +79,7 @@ def refine(
 @with_scan_options
 def settle(
     map: Annotated[Path, typer.Argument(help="Orientations of a scan: .h5, .zarr, .ang or .ctf.")],
-    output: OutputMap,
+    output: SettledMap,
     scan: Annotated[
         Path | None, typer.Option(help="The scan itself: what neighbours say is compared with its patterns.")
     ] = None,
@@ -119,7 +121,7 @@ def settle(
 @command()
 def grains(
     map: Annotated[Path, typer.Argument(help="Orientations of a scan: .h5, .zarr, .ang or .ctf.")],
-    output: OutputMap,
+    output: SettledMap,
     threshold: Annotated[float, typer.Option(help="Angle in degrees between neighbours of two grains.")] = 5.0,
     table: Annotated[Path | None, typer.Option(help="A row for each grain, as .csv.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Grains and boundaries, as .png or .pdf.")] = None,

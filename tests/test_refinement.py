@@ -1,6 +1,7 @@
 """Refinement by Bloch waves, of patterns that the slices of another code made."""
 
 import math
+import warnings
 
 import dask.array as da
 import numpy as np
@@ -272,6 +273,17 @@ def test_vacuum_alone_is_told(scan):
     with pytest.warns(UserWarning, match="could be refined"):
         refined = pyxem_dl.refine_orientation(empty, xmap, convergence_semi_angle=1.5, show_progressbar=False)
     assert not refined.prop["refined"].any()
+
+
+def test_large_misfits_are_told(scan):
+    signal, xmap, *_ = scan
+    given = {"thickness": (40, 360), "convergence_semi_angle": 1.5, "show_progressbar": False}
+    with pytest.warns(UserWarning, match="may be worse than before"):
+        refined = pyxem_dl.refine_orientation(signal, xmap, center=(64.9, 63.4), **given)
+    assert np.nanmedian(refined.prop["misfit"][refined.prop["refined"].astype(bool)]) > 3.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pyxem_dl.refine_orientation(signal, xmap, **given)
 
 
 def test_prediction_and_refinement_in_one_call(scan):

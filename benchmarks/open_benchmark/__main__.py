@@ -109,7 +109,7 @@ def run(
     folder: Annotated[Path, typer.Argument(help="For the answers.")],
     condition: Annotated[list[Condition] | None, typer.Option(help="By default all.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Name of a row. By default all.")] = None,
-    refine: Annotated[bool, typer.Option(help="One more row: any-crystal with refine=True.")] = False,
+    refine: Annotated[bool, typer.Option(help="Two more rows: any-crystal refined, and calibrated, too.")] = False,
     data: Data = patterns.PART,
     output: Where = results.RESULTS,
 ) -> None:
@@ -130,7 +130,7 @@ def run(
 @app.command("run-zones")
 def run_zones(
     method: Annotated[list[str] | None, typer.Option(help="Name of a row. By default all.")] = None,
-    refine: Annotated[bool, typer.Option(help="One more row: any-crystal with refine=True.")] = False,
+    refine: Annotated[bool, typer.Option(help="Two more rows: any-crystal refined, and calibrated, too.")] = False,
     every: Annotated[int, typer.Option(help="Take each so manieth thickness only.")] = 1,
     output: Where = results.RESULTS,
 ) -> None:

@@ -20,7 +20,7 @@ def methods(refine=None) -> dict[str, Callable]:
     Parameters
     ----------
     refine : optional
-        Passed to ``predict_orientation`` as `refine`, for one more row; by default there is none.
+        Passed to ``predict_orientation`` as `refine`, for two more rows; by default there is none.
     """
     from pyxem_dl import match_templates, predict_orientation
 
@@ -39,6 +39,11 @@ def methods(refine=None) -> dict[str, Callable]:
     if refine is not None:
         refined = partial(predict_orientation, refine=refine, **quiet)
         found["any-crystal, refined"] = lambda signal, phase: refined(signal, phases=phase)
+        settings = {"calibrate": True} | (refine if isinstance(refine, dict) else {})
+        calibrated = partial(predict_orientation, refine=settings, center="auto", **quiet)
+        found["any-crystal, centre found, refined and calibrated"] = lambda signal, phase: calibrated(
+            signal, phases=phase
+        )
     return found
 
 

@@ -41,6 +41,8 @@ _ABSORPTION = 0.08
 _RIVAL = 0.05
 # What refining finds, which an earlier map may have, too
 _FOUND = (*RefinedMap.NAMES, *RefinedMap.STRAIN, "neighbours")
+# Above this misfit, in the median, the model is not right
+_DOUBTFUL = 3.5
 # Calibrations that differ by less are one: relative, and px
 _OTHER, _OTHER_CENTER = 0.002, 0.2
 # A disk is at least so large, in pixels
@@ -148,9 +150,9 @@ def refine_orientation(
     Warns
     -----
     UserWarning
-        If no position could be refined; if the map was made with another calibration than the signal has; if the scan
-        cannot be calibrated by its refined patterns (the signal's calibration is then used), or its calibration is
-        changed much; and as :func:`pyxem_dl.predict_orientation`.
+        If no position could be refined, or the misfits are large; if the map was made with another calibration than the
+        signal has; if the scan cannot be calibrated by its refined patterns (the signal's calibration is then used), or
+        its calibration is changed much; and as :func:`pyxem_dl.predict_orientation`.
 
     Notes
     -----
@@ -199,16 +201,28 @@ def refine_map(
     job = refinement_job(signal, scan, xmap, start, computing, **settings)
     check_map_target(target, job.scan.n_patterns, start.n_best)
     refined = (tempered(job) if neighbours else job).run(target)
-    tried = refined.phase_id >= 0
-    if tried.any() and not np.asarray(refined.prop["refined"])[tried].any():
-        misfit = refined.prop["misfit"][tried]
-        misfit = np.median(misfit[np.isfinite(misfit)]) if np.isfinite(misfit).any() else 0
+    _warn_of_misfits(refined)
+    return refined
+
+
+def _warn_of_misfits(refined) -> None:
+    """Warn where nothing was refined, or the model is not right of what was."""
+    misfit, tried = np.asarray(refined.prop["misfit"]), refined.phase_id >= 0
+    kept = tried & np.asarray(refined.prop["refined"])
+    seen = (kept if kept.any() else tried) & np.isfinite(misfit)
+    middle = np.median(misfit[seen]) if seen.any() else 0.0
+    if tried.any() and not kept.any():
         warn(
-            f"None of {tried.sum()} positions could be refined: their misfits are {misfit:.3g} in the median, where 1 "
+            f"None of {tried.sum()} positions could be refined: their misfits are {middle:.3g} in the median, where 1 "
             "is a model that is right. Check the phase, the scale, the center, the beam energy, the convergence angle "
             "and the range of thicknesses."
         )
-    return refined
+    elif middle > _DOUBTFUL:
+        warn(
+            f"The misfits of {kept.sum()} refined positions are {middle:.3g} in the median, where 1 is a model that is "
+            "right: orientations may be worse than before. Try calibrate=True with center='auto', and check the range "
+            "of thicknesses, precession_angle= and absorption=."
+        )
 
 
 def read_start(xmap, n_best: int | None = None) -> Start:

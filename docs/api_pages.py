@@ -21,12 +21,14 @@ FILES = {
     "project/contributing": "CONTRIBUTING.md",
     "project/release": "RELEASE.md",
     "project/results": "benchmarks/results.md",
+    "project/open_benchmark_results": "benchmarks/open_benchmark/results.md",
     "project/benchmark_suite": "benchmarks/README.md",
 }
 #: Short titles, where a file's own says too little beside the others
 _SHORT = {
     "project/readme": "Read me",
     "project/results": "All numbers of the benchmark",
+    "project/open_benchmark_results": "All numbers of the open benchmark",
     "project/benchmark_suite": "How the benchmark is run",
 }
 #: Where Sphinx-Gallery begins a cell, and how a cell saves a picture

@@ -384,11 +384,18 @@ def _has_inversion(phase) -> bool:
 
 def _simulation_recipe(model: OrientationModel) -> TrainingConfiguration | AnyCrystalConfiguration | None:
     """How a model was trained on simulated patterns, if it was; of an adapted one the first that it was made of."""
+    recorded = _simulation_record(model)
+    return _kind(model).from_dict(recorded) if recorded else None
+
+
+def _simulation_record(model: OrientationModel) -> dict | None:
+    """Read what a model says of its first training, as it was written then."""
     training = model.training if model.training.get("simulation") else model.training.get("first_training")
-    if not training:
-        return None
-    kind = AnyCrystalConfiguration if model.takes_phases else TrainingConfiguration
-    return kind.from_dict({k: v for k, v in training.items() if k in kind.__dataclass_fields__})
+    return {k: v for k, v in training.items() if k in _kind(model).__dataclass_fields__} if training else None
+
+
+def _kind(model: OrientationModel):
+    return AnyCrystalConfiguration if model.takes_phases else TrainingConfiguration
 
 
 def _simulated(model: OrientationModel, c: LabelledConfiguration, recipe: TrainingConfiguration, device):
@@ -449,8 +456,8 @@ def _save(model, modules, scans, validation, output, name, description, root, pr
     """Write the folder."""
     c = modules[-1].configuration
     model.name, model.description = name, description
-    recipe = _simulation_recipe(model)  # so that it can be simulated for when the model is adapted again
-    training = asdict(c) | ({"first_training": asdict(recipe)} if recipe else {})
+    first = _simulation_record(model)  # so that it can be simulated for when the model is adapted again
+    training = asdict(c) | ({"first_training": first} if first else {})
     model.training = json.loads(json.dumps(training))
     model.network = model.network.cpu()
     model.provenance = provenance(modules, root, precision)

@@ -185,12 +185,12 @@ def predict_orientation(
     # where the first does not fit, the second may
     n_found = n_best if refining is None or overlap else max(n_best, 2)
     job = orientation_job(signal, model, phases, calibrate, n_found, n_samples, reading, computing, overlap)
-    check_map_target(target, job.scan.n_patterns, n_best if n_best < n_found else job.assemble.n_best)
+    kept = n_best if n_best < n_found else None
+    check_map_target(target, job.scan.n_patterns, kept or job.assemble.n_best)
     xmap = job.run(target if refining is None else None)
     _warn_of_nothing(xmap, job.assemble.thresholds, job.scan.calibration)
     if refining is None:
         return xmap
-    kept = n_best if n_best < n_found else None
     return refine_map(signal, job.scan, xmap, computing, target, kept, **refining)
 
 

@@ -16,14 +16,7 @@ from pyxem_dl.frames import Calibration, k_to_pixel, pixel_to_k
 from pyxem_dl.preprocessing import PolarPreprocessing
 from pyxem_dl.scans import Reading, Scan, make_signal
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small tensors: threads would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---------------------------------------------------------------- a distortion in a calibration

@@ -20,13 +20,7 @@ SHAPE = (3, 4)
 GIVEN = {"thickness": (60, 320), "convergence_semi_angle": 1.5, "show_progressbar": False, "on_message": str}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small tensors: threads would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(name, matrix, center, orientations=6):

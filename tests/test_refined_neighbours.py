@@ -19,13 +19,7 @@ GIVEN = {"thickness": (40, 360), "convergence_semi_angle": 1.5, "show_progressba
 SHAPE = (4, 6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small tensors: threads would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=PHASES)

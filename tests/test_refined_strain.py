@@ -22,13 +22,7 @@ from pyxem_dl.strain.deformation import strain_of
 NAMES = ("e_xx", "e_yy", "e_xy")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small tensors: threads would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Deformed(ManyBeam):

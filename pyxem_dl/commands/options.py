@@ -43,6 +43,10 @@ SignalMask = Annotated[
 OutputMap = Annotated[
     Path, typer.Option(help="Where the map goes: .h5 (everything), .ang, .ctf, or .zarr (as it comes).")
 ]
+MapFrame = Annotated[
+    str | None,
+    typer.Option(help="Convention of the map, as '{turn: 90, flipped: true, inverse: true, crystal_x: a*}'."),
+]
 OverwriteMap = Annotated[bool, typer.Option("--overwrite", help="Replace an existing map.")]
 BatchSize = Annotated[int | None, typer.Option(help="Number of patterns on the device at once.", min=1)]
 

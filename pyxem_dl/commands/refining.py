@@ -10,6 +10,7 @@ import typer
 
 from pyxem_dl.commands.app import command
 from pyxem_dl.commands.options import (
+    MapFrame,
     OutputMap,
     OverwriteMap,
     ScanFile,
@@ -45,10 +46,7 @@ def refine(
         float | None, typer.Option(help="Of the cone of the beam in mrad; by default the direct beam says.", min=0)
     ] = None,
     precession_angle: Annotated[float, typer.Option(help="Of a precessing beam in degrees.", min=0)] = 0.0,
-    frame: Annotated[
-        str | None,
-        typer.Option(help="Convention of the map, as '{turn: 90, flipped: true, inverse: true, crystal_x: a*}'."),
-    ] = None,
+    frame: MapFrame = None,
     overwrite: OverwriteMap = False,
     *,
     options: ScanOptions,
@@ -89,10 +87,7 @@ def settle(
                      "repeat for several phases."),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Angle in degrees below which orientations are one.")] = 5.0,
-    frame: Annotated[
-        str | None,
-        typer.Option(help="Convention of the map, as '{turn: 90, flipped: true, inverse: true, crystal_x: a*}'."),
-    ] = None,
+    frame: MapFrame = None,
     overwrite: OverwriteMap = False,
     *,
     options: ScanOptions,

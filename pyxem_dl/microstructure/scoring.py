@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyxem_dl.crystals import load_phases, phase_from_dict, phase_to_dict
+from pyxem_dl.crystals import load_phases
 from pyxem_dl.microstructure.averaging import with_neighbours
 from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
 from pyxem_dl.orientation import ModelStep, OrientationStep
 from pyxem_dl.patterns import Probe
 from pyxem_dl.preprocessing import in_electrons, usable_patterns
 from pyxem_dl.refinement.spots import measure
-from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan, Step
+from pyxem_dl.refinement.step import CrystalStep
+from pyxem_dl.scans import Collected, Computing, Field, Job, Reading, Scan
 from pyxem_dl.simulation.beams import Beams
 
 if TYPE_CHECKING:
     from pyxem_dl.microstructure.beliefs import Candidates
 
 # Spots in which light is looked for, the least radius of one in pixels, and by how many deviations of its noise light
-# has to be above the background, of which a share is not even
-_SPOTS, _RADIUS, _LIT, _UNEVEN = 40, 1.5, 2.5, 0.1
+# has to be above the background
+_SPOTS, _RADIUS, _LIT = 40, 1.5, 2.5
 
 
 class ComparisonStep(ModelStep):
@@ -63,7 +64,7 @@ class ComparisonStep(ModelStep):
         return {"rotations": rotations, "logits": logits}
 
 
-class LightStep(Step):
+class LightStep(CrystalStep):
     """Adds up the light that patterns have where orientations have spots.
 
     Parameters
@@ -86,14 +87,6 @@ class LightStep(Step):
     def __init__(self, phases: list, scan: Scan, radius: float, rotations, phase_id, gain: float) -> None:
         self.phases, self.scan, self.radius, self.gain = phases, scan, radius, gain
         self.rotations, self.phase_id = rotations, phase_id
-
-    def __getstate__(self) -> dict:
-        return {name: x for name, x in self.__dict__.items() if name not in ("_beams", "_mask")} | {
-            "phases": [phase_to_dict(phase) for phase in self.phases]
-        }
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state | {"phases": [phase_from_dict(entry) for entry in state["phases"]]})
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -125,7 +118,7 @@ class LightStep(Step):
             seen[:, 0] = False  # the direct beam
             n = seen.shape[1]
             light[rows, :n] = (found.intensity * seen).float()
-            noise[rows, :n] = ((found.background + (_UNEVEN * found.background) ** 2 + 1) * seen).float()
+            noise[rows, :n] = (found.noise * seen).float()
         return {"light": light, "noise": noise}
 
 

@@ -13,7 +13,7 @@ from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.places import Places, fit_places
 from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
 from pyxem_dl.refinement.spots import Measured, measure
-from pyxem_dl.refinement.waves import Pool, jacobian
+from pyxem_dl.refinement.waves import Pool
 from pyxem_dl.rotations import conjugate, exponential, logarithm, misorientation_angle, multiply, rotate_in_plane
 from pyxem_dl.simulation.beams import Beams, Chosen
 
@@ -322,12 +322,8 @@ class Refiner:
     # ---------------------------------------------------------------- the fit
     def _disks(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int):
         """Mean intensities and moments of disks (n, m, 2 beams), and derivatives (n, m, 2 beams, 3)."""
-        n, m = thickness.shape
-        cone, precession = (x.to(tilt) for x in (self._optics.cone(n_directions), self._optics.precession))
-        every = (precession[:, None] + cone).flatten(0, 1)
-        error = pool.turned((tilt[:, :, None] + every).flatten(1, 2)).unflatten(1, (m * len(precession), len(cone)))
-        both = jacobian(pool, error, thickness.repeat_interleave(len(precession), 1), n_strong, seen.beams)
-        both = both.unflatten(1, (m, len(precession))).mean(2)  # (n, m, cone, beams, 4)
+        cone = self._optics.cone(n_directions).to(tilt)
+        both = self._optics.seen(pool, tilt, thickness, cone, n_strong, seen.beams)
         moment = torch.einsum("nmcbk,ncb->nmbk", both, seen.outward(cone / self._optics.disk)) / len(cone)
         both = torch.cat([both.mean(2), moment], dim=2)
         return both[..., 0], both[..., 1:]

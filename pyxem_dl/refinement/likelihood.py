@@ -15,12 +15,8 @@ _MOST = 32
 # Share of an intensity by which the model is wrong, whatever the counts: of beams, of the direct beam (which holds what
 # was scattered by little, too), and of moments within disks
 _MODEL_ERROR, _DIRECT_ERROR, _MOMENT_ERROR = 0.05, 0.15, 0.06
-# Share of the background that is not as even as it is taken to be
-_UNEVEN = 0.1
 # Diffracted beams together are above what noise makes by so many deviations at least
 _CLEARLY_LIT = 6.0
-# Electrons that may be anywhere
-_FLOOR = 1.0
 
 
 class Fit(NamedTuple):
@@ -60,12 +56,11 @@ class Seen(NamedTuple):
         beams = measured.used.long().sort(dim=1, descending=True, stable=True).indices[:, :most]
         kx, ky = (x.double().gather(1, beams) for x in chosen[:2])
         k = torch.hypot(kx, ky)
-        used, intensity, background, moment = (
-            x.gather(1, beams) for x in (measured.used, measured.intensity, measured.background, measured.moment)
+        used, intensity, noise, moment = (
+            x.gather(1, beams) for x in (measured.used, measured.intensity, measured.noise, measured.moment)
         )
         error = torch.cat([torch.full_like(k, _MODEL_ERROR), torch.full_like(k, _MOMENT_ERROR)], dim=1)
         error = torch.where((beams == 0).repeat(1, 2), _DIRECT_ERROR, error)
-        noise = background + (_UNEVEN * background) ** 2 + _FLOOR
         used = torch.cat([used, used & (k > 0)], dim=1)
         # of what is anywhere in a disk, the mean square distance from its middle along a line is a quarter
         noise = torch.cat([noise, noise / 4], dim=1)

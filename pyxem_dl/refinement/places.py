@@ -11,7 +11,7 @@ from pyxem_dl.frames import direction_of_tilt
 from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.search import Optics
 from pyxem_dl.refinement.spots import Measured
-from pyxem_dl.refinement.waves import Pool, jacobian
+from pyxem_dl.refinement.waves import Pool
 
 # Strong beams, and directions in a disk: on two rings (Gauss' of the squared radius, which count alike) of so many
 _STRONG, _AZIMUTHS = 24, 7
@@ -129,10 +129,7 @@ def _model(pool: Pool, seen: Seen, optics: Optics, tilt, thickness, radius: floa
     """Intensities (n, beams, 4) with derivatives by tilts and thickness, and first moments (n, beams, 4, 2) in Å⁻¹."""
     angle = torch.arange(_AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
     cone = optics.disk * torch.cat([r * torch.stack([angle.cos(), angle.sin()], dim=1) for r in _RINGS]).to(tilt)
-    precession = optics.precession.to(tilt)
-    every = (precession[:, None] + cone).flatten(0, 1)
-    error = pool.turned(tilt[:, None] + every).unflatten(1, (len(precession), len(cone)))
-    both = jacobian(pool, error, thickness[:, None].expand(-1, len(precession)), _STRONG, seen.beams).mean(1)
+    both = optics.seen(pool, tilt[:, None], thickness[:, None], cone, _STRONG, seen.beams)[:, 0]
     at = torch.stack(direction_of_tilt(*cone.unbind(1)), dim=1) * (radius / optics.disk)
     return both.mean(1), torch.einsum("ncbk,cj->nbkj", both, at) / len(cone)
 

@@ -106,11 +106,11 @@ def refine_orientation(
         Of a precessing beam, in degrees.
     strain : bool
         Refine the strain in the plane of the pattern, too: from where disks are, with what the crystal makes of the
-        light within them. It is as good as the calibration (see `calibrate`), and takes half as long again.
+        light within them. It is as good as the calibration (see `calibrate`), and takes longer.
     calibrate : bool or FoundCalibration
         Refine scale, ellipse, centre and drift of the scan first, by up to 96 positions spread over it, and use them;
-        or use what was found before, by :func:`pyxem_dl.calibrate`. A scale or an ellipse that is off by more than
-        some 3 % needs the latter. The signal stays as it is.
+        or use what was found before, by :func:`pyxem_dl.calibrate`. A scale or an ellipse that is off by more than a
+        percent or two needs the latter. The signal stays as it is.
     neighbours : bool
         Refine each position twice, the second time with what its neighbours of the same grain say: those of the eight
         around it that are refined, of the same phase, and within three degrees. Their mean orientation and thickness
@@ -319,8 +319,8 @@ def _warn_of_other_calibration(xmap, calibration) -> None:
     if made is None:
         return
     scale = math.sqrt(math.prod(made.scale) / math.prod(calibration.scale)) - 1
-    bends = (np.eye(2) if each.distortion is None else np.array(each.distortion) for each in (made, calibration))
-    bend = np.abs(next(bends) - next(bends)).max()
+    bends = [np.eye(2) if each.distortion is None else np.array(each.distortion) for each in (made, calibration)]
+    bend = np.abs(np.subtract(*bends)).max()
     moved = math.dist(made.center, np.asarray(calibration.center, dtype=float))  # NaN where each pattern has its own
     if abs(scale) > _OTHER or bend > _OTHER or moved > _OTHER_CENTER:
         warn(

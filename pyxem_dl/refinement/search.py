@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from pyxem_dl.refinement.likelihood import Seen
-from pyxem_dl.refinement.waves import Pool, intensities
+from pyxem_dl.refinement.waves import Pool, intensities, jacobian
 
 # The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
 _TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
@@ -52,6 +52,19 @@ class Optics(NamedTuple):
         angle = torch.arange(n_ring, device=middle.device) * (2 * math.pi / n_ring)
         ring = out * torch.stack([angle.cos(), angle.sin()], dim=1)
         return torch.cat([middle, ring]) if with_middle else ring
+
+    def seen(self, pool: Pool, tilt, thickness, cone: torch.Tensor, n_strong: int, wanted: torch.Tensor):
+        """Compute what each direction of a cone (d, 2) makes: intensities and derivatives (n, m, d, wanted, 4).
+
+        Of tilts (n, m, 2) and thicknesses (n, m), as :func:`~pyxem_dl.refinement.waves.jacobian` gives them; means over
+        the directions of a precessing beam.
+        """
+        precession = self.precession.to(tilt)
+        shape = thickness.shape[1] * len(precession), len(cone)
+        every = (precession[:, None] + cone).flatten(0, 1)
+        error = pool.turned((tilt[:, :, None] + every).flatten(1, 2)).unflatten(1, shape)
+        each = jacobian(pool, error, thickness.repeat_interleave(len(precession), 1), n_strong, wanted)
+        return each.unflatten(1, (-1, len(precession))).mean(2)
 
 
 class Net(NamedTuple):

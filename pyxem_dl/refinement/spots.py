@@ -17,6 +17,8 @@ _CLEAR = 2.5
 # Width of the rings in which the background is read, in pixels; pixels above the mean by more than so many of their
 # deviations are light of spots that nobody predicted
 _RING, _OUTLIER = 4.0, 3.0
+# Share of the background that is not as even as it is taken to be, and electrons that may be anywhere
+_UNEVEN, _FLOOR = 0.1, 1.0
 # Of the place of a disk, whatever the counts, in pixels
 _PLACE_ERROR = 0.03
 # A value that so many pixels share, if they are brighter than so many electrons, is where the detector ends
@@ -40,6 +42,11 @@ class Measured(NamedTuple):
     used: torch.Tensor
     turn: torch.Tensor
     turn_error: torch.Tensor
+
+    @property
+    def noise(self) -> torch.Tensor:
+        """Variance of the intensities (n, beams) that does not come of a disk's own electrons."""
+        return self.background + (_UNEVEN * self.background) ** 2 + _FLOOR
 
 
 def measure(

@@ -68,7 +68,20 @@ class Start:
         return {name: x.gather(1, order)[:, : self.n_best] if self.has_each(name) else x for name, x in values.items()}
 
 
-class RefinementStep(Step):
+class CrystalStep(Step):
+    """A step that needs crystals with their atoms, as `phases`; what `prepare` makes on a device begins with ``_``."""
+
+    phases: list
+
+    def __getstate__(self) -> dict:
+        plain = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        return plain | {"phases": [phase_to_dict(phase) for phase in self.phases]}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state | {"phases": [phase_from_dict(entry) for entry in state["phases"]]})
+
+
+class RefinementStep(CrystalStep):
     """Refines the orientations of a batch.
 
     Parameters
@@ -95,13 +108,6 @@ class RefinementStep(Step):
     ) -> None:
         self.phases, self.scan, self.physics, self.start, self.gain = phases, scan, physics, start, gain
         self.strain = strain
-        self._refiners = None
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"phases": [phase_to_dict(phase) for phase in self.phases], "_refiners": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state | {"phases": [phase_from_dict(entry) for entry in state["phases"]]})
 
     @property
     def fields(self):

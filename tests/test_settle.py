@@ -13,8 +13,10 @@ from pyxem_dl.metrics import disorientation
 from pyxem_dl.microstructure import Change
 from pyxem_dl.microstructure.averaging import with_neighbours
 from pyxem_dl.microstructure.beliefs import Candidates
+from pyxem_dl.microstructure.evidence import MapView
 from pyxem_dl.microstructure.fields import select_fields
 from pyxem_dl.microstructure.neighbourhood import Neighbourhood
+from pyxem_dl.microstructure.settling import _are_lit
 from pyxem_dl.results import to_crystal_map
 from pyxem_dl.scans import Scan
 from pyxem_dl.symmetry import proper_operations, stack_operations
@@ -254,6 +256,26 @@ def test_faint_patterns_inside_of_a_grain_are_filled(scan):
     assert faint.sum() >= 6 and filled[faint].mean() > 0.7
     assert (disorientation(settled, truth).reshape(12, 16)[faint & filled] < 5).all()
     assert (settled.phase_id[truth.phase_id < 0] == -1).mean() > 0.95
+
+
+def test_what_is_too_faint_alone_is_lit_together():
+    """Half as much as the dark neighbours of the crystal have is enough, and vacuum beside it stays dark."""
+    data, _ = two_grains((8, 12))
+    left = np.indices((8, 12))[1] < 6
+    view = MapView(map_of(data, phase_id=np.zeros((8, 12))), math.radians(5))
+    light = np.where(left, 2.4, 0.0)
+    light[3, 2], light[5, 8], light[1, 10] = 0.4, 2.0, 3.0
+    likely, phase = view.rotations[:, 0], torch.zeros(96, dtype=torch.long)
+    one = likely[:1].expand(96, -1)
+    lit = _are_lit(view, torch.tensor(light.ravel()), one, phase).numpy().reshape(8, 12)
+    expected = left.copy()
+    expected[3, 2], expected[1, 10] = False, True
+    expected[[0, 7], 5] = False  # three neighbours of their kind are too few
+    np.testing.assert_array_equal(lit, expected)
+    # other crystals, and positions that were not looked at, say nothing
+    light[left] = np.nan
+    light[3, 3] = 2.4
+    assert not _are_lit(view, torch.tensor(light.ravel()), one, phase).numpy().reshape(8, 12)[:, :6].any()
 
 
 def test_patterns_decide_on_wrong_orientations_that_are_coherent(scan):

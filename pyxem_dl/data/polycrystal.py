@@ -142,7 +142,9 @@ def _expected(simulate: ManyBeam, grains: _Grains, part, electrons: float, calib
     share = torch.as_tensor(grains.share[part], dtype=torch.float32)
     images, direct = 0, 1
     for rotations, of_thickness in zip(grains.rotations[part].unbind(1), (share, 1 - share), strict=True):
-        beams = simulate(rotations, thickness * of_thickness, disk_radius, 5)
+        given = rotations, thickness * of_thickness, disk_radius, 5
+        # reflections of other Laue zones are faint, and tell a crystal from the same one turned by 180°
+        beams = simulate(*given).joined(simulate.far(*given))
         # a slice is the least that is computed
         there = torch.as_tensor(~grains.bare[part]) & (thickness * of_thickness >= 2)
         through = torch.where(there, beams.intensity[:, 0].mean((1, 2)), 1.0)

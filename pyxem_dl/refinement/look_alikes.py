@@ -22,7 +22,7 @@ from pyxem_dl.simulation.beams import Beams
 from pyxem_dl.symmetry import proper_operations
 
 # Beams that take part, up to this excitation error (Å⁻¹); strong ones; directions in the disk; and steps of a fit
-_BEAMS, _EXCITATION_ERROR, _STRONG, _DIRECTIONS, _STEPS = 200, 0.2, 36, 7, 4
+_BEAMS, _EXCITATION_ERROR, _STRONG, _DIRECTIONS, _STEPS = 96, 0.2, 28, 7, 3
 # Zone axes with indices to here, so many of the shortest within so many degrees of the beam; and how near (degrees) an
 # orientation has to be to one that looks like another to be begun from there, too
 _HIGHEST, _AXES, _AROUND, _NEAR = 6, 8, 8.0, 3.0
@@ -92,9 +92,12 @@ class LookAlikes:
         thickness = torch.cat([thickness, thickness.flip(1)], dim=1).float().nan_to_num(self._bounds[0])
         if starts.device.type != "cpu":
             likely = self._fitted(given, starts, thickness)
-        else:  # what is computed for one fits into a processor's memory
-            each = (slice(i, i + 1) for i in range(len(starts)))
-            likely = torch.cat([self._fitted(given[i], starts[i], thickness[i]) for i in each])
+        else:  # what is computed for one fits into a processor's memory; starts that are there already need no time
+            likely = torch.full_like(thickness, -math.inf)
+            new = torch.cat([torch.ones_like(starts[:, :2, 0]), (starts[:, 2:] != rotations).any(-1)], dim=1).bool()
+            for i, some in enumerate(new):
+                one = slice(i, i + 1)
+                likely[one, some] = self._fitted(given[one], starts[one, some], thickness[one, some])
         of_each = likely.view(-1, 2, 2).amax(1)
         return (of_each[:, 1] - of_each[:, 0]) / _TEMPERATURE
 

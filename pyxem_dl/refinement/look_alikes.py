@@ -16,8 +16,9 @@ import torch
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.regions import Regions
 from pyxem_dl.refinement.search import Optics, solved
+from pyxem_dl.refinement.spots import MARGIN
 from pyxem_dl.refinement.waves import Pool
-from pyxem_dl.rotations import conjugate, exponential, misorientation_angle, multiply, zone_axes
+from pyxem_dl.rotations import misorientation_angle, multiply, zone_axes
 from pyxem_dl.simulation.beams import Beams
 from pyxem_dl.symmetry import proper_operations
 
@@ -67,9 +68,11 @@ class LookAlikes:
         self._absorption, self._bounds = absorption, bounds
         self._operations = proper_operations(phase).double().to(beams.device)
         self._axes, self._lengths = (x.to(beams.device) for x in _zone_axes(phase))
+        expected = torch.tensor([math.radians(_EXPECTED)] * 2 + [_EXPECTED_THICKNESS])
+        self._pull = torch.diag(expected**-2).to(beams.device)
 
     def __call__(self, given, rotations: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
-        """By how much the second of two orientations is likelier than the first, for what patterns hold.
+        """Say by how much the second of two orientations is likelier than the first, from what patterns hold.
 
         Parameters
         ----------
@@ -89,20 +92,21 @@ class LookAlikes:
         # where one fits better than the other, what looks like it is a better start for that one
         swapped = torch.stack([self._like(second, first), self._like(first, second)], dim=1)
         starts = torch.cat([rotations.double(), swapped], dim=1)
-        thickness = torch.cat([thickness, thickness.flip(1)], dim=1).float().nan_to_num(self._bounds[0])
+        new = (swapped != rotations).any(-1)
+        thickness = torch.cat([thickness, thickness.flip(1).where(new, thickness)], dim=1).float()
+        thickness = thickness.nan_to_num(self._bounds[0])
         if starts.device.type != "cpu":
             likely = self._fitted(given, starts, thickness)
         else:  # what is computed for one fits into a processor's memory; starts that are there already need no time
             likely = torch.full_like(thickness, -math.inf)
-            new = torch.cat([torch.ones_like(starts[:, :2, 0]), (starts[:, 2:] != rotations).any(-1)], dim=1).bool()
-            for i, some in enumerate(new):
+            for i, some in enumerate(torch.cat([torch.ones_like(new), new], dim=1)):
                 one = slice(i, i + 1)
                 likely[one, some] = self._fitted(given[one], starts[one, some], thickness[one, some])
         of_each = likely.view(-1, 2, 2).amax(1)
         return (of_each[:, 1] - of_each[:, 0]) / _TEMPERATURE
 
     def _like(self, one: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
-        """Turn one (n, 4) by 180° about the zone axis that brings it nearest to another, which stays if none is near."""
+        """Turn one (n, 4) by 180° about the zone axis that brings it nearest to another, or give that one."""
         beam = zone_axes(one)
         angle = torch.rad2deg(torch.acos((beam @ self._axes.mT).abs().clamp(max=1)))
         lengths = self._lengths.where(angle < _AROUND, math.inf)
@@ -204,8 +208,7 @@ class _Fit:
         residual = self._seen - now.expected
         weight = self._used / torch.maximum(now.variance, (residual / _OUTLIER) ** 2)
         weighted = now.by * weight[..., None]
-        expected = torch.tensor([math.radians(_EXPECTED)] * 2 + [_EXPECTED_THICKNESS]) ** -2
-        normal = weighted.mT @ now.by + torch.diag(expected).to(now.by.device)
+        normal = weighted.mT @ now.by + self._owner._pull
         slope = (weighted * residual[..., None]).sum(1)
         size = torch.diagonal(normal, dim1=-2, dim2=-1)
         step = solved(normal + torch.diag_embed(damping[:, None] * size), slope)
@@ -217,20 +220,17 @@ class _Fit:
 def _scattered(given, calibration: Calibration, radius: float) -> torch.Tensor:
     """Electrons (n,) of patterns outside the direct beam."""
     patterns = given.patterns
-    if given.centers is None:
-        center = patterns.new_tensor(calibration.center).expand(len(patterns), 2)
-    else:
-        center = given.centers.to(patterns)
+    center = calibration.center if given.centers is None else given.centers[..., None, None].float().unbind(1)
     row, column = (torch.arange(size, device=patterns.device) for size in patterns.shape[1:])
-    off_row, off_column = row - center[:, :1], column - center[:, 1:]
-    beside = torch.hypot(off_row[:, :, None], off_column[:, None]) > radius + 1.5
+    off_row, off_column = row[:, None] - center[0], column - center[1]
+    beside = torch.hypot(off_row, off_column) > radius + MARGIN
     if given.signal_mask is not None:
         beside = beside & ~given.signal_mask
     return (patterns * beside).sum((1, 2))
 
 
 def _zone_axes(phase) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit vectors (m, 3) along the zone axes of low indices, one of each pair of opposites, and their lengths in Å."""
+    """List zone axes of low indices, one of two opposites: unit vectors (m, 3), and lengths (m,) in Å."""
     span = np.arange(-_HIGHEST, _HIGHEST + 1)
     uvw = np.stack(np.meshgrid(span, span, span, indexing="ij"), axis=-1).reshape(-1, 3)
     uvw = uvw[len(uvw) // 2 + 1 :]  # the first half are their opposites

@@ -62,7 +62,8 @@ class Regions(NamedTuple):
         electrons, background = (
             zero.scatter_add(1, label, x.flatten(1).double())[:, :-1].float() for x in (patterns, beneath)
         )
-        return cls(label, electrons, background, there & is_readable(kx, ky, calibration, radius) & (kx.abs() + ky.abs() > 0))
+        used = there & is_readable(kx, ky, calibration, radius) & (torch.hypot(kx, ky) > 0)
+        return cls(label, electrons, background, used)
 
     def shares(
         self, kx, ky, shape, calibration: Calibration, radius: float, centers: torch.Tensor | None = None

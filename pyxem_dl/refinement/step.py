@@ -63,11 +63,10 @@ class Start:
     def odds(self) -> np.ndarray:
         """Logarithm of how much likelier the second candidate is than the first (n,), by scores that are probabilities.
 
-        NaN where they are none, or the second is no rival of the same phase.
+        NaN where they are none, or the second is no rival, or one of another phase.
         """
-        nothing = np.full(len(self.phase), np.nan)
-        if "scores" not in self.properties or not self.has_each("scores"):
-            return nothing
+        if self.rotations.shape[1] < 2 or "scores" not in self.properties or not self.has_each("scores"):
+            return np.full(len(self.phase), np.nan)
         first, second = self.properties["scores"][:, :2].astype(float).T
         known = (self.rival >= 0) & (self.rival == self.phase) & (second > 0) & (first + second <= _CERTAIN)
         return np.log(np.where(known, second, 1.0) / np.where(known, first, np.nan))

@@ -182,7 +182,8 @@ class Beams:
         """
         spots = crystals.find_spots(
             self.table, torch.zeros(len(rotations), dtype=torch.long, device=self.device), rotations,
-            self.beam_energy, n_spots=self.n_beams - 1 + self.keep_symmetry, max_excitation_error=self.max_excitation_error,
+            self.beam_energy, n_spots=self.n_beams - 1 + self.keep_symmetry,
+            max_excitation_error=self.max_excitation_error,
         )  # fmt: skip
         present = spots.structure_factor > 0
         if self.keep_symmetry and present.shape[1] == self.n_beams:

@@ -158,9 +158,9 @@ def refine_orientation(
     Notes
     -----
     Intensities are aperture sums without the mean of their surroundings. Disks that are saturated, masked, or cut by
-    the detector's edge take no part. Candidates that differ by a turn of 180°, about the beam or a zone axis near it, are
-    told apart by reflections far from their Bragg condition; what these leave open, :func:`pyxem_dl.settle` decides.
-    Positions that are not indexed stay so.
+    the detector's edge take no part. Candidates that differ by a turn of 180°, about the beam or a zone axis near it,
+    are told apart by reflections far from their Bragg condition; what these leave open, :func:`pyxem_dl.settle`
+    decides. Positions that are not indexed stay so.
 
     References
     ----------

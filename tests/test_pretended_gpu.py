@@ -25,7 +25,7 @@ from pyxem_dl.orientation import OrientationStep
 from pyxem_dl.patterns import Probe, find_maxima
 from pyxem_dl.patterns.matcher import DiskMatcher
 from pyxem_dl.preprocessing import CartesianPreprocessing, PolarPreprocessing, find_direct_beam
-from pyxem_dl.refinement.fitting import Physics
+from pyxem_dl.refinement.fitting import Given, Physics, Refiner
 from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.scans import Padded, Positions, Rows, Scan
 from pyxem_dl.scans.steps import to_host
@@ -290,6 +290,23 @@ def test_a_micro_batch_that_is_refined(device):
     assert sum(others.values()) <= 3 and all("wrong = " in place or "doubtful" in place for place in others), others
     for name in ("rotations", "thickness", "misfit"):
         np.testing.assert_allclose(back([found[name]])[0].numpy(), expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_two_candidates_that_are_told_apart(device):
+    (crystal,) = load_phases(make_phase())
+    truth = rot.random_rotations(2, torch.Generator().manual_seed(1)).double()
+    both = torch.stack([truth, rot.rotate_in_plane(truth, torch.full((2,), np.pi).double())], dim=1)
+    given, thickness = Given(plates(crystal, truth.float())), torch.full((2, 2), 105.0)
+    of = [Refiner(crystal, CALIBRATION, Physics(2.5, (90.0, 120.0), n_beams=24), where) for where in ("cpu", "cuda")]
+    expected = of[0].look_alikes(given, both, thickness)
+    on_device = given._replace(patterns=given.patterns.to("cuda")), both.to("cuda"), thickness.to("cuda")
+    device.waits.clear()
+    device.uploads.clear()
+    found = of[1].look_alikes(*on_device)
+    assert not {place for place in device.waits if "linalg" not in place}
+    assert sum(device.uploads.values()) == 0, device.uploads
+    torch.testing.assert_close(found.held, expected, atol=0.05, rtol=1e-3)
+
 
 
 # ---------------------------------------------------------------- disks and peaks

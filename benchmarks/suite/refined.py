@@ -36,7 +36,8 @@ def measure(folder: Path, device: str = "auto", doses=DOSES) -> Iterator[tuple[s
             labelled = multislice(folder, name, dose)
             title = f"{name}, multislice, {dose:.0e} electrons".replace("e+0", "e")
             given = {"device": device, "show_progressbar": False}
-            predict = partial(predict_orientation, labelled.signal, phases=phase, **given)
+            # as many candidates as prediction gives to its own refinement
+            predict = partial(predict_orientation, labelled.signal, phases=phase, n_best=2, **given)
             refine = partial(refine_orientation, labelled.signal, thickness=_THICKNESS, **given)
             predicted, cost = _timed(predict, named)
             if on_gpu:  # what is loaded at the first call does not count

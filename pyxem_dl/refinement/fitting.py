@@ -10,6 +10,7 @@ import torch
 
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.likelihood import Seen
+from pyxem_dl.refinement.look_alikes import LookAlikes
 from pyxem_dl.refinement.places import Places, fit_places
 from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
 from pyxem_dl.refinement.spots import Measured, measure
@@ -230,6 +231,9 @@ class Refiner:
         self._bounds = max(low - THICKNESS_STEP, low / 2), high + THICKNESS_STEP
         disk = radius * math.sqrt(math.prod(calibration.scale)) * calibration.wavelength
         self._optics = Optics.of(disk, math.radians(physics.precession_angle), _AZIMUTHS, device)
+        self.look_alikes = LookAlikes(
+            phase, self._beams, self._optics, calibration, radius, physics.absorption, self._bounds
+        )
         self._net = Net.of(disk).to(device)
         self._small_net = Net.of(disk, reach=_SMALL_REACH).to(device)
         self._wide_net = Net.of(disk, _WIDE_STEP, _WIDE_REACH).to(device)

@@ -89,7 +89,7 @@ def refine_orientation(
     xmap : orix.crystal_map.CrystalMap
         Orientations of all positions of the signal, by any method, in the convention of pyxem_dl (see
         :func:`pyxem_dl.results.read_labels` for files of other programs). The first of each position is refined; where
-        it does not fit, the second, too.
+        it does not fit, or the scores leave a doubt, the second, too.
     phases : orix.crystal_map.Phase, path of a CIF file, or a list of these, optional
         Crystals with atoms, by the names of the map's phases, where those of the map have none.
     thickness : tuple of float
@@ -131,8 +131,9 @@ def refine_orientation(
         * ``orientation_error``: in degrees; two of three orientations are nearer to the truth.
         * ``misfit``: mean square of what the model does not explain, in units of the expected errors: 1 is a model
           that is right, above 2 it is not, and the errors are larger.
-        * ``candidate``: 0, or 1 where the map's second candidate was refined, since the first does not fit (its misfit
-          is above 1.5) and the second has half its misfit or less. It is the first one then.
+        * ``candidate``: 0, or 1 where the map's second candidate is the right one, and is the first one then: the first
+          does not fit (its misfit is above 1.5) and the second has half its misfit or less; or both fit, and the second
+          is likelier by faint disks and by scores that are probabilities.
         * ``refined``: False where nothing was found that explains the pattern, or it was more than four degrees away:
           the orientation is the map's, and the numbers are NaN.
         * ``e_xx``, ``e_yy``, ``e_xy``, and ``e_xx_error`` and so on, with `strain`: without a unit, x to the right in
@@ -157,8 +158,9 @@ def refine_orientation(
     Notes
     -----
     Intensities are aperture sums without the mean of their surroundings. Disks that are saturated, masked, or cut by
-    the detector's edge take no part. A turn of 180° about the beam is not changed: see :func:`pyxem_dl.settle`.
-    Positions that are not indexed stay so.
+    the detector's edge take no part. Candidates that differ by a turn of 180°, about the beam or a zone axis near it,
+    are told apart by reflections far from their Bragg condition; what these leave open, :func:`pyxem_dl.settle`
+    decides. Positions that are not indexed stay so.
 
     References
     ----------

@@ -11,7 +11,7 @@ from pyxem_dl.simulation.beams import Chosen
 
 # Around a disk, in pixels: what the probe's edge and a small error of the orientation need; and what is kept clear of
 # it where the background is read
-_MARGIN, _BACKGROUND_MARGIN = 1.2, 2.5
+MARGIN, _BACKGROUND_MARGIN = 1.2, 2.5
 # Nearer to the direct beam than so many radii of a disk a spot is not told from it
 _CLEAR = 2.5
 # Width of the rings in which the background is read, in pixels; pixels above the mean by more than so many of their
@@ -81,10 +81,10 @@ def measure(
     inside = (around_row >= 0) & (around_row < rows) & (around_column >= 0) & (around_column < columns)
     place = (around_row.clamp(0, rows - 1) * columns + around_column.clamp(0, columns - 1)).flatten(1)
     apart = torch.hypot(around_row - row[..., None, None], around_column - column[..., None, None])
-    disk = apart < radius + _MARGIN
+    disk = apart < radius + MARGIN
     near = ((apart < radius + _BACKGROUND_MARGIN) & inside & chosen.present[..., None, None]).flatten(1)
-    background = _background(patterns, _scattered(patterns, place, near), center, signal_mask)
-    excluded = _saturated(patterns) if signal_mask is None else _saturated(patterns) | signal_mask
+    background = mean_of_rings(patterns, _scattered(patterns, place, near), center, signal_mask)
+    excluded = is_saturated(patterns) if signal_mask is None else is_saturated(patterns) | signal_mask
     values, beneath, spoiled = (
         x.flatten(1).gather(1, place).view(disk.shape) for x in (patterns.double(), background, excluded)
     )
@@ -92,7 +92,7 @@ def measure(
     beneath = beneath * on_disk
     values = values * on_disk - beneath
     whole = ((inside & ~spoiled) | ~disk).all(-1).all(-1)
-    used = chosen.present & whole & _readable(kx, ky, calibration, radius)
+    used = chosen.present & whole & is_readable(kx, ky, calibration, radius)
     seen_x, seen_y = pixel_to_k(around_row.double(), around_column.double(), calibration, _spread(center))
     off_x, off_y = seen_x - kx[..., None, None], seen_y - ky[..., None, None]
     total, to_x, to_y = values.sum((-1, -2)), (values * off_x).sum((-1, -2)), (values * off_y).sum((-1, -2))
@@ -108,13 +108,12 @@ def _spread(center):
     return tuple(x if isinstance(x, (int, float)) else x[..., None, None] for x in center)
 
 
-def _readable(kx, ky, calibration: Calibration, radius: float) -> torch.Tensor:
+def is_readable(kx, ky, calibration: Calibration, radius: float) -> torch.Tensor:
     """Beams whose disks are clear of the direct beam's, or are it, and that a round camera would see."""
     size, k = radius * max(calibration.scale), torch.hypot(kx, ky)
-    clear = k > _CLEAR * size
-    clear[:, 0] = True
+    clear = (k > _CLEAR * size) | (k == 0)
     # the corners of a detector are seen by no round camera and by no bandwidth-limited simulation
-    return clear & (k < calibration.reciprocal_radius - (radius + _MARGIN) * max(calibration.scale))
+    return clear & (k < calibration.reciprocal_radius - (radius + MARGIN) * max(calibration.scale))
 
 
 def _turn(across, total, k, size: float, pixel: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,14 +132,14 @@ def _scattered(patterns: torch.Tensor, place: torch.Tensor, near: torch.Tensor) 
     return covered.scatter_add_(1, place, near.to(covered.dtype)).view(patterns.shape) > 0
 
 
-def _saturated(patterns: torch.Tensor) -> torch.Tensor:
+def is_saturated(patterns: torch.Tensor) -> torch.Tensor:
     """Pixels that have the largest value, where many have it."""
     largest = patterns.amax((1, 2), keepdim=True)
     alike = (patterns == largest).sum((1, 2), keepdim=True)
     return (patterns >= largest) & (alike >= _ALIKE) & (largest > _BRIGHT)
 
 
-def _background(patterns, covered, center, signal_mask) -> torch.Tensor:
+def mean_of_rings(patterns, covered, center, signal_mask) -> torch.Tensor:
     """Mean of rings about the direct beam (n, rows, columns), beside the disks."""
     n, rows, columns = patterns.shape
     # a number is filled in on the device: nothing is sent there

@@ -16,9 +16,14 @@ from pyxem_dl.scans import Scan, Step
 
 # Patterns that one core refines at once
 _AT_ONCE = 8
-# Where the first candidate's misfit is larger, the second one is refined, too; to win it needs so much of it or less.
-# Twins that differ by a half turn often fit alike: the candidates' scores know more of these
+# Where the first candidate's misfit is larger, the second one is refined, too; to win it needs so much of it or less
 _DOUBTFUL, _CLEARLY = 1.5, 0.5
+# Where both candidates' misfits are larger, faint disks tell nothing of which one is right
+_WRONG = 3.0
+# Two scores whose sum is no more than this may be probabilities
+_CERTAIN = 1.001
+# What is compared of two that fit
+_STATE = ("rotations", "thickness")
 # Properties of a map that have a number for each candidate
 _OF_CANDIDATES = ("scores", "candidate_phase_id", "simulation_indices")
 
@@ -55,6 +60,17 @@ class Start:
         """Tell whether a property has a number for each candidate."""
         return name in _OF_CANDIDATES and self.properties[name].shape[1:] == (self.rotations.shape[1],)
 
+    def odds(self) -> np.ndarray:
+        """Logarithm of how much likelier the second candidate is than the first (n,), by scores that are probabilities.
+
+        NaN where they are none, or the second is no rival, or one of another phase.
+        """
+        if self.rotations.shape[1] < 2 or "scores" not in self.properties or not self.has_each("scores"):
+            return np.full(len(self.phase), np.nan)
+        first, second = self.properties["scores"][:, :2].astype(float).T
+        known = (self.rival >= 0) & (self.rival == self.phase) & (second > 0) & (first + second <= _CERTAIN)
+        return np.log(np.where(known, second, 1.0) / np.where(known, first, np.nan))
+
     def kept(self) -> dict[str, np.ndarray]:
         """Properties of the candidates that are kept."""
         return {name: x[:, : self.n_best] if self.has_each(name) else x for name, x in self.properties.items()}
@@ -66,6 +82,12 @@ class Start:
             order[second, :2] = torch.tensor([1, 0])
         values = {name: torch.from_numpy(array[indices]) for name, array in self.properties.items()}
         return {name: x.gather(1, order)[:, : self.n_best] if self.has_each(name) else x for name, x in values.items()}
+
+
+def _fits_better(one: Refined, other: Refined) -> torch.Tensor:
+    """Whether (n,) one fits and the other does not, by much."""
+    fits = other.refined & ((other.misfit < _DOUBTFUL) | (_CLEARLY * other.misfit < one.misfit))
+    return one.refined & ~fits
 
 
 class CrystalStep(Step):
@@ -117,6 +139,7 @@ class RefinementStep(CrystalStep):
     def prepare(self, device: torch.device) -> None:
         """Compute the potentials of the phases, on the device."""
         self._mask = None if self.scan.signal_mask is None else self.scan.signal_mask.to(device)
+        self._odds = self.start.odds()
         found = np.unique([self.start.phase, self.start.rival])
         self._refiners = {
             int(i): Refiner(self.phases[i], self.scan.calibration, self.physics, device) for i in found[found >= 0]
@@ -130,13 +153,14 @@ class RefinementStep(CrystalStep):
         phase, rival = self.start.phase[indices], self.start.rival[indices]
         found, strain = self._refined(given, usable, rotations[:, 0], phase)
         second = torch.zeros(len(rotations), dtype=torch.bool)
-        doubtful = ~(found.refined & (found.misfit < _DOUBTFUL)) & usable
-        rows = np.flatnonzero((rival >= 0) & doubtful.cpu().numpy())
+        odds = self._odds[indices]
+        doubtful = ~(found.refined & (found.misfit < _DOUBTFUL)).cpu().numpy() | np.isfinite(odds)
+        rows = np.flatnonzero((rival >= 0) & doubtful & usable.cpu().numpy())
         if len(rows):
             at = torch.from_numpy(rows).to(patterns.device)
             first = found.rows(at)
             other, of_other = self._refined(given[at], usable[at], rotations[at, 1], rival[rows])
-            better = other.refined & ~(first.refined & (_CLEARLY * first.misfit < other.misfit))
+            better = self._better(given[at], first, other, phase[rows], odds[rows])
             found = found.with_rows(at, other.where(better, first))
             strain = strain.index_copy(0, at, of_other.where(better[:, None], strain[at]))
             second[rows] = better.cpu()
@@ -150,6 +174,19 @@ class RefinementStep(CrystalStep):
         told = {"rotations": rotations[:, : self.start.n_best], "phase_id": phase, "candidate": second.long()}
         told |= Strained(*strain.unbind(1))._asdict() if self.strain else {}
         return found._asdict() | self.start.swapped(indices, second) | told
+
+    def _better(self, given: Given, first: Refined, other: Refined, phase, odds: np.ndarray) -> torch.Tensor:
+        """Whether (n,) the second candidate is the right one: it fits clearly better, or is likelier with the odds."""
+        better = _fits_better(other, first)
+        near = first.refined & other.refined & ~better & ~_fits_better(first, other) & (other.misfit < _WRONG)
+        likelier = torch.from_numpy(odds).to(better.device)
+        for number, refiner in self._refiners.items():
+            some = np.flatnonzero((phase == number) & np.isfinite(odds))
+            if len(some):
+                some = torch.from_numpy(some).to(better.device)
+                both = (torch.stack([getattr(x, name)[some] for x in (first, other)], dim=1) for name in _STATE)
+                likelier = likelier.index_add(0, some, refiner.look_alikes(given[some], *both).double())
+        return better | (near & (likelier > 0))
 
     def _refined(self, given: Given, usable, rotations, phase: np.ndarray) -> tuple[Refined, torch.Tensor]:
         """Refine one orientation of each pattern, of the phases (n,) that they have; and the strain (n, 6), or NaN."""

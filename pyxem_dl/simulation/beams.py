@@ -96,6 +96,7 @@ class Beams:
         coupling_radius: float | None = None, debye_waller: float = 0.5, device="cpu", keep_symmetry: bool = False,
     ) -> None:  # fmt: skip
         self.beam_energy, self.n_beams, self.keep_symmetry = float(beam_energy), n_beams, keep_symmetry
+        self.max_excitation_error = MAX_EXCITATION_ERROR
         self.wavelength = electron_wavelength(beam_energy)
         self.device = torch.device(device)
         if coupling_radius is None:
@@ -139,10 +140,13 @@ class Beams:
         )
         return other
 
-    def with_n_beams(self, n_beams: int) -> Beams:
-        """Let so many beams of the same phase take part, without computing its structure factors again."""
+    def with_n_beams(self, n_beams: int, max_excitation_error: float = MAX_EXCITATION_ERROR) -> Beams:
+        """Let so many beams of the same phase take part, to another excitation error (Å⁻¹), with the factors there are.
+
+        What is further than :data:`MAX_EXCITATION_ERROR` from the Ewald sphere is faint.
+        """
         other = copy.copy(self)
-        other.n_beams = n_beams
+        other.n_beams, other.max_excitation_error = n_beams, max_excitation_error
         return other
 
     def potential(self, hkl: np.ndarray) -> np.ndarray:
@@ -178,7 +182,8 @@ class Beams:
         """
         spots = crystals.find_spots(
             self.table, torch.zeros(len(rotations), dtype=torch.long, device=self.device), rotations,
-            self.beam_energy, n_spots=self.n_beams - 1 + self.keep_symmetry, max_excitation_error=MAX_EXCITATION_ERROR,
+            self.beam_energy, n_spots=self.n_beams - 1 + self.keep_symmetry,
+            max_excitation_error=self.max_excitation_error,
         )  # fmt: skip
         present = spots.structure_factor > 0
         if self.keep_symmetry and present.shape[1] == self.n_beams:

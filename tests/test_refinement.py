@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import torch
+from diffpy.structure import Atom, Lattice, Structure
 from orix.crystal_map import CrystalMap, Phase, PhaseList
 from orix.quaternion import Rotation
 
@@ -176,6 +177,24 @@ def test_disks_are_added_up_where_they_are():
     assert not measure(patterns, chosen, CALIBRATION, RADIUS, signal_mask=mask).used[0, alone]
     patterns[0][torch.from_numpy(disk)] = 3000.0
     assert not measure(patterns, chosen, CALIBRATION, RADIUS).used[0, alone]  # all alike: where the detector ends
+
+
+def test_disks_that_touch_are_told_apart():
+    """A disk beside the direct beam holds some of its light, which the model does not know."""
+    structure = Structure([Atom("Ti", [1 / 3, 2 / 3, 1 / 4])], Lattice(2.95, 2.95, 4.68, 90, 90, 120))
+    titanium = Phase("Ti", space_group=194, structure=structure)
+    rotations = random_rotations(12, torch.Generator().manual_seed(3)).double()
+    s = pyxem_dl.simulate_patterns(
+        titanium, rotations.numpy()[:, None], 200, shape=(64, 64), convergence_semi_angle=1.5, electrons=5e4,
+        engine="many-beam",
+    )  # fmt: skip
+    start = Rotation(turned(rotations, 0.25).numpy())
+    xmap = CrystalMap(start, np.zeros(12, int), np.zeros(12), np.arange(12), phase_list=PhaseList(titanium))
+    refined = pyxem_dl.refine_orientation(s, xmap, show_progressbar=False)
+    angle = pyxem_dl.metrics.disorientation(refined, Rotation(rotations.numpy()), modulo_180=True)
+    # half of these patterns have disks that touch
+    assert refined.prop["refined"].all() and np.median(angle) < 0.1
+    assert (np.abs(refined.prop["thickness"] - 200) < 10).mean() > 0.7
 
 
 def test_means_over_the_cone_have_the_moment_of_a_disk():

@@ -207,3 +207,16 @@ def test_pictures(tmp_path, tilted):
         grains.plot(color="red")
     with pytest.raises(TypeError, match="pyxem_dl.grains"):
         pyxem_dl.plot.grain_map(grains.xmap)
+
+
+def test_what_has_no_orientation_is_not_indexed(tilted):
+    """NaN from other programs, and crystals without a symmetry."""
+    data = halves(tilted, tilted, (2, 4)).astype(float)
+    data[0, 1] = np.nan
+    xmap = map_of(data)
+    grains, settled = pyxem_dl.grains(xmap), pyxem_dl.settle(xmap)
+    assert grains.grain_id.tolist() == [0, -1, *[0] * 6] and np.isnan(grains.xmap.prop["kam"][1])
+    assert settled.phase_id.tolist() == [0, -1, *[0] * 6] and (xmap.phase_id == 0).all()
+    bare = map_of(halves(tilted, tilted), phases=(Phase("bare"),))
+    with pytest.raises(ValueError, match="'bare' has neither a space group nor a point group"):
+        pyxem_dl.grains(bare)

@@ -19,7 +19,7 @@ from pyxem_dl.plot.checks import check_map
 from pyxem_dl.plot.grains import grain_map
 from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.map_files import copied_map
-from pyxem_dl.results.maps import as_predicted, with_property
+from pyxem_dl.results.maps import as_predicted, indexed_where_finite, with_property
 from pyxem_dl.rotations import multiply
 from pyxem_dl.symmetry import disorientation_angle, proper_operations
 
@@ -212,6 +212,7 @@ def grains(xmap: CrystalMap, threshold: float = 5.0) -> Grains:
     array([66, 58, 48,  8])
     """
     check_map(xmap)
+    xmap = indexed_where_finite(xmap)
     threshold = number("threshold", threshold, 0, 180, above=True)
     near, (step_x, step_y) = Neighbourhood.of(xmap), _steps(xmap)
     label = grain_labels(xmap, threshold)

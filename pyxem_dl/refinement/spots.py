@@ -133,7 +133,7 @@ def measure(
 
 def _foreign(total, row, column, radius: float) -> torch.Tensor:
     """Light (n, beams) of other disks within those of beams, whose pixels add up to `total` (n, beams)."""
-    table = _share_of_light(radius).to(total)
+    table = _share_of_light(radius, total.device)
     apart = torch.hypot(row[..., None] - row[:, None], column[..., None] - column[:, None])
     share = table[(apart / _APART).round().long().clamp_max(len(table) - 1)]
     share.diagonal(dim1=1, dim2=2).zero_()
@@ -141,13 +141,13 @@ def _foreign(total, row, column, radius: float) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _share_of_light(radius: float) -> torch.Tensor:
+def _share_of_light(radius: float, device: torch.device) -> torch.Tensor:
     """Share of a disk's light that is added up around a place, for distances from its middle; the last is 0."""
-    fine, reach = 0.2, radius + 4 * _BLUR
-    steps = torch.arange(-int(reach / fine) - 1, int(reach / fine) + 2, dtype=torch.float64) * fine
+    fine, reach, number = 0.2, radius + 4 * _BLUR, {"dtype": torch.float64, "device": device}
+    steps = torch.arange(-int(reach / fine) - 1, int(reach / fine) + 2, **number) * fine
     x, y = torch.meshgrid(steps, steps, indexing="xy")
     light = torch.special.erfc((torch.hypot(x, y) - radius) / (_BLUR * 2**0.5))
-    apart = torch.arange(int((reach + radius + _MARGIN) / _APART) + 2, dtype=torch.float64) * _APART
+    apart = torch.arange(int((reach + radius + _MARGIN) / _APART) + 2, **number) * _APART
     within = torch.hypot(x[None] - apart[:, None, None], y) < radius + _MARGIN
     share = (within * light).sum((1, 2)) / light.sum()
     share[-1] = 0

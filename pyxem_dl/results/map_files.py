@@ -12,7 +12,7 @@ import numpy as np
 from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 from pyxem_dl.messages import warn
-from pyxem_dl.records import comment_lines, provenance, write_attribute
+from pyxem_dl.records import comment_lines, provenance, with_record, write_attribute
 from pyxem_dl.scans import Target
 
 if TYPE_CHECKING:
@@ -66,6 +66,31 @@ def bounding_box(xmap) -> np.ndarray:
             inside = c[xmap.is_in_data]
             box &= (c >= inside.min()) & (c <= inside.max())
     return box
+
+
+def map_of_scan(xmap, shape: tuple[int, ...]):
+    """Return the map of a scan of that shape (in data order): where both were cropped alike, of the crop alone.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        The map; orix keeps the whole scan behind a part like ``xmap[:4, :5]``.
+    shape : tuple of int
+        Of the scan. If it is neither that of the whole map nor that of its part, the map is returned as it is.
+    """
+    long = [tuple(n for n in each if n > 1) for each in (shape, xmap._original_shape, xmap.shape)]
+    if not xmap.size or long[0] == long[1] or long[0] != long[2]:
+        return xmap
+    from orix.crystal_map import CrystalMap
+
+    box = bounding_box(xmap)
+    x, y = (None if c is None or not len(c) else c[box] for c in (xmap._x, xmap._y))
+    found = CrystalMap(
+        xmap._rotations[box], phase_id=xmap._phase_id[box], x=x, y=y, phase_list=xmap.phases.deepcopy(),
+        prop={name: np.asarray(values)[box] for name, values in dict.items(xmap.prop)},
+        scan_unit=xmap.scan_unit, is_in_data=xmap.is_in_data[box],
+    )  # fmt: skip
+    return with_record(found, provenance(xmap))
 
 
 def save_map(path: str | Path, xmap: CrystalMap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:

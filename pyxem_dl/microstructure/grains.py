@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import number
-from pyxem_dl.metrics.orientations import grain_labels, quaternions_of
+from pyxem_dl.metrics.orientations import along_axis, grain_labels, quaternions_of
 from pyxem_dl.microstructure.boundaries import GENERAL, Boundaries, find_boundaries
 from pyxem_dl.microstructure.neighbourhood import Neighbourhood
 from pyxem_dl.plot.checks import check_map
@@ -305,8 +305,7 @@ def _coordinates(xmap) -> list[np.ndarray]:
 
 def _steps(xmap) -> tuple[float, float]:
     """Find the steps of the scan along x and y; where there is one position only, that of the other direction, or 1."""
-    found = [np.diff(np.unique(np.round(c, 6))) for c in _coordinates(xmap)]
-    x, y = (float(gaps.min()) if len(gaps) else 0.0 for gaps in found)
+    x, y = (along_axis(c, xmap.size)[1] for c in _coordinates(xmap))
     return x or y or 1.0, y or x or 1.0
 
 

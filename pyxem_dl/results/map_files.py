@@ -279,10 +279,10 @@ def _plain_map(xmap):
     first = {name: np.asarray(values).reshape(n, -1)[box, 0] for name, values in dict.items(xmap.prop)}
     if "spread" in first:  # as maps of earlier versions have it
         first.setdefault("uncertainty", first["spread"])
-    phase_id = np.where(xmap.is_in_data & np.isin(xmap._phase_id, list(phases)), xmap._phase_id, -1)
+    phase_id = np.where(xmap.is_in_data & np.isin(xmap._phase_id, list(phases)), xmap._phase_id, -1)[box]
     return _map_with_phases(
         PhaseList(phases=list(phases.values()), ids=list(phases)),
-        rotations=Rotation(xmap._rotations.data.reshape(n, -1, 4)[box, 0]), phase_id=phase_id[box], x=x, y=y,
+        rotations=Rotation(xmap._rotations.data.reshape(n, -1, 4)[box, 0]), phase_id=phase_id, x=x, y=y,
         prop={
             name: np.nan_to_num(first[name].astype(float), posinf=0, neginf=0)
             for name in ("scores", "reliability", "uncertainty") if name in first

@@ -30,6 +30,8 @@ _MICROMETRES = {
 _LAUE = {
     "-1": 1, "2/m": 2, "mmm": 3, "4/m": 4, "4/mmm": 5, "-3": 6, "-3m": 7, "6/m": 8, "6/mmm": 9, "m-3": 10, "m-3m": 11,
 }  # fmt: skip
+#: What a .ctf file says of the axes of a crystal
+CRYSTAL_X = "pyxem_dl: x along {} of the crystal"
 _WRITTEN = {".ang": {"scores", "grain_id"}, ".ctf": {"scores", "reliability", "uncertainty", "spread", "grain_id"}}
 
 
@@ -232,7 +234,7 @@ def _lost(xmap, suffix: str, crystal_x: str | None) -> list[str]:
     if suffix == ".ctf" and crystal_x is None and any(_differs(phase) for phase in phases):
         lost.append(
             "x is along a* of the crystals, as in Oxford's files and in MTEX: orix.io.load does not allow for that, "
-            "but read_labels(..., crystal_x='a*') does (crystal_x='a' writes the axes of orix)"
+            "but read_labels does (crystal_x='a' writes the axes of orix)"
         )
     if suffix == ".ctf" and any(p.point_group is not None and p.point_group.laue.name == "m-3" for p in phases):
         lost.append("orix 0.15 does not read .ctf files with a phase of the Laue group m-3; other programs do")
@@ -409,8 +411,7 @@ def _ctf_phase(phase, crystal_x: str) -> str:
     laue = 1 if phase.point_group is None else _LAUE[phase.point_group.laue.name]
     group = 0 if phase.space_group is None else phase.space_group.number
     lengths, degrees = (";".join(f"{v:.5g}" for v in values) for values in ((a, b, c), angles))
-    axes = f"x along {crystal_x} of the crystal"
-    return f"{lengths}\t{degrees}\t{phase.name or 'phase'}\t{laue}\t{group}\t\t\tpyxem_dl: {axes}"
+    return f"{lengths}\t{degrees}\t{phase.name or 'phase'}\t{laue}\t{group}\t\t\t{CRYSTAL_X.format(crystal_x)}"
 
 
 def _as_byte(values: np.ndarray) -> np.ndarray:

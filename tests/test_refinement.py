@@ -20,7 +20,15 @@ from pyxem_dl.refinement.fitting import Given
 from pyxem_dl.refinement.search import Net, Optics
 from pyxem_dl.refinement.spots import measure
 from pyxem_dl.refinement.waves import Pool, intensities, jacobian
-from pyxem_dl.rotations import exponential, misorientation_angle, multiply, random_rotations, rotate_in_plane
+from pyxem_dl.rotations import (
+    conjugate,
+    exponential,
+    logarithm,
+    misorientation_angle,
+    multiply,
+    random_rotations,
+    rotate_in_plane,
+)
 from pyxem_dl.scans import make_signal
 from pyxem_dl.simulation.bloch_waves import BlochWaves
 from pyxem_dl.simulation.detector import draw_beams
@@ -150,6 +158,18 @@ def test_a_turn_in_the_plane_is_seen_with_its_sign(case):
         wrong = rotate_in_plane(rotations, torch.full((8,), math.radians(degrees)))
         found = measure(patterns, waves.choose(wrong.float()), CALIBRATION, RADIUS)
         assert torch.rad2deg(found.turn).numpy() == pytest.approx(np.full(8, -degrees), abs=0.15)
+
+
+def test_light_within_disks_is_no_turn():
+    """Disks that are brighter on one side are not turned about the direct beam."""
+    phase = data.lithium_nickel_oxide()
+    rotations = random_rotations(12, torch.Generator().manual_seed(8))
+    patterns = simulated(phase, rotations, torch.linspace(150, 420, 12), electrons=3e6)
+    waves = BlochWaves(phase, 200.0, 1.5, n_beams=60)
+    by_eye = measure(patterns, waves.choose(rotations.float()), CALIBRATION, RADIUS).turn
+    found = Refiner(phase, CALIBRATION, Physics(RADIUS))(patterns, turned(rotations, 0.1))
+    turn = logarithm(multiply(conjugate(rotations.double()), found.rotations))[:, 2]
+    assert turn.square().mean().sqrt() < 0.7 * by_eye.square().mean().sqrt()
 
 
 def test_disks_are_added_up_where_they_are():

@@ -10,7 +10,7 @@ import torch
 
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.likelihood import Seen
-from pyxem_dl.refinement.places import Places, fit_places
+from pyxem_dl.refinement.places import Places, fit_places, fit_turn
 from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
 from pyxem_dl.refinement.spots import Measured, measure
 from pyxem_dl.refinement.waves import Pool, promise
@@ -285,7 +285,7 @@ class Refiner:
 
     def _near(self, given: Given, rotations, net: Net) -> Refined:
         """Refine orientations that are as far off as a net reaches."""
-        rotations, pool, seen, turn_error = self._prepared(self._beams, given, rotations)
+        rotations, pool, seen, measured = self._prepared(self._beams, given, rotations)
         how = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0], self._stages[0][-1]
         tilt, thickness = _one_by_one(net, pool, seen, *how)
         expected = _Expected.of(given.prior, rotations, tilt.dtype)
@@ -296,10 +296,14 @@ class Refiner:
         for n_starts, *stage in self._stages[1:]:
             best = state.best(n_starts)
             state = self._fit(pool, seen, expected, best.tilt, best.thickness, *stage)
+        best = state.best(_STAGES[-1][0])
+        # with what the model says of how the light lies within disks
+        turn, turn_error = self._turn(pool, seen, measured, best.tilt[:, 0], best.thickness[:, 0])
+        rotations = rotate_in_plane(rotations, turn.double())
         # of a crystal that is strained the turn is fitted to its places
         if given.prior is not None and given.deformation is None:
             rotations, turn_error = given.prior.turned(rotations, turn_error)
-        return self._told(rotations, seen, state.best(_STAGES[-1][0]), turn_error)
+        return self._told(rotations, seen, best, turn_error)
 
     def _far(self, given: Given, rotations, best: Refined) -> Refined:
         """Look for places up to some degrees away, and refine there."""
@@ -317,14 +321,14 @@ class Refiner:
         return best
 
     def _prepared(self, beams: Beams, given: Given, rotations):
-        """Turn rotations so that spots are where the light is: these, beams, what is seen, and the turn's error."""
+        """Turn rotations so that spots are where the light is: these, beams, what is seen, and what was measured."""
         for i in range(_TURNS + 1):
             chosen = given.choose(beams, rotations)
             measured = given.measure(chosen, self.calibration, self.physics.radius)
             if i < _TURNS:
                 rotations = rotate_in_plane(rotations, measured.turn.clamp(-0.05, 0.05))
         pool = Pool.of(beams, chosen, torch.float32, self.physics.absorption)
-        return rotations, pool, Seen.of(chosen, measured, torch.float32), measured.turn_error
+        return rotations, pool, Seen.of(chosen, measured, torch.float32), measured
 
     def places(self, given: Given, rotations: torch.Tensor, thickness: torch.Tensor) -> tuple[Places, torch.Tensor]:
         """Fit where disks are, of crystals that are refined; and say how well their turn was known without it (rad)."""
@@ -332,12 +336,19 @@ class Refiner:
         measured = given.measure(chosen, self.calibration, self.physics.radius)
         pool = Pool.of(self._beams, chosen, torch.float32, self.physics.absorption)
         seen = Seen.of(chosen, measured, torch.float32)
+        upright, depth = pool.kx.new_zeros(len(pool.kx), 2), thickness.to(pool.kx)
+        found = fit_places(pool, seen, measured, self._optics, upright, depth, *self._lengths, self.strong_beams)
+        return found, self._turn(pool, seen, measured, upright, depth)[1]
+
+    def _turn(self, pool: Pool, seen: Seen, measured: Measured, tilt, thickness) -> tuple[torch.Tensor, torch.Tensor]:
+        """By how much patterns are turned in their plane (n,), and its error, in radians."""
+        return fit_turn(pool, seen, measured, self._optics, tilt, thickness, *self._lengths, self.strong_beams)
+
+    @property
+    def _lengths(self) -> tuple[float, float]:
+        """Radius of a disk, and size of a pixel, in Å⁻¹."""
         pixel = math.sqrt(math.prod(self.calibration.scale))
-        upright = pool.kx.new_zeros(len(pool.kx), 2)
-        found = fit_places(
-            pool, seen, measured, self._optics, upright, thickness.to(pool.kx), self.physics.radius * pixel, pixel
-        )
-        return found, measured.turn_error
+        return self.physics.radius * pixel, pixel
 
     # ---------------------------------------------------------------- the fit
     def _disks(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int):

@@ -132,6 +132,11 @@ def as_predicted(xmap):
     return xmap
 
 
+def property_of(xmap, name: str, default=None):
+    """Property of the points in a map's data, or the default; orix' ``xmap.prop.get`` has those of all points."""
+    return xmap.prop[name] if name in xmap.prop else default
+
+
 def with_property(xmap, name: str, values: np.ndarray, missing):
     """Give a map a property, and return it.
 

@@ -13,10 +13,13 @@ from pyxem_dl.metrics import disorientation
 from pyxem_dl.microstructure import Change
 from pyxem_dl.microstructure.averaging import with_neighbours
 from pyxem_dl.microstructure.beliefs import Candidates
+from pyxem_dl.microstructure.evidence import MapView
 from pyxem_dl.microstructure.fields import select_fields
 from pyxem_dl.microstructure.neighbourhood import Neighbourhood
+from pyxem_dl.microstructure.settling import _are_lit
 from pyxem_dl.results import to_crystal_map
 from pyxem_dl.scans import Scan
+from pyxem_dl.simulation.many_beam import ManyBeam
 from pyxem_dl.symmetry import proper_operations, stack_operations
 
 CUBIC = Phase("cubic", space_group=225)
@@ -271,6 +274,27 @@ def test_faint_patterns_inside_of_a_grain_are_filled(scan):
     assert (settled.phase_id[truth.phase_id < 0] == -1).mean() > 0.95
 
 
+def test_what_is_too_faint_alone_is_lit_together():
+    """Half as much as the dark neighbours have is enough, less in their midst, and vacuum beside them stays dark."""
+    data, _ = two_grains((8, 12))
+    left = np.indices((8, 12))[1] < 6
+    view = MapView(map_of(data, phase_id=np.zeros((8, 12))), math.radians(5))
+    light = np.where(left, 2.4, 0.0)
+    light[3, 2], light[3, 3], light[4, 0] = 0.4, -0.5, 1.0
+    light[5, 8], light[1, 10] = 2.0, 3.0
+    likely, phase = view.rotations[:, 0], torch.zeros(96, dtype=torch.long)
+    one = likely[:1].expand(96, -1)
+    lit = _are_lit(view, torch.tensor(light.ravel()), one, phase).numpy().reshape(8, 12)
+    expected = left.copy()
+    expected[3, 3], expected[4, 0], expected[1, 10] = False, False, True
+    expected[[0, 7], 5] = False  # three neighbours of their kind are too few
+    np.testing.assert_array_equal(lit, expected)
+    # other crystals, and positions that were not looked at, say nothing
+    light[left] = np.nan
+    light[2, 3] = 2.4
+    assert not _are_lit(view, torch.tensor(light.ravel()), one, phase).numpy().reshape(8, 12)[:, :6].any()
+
+
 def test_patterns_decide_on_wrong_orientations_that_are_coherent(scan):
     """A patch of one wrong orientation is mended; the same without patterns is a grain, and stays."""
     signal, _, truth = scan
@@ -421,3 +445,21 @@ def test_shares_of_crystals_above_each_other_go_with_them():
     np.testing.assert_allclose(settled.rotations.data[place, 0], rotations[7, 4, 1])
     np.testing.assert_allclose(settled.prop["share"][place], (0.45, 0.55, 0))
     np.testing.assert_allclose(settled.prop["share"].sum(1), 1)
+
+
+def test_a_simulated_polycrystal_has_the_faint_beams_that_tell_half_turns():
+    """As many electrons more as beams that are far from their Bragg condition have; the labelled scan has none."""
+    electrons, kinds = 2e7, (True, False)
+    given = {"electrons": electrons, "n_grains": 1, "seed": 4}
+    (signal, truth), (without, _) = (pyxem_dl.data.polycrystal((3, 3), far_beams=far, **given) for far in kinds)
+    there = truth.phase_id >= 0
+    crystal = ManyBeam(truth.phases[0], 200, 1.25, n_beams=64)
+    rotations = torch.from_numpy(truth.rotations.data[there]).float()
+    thickness = torch.from_numpy(truth.prop["thickness"][there]).float()
+    far = crystal.far(rotations, thickness, 1e-3 / crystal.wavelength)
+    expected = electrons * float((far.intensity.mean((-1, -2)) * far.present).sum())
+    away = np.hypot(*(np.indices((128, 128)) - 64)) > 5  # counts end at 65535, in both alike
+    both = (each.data.reshape(9, 128, 128)[there][:, away].sum(dtype=float) for each in (signal, without))
+    more, less = both
+    assert expected > 8 * math.sqrt(more)
+    assert more - less == pytest.approx(expected, abs=5 * math.sqrt(more + less) + 0.05 * expected)

@@ -89,7 +89,7 @@ class LabelledData:
 @lru_cache(maxsize=1)
 def polycrystal() -> LabelledData:
     """Simulate a polycrystal of LiNiO2, and label it."""
-    scan = sample_data.polycrystal()
+    scan = sample_data.polycrystal(far_beams=False)
     return LabelledData.of(_POLYCRYSTAL, scan.signal, sample_data.lithium_nickel_oxide(), scan.truth)
 
 

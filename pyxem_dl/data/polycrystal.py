@@ -37,7 +37,7 @@ class Polycrystal(NamedTuple):
 
 def polycrystal(
     shape: tuple[int, int] = (100, 100), electrons: float = 1e4, *, phase=None, n_grains: int = 36, pixels: int = 128,
-    seed: int = 0,
+    seed: int = 0, far_beams: bool = True,
 ) -> Polycrystal:  # fmt: skip
     """Simulate a scan over a polycrystal on a carbon film, with dynamical intensities.
 
@@ -58,6 +58,9 @@ def polycrystal(
         Of the detector along each side; it covers 1.25 Å⁻¹ to all sides.
     seed : int
         Of grains and counts.
+    far_beams : bool
+        Whether reflections that are far from their Bragg condition are there, kinematically: those of other Laue zones
+        among them, faint as they are, tell a crystal from the same one turned by 180°.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def polycrystal(
     n = shape[0] * shape[1]
     counts = np.zeros((n, pixels, pixels), dtype=np.uint16)
     for part in np.array_split(np.arange(n), math.ceil(n / _BATCH)):
-        expected = _expected(simulate, grains, part, electrons, calibration)
+        expected = _expected(simulate, grains, part, electrons, calibration, far_beams)
         counts[part] = generator.poisson(expected.numpy()).clip(0, 65535)
     signal = make_signal(counts.reshape(*shape, pixels, pixels), calibration, "Polycrystal")
     for axis, name in zip(signal.axes_manager.navigation_axes, "xy"):
@@ -135,14 +138,17 @@ def _draw_grains(shape, n_grains: int, generator) -> _Grains:
     return _Grains(torch.stack(rotations, dim=1), first, share, thickness, column >= 0.93 * shape[1])
 
 
-def _expected(simulate: ManyBeam, grains: _Grains, part, electrons: float, calibration: Calibration) -> torch.Tensor:
+def _expected(simulate: ManyBeam, grains: _Grains, part, electrons, calibration: Calibration, far_beams: bool):
     """Simulate the electrons (n, rows, columns) that are expected at some positions."""
     disk_radius = _SEMIANGLE / simulate.wavelength
     thickness = torch.as_tensor(grains.thickness[part], dtype=torch.float32)
     share = torch.as_tensor(grains.share[part], dtype=torch.float32)
     images, direct = 0, 1
     for rotations, of_thickness in zip(grains.rotations[part].unbind(1), (share, 1 - share), strict=True):
-        beams = simulate(rotations, thickness * of_thickness, disk_radius, 5)
+        given = rotations, thickness * of_thickness, disk_radius, 5
+        beams = simulate(*given)
+        if far_beams:
+            beams = beams.joined(simulate.far(*given))
         # a slice is the least that is computed
         there = torch.as_tensor(~grains.bare[part]) & (thickness * of_thickness >= 2)
         through = torch.where(there, beams.intensity[:, 0].mean((1, 2)), 1.0)

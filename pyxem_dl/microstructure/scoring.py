@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,8 @@ from pyxem_dl.simulation.beams import Beams
 if TYPE_CHECKING:
     from pyxem_dl.microstructure.beliefs import Candidates
 
-# Spots in which light is looked for, the least radius of one in pixels, and by how many deviations of its noise light
-# has to be above the background
-_SPOTS, _RADIUS, _LIT = 40, 1.5, 2.5
+# Spots in which light is looked for, and the least radius of one in pixels
+_SPOTS, _RADIUS = 40, 1.5
 
 
 class ComparisonStep(ModelStep):
@@ -202,17 +202,17 @@ class Comparison:
         rotations = np.where(done[:, None, None], rotations, candidates.rotations.numpy())
         return torch.from_numpy(rotations), torch.from_numpy(np.where(done[:, None], logits, 0.0).astype(np.float32))
 
-    def have_light(self, rotations: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-        """Tell whether patterns (n,) alone have light where orientations (n, 4) of phases (n,) have spots.
+    def light(self, rotations: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+        """Measure the light (n,) that patterns alone have where orientations (n, 4) of phases (n,) have spots.
 
-        A phase is -1 where nothing is to be looked at. Spots count as they shine in the patterns of the neighbours that
-        look alike.
+        In standard deviations of what there is without spots, NaN where a phase is -1. Spots count as they shine in the
+        patterns of the neighbours that look alike.
         """
         rotations, phase = self._of_scan(rotations, phase)
         mask = np.ones(self.scan.size, dtype=bool)
         mask[self.place] = phase[self.place] < 0
         if mask.all():
-            return torch.zeros(len(self.place), dtype=torch.bool)
+            return torch.full((len(self.place),), math.nan)
         try:
             radius = Probe.from_patterns(self.scan.sample_patterns() / self._gain, self.scan.calibration.center).radius
         except ValueError:  # no direct beam to be seen
@@ -224,8 +224,8 @@ class Comparison:
         )  # fmt: skip
         light, noise = (alone.arrays[name][self.place] for name in ("light", "noise"))
         weight = (added.arrays["light"][self.place] - light).clip(0)
-        lit = (weight * light).sum(1) > _LIT * np.sqrt((weight**2 * noise).sum(1))
-        return torch.from_numpy(alone.done[self.place] & added.done[self.place] & lit)
+        own = (weight * light).sum(1) / np.sqrt((weight**2 * noise).sum(1)).clip(1e-9)
+        return torch.from_numpy(np.where(alone.done[self.place] & added.done[self.place], own, np.nan))
 
     def _of_scan(self, rotations: torch.Tensor, phase: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Orientations and phases for all positions of the scan, -1 where the map has none."""

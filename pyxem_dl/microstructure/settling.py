@@ -44,6 +44,9 @@ _TRUST, _HOLDS, _NEARLY = 0.5, 3.0, 0.8
 _CLEAR, _CLEAR_PAIR, _UNLIKELY = 3.0, 1.5, -2.0
 # What was not indexed needs a higher logit, and so many neighbours that agree
 _DIM, _GOES_ON = -2.0, 4
+# By how many deviations of its noise the light of a position is above the background, and that of its neighbours; how
+# much likelier (logarithm) a faint position is than a hole where so many of the eight neighbours are one crystal
+_LIT, _LIT_TOGETHER, _NO_HOLE, _MIDST = 2.5, 4.0, 3.0, 7
 
 
 class Change(IntEnum):
@@ -191,7 +194,8 @@ def settle_by_patterns(view: MapView, compare: Comparison) -> Settled:
     if dark.any():  # what was not indexed has its neighbours' light: there has to be some of its own
         likeliest = logits.masked_fill(proposed.phase < 0, -math.inf).argmax(1)
         phase = proposed.phase.gather(1, likeliest[:, None])[:, 0]
-        lit = compare.have_light(best_of(rotations, likeliest), torch.where(dark, phase, -1))
+        likely = best_of(rotations, likeliest)
+        lit = _are_lit(view, compare.light(likely, torch.where(dark, phase, -1)), likely, phase)
         logits = torch.where((dark & ~lit)[:, None], logits.clamp_max(2 * _DIM), logits)
     candidates = without_doubles(
         proposed._replace(rotations=rotations, evidence=logits), view.operations, _NEARLY * view.threshold
@@ -207,6 +211,22 @@ def settle_by_patterns(view: MapView, compare: Comparison) -> Settled:
     phase = torch.where(change == Change.voided, -1, torch.where(change > 0, phase, view.phase[:, 0]))
     belief = torch.where(kept | (change > 0), believed.gather(1, chosen[:, None])[:, 0], 0.0)
     return Settled(rotations, phase, change, belief, torch.where(change == 0, 0, -1))
+
+
+def _are_lit(view: MapView, light: torch.Tensor, rotations: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+    """Tell which positions (n,) that were not indexed have light of their own, by its signal to noise (n,).
+
+    Clearly; or more than half as much as is usual where the same crystal (likely rotations (n, 4), phases (n,)) is so
+    faint that only several positions together tell it from nothing, and less in the midst of it, where holes are rare.
+    """
+    index = torch.from_numpy(view.near.eight)
+    there = light[index.clamp_min(0)]
+    same = view.around(rotations[:, None], phase[:, None], (rotations, phase))[:, 0] & (index >= 0)
+    dark = same & there.isfinite()
+    total, n = there.where(dark, torch.zeros(())).sum(1), dark.sum(1).clamp_min(1)
+    usual = (total / n).clamp_min(1e-3)
+    enough = usual / 2 - torch.where(same.sum(1) >= _MIDST, _NO_HOLE / usual, 0.0)
+    return (light > _LIT) | ((total > _LIT_TOGETHER * n.sqrt()) & (light > enough))
 
 
 def _changes(view: MapView, candidates, logits, chosen, now, phase, holds) -> torch.Tensor:

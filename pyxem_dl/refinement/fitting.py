@@ -51,9 +51,9 @@ _AZIMUTHS = 16
 # What is kept: fits that are off by less than so many errors, have so many intensities at least, and moved by less
 _WORST_MISFIT, _FEWEST, _FURTHEST = 12.0, 6, 4.0
 # Errors of intensities hang together, so that likelihoods are too sure of themselves
-_TEMPERATURE = 3.0
+_TEMPERATURE = 2.0
 # By so much they are too sure of the best fit; and degrees for each unit of a misfit above that of a wrong place
-_MODEST, _WRONG_ERROR = 1.6, 0.05
+_MODEST, _WRONG_ERROR = 1.2, 0.05
 
 
 @dataclass(frozen=True)
@@ -293,9 +293,11 @@ class Refiner:
             tilt = torch.cat([tilt, expected.mean[..., :2]], dim=1)
             thickness = torch.cat([thickness, expected.mean[..., 2]], dim=1)
         state = self._fit(pool, seen, expected, tilt, thickness, *self._stages[0][1:])
+        several = None
         for n_starts, *stage in self._stages[1:]:
             best = state.best(n_starts)
             state = self._fit(pool, seen, expected, best.tilt, best.thickness, *stage)
+            several = several or state
         best = state.best(_STAGES[-1][0])
         # with what the model says of how the light lies within disks
         turn, turn_error = self._turn(pool, seen, measured, best.tilt[:, 0], best.thickness[:, 0])
@@ -303,7 +305,7 @@ class Refiner:
         # of a crystal that is strained the turn is fitted to its places
         if given.prior is not None and given.deformation is None:
             rotations, turn_error = given.prior.turned(rotations, turn_error)
-        return self._told(rotations, seen, best, turn_error)
+        return self._told(rotations, seen, best, several, turn_error)
 
     def _far(self, given: Given, rotations, best: Refined) -> Refined:
         """Look for places up to some degrees away, and refine there."""
@@ -392,15 +394,15 @@ class Refiner:
         misfit = (used * fit.residual**2 / fit.variance).sum(-1) / (used.sum(-1) - 4).clamp_min(1)
         return _State(tilt, thickness, cost, normal, slope, misfit)
 
-    def _told(self, rotations: torch.Tensor, seen: Seen, state: _State, turn_error: torch.Tensor) -> Refined:
+    def _told(self, rotations: torch.Tensor, seen: Seen, state: _State, several: _State, turn_error) -> Refined:
         """Say where the best fit is, and how far it may be off: its own error, and how far as good ones are away."""
-        likely = torch.softmax(-state.cost / (2 * _TEMPERATURE), dim=1)
+        likely = torch.softmax(-several.cost / (2 * _TEMPERATURE), dim=1)
         tilt, thickness, misfit = state.tilt[:, 0], state.thickness[:, 0], state.misfit[:, 0]
         own = variances(state.normal[:, 0]) * _MODEST**2 * misfit.clamp_min(1)[:, None]
         wrong = math.radians(_WRONG_ERROR) * (misfit - _WRONG).clamp_min(0)
-        far = (likely * (state.tilt - tilt[:, None]).square().sum(-1)).sum(1)
+        far = (likely * (several.tilt - tilt[:, None]).square().sum(-1)).sum(1)
         of_tilt = own[:, :2].sum(1) + far + turn_error**2 + wrong**2
-        of_thickness = own[:, 2] + (likely * (state.thickness - thickness[:, None]) ** 2).sum(1)
+        of_thickness = own[:, 2] + (likely * (several.thickness - thickness[:, None]) ** 2).sum(1)
         return Refined(
             _tilted(rotations, tilt), thickness.double(), torch.rad2deg(of_tilt.sqrt()), of_thickness.sqrt(),
             misfit.double(), seen.has_light() & (seen.used.sum(1) >= _FEWEST) & of_tilt.isfinite(),

@@ -306,7 +306,9 @@ class _Data:
         self.plan = plan
         scan, labels = plan["labelled"]
         self.signal = hs.load(scan, lazy=True)
-        self.labels = read_labels(labels)
+        # what the settings say of the frame is allowed for when they are used
+        frame = plan["settings"].get("label_frame", {})
+        self.labels = read_labels(labels, crystal_x="a" if "crystal_x" in frame else None)
         self.reference = self.labels if plan["truth"] is None else read_labels(plan["truth"])
         known = Labels.from_map(self.labels)
         usable = known.known & (known.phase_id >= 0)

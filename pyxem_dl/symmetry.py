@@ -39,7 +39,13 @@ def laue_group(phase):
         return Phase(point_group=phase).point_group.laue
     number = getattr(getattr(phase, "space_group", None), "number", None)
     if number is None:
-        return getattr(phase, "point_group", phase).laue
+        group = getattr(phase, "point_group", phase)
+        if group is None:
+            raise ValueError(
+                f"The phase {phase.name!r} has neither a space group nor a point group, by which orientations are "
+                "compared: give it one, such as `xmap.phases[0].point_group = 'm-3m'`."
+            )
+        return group.laue
     # orix has no name for the Laue group of space groups 6 to 9; diffpy numbers further
     # settings of a group in the thousands
     number = (number - 1) % 1000 + 1

@@ -183,6 +183,9 @@ def test_files_of_parts_of_a_map(tmp_path, tilted):
     data = np.tile(tilted.data, (4, 5, 1)).reshape(4, 5, 4)
     xmap = map_of(data)
     xmap.is_in_data = np.arange(20) != 7
+    right = pyxem_dl.grains(xmap[:, 2:]).xmap  # whose rectangle is smaller than the map
+    save_map(tmp_path / "right.ang", right)
+    assert load(tmp_path / "right.ang").prop["grain_id"].tolist() == (np.arange(12) == 12).astype(int).tolist()
     grains = pyxem_dl.grains(xmap)
     with pytest.warns(UserWarning, match="not in its data"):
         save_map(tmp_path / "part.ang", grains.xmap)
@@ -207,3 +210,36 @@ def test_pictures(tmp_path, tilted):
         grains.plot(color="red")
     with pytest.raises(TypeError, match="pyxem_dl.grains"):
         pyxem_dl.plot.grain_map(grains.xmap)
+
+
+def test_what_has_no_orientation_is_not_indexed(tilted):
+    """NaN from other programs, and crystals without a symmetry."""
+    data = halves(tilted, tilted, (2, 4)).astype(float)
+    data[0, 1] = np.nan
+    xmap = map_of(data)
+    grains, settled = pyxem_dl.grains(xmap), pyxem_dl.settle(xmap)
+    assert grains.grain_id.tolist() == [0, -1, *[0] * 6] and np.isnan(grains.xmap.prop["kam"][1])
+    assert settled.phase_id.tolist() == [0, -1, *[0] * 6] and (xmap.phase_id == 0).all()
+    bare = map_of(halves(tilted, tilted), phases=(Phase("bare"),))
+    with pytest.raises(ValueError, match="'bare' has neither a space group nor a point group"):
+        pyxem_dl.grains(bare)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9])
+def test_steps_that_are_rounded_or_small(tilted, unit):
+    data = np.tile(tilted.data, (120, 1))
+    xmap = CrystalMap(Rotation(data), x=np.round(np.arange(120) / 3, 2) * unit, phase_list=PhaseList(CUBIC))
+    grains = pyxem_dl.grains(xmap)
+    assert len(grains) == 1 and not np.isnan(grains.xmap.prop["kam"]).any()
+    np.testing.assert_allclose(grains.area, 40 * unit, rtol=1e-3)
+
+
+def test_hexagonal_grids_are_refused(tilted):
+    row, column = (c.ravel() for c in np.indices((4, 5)))
+    xmap = CrystalMap(
+        Rotation(np.tile(tilted.data, (20, 1))), x=column + (row % 2) / 2, y=row * math.sqrt(3) / 2,
+        phase_list=PhaseList(CUBIC),
+    )  # fmt: skip
+    for verb in (pyxem_dl.grains, pyxem_dl.settle):
+        with pytest.raises(ValueError, match="hexagonal grid"):
+            verb(xmap)

@@ -115,8 +115,10 @@ def test_a_ctf_file_has_the_axes_of_its_format(tmp_path, kind):
     text = saved(tmp_path / "map.ctf", xmap)
     other = kind is not CUBIC
     assert ("x is along a* of the crystals" in text) == other
-    labels = read_labels(tmp_path / "map.ctf", crystal_x="a*")
+    labels = read_labels(tmp_path / "map.ctf")
     assert apart(labels.rotations, xmap.rotations) < 1e-3
+    assert apart(read_labels(tmp_path / "map.ctf", crystal_x="a*").rotations, xmap.rotations) < 1e-3
+    assert (apart(read_labels(tmp_path / "map.ctf", crystal_x="a").rotations, xmap.rotations) > 1) == other
     # an independent look: the direction of c and of a* in the lab, from the Euler angles of the file and its lattice
     table = np.loadtxt(tmp_path / "map.ctf", skiprows=15)
     file = Rotation.from_euler(table[:, 5:8], degrees=True)

@@ -279,3 +279,14 @@ def test_errors_that_are_as_large_as_expected_lie_on_the_diagonal(rng):
     assert (curve.median < curve.rms).all() and (np.diff(curve.expected) > 0).all()
     with pytest.raises(ValueError, match="too few for 10 groups"):
         metrics.reliability_curve([1.0, 2.0], [1.0, 2.0])
+
+
+def test_truth_of_the_shape_of_a_scan():
+    truth = Rotation(np.random.default_rng(0).normal(size=(2, 3, 4)))
+    xmap = CrystalMap(
+        Rotation(truth.data.reshape(6, 4)), x=np.tile(np.arange(3), 2), y=np.repeat(np.arange(2), 3),
+        phase_list=PhaseList(Phase("cubic", space_group=225)),
+    )  # fmt: skip
+    np.testing.assert_allclose(metrics.disorientation(xmap, truth), 0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\(6,\) and \(3, 2\) do not fit"):
+        metrics.disorientation(xmap, truth.data.reshape(3, 2, 4))

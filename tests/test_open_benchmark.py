@@ -251,6 +251,10 @@ def test_bad_files_are_refused(file, tmp_path):
     np.savez(tmp_path / "b.npz", quaternions=np.zeros((12, 4)))
     with pytest.raises(ValueError, match="must hold the arrays ids and quaternions"):
         scoring.read_answers(tmp_path / "b.npz", ids)
+    for name, wrong in (("c", np.zeros((12, 4), complex)), ("d", np.full((12, 4), "a")), ("e", np.full((12, 4), {}))):
+        np.savez(tmp_path / f"{name}.npz", ids=ids, quaternions=wrong)
+        with pytest.raises(ValueError, match=f"{name}.npz: ids must be text, and quaternions real numbers"):
+            scoring.read_answers(tmp_path / f"{name}.npz", ids)
     with pytest.raises(ValueError, match=r"must end in \.csv or \.npz"):
         scoring.read_answers(tmp_path / "a.ang", ids)
     with pytest.raises(ValueError, match="no file of the open benchmark"):

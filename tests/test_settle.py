@@ -139,6 +139,21 @@ def test_a_single_position_that_is_certain_stays():
     assert change[4, 3] == Change.none and change[10, 14] == Change.voided
 
 
+def test_parts_of_a_map_have_their_own_scores():
+    """orix' `prop.get` has the values of the whole scan."""
+    truth, _ = two_grains()
+    data = truth.copy()
+    data[10, 14] = turned(truth, np.ones(truth.shape[:2], bool))[10, 14]
+    scores = np.full(truth.shape[:2], 0.9)
+    scores[10, 14] = 0.1
+    xmap = map_of(data, scores=scores)
+    part = xmap[6:, 9:]
+    settled = pyxem_dl.settle(part)
+    assert settled.size == part.size and np.flatnonzero(settled.prop["settled"]).tolist() == [4 * part.shape[1] + 5]
+    masked = xmap[xmap.x > 2]
+    assert pyxem_dl.settle(masked).prop["settled"].sum() == 1
+
+
 def test_low_angle_boundaries_and_gradients_stay():
     shape = (10, 24)
     _, column = np.indices(shape)

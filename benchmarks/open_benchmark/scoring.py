@@ -93,7 +93,13 @@ def _rows_of_npz(path: Path) -> list:
     with np.load(path, allow_pickle=False) as file:
         if not {"ids", "quaternions"} <= set(file.files):
             raise ValueError(f"{path.name} must hold the arrays ids and quaternions.")
-        names, quaternions = file["ids"], np.asarray(file["quaternions"], dtype=float)
+        try:
+            names, quaternions = file["ids"], file["quaternions"]
+        except ValueError:  # of objects, which only unpickling would read
+            names = quaternions = np.array("")
+    if names.dtype.kind != "U" or quaternions.dtype.kind not in "fiu":
+        raise ValueError(f"{path.name}: ids must be text, and quaternions real numbers.")
+    quaternions = quaternions.astype(float)
     if quaternions.ndim == 2:
         quaternions = quaternions[:, None]
     if names.ndim != 1 or quaternions.ndim != 3 or quaternions.shape[::2] != (len(names), 4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyxem_dl.crystals.atoms import Atoms
+from pyxem_dl.symmetry import laue_group
 
 #: Lengths of a cell in Angstrom that are taken for real
 _LENGTHS = (1.0, 500.0)
@@ -17,6 +18,8 @@ _PLAUSIBLE_VOLUME = (5.0, 80.0)
 _ONE_PLACE = 0.3
 #: Distances below this part of the sum of covalent radii are doubted (W-W 0.85, U-U 0.70)
 _DOUBTED = 0.62
+# A crystal is another one if its cell's lengths differ by this share, or the angles by so many degrees
+_LONGER, _WIDER = 0.1, 3.0
 # Shares of a formula that may be left out by an author who did not find them: hydrogen, solvent
 _LIGHT = {"H", "C", "N", "O", "F", "B", "Li"}
 
@@ -240,3 +243,28 @@ def _gross(group: frozenset, found: dict, places: dict, expected: dict, total: f
     if group == {"H"}:
         return here - there > 0.5 * total
     return here - there > allowed or (there - full > allowed and not group <= _LIGHT)
+
+
+def check_same_crystal(mapped, phase) -> None:
+    """Refuse a phase that is not the crystal of a map: another cell, or a symmetry that has nothing to do with it.
+
+    Parameters
+    ----------
+    mapped, phase : orix.crystal_map.Phase
+        Of the map, which may have neither cell nor symmetry, and the one that is given for it.
+    """
+    cell, given = (np.array(each.structure.lattice.abcABG()) for each in (mapped, phase))
+    what = None
+    if not np.allclose(cell[:3], 1):  # lengths of 1 Å are those of a cell that is not known
+        longer, wider = np.abs(given[:3] / cell[:3] - 1).max(), np.abs(given[3:] - cell[3:]).max()
+        if longer > _LONGER or wider > _WIDER:
+            cells = [f"{', '.join(f'{x:.4g}' for x in each[:3])} Å, {', '.join(f'{x:.4g}' for x in each[3:])}°"
+                     for each in (cell, given)]  # fmt: skip
+            what = f"of the cell {cells[0]}, and the one that is given has {cells[1]}"
+    elif getattr(mapped, "point_group", None) is not None:
+        groups = [laue_group(each) for each in (mapped, phase)]
+        names = [{each.name for each in group.subgroups} for group in groups]
+        if groups[0].name not in names[1] and groups[1].name not in names[0]:
+            what = f"of the Laue group {groups[0].name}, and the one that is given of {groups[1].name}"
+    if what is not None:
+        raise ValueError(f"The map's phase {mapped.name!r} is {what}: give the crystal that the map was made with.")

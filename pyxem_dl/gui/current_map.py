@@ -11,6 +11,7 @@ from pyxem_dl.gui.layers import MapLayers
 from pyxem_dl.gui.recipe import Growing
 from pyxem_dl.results import save_map
 from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.results.maps import property_of
 
 #: What a map can be saved as
 SUFFIXES = (".h5", ".ang", ".ctf", ".png")
@@ -97,7 +98,8 @@ class CurrentMap:
         if self._given is None or limit <= 0:
             return self._given
         xmap = copied_map(self._given)  # orix' own fails where parts of it were looked at
-        score = np.asarray(xmap.prop.get("score", xmap.prop.get("scores", np.ones(xmap.size)))).reshape(xmap.size, -1)
+        score = property_of(xmap, "score", property_of(xmap, "scores", np.ones(xmap.size)))
+        score = np.asarray(score).reshape(xmap.size, -1)
         low = score[:, 0] < limit
         if low.any():
             xmap[low].phase_id = -1

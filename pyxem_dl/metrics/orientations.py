@@ -21,8 +21,9 @@ def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
     Parameters
     ----------
     a, b : CrystalMap, orix Rotation, array or tensor of shape (..., 4)
-        Orientations lab to crystal; the shapes broadcast.  Of a map the best orientation at
-        each point that is in its data.  Phases of two maps are the same if their names are, or if
+        Orientations lab to crystal; the shapes broadcast.  Of a map (n,) the best orientation at
+        each point that is in its data; beside it may be an array of the scan's shape.  Phases
+        of two maps are the same if their names are, or if
         both have but one: programs number phases as they like.
     phase : orix.crystal_map.Phase or orix.quaternion.Symmetry, optional
         Whose Laue group is taken; by default a map's own phase at each point.
@@ -38,13 +39,20 @@ def disorientation(a, b, phase=None, *, modulo_180: bool = False) -> np.ndarray:
     Raises
     ------
     ValueError
-        If neither a phase nor a map is given; if two maps with several phases have no name in common.
+        If neither a phase nor a map is given; for shapes that do not fit; if two maps with several phases have no name
+        in common.
     """
     maps = [m for m in (a, b) if hasattr(m, "phase_id")]
     if phase is None and not maps:
         raise ValueError("Give the phase or its point group: disorientations depend on its symmetry.")
     q, p = (torch.as_tensor(quaternions_of(x), dtype=torch.float64) for x in (a, b))
-    shape = torch.broadcast_shapes(q.shape[:-1], p.shape[:-1])
+    for m in maps:  # what has the shape of a scan has one orientation for each point of its map
+        q, p = (x.reshape(-1, 4) if len(m.shape) > 1 and tuple(x.shape[:-1]) == m.shape else x for x in (q, p))
+    try:
+        shape = torch.broadcast_shapes(q.shape[:-1], p.shape[:-1])
+    except RuntimeError:
+        shapes = " and ".join(str(tuple(x.shape[:-1])) for x in (q, p))
+        raise ValueError(f"Orientations of the shapes {shapes} do not fit: give one for each of the other.") from None
     q, p = q.expand(*shape, 4), p.expand(*shape, 4)
     groups = {None: phase} if phase is not None else _phases_of(maps[0])
     ids = np.zeros(shape, dtype=int)
@@ -285,15 +293,41 @@ def _numbered_as(xmap, other) -> np.ndarray:
 
 def grid_positions(xmap) -> tuple[np.ndarray, np.ndarray]:
     """Row and column (n,) of the points in a map's data, from 0."""
-    positions = []
-    for coordinate in (xmap.y, xmap.x):
-        if coordinate is None or not len(coordinate):
-            positions.append(np.zeros(xmap.size, dtype=int))
-        else:
-            steps = np.unique(coordinate)
-            gaps = np.diff(steps)
-            # what differs by rounding only is no step
-            gaps = gaps[gaps > 1e-6 * np.ptp(steps)] if len(steps) > 1 else gaps
-            step = gaps.min() if len(gaps) else 1.0
-            positions.append(np.round((coordinate - steps[0]) / step).astype(int))
-    return positions[0], positions[1]
+    (row, _), (column, _) = (along_axis(coordinate, xmap.size) for coordinate in (xmap.y, xmap.x))
+    # each second row is half a step further: half of the places are never taken
+    if row.max(initial=0) > 2 and column.max(initial=0) > 2 and len(np.unique((row + column) % 2)) == 1:
+        raise ValueError(
+            "The positions of this map lie on a hexagonal grid, and neighbours are looked for on a square one. Bring "
+            "the map to a square grid first, with the program that it comes from."
+        )
+    return row, column
+
+
+def along_axis(coordinate, n: int) -> tuple[np.ndarray, float]:
+    """Count steps along an axis of a scan.
+
+    Parameters
+    ----------
+    coordinate : array, shape (n,), or None
+        Of points, in any unit.
+    n : int
+        Number of points.
+
+    Returns
+    -------
+    array of int, shape (n,)
+        Steps from the first.
+    float
+        Length of a step; 0 where all points are at one place.
+    """
+    if coordinate is None or not len(coordinate):
+        return np.zeros(n, dtype=int), 0.0
+    places, inverse = np.unique(np.asarray(coordinate, dtype=float), return_inverse=True)
+    gaps = np.diff(places)
+    # what differs by rounding only is no step
+    steps = gaps[gaps > 1e-6 * np.ptp(places)] if len(gaps) else gaps
+    if not len(steps):
+        return np.zeros(n, dtype=int), 0.0
+    # each gap is counted by itself: rounded coordinates do not add up
+    index = np.concatenate([[0], np.cumsum(np.round(gaps / steps.min()).astype(int))])
+    return index[inverse.reshape(-1)], float(np.ptp(places) / index[-1])

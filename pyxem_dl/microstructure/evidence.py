@@ -9,6 +9,7 @@ import torch
 
 from pyxem_dl.microstructure.beliefs import Candidates, angles_between, half_turn
 from pyxem_dl.microstructure.neighbourhood import Neighbourhood
+from pyxem_dl.results.maps import property_of
 from pyxem_dl.symmetry import proper_operations, stack_operations
 
 #: Candidates of a position that count, at most
@@ -39,7 +40,7 @@ class MapView:
         self.operations = stack_operations([proper_operations(phase) for phase in self.phases])
         rotations = np.asarray(xmap.rotations.data, dtype=np.float32).reshape(xmap.size, -1, 4)[:, :MOST]
         self.rotations = torch.from_numpy(np.ascontiguousarray(rotations))
-        ids = np.asarray(xmap.prop.get("candidate_phase_id", xmap.phase_id)).reshape(xmap.size, -1)[:, :MOST]
+        ids = np.asarray(property_of(xmap, "candidate_phase_id", xmap.phase_id)).reshape(xmap.size, -1)[:, :MOST]
         ids = np.broadcast_to(ids, rotations.shape[:2]).copy()
         ids[:, 0] = xmap.phase_id
         ids[xmap.phase_id < 0] = -1
@@ -137,7 +138,7 @@ def _numbers_of(xmap, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Scores (n, k) and reliability (n,) of a map, None where it has none that can be used."""
     found = []
     for name, width in (("scores", k), ("reliability", 1)):
-        values = xmap.prop.get(name, xmap.prop.get("score") if name == "scores" and k == 1 else None)
+        values = property_of(xmap, name, property_of(xmap, "score") if name == "scores" and k == 1 else None)
         values = None if values is None else np.asarray(values, dtype=float).reshape(xmap.size, -1)[:, :width]
         usable = values is not None and values.shape[1] == width and np.isfinite(values[xmap.phase_id >= 0]).all()
         found.append(np.nan_to_num(values) if usable else None)

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from pyxem_dl.checks import number
-from pyxem_dl.metrics.orientations import grain_labels, quaternions_of
+from pyxem_dl.metrics.orientations import along_axis, grain_labels, quaternions_of
 from pyxem_dl.microstructure.boundaries import GENERAL, Boundaries, find_boundaries
 from pyxem_dl.microstructure.neighbourhood import Neighbourhood
 from pyxem_dl.plot.checks import check_map
 from pyxem_dl.plot.grains import grain_map
 from pyxem_dl.records import made_by, with_record
 from pyxem_dl.results.map_files import copied_map
-from pyxem_dl.results.maps import as_predicted, with_property
+from pyxem_dl.results.maps import as_predicted, indexed_where_finite, with_property
 from pyxem_dl.rotations import multiply
 from pyxem_dl.symmetry import disorientation_angle, proper_operations
 
@@ -212,6 +212,7 @@ def grains(xmap: CrystalMap, threshold: float = 5.0) -> Grains:
     array([66, 58, 48,  8])
     """
     check_map(xmap)
+    xmap = indexed_where_finite(xmap)
     threshold = number("threshold", threshold, 0, 180, above=True)
     near, (step_x, step_y) = Neighbourhood.of(xmap), _steps(xmap)
     label = grain_labels(xmap, threshold)
@@ -304,8 +305,7 @@ def _coordinates(xmap) -> list[np.ndarray]:
 
 def _steps(xmap) -> tuple[float, float]:
     """Find the steps of the scan along x and y; where there is one position only, that of the other direction, or 1."""
-    found = [np.diff(np.unique(np.round(c, 6))) for c in _coordinates(xmap)]
-    x, y = (float(gaps.min()) if len(gaps) else 0.0 for gaps in found)
+    x, y = (along_axis(c, xmap.size)[1] for c in _coordinates(xmap))
     return x or y or 1.0, y or x or 1.0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pyxem_dl.crystals import load_phases
+from pyxem_dl.crystals.checks import check_same_crystal
 from pyxem_dl.microstructure.averaging import with_neighbours
 from pyxem_dl.models import ANY_CRYSTAL, OrientationModel, load_model, with_phases
 from pyxem_dl.orientation import ModelStep, OrientationStep
@@ -150,6 +151,8 @@ class Comparison:
         phases = load_phases([phase for key, phase in xmap.phases if key >= 0] if phases is None else phases)
         if len(phases) != len(ids):
             raise ValueError(f"The map has {len(ids)} phases, and {len(phases)} are given: give one for each.")
+        for key, phase in zip(ids, phases, strict=True):
+            check_same_crystal(xmap.phases[key], phase)
         model = load_model(ANY_CRYSTAL if model is None else model)
         if not isinstance(model, OrientationModel) or not hasattr(model.network, "compare"):
             raise ValueError(

@@ -19,8 +19,8 @@ from pyxem_dl.microstructure.scoring import Comparison
 from pyxem_dl.models import OrientationModel
 from pyxem_dl.plot.checks import check_map
 from pyxem_dl.records import made_by, with_record
-from pyxem_dl.results.map_files import copied_map
-from pyxem_dl.results.maps import as_predicted, with_property
+from pyxem_dl.results.map_files import copied_map, map_of_scan
+from pyxem_dl.results.maps import as_predicted, indexed_where_finite, with_property
 from pyxem_dl.scans import Computing, Reading
 
 if TYPE_CHECKING:
@@ -145,10 +145,13 @@ def settle(
     """
     threshold = number("threshold", threshold, 0, 90, above=True)
     check_map(xmap)
+    if hasattr(signal, "axes_manager"):
+        xmap = map_of_scan(xmap, signal.axes_manager.navigation_shape[::-1])
+    xmap = indexed_where_finite(xmap)
     enough = int((xmap.phase_id >= 0).sum()) >= 2
     view, compare = MapView(xmap, math.radians(threshold)) if enough else None, None
     reading = Reading(None, signal_mask, center, beam_energy)
-    if signal is not None:
+    if signal is not None and enough:
         compare = Comparison(signal, xmap, phases, model, reading, Computing(device, batch_size, show_progressbar))
     if not enough:
         warn("There is nothing to settle: the map has fewer than two indexed positions.")

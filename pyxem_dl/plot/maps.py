@@ -15,7 +15,7 @@ from pyxem_dl.frames import Calibration, distorted, k_to_pixel, pixel_to_k
 from pyxem_dl.metrics import disorientation
 from pyxem_dl.plot.checks import best_of, check_map, check_numbers, check_positions, check_property
 from pyxem_dl.plot.figures import new_figure
-from pyxem_dl.results.maps import NOT_INDEXED
+from pyxem_dl.results.maps import NOT_INDEXED, property_of
 from pyxem_dl.results.spots import predict_spots
 from pyxem_dl.symmetry import laue_group, setting
 
@@ -280,7 +280,7 @@ def spread_positions(xmap, n: int = 6, *, among=None) -> np.ndarray:
     indexed = np.flatnonzero((xmap.phase_id >= 0) & (True if among is None else np.asarray(among, dtype=bool)))
     if not indexed.size:
         return indexed
-    trust = np.asarray(xmap.prop.get("reliability", np.ones(xmap.size)), dtype=float)
+    trust = np.asarray(property_of(xmap, "reliability", np.ones(xmap.size)), dtype=float)
     indexed = indexed[trust[indexed] >= np.median(trust[indexed])]
     grid = _Grid.of(xmap)
     place = np.stack([grid.row, grid.column], axis=1)[indexed] / max(grid.shape)

@@ -11,11 +11,19 @@ import torch
 from pyxem_dl.frames import Calibration
 from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.look_alikes import LookAlikes
-from pyxem_dl.refinement.places import Places, fit_places
+from pyxem_dl.refinement.places import Places, fit_places, fit_turn
 from pyxem_dl.refinement.search import THICKNESS_STEP, Net, Optics, search, solved, variances
 from pyxem_dl.refinement.spots import Measured, measure
-from pyxem_dl.refinement.waves import Pool
-from pyxem_dl.rotations import conjugate, exponential, logarithm, misorientation_angle, multiply, rotate_in_plane
+from pyxem_dl.refinement.waves import Pool, promise
+from pyxem_dl.rotations import (
+    conjugate,
+    exponential,
+    logarithm,
+    misorientation_angle,
+    multiply,
+    random_rotations,
+    rotate_in_plane,
+)
 from pyxem_dl.simulation.beams import Beams, Chosen
 
 # Tilts that the first orientation is expected to be off by, in degrees
@@ -24,6 +32,11 @@ _EXPECTED = 0.4
 _LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 # Starts that are followed, for so many steps, with so many directions in the disk and so many strong beams
 _STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
+# These are for crystals that have so many beams that promise to be so strong, as light elements have at 200 kV; what
+# scatters more needs more, up to so many times as many
+_COMPARABLE, _AS_STRONG, _MOST_TIMES = 10, 0.02, 3.0
+# Orientations of which that is counted
+_ORIENTATIONS = 128
 # Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places
 # that are tried, degrees between them, and beams that take part
 _WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.2, 2.4, 1.5, 3, 0.4
@@ -223,6 +236,8 @@ class Refiner:
             phase, calibration.beam_energy, calibration.reciprocal_radius, n_beams=physics.n_beams,
             debye_waller=physics.debye_waller, device=device,
         )  # fmt: skip
+        times = _times_as_strong(self._beams)
+        self._stages = [(*stage, round(times * n_strong)) for *stage, n_strong in _STAGES]
         self._many = self._beams.with_n_beams(max(physics.n_beams, _WIDE_BEAMS))
         radius, (low, high) = physics.radius, physics.thickness
         # one more on either side, from which changes are known
@@ -252,6 +267,11 @@ class Refiner:
         """
         return self.refine(Given(patterns, signal_mask, centers, deformation), rotations)
 
+    @property
+    def strong_beams(self) -> int:
+        """How many beams scatter into each other at last."""
+        return self._stages[-1][-1]
+
     def refine(self, given: Given, rotations: torch.Tensor, *, look_far: bool = True) -> Refined:
         """Refine the orientations of patterns, see :meth:`__call__`; without a look further away where nothing fits.
 
@@ -269,28 +289,32 @@ class Refiner:
 
     def _near(self, given: Given, rotations, net: Net) -> Refined:
         """Refine orientations that are as far off as a net reaches."""
-        rotations, pool, seen, turn_error = self._prepared(self._beams, given, rotations)
-        how = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0]
+        rotations, pool, seen, measured = self._prepared(self._beams, given, rotations)
+        how = self._thickness, self._optics, math.radians(_EXPECTED), _STAGES[0][0], self._stages[0][-1]
         tilt, thickness = _one_by_one(net, pool, seen, *how)
         expected = _Expected.of(given.prior, rotations, tilt.dtype)
         if given.prior is not None:
             tilt = torch.cat([tilt, expected.mean[..., :2]], dim=1)
             thickness = torch.cat([thickness, expected.mean[..., 2]], dim=1)
-        state = self._fit(pool, seen, expected, tilt, thickness, *_STAGES[0][1:])
+        state = self._fit(pool, seen, expected, tilt, thickness, *self._stages[0][1:])
         several = None
-        for n_starts, *stage in _STAGES[1:]:
+        for n_starts, *stage in self._stages[1:]:
             best = state.best(n_starts)
             state = self._fit(pool, seen, expected, best.tilt, best.thickness, *stage)
             several = several or state
+        best = state.best(_STAGES[-1][0])
+        # with what the model says of how the light lies within disks
+        turn, turn_error = self._turn(pool, seen, measured, best.tilt[:, 0], best.thickness[:, 0])
+        rotations = rotate_in_plane(rotations, turn.double())
         # of a crystal that is strained the turn is fitted to its places
         if given.prior is not None and given.deformation is None:
             rotations, turn_error = given.prior.turned(rotations, turn_error)
-        return self._told(rotations, seen, state.best(_STAGES[-1][0]), several, turn_error)
+        return self._told(rotations, seen, best, several, turn_error)
 
     def _far(self, given: Given, rotations, best: Refined) -> Refined:
         """Look for places up to some degrees away, and refine there."""
         rotations, pool, seen, _ = self._prepared(self._many, given, rotations)
-        how = self._thickness[::2], self._optics, math.radians(_WIDE_EXPECTED), _WIDE_STARTS
+        how = self._thickness[::2], self._optics, math.radians(_WIDE_EXPECTED), _WIDE_STARTS, self._stages[0][-1]
         tilts, _ = _one_by_one(self._wide_net, pool, seen, *how, math.radians(_WIDE_APART))
         for i in range(_WIDE_STARTS):
             wrong = (best.misfit > _FITS).nonzero()[:, 0]
@@ -303,14 +327,14 @@ class Refiner:
         return best
 
     def _prepared(self, beams: Beams, given: Given, rotations):
-        """Turn rotations so that spots are where the light is: these, beams, what is seen, and the turn's error."""
+        """Turn rotations so that spots are where the light is: these, beams, what is seen, and what was measured."""
         for i in range(_TURNS + 1):
             chosen = given.choose(beams, rotations)
             measured = given.measure(chosen, self.calibration, self.physics.radius)
             if i < _TURNS:
                 rotations = rotate_in_plane(rotations, measured.turn.clamp(-0.05, 0.05))
         pool = Pool.of(beams, chosen, torch.float32, self.physics.absorption)
-        return rotations, pool, Seen.of(chosen, measured, torch.float32), measured.turn_error
+        return rotations, pool, Seen.of(chosen, measured, torch.float32), measured
 
     def places(self, given: Given, rotations: torch.Tensor, thickness: torch.Tensor) -> tuple[Places, torch.Tensor]:
         """Fit where disks are, of crystals that are refined; and say how well their turn was known without it (rad)."""
@@ -318,12 +342,19 @@ class Refiner:
         measured = given.measure(chosen, self.calibration, self.physics.radius)
         pool = Pool.of(self._beams, chosen, torch.float32, self.physics.absorption)
         seen = Seen.of(chosen, measured, torch.float32)
+        upright, depth = pool.kx.new_zeros(len(pool.kx), 2), thickness.to(pool.kx)
+        found = fit_places(pool, seen, measured, self._optics, upright, depth, *self._lengths, self.strong_beams)
+        return found, self._turn(pool, seen, measured, upright, depth)[1]
+
+    def _turn(self, pool: Pool, seen: Seen, measured: Measured, tilt, thickness) -> tuple[torch.Tensor, torch.Tensor]:
+        """By how much patterns are turned in their plane (n,), and its error, in radians."""
+        return fit_turn(pool, seen, measured, self._optics, tilt, thickness, *self._lengths, self.strong_beams)
+
+    @property
+    def _lengths(self) -> tuple[float, float]:
+        """Radius of a disk, and size of a pixel, in Å⁻¹."""
         pixel = math.sqrt(math.prod(self.calibration.scale))
-        upright = pool.kx.new_zeros(len(pool.kx), 2)
-        found = fit_places(
-            pool, seen, measured, self._optics, upright, thickness.to(pool.kx), self.physics.radius * pixel, pixel
-        )
-        return found, measured.turn_error
+        return self.physics.radius * pixel, pixel
 
     # ---------------------------------------------------------------- the fit
     def _disks(self, pool: Pool, seen: Seen, tilt, thickness, n_directions: int, n_strong: int):
@@ -380,6 +411,15 @@ class Refiner:
             _tilted(rotations, tilt), thickness.double(), torch.rad2deg(of_tilt.sqrt()), of_thickness.sqrt(),
             misfit.double(), seen.has_light() & (seen.used.sum(1) >= _FEWEST) & of_tilt.isfinite(),
         )  # fmt: skip
+
+
+def _times_as_strong(beams: Beams) -> float:
+    """How many times as many beams of a crystal are strong as of a comparable one, in nearly all orientations."""
+    rotations = random_rotations(_ORIENTATIONS, torch.Generator().manual_seed(0)).to(beams.device).float()
+    chosen = beams.choose(rotations)
+    pool = Pool.of(beams, chosen, torch.float32)
+    strong = (promise(pool, pool.error[:, None])[:, 0] > _AS_STRONG).sum(1).double()
+    return min(max(float(strong.quantile(0.9)) / _COMPARABLE, 1.0), _MOST_TIMES)
 
 
 def _tilted(rotations: torch.Tensor, tilt: torch.Tensor) -> torch.Tensor:

@@ -37,12 +37,14 @@ class Seen(NamedTuple):
 
     ``beams (n, beams)``: places among those chosen; ``unit_x``, ``unit_y (n, beams)``: unit vectors away from the
     direct beam; ``values``, ``used (n, 2 beams)``; ``error (n, 2 beams)``: of the model, as a share of the intensity;
-    ``noise (n, 2 beams)``: variance that comes of the background and does not depend on the model.
+    ``noise (n, 2 beams)``: variance that comes of the background and does not depend on the model; ``clear (n,
+    beams)``: the share of it that other disks have no part in.
     """
 
     beams: torch.Tensor
     unit_x: torch.Tensor
     unit_y: torch.Tensor
+    clear: torch.Tensor
     values: torch.Tensor
     used: torch.Tensor
     error: torch.Tensor
@@ -56,17 +58,19 @@ class Seen(NamedTuple):
         beams = measured.used.long().sort(dim=1, descending=True, stable=True).indices[:, :most]
         kx, ky = (x.double().gather(1, beams) for x in chosen[:2])
         k = torch.hypot(kx, ky)
-        used, intensity, noise, moment = (
-            x.gather(1, beams) for x in (measured.used, measured.intensity, measured.noise, measured.moment)
-        )
+        used, intensity, noise, moment, of_moment, clear = (
+            x.gather(1, beams)
+            for x in (measured.used, measured.intensity, measured.noise, measured.moment, measured.moment_noise,
+                      measured.clear)
+        )  # fmt: skip
         error = torch.cat([torch.full_like(k, _MODEL_ERROR), torch.full_like(k, _MOMENT_ERROR)], dim=1)
         error = torch.where((beams == 0).repeat(1, 2), _DIRECT_ERROR, error)
         used = torch.cat([used, used & (k > 0)], dim=1)
-        # of what is anywhere in a disk, the mean square distance from its middle along a line is a quarter
-        noise = torch.cat([noise, noise / 4], dim=1)
+        noise = torch.cat([noise, of_moment], dim=1)
         values = torch.cat([intensity, moment], dim=1)
         k = k.clamp_min(1e-9)
-        return cls(beams, *(x.to(dtype) for x in (kx / k, ky / k, values)), used, error.to(dtype), noise.to(dtype))
+        numbers = (x.to(dtype) for x in (kx / k, ky / k, clear, values))
+        return cls(beams, *numbers, used, error.to(dtype), noise.to(dtype))
 
     def __getitem__(self, rows) -> Seen:
         return Seen(*(x[rows] for x in self))
@@ -74,8 +78,8 @@ class Seen(NamedTuple):
     def first(self, n_beams: int) -> Seen:
         """Take so many beams that promise most."""
         n, half = n_beams, self.beams.shape[1]
-        both = (torch.cat([x[:, :n], x[:, half : half + n]], dim=1) for x in tuple(self)[3:])
-        return Seen(*(x[:, :n] for x in tuple(self)[:3]), *both)
+        both = (torch.cat([x[:, :n], x[:, half : half + n]], dim=1) for x in tuple(self)[4:])
+        return Seen(*(x[:, :n] for x in tuple(self)[:4]), *both)
 
     def outward(self, tilt: torch.Tensor) -> torch.Tensor:
         """How far (n, m, beams) the directions that tilts (m, 2) of the crystal stand for lie out in the disks."""
@@ -85,9 +89,11 @@ class Seen(NamedTuple):
     def has_light(self) -> torch.Tensor:
         """Whether (n,) the diffracted beams together are clearly brighter than what noise and background make."""
         half = self.values.shape[1] // 2
-        diffracted = self.used[:, :half] & (self.beams > 0)
-        light = (self.values[:, :half] * diffracted).sum(1)
-        noise = (self.noise[:, :half] * diffracted).sum(1) + light.clamp_min(0)
+        # of a disk in the light of others little is known
+        weight = self.clear * (self.used[:, :half] & (self.beams > 0))
+        light = (self.values[:, :half] * weight).sum(1)
+        own = (self.values[:, :half] * weight**2).sum(1).clamp_min(0)
+        noise = (self.noise[:, :half] * weight**2).sum(1) + own
         return light > _CLEARLY_LIT * noise.sqrt()
 
     def fit(self, model: torch.Tensor, unresolved: torch.Tensor | None = None) -> Fit:
@@ -101,7 +107,7 @@ class Seen(NamedTuple):
             Variance of what the models leave open, in their unit, that broadcasts with `model`.
         """
         middle = (1,) * (model.ndim - 2)
-        values, used, error, noise = (x.reshape(len(x), *middle, -1) for x in tuple(self)[3:])
+        values, used, error, noise = (x.reshape(len(x), *middle, -1) for x in tuple(self)[4:])
         half = values.shape[-1] // 2
         weight = used / (values.abs() + (0.1 * values) ** 2 + 4 * noise)
         weight[..., half:] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from pyxem_dl.calibration import FoundCalibration, with_calibration
 from pyxem_dl.checks import flag, number, whole_number
 from pyxem_dl.crystals import load_phases
-from pyxem_dl.electrons import electron_wavelength
+from pyxem_dl.crystals.checks import check_same_crystal
+from pyxem_dl.electrons import HOW_TO_SET_BEAM_ENERGY, electron_wavelength
 from pyxem_dl.messages import warn
 from pyxem_dl.patterns import Probe
 from pyxem_dl.records import made_by, provenance
@@ -25,7 +27,7 @@ from pyxem_dl.refinement.scan_calibration import calibrated_scan
 from pyxem_dl.refinement.step import RefinementStep, Start
 from pyxem_dl.results.assembly import RefinedMap
 from pyxem_dl.results.calibrations import calibration_of
-from pyxem_dl.results.map_files import check_map_target, copied_map, map_target
+from pyxem_dl.results.map_files import check_map_target, copied_map, map_of_scan, map_target
 from pyxem_dl.scans import Computing, Job, Reading, Scan
 
 if TYPE_CHECKING:
@@ -172,6 +174,7 @@ def refine_orientation(
     if not hasattr(xmap, "phase_id") or not hasattr(xmap, "rotations"):
         raise TypeError(f"xmap is an orix CrystalMap, not {type(xmap).__name__}.")
     scan = Scan.from_signal(signal, Reading(navigation_mask, signal_mask, center, beam_energy))
+    xmap = map_of_scan(xmap, scan.shape)
     if calibrate is False:
         _warn_of_other_calibration(xmap, scan.calibration)
     return refine_map(
@@ -190,7 +193,14 @@ def refinement_settings(refine) -> dict | None:
         if unknown:
             raise ValueError(f"refine has settings of refine_orientation ({', '.join(sorted(known))}), not {unknown}.")
         return refine
-    return {} if flag("refine", refine) else None
+    return {} if _flag("refine", refine, "a dict of settings, such as {'thickness': (20, 600)}") else None
+
+
+def _flag(name: str, value, other: str) -> bool:
+    """Read what may be True, False, or something else, which was looked for before."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True, False, or {other}, not {reprlib.repr(value)}.")
+    return bool(value)
 
 
 def refine_map(
@@ -280,17 +290,19 @@ def refinement_job(
     keys = [key for key, _ in xmap.phases if key >= 0]
     tried = np.unique([start.phase, start.rival])
     crystals = _with_atoms([xmap.phases[key] for key in keys], phases, tried[tried >= 0])
-    energy = number("beam_energy", scan.calibration.beam_energy or 0, *_ENERGY)
-    found, wanted = None, isinstance(calibrate, FoundCalibration) or flag("calibrate", calibrate)
+    if scan.calibration.beam_energy is None:
+        raise ValueError(f"The signal has no beam energy. {HOW_TO_SET_BEAM_ENERGY}")
+    energy = number("beam_energy", scan.calibration.beam_energy, *_ENERGY)
+    found, wanted = None, isinstance(calibrate, FoundCalibration) or _flag("calibrate", calibrate, "what one found")
     if wanted and calibrate is not True:
         scan, found = with_calibration(scan, calibrate), calibrate
     low, high = _pair_of(thickness)
     absorption = _ABSORPTION if absorption is True else 0.0 if absorption is False else absorption
     gain = scan.counts_per_electron()
     physics = Physics(
-        _radius(scan, gain, convergence_semi_angle), (low, high), whole_number("n_beams", n_beams, *_BEAMS),
-        number("debye_waller", debye_waller, 0, 10), number("absorption", absorption, 0, 0.5),
-        number("precession_angle", precession_angle, 0, 5),
+        _radius(scan, gain, convergence_semi_angle, needed=(tried >= 0).any()), (low, high),
+        whole_number("n_beams", n_beams, *_BEAMS), number("debye_waller", debye_waller, 0, 10),
+        number("absorption", absorption, 0, 0.5), number("precession_angle", precession_angle, 0, 5),
     )  # fmt: skip
     strain = flag("strain", strain)
     if wanted and found is None:
@@ -346,8 +358,10 @@ def _with_atoms(mapped: list, phases, used) -> list:
     given = {} if phases is None else {phase.name: phase for phase in load_phases(phases)}
     only = next(iter(given.values())) if len(given) == len(mapped) == 1 else None
     found = []
-    for i, phase in enumerate(mapped):
-        phase = given.get(phase.name, only) or phase
+    for i, of_map in enumerate(mapped):
+        phase = given.get(of_map.name, only) or of_map
+        if i in used and phase is not of_map:
+            check_same_crystal(of_map, phase)
         if i in used and not len(phase.structure):
             raise ValueError(
                 f"The map's phase {phase.name!r} has no atoms, from which intensities could be computed: give "
@@ -369,8 +383,8 @@ def _pair_of(thickness) -> tuple[float, float]:
     return low, high
 
 
-def _radius(scan: Scan, gain: float, convergence_semi_angle) -> float:
-    """Radius of a disk in pixels, given or from the direct beam."""
+def _radius(scan: Scan, gain: float, convergence_semi_angle, needed: bool) -> float:
+    """Radius of a disk in pixels, given or from the direct beam; where nothing is indexed it is not needed."""
     calibration = scan.calibration
     if convergence_semi_angle is not None:
         angle = number("convergence_semi_angle", convergence_semi_angle, 0, 100)
@@ -379,6 +393,9 @@ def _radius(scan: Scan, gain: float, convergence_semi_angle) -> float:
     try:
         return max(Probe.from_patterns(scan.sample_patterns() / gain, calibration.center).radius, _SMALLEST_RADIUS)
     except ValueError as error:
+        if not needed:
+            return _SMALLEST_RADIUS
+        why = str(error).split(" Give ")[0]  # what a probe's verbs take is not to be had here
         raise ValueError(
-            f"The radius of disks cannot be read from the patterns ({error}). Give `convergence_semi_angle=` in mrad."
+            f"The radius of disks cannot be read from the patterns ({why}) Give `convergence_semi_angle=` in mrad."
         ) from error

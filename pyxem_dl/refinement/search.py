@@ -10,8 +10,8 @@ import torch
 from pyxem_dl.refinement.likelihood import Seen
 from pyxem_dl.refinement.waves import Pool, intensities, jacobian
 
-# The least step of tilts in degrees, how far they go, and the step of thickness in Å; beams that are strong here
-_TILT_STEP, _TILT_REACH, THICKNESS_STEP, _STRONG = 0.09, 0.63, 10.0, 14
+# The least step of tilts in degrees, how far they go, and the step of thickness in Å
+_TILT_STEP, _TILT_REACH, THICKNESS_STEP = 0.09, 0.63, 10.0
 # Beams that are compared here
 _COMPARED = 20
 # Each so many thicknesses tell how much intensities change from point to point of the net
@@ -104,7 +104,7 @@ class Net(NamedTuple):
 
 def search(
     net: Net, pool: Pool, seen: Seen, thickness: torch.Tensor, optics: Optics, expected: float, n_starts: int,
-    apart: float | None = None,
+    n_strong: int, apart: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Find starts.
 
@@ -124,6 +124,8 @@ def search(
         Standard deviation of tilts in radians.
     n_starts : int
         How many.
+    n_strong : int
+        Beams that scatter into each other.
     apart : float, optional
         Radians between the tilts of any two starts; by default they may differ in thickness alone.
 
@@ -137,7 +139,7 @@ def search(
     seen = seen.first(_COMPARED)
     around = optics.precession.to(net.tilts)
     points = sum(
-        intensities(pool, pool.turned(net.tilts + tilt), thickness, _STRONG, seen.beams) for tilt in around
+        intensities(pool, pool.turned(net.tilts + tilt), thickness, n_strong, seen.beams) for tilt in around
     ) / len(around)
     model = _disks(points, net, seen, optics.disk)
     complete = (net.ring < len(net.tilts)).all(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,10 @@ _RING, _OUTLIER = 4.0, 3.0
 _UNEVEN, _FLOOR = 0.1, 1.0
 # Of the place of a disk, whatever the counts, in pixels
 _PLACE_ERROR = 0.03
+# Disks have edges that are blurred so much, in pixels; of other disks' light so much is not as it is taken to be
+_BLUR, _UNSURE = 0.7, 0.5
+# Distances of disks at which their light is tabulated, in pixels
+_APART = 0.25
 # A value that so many pixels share, if they are brighter than so many electrons, is where the detector ends
 _ALIKE, _BRIGHT = 5, 100.0
 
@@ -32,21 +37,40 @@ class Measured(NamedTuple):
     ``moment (n, beams)``: of the intensity within a disk, away from the direct beam, in radii of the disk;
     ``moments (n, beams, 2)``: the same along kx and ky, of the direct beam, too, in electrons times Å⁻¹;
     ``used (n, beams)``: on the detector, whole, not saturated, and clear of the direct beam, which is used itself;
-    ``turn``, ``turn_error (n,)``: by which the pattern is turned against the prediction, in radians, counter-clockwise.
+    ``turn``, ``turn_error (n,)``: by which the pattern is turned against the prediction, in radians, counter-clockwise;
+    ``rim``: how far out pixels are added up, in radii of a disk.
     """
 
     intensity: torch.Tensor
     background: torch.Tensor
+    foreign: torch.Tensor
     moment: torch.Tensor
     moments: torch.Tensor
     used: torch.Tensor
     turn: torch.Tensor
     turn_error: torch.Tensor
+    rim: float
 
     @property
     def noise(self) -> torch.Tensor:
         """Variance of the intensities (n, beams) that does not come of a disk's own electrons."""
+        return self._own_noise + self.foreign + (_UNSURE * self.foreign) ** 2
+
+    @property
+    def clear(self) -> torch.Tensor:
+        """Share of the noise (n, beams) that other disks have no part in."""
+        return self._own_noise / self.noise
+
+    @property
+    def _own_noise(self) -> torch.Tensor:
         return self.background + (_UNEVEN * self.background) ** 2 + _FLOOR
+
+    @property
+    def moment_noise(self) -> torch.Tensor:
+        """Variance of the moments (n, beams) that comes of other light."""
+        # what is anywhere in a disk has a quarter as mean square distance from its middle along a line; the light of
+        # other disks lies at the rim
+        return self.noise / 4 + (self.foreign * self.rim) ** 2
 
 
 def measure(
@@ -100,7 +124,34 @@ def measure(
     turn, error = _turn(kx * to_y - ky * to_x, total * used, k, size, max(calibration.scale))
     moment = (kx * to_x + ky * to_y) / (k.clamp_min(1e-9) * size)
     moments = torch.stack([to_x, to_y], dim=-1)
-    return Measured(total, beneath.sum((-1, -2)), moment, moments, used, turn, error)
+    foreign = _foreign(total.clamp_min(0) * chosen.present, row, column, radius)
+    return Measured(
+        total - foreign, beneath.sum((-1, -2)), foreign, moment, moments, used, turn, error,
+        1 + MARGIN / radius,
+    )  # fmt: skip
+
+
+def _foreign(total, row, column, radius: float) -> torch.Tensor:
+    """Light (n, beams) of other disks within those of beams, whose pixels add up to `total` (n, beams)."""
+    table = _share_of_light(radius, total.device)
+    apart = torch.hypot(row[..., None] - row[:, None], column[..., None] - column[:, None])
+    share = table[(apart / _APART).round().long().clamp_max(len(table) - 1)]
+    share.diagonal(dim1=1, dim2=2).zero_()
+    return (share @ total[..., None])[..., 0]
+
+
+@functools.lru_cache(maxsize=32)
+def _share_of_light(radius: float, device: torch.device) -> torch.Tensor:
+    """Share of a disk's light that is added up around a place, for distances from its middle; the last is 0."""
+    fine, reach, number = 0.2, radius + 4 * _BLUR, {"dtype": torch.float64, "device": device}
+    steps = torch.arange(-int(reach / fine) - 1, int(reach / fine) + 2, **number) * fine
+    x, y = torch.meshgrid(steps, steps, indexing="xy")
+    light = torch.special.erfc((torch.hypot(x, y) - radius) / (_BLUR * 2**0.5))
+    apart = torch.arange(int((reach + radius + MARGIN) / _APART) + 2, **number) * _APART
+    within = torch.hypot(x[None] - apart[:, None, None], y) < radius + MARGIN
+    share = (within * light).sum((1, 2)) / light.sum()
+    share[-1] = 0
+    return share
 
 
 def _spread(center):

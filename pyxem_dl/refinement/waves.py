@@ -44,6 +44,16 @@ class Pool(NamedTuple):
         return excitation_error_after_tilt(self.error[:, None], self.kx[:, None], self.ky[:, None], tilt_x, tilt_y)
 
 
+def promise(pool: Pool, error: torch.Tensor) -> torch.Tensor:
+    """How strong beams (n, m, beams) may become, the direct one's infinite; of excitation errors of this shape."""
+    # the direct beam is coupled to nothing more than to itself
+    coupled = pool.half[:, None, :, 0].abs()
+    found = coupled / (error.abs() + 0.5 * coupled + 1e-9)
+    found = torch.where(pool.present[:, None], found, -1.0)
+    found[..., 0] = math.inf
+    return found
+
+
 class _Split(NamedTuple):
     """Beams by their strength, and waves.
 
@@ -65,12 +75,7 @@ class _Split(NamedTuple):
 def _split(pool: Pool, error: torch.Tensor, n_strong: int) -> _Split:
     """Beams (n, m, d, beams) of excitation errors, solved; for d directions near to one another the same are strong."""
     n_strong = min(n_strong, error.shape[-1])
-    # the direct beam is coupled to nothing more than to itself
-    coupled = pool.half[:, None, :, 0].abs()
-    promise = coupled / (error.mean(2).abs() + 0.5 * coupled + 1e-9)
-    promise = torch.where(pool.present[:, None], promise, -1.0)
-    promise[..., 0] = math.inf
-    order = promise.argsort(dim=-1, descending=True)
+    order = promise(pool, error.mean(2)).argsort(dim=-1, descending=True)
     strong, weak = order[..., :n_strong], order[..., n_strong:]
     at = torch.arange(len(error), device=error.device)[:, None, None, None]
     far_away = torch.where(pool.present[:, None, None], error, 1.0)

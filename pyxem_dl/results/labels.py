@@ -21,7 +21,7 @@ from pyxem_dl.frames import other_crystal_quaternion, other_frame_quaternion
 from pyxem_dl.messages import say, warn
 from pyxem_dl.metrics import disorientation, explained_peaks, find_peaks
 from pyxem_dl.results.label_files import read_map, without_unknown_rotations
-from pyxem_dl.results.map_files import copied_map
+from pyxem_dl.results.map_files import CRYSTAL_X, copied_map
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MINIMUM_LABELS = 50
 # Labels closer together than this (degrees) are one orientation.
 _ONE_ORIENTATION = 1.0
+# Lines of a file that may be its header
+_HEADER = 200
 # Labels that are compared at once
 _AT_ONCE = 4096
 # Zone axes this far apart (degrees) are counted apart when orientations are balanced.
@@ -114,7 +116,7 @@ class Labels:
 
 def read_labels(
     path: str | Path, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False,
-    crystal_x: Literal["a", "a*"] = "a",
+    crystal_x: Literal["a", "a*"] | None = None,
 ) -> CrystalMap:  # fmt: skip
     """Read a crystal map from a file, and convert it to the convention of pyxem_dl.
 
@@ -129,9 +131,10 @@ def read_labels(
         counter-clockwise.
     flipped : bool
         The y axis of the file's frame points down in the pattern, and its z axis away from the source.
-    crystal_x : {"a", "a*"}
-        Direction of the x axis of the crystals in the file: a, with z along c*, as in orix; or a*, with z along c.
-        These differ in trigonal and hexagonal crystals (by 30 degrees about c), and in monoclinic and triclinic ones.
+    crystal_x : {"a", "a*"}, optional
+        Direction of the x axis of the crystals in the file: a, with z along c*, as in orix; or a*, with z along c. By
+        default what the file says, if :func:`save_map` wrote it, and a for all others. These differ in trigonal and
+        hexagonal crystals (by 30 degrees about c), and in monoclinic and triclinic ones.
 
     Returns
     -------
@@ -147,6 +150,7 @@ def read_labels(
     """
     xmap = read_map(path)
     path = Path(path)
+    crystal_x = _crystal_x_of(path) if crystal_x is None else crystal_x
     if path.suffix.lower() in (".ang", ".ctf"):
         sense = "crystal to lab" if inverse else "lab to crystal"
         frame = f"turned by {turn:g}° from the pattern's x axis" + (", y down and z away" if flipped else "")
@@ -157,6 +161,15 @@ def read_labels(
             '--set "label_frame={turn: 90}".'
         )
     return in_lab_frame(xmap, inverse=inverse, turn=turn, flipped=flipped, crystal_x=crystal_x)
+
+
+def _crystal_x_of(path: Path) -> str:
+    """Find out what the x axis of crystals is along in a file, if we wrote it."""
+    if path.suffix.lower() != ".ctf":
+        return "a"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = itertools.takewhile(lambda line: not line.startswith("Phase\t"), itertools.islice(file, _HEADER))
+        return "a*" if any(line.rstrip().endswith(CRYSTAL_X.format("a*")) for line in header) else "a"
 
 
 def in_lab_frame(xmap, *, inverse: bool = False, turn: float = 0.0, flipped: bool = False, crystal_x: str = "a"):

@@ -12,7 +12,7 @@ import numpy as np
 from pyxem_dl.files import check_target, claimed, replacing
 from pyxem_dl.frames import other_crystal_quaternion
 from pyxem_dl.messages import warn
-from pyxem_dl.records import comment_lines, provenance, write_attribute
+from pyxem_dl.records import comment_lines, provenance, with_record, write_attribute
 from pyxem_dl.scans import Target
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _MICROMETRES = {
 _LAUE = {
     "-1": 1, "2/m": 2, "mmm": 3, "4/m": 4, "4/mmm": 5, "-3": 6, "-3m": 7, "6/m": 8, "6/mmm": 9, "m-3": 10, "m-3m": 11,
 }  # fmt: skip
+#: What a .ctf file says of the axes of a crystal
+CRYSTAL_X = "pyxem_dl: x along {} of the crystal"
 _WRITTEN = {".ang": {"scores", "grain_id"}, ".ctf": {"scores", "reliability", "uncertainty", "spread", "grain_id"}}
 
 
@@ -66,6 +68,31 @@ def bounding_box(xmap) -> np.ndarray:
             inside = c[xmap.is_in_data]
             box &= (c >= inside.min()) & (c <= inside.max())
     return box
+
+
+def map_of_scan(xmap, shape: tuple[int, ...]):
+    """Return the map of a scan of that shape (in data order): where both were cropped alike, of the crop alone.
+
+    Parameters
+    ----------
+    xmap : orix.crystal_map.CrystalMap
+        The map; orix keeps the whole scan behind a part like ``xmap[:4, :5]``.
+    shape : tuple of int
+        Of the scan. If it is neither that of the whole map nor that of its part, the map is returned as it is.
+    """
+    long = [tuple(n for n in each if n > 1) for each in (shape, xmap._original_shape, xmap.shape)]
+    if not xmap.size or long[0] == long[1] or long[0] != long[2]:
+        return xmap
+    from orix.crystal_map import CrystalMap
+
+    box = bounding_box(xmap)
+    x, y = (None if c is None or not len(c) else c[box] for c in (xmap._x, xmap._y))
+    found = CrystalMap(
+        xmap._rotations[box], phase_id=xmap._phase_id[box], x=x, y=y, phase_list=xmap.phases.deepcopy(),
+        prop={name: np.asarray(values)[box] for name, values in dict.items(xmap.prop)},
+        scan_unit=xmap.scan_unit, is_in_data=xmap.is_in_data[box],
+    )  # fmt: skip
+    return with_record(found, provenance(xmap))
 
 
 def save_map(path: str | Path, xmap: CrystalMap, *, overwrite: bool = False, crystal_x: str | None = None) -> Path:
@@ -207,7 +234,7 @@ def _lost(xmap, suffix: str, crystal_x: str | None) -> list[str]:
     if suffix == ".ctf" and crystal_x is None and any(_differs(phase) for phase in phases):
         lost.append(
             "x is along a* of the crystals, as in Oxford's files and in MTEX: orix.io.load does not allow for that, "
-            "but read_labels(..., crystal_x='a*') does (crystal_x='a' writes the axes of orix)"
+            "but read_labels does (crystal_x='a' writes the axes of orix)"
         )
     if suffix == ".ctf" and any(p.point_group is not None and p.point_group.laue.name == "m-3" for p in phases):
         lost.append("orix 0.15 does not read .ctf files with a phase of the Laue group m-3; other programs do")
@@ -254,10 +281,10 @@ def _plain_map(xmap):
     first = {name: np.asarray(values).reshape(n, -1)[box, 0] for name, values in dict.items(xmap.prop)}
     if "spread" in first:  # as maps of earlier versions have it
         first.setdefault("uncertainty", first["spread"])
-    phase_id = np.where(xmap.is_in_data & np.isin(xmap._phase_id, list(phases)), xmap._phase_id, -1)
+    phase_id = np.where(xmap.is_in_data & np.isin(xmap._phase_id, list(phases)), xmap._phase_id, -1)[box]
     return _map_with_phases(
         PhaseList(phases=list(phases.values()), ids=list(phases)),
-        rotations=Rotation(xmap._rotations.data.reshape(n, -1, 4)[box, 0]), phase_id=phase_id[box], x=x, y=y,
+        rotations=Rotation(xmap._rotations.data.reshape(n, -1, 4)[box, 0]), phase_id=phase_id, x=x, y=y,
         prop={
             name: np.nan_to_num(first[name].astype(float), posinf=0, neginf=0)
             for name in ("scores", "reliability", "uncertainty") if name in first
@@ -384,8 +411,7 @@ def _ctf_phase(phase, crystal_x: str) -> str:
     laue = 1 if phase.point_group is None else _LAUE[phase.point_group.laue.name]
     group = 0 if phase.space_group is None else phase.space_group.number
     lengths, degrees = (";".join(f"{v:.5g}" for v in values) for values in ((a, b, c), angles))
-    axes = f"x along {crystal_x} of the crystal"
-    return f"{lengths}\t{degrees}\t{phase.name or 'phase'}\t{laue}\t{group}\t\t\tpyxem_dl: {axes}"
+    return f"{lengths}\t{degrees}\t{phase.name or 'phase'}\t{laue}\t{group}\t\t\t{CRYSTAL_X.format(crystal_x)}"
 
 
 def _as_byte(values: np.ndarray) -> np.ndarray:

@@ -92,6 +92,23 @@ def to_crystal_map(
     return xmap
 
 
+def indexed_where_finite(xmap):
+    """Return a map in which positions without a finite orientation are not indexed: the map itself, or a copy."""
+    q = xmap._rotations.data.reshape(len(xmap._id), -1, 4)[:, 0]
+    norm = np.linalg.norm(q, axis=1)
+    known = np.isfinite(norm) & (norm > 0.5)
+    if known[xmap._phase_id >= 0].all():
+        return xmap
+    from pyxem_dl.results.map_files import copied_map
+
+    copied = copied_map(xmap)
+    copied._phase_id[~known] = -1
+    copied._rotations.data[~known] = [1.0, 0, 0, 0]
+    if -1 not in copied.phases.ids:
+        copied.phases.add_not_indexed()
+    return copied
+
+
 def renumbered(xmap, ids: list[int], without=()):
     """Give the phases of a map, numbered from 0, other ids, and take properties away; returns the map."""
     from orix.crystal_map import PhaseList
@@ -113,6 +130,11 @@ def as_predicted(xmap):
 
     xmap._prop.__class__ = MapProperties
     return xmap
+
+
+def property_of(xmap, name: str, default=None):
+    """Property of the points in a map's data, or the default; orix' ``xmap.prop.get`` has those of all points."""
+    return xmap.prop[name] if name in xmap.prop else default
 
 
 def with_property(xmap, name: str, values: np.ndarray, missing):

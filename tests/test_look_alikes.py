@@ -131,5 +131,5 @@ def test_odds_that_are_high_enough_stand_against_them(case):
     alike = refined(case, turned, truth, (0.9, 0.8))
     compared = refined(case, turned, truth, (0.6, 0.4))
     assert alike.prop["candidate"].sum() < compared.prop["candidate"].sum()
-    # less than a twentieth is no rival
+    # less than a tenth is no rival
     assert not refined(case, turned, truth, (0.96, 0.04)).prop["candidate"].any()

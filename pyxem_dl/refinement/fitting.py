@@ -34,12 +34,12 @@ _LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 _STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
 # These are for crystals that have so many beams that promise to be so strong, as light elements have at 200 kV; what
 # scatters more needs more, up to so many times as many
-_COMPARABLE, _AS_STRONG, _MOST_TIMES = 10, 0.02, 3.0
+_COMPARABLE, _AS_STRONG, _MOST_TIMES = 12, 0.02, 3.0
 # Orientations of which that is counted
 _ORIENTATIONS = 128
 # Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places
 # that are tried, degrees between them, and beams that take part
-_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.0, 0.2, 2.4, 1.5, 3, 0.4
+_WRONG, _WIDE_STEP, _WIDE_REACH, _WIDE_EXPECTED, _WIDE_STARTS, _WIDE_APART = 2.5, 0.2, 2.4, 1.5, 2, 0.4
 _WIDE_BEAMS = 100
 # About a place that such a search found, tilts go so far, in degrees
 _SMALL_REACH = 0.5

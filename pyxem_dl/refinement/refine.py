@@ -40,7 +40,7 @@ _THICKNESS, _ENERGY, _BEAMS = (5.0, 3000.0), (20.0, 1500.0), (8, 400)
 # Absorption where it is wanted and no number is given
 _ABSORPTION = 0.08
 # A second candidate with so much of the first one's score may be the right one
-_RIVAL = 0.05
+_RIVAL = 0.1
 # What refining finds, which an earlier map may have, too
 _FOUND = (*RefinedMap.NAMES, *RefinedMap.STRAIN, "neighbours")
 # Above this misfit, in the median, the model is not right

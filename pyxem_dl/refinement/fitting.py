@@ -34,7 +34,7 @@ _LONGEST, _LONGEST_THICKNESS = 0.2, 25.0
 _STAGES = ((24, 0, 3, 14), (10, 2, 3, 14), (3, 3, 3, 20), (2, 3, 7, 24))
 # These are for crystals that have so many beams that promise to be so strong, as light elements have at 200 kV; what
 # scatters more needs more, up to so many times as many
-_COMPARABLE, _AS_STRONG, _MOST_TIMES = 11, 0.02, 3.0
+_COMPARABLE, _AS_STRONG, _MOST_TIMES = 10, 0.02, 3.0
 # Orientations of which that is counted
 _ORIENTATIONS = 128
 # Where the misfit is larger, the first orientation was further off: step, reach and expected tilt in degrees, places

@@ -269,11 +269,12 @@ def number(name: str, value, low: float = -math.inf, high: float = math.inf, *, 
     return float(value)
 
 
-def flag(name: str, value) -> bool:
-    """Return an argument that is True or False; "no" would count as true."""
+def flag(name: str, value, other: str = "") -> bool:
+    """Return an argument that is True or False; "no" would count as true. What else it may be is told if it is none."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    raise TypeError(f"{name} must be True or False, not {reprlib.repr(value)}.")
+    allowed = f"True, False, or {other}" if other else "True or False"
+    raise TypeError(f"{name} must be {allowed}, not {reprlib.repr(value)}.")
 
 
 def drawn_settings(settings, **bounds: tuple[float, float]) -> None:

@@ -138,7 +138,9 @@ def _draw_grains(shape, n_grains: int, generator) -> _Grains:
     return _Grains(torch.stack(rotations, dim=1), first, share, thickness, column >= 0.93 * shape[1])
 
 
-def _expected(simulate: ManyBeam, grains: _Grains, part, electrons, calibration: Calibration, far_beams: bool):
+def _expected(
+    simulate: ManyBeam, grains: _Grains, part, electrons: float, calibration: Calibration, far_beams: bool
+) -> torch.Tensor:  # fmt: skip
     """Simulate the electrons (n, rows, columns) that are expected at some positions."""
     disk_radius = _SEMIANGLE / simulate.wavelength
     thickness = torch.as_tensor(grains.thickness[part], dtype=torch.float32)

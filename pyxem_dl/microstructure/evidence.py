@@ -9,7 +9,7 @@ import torch
 
 from pyxem_dl.microstructure.beliefs import Candidates, angles_between, half_turn
 from pyxem_dl.microstructure.neighbourhood import Neighbourhood
-from pyxem_dl.results.maps import property_of
+from pyxem_dl.results.maps import are_probabilities, property_of
 from pyxem_dl.symmetry import proper_operations, stack_operations
 
 #: Candidates of a position that count, at most
@@ -69,10 +69,7 @@ class MapView:
     @property
     def are_probabilities(self) -> bool:
         """Whether the scores are probabilities of the candidates."""
-        if self.scores is None:
-            return False
-        sums = self.scores[self.indexed.numpy()].sum(1)
-        return bool((self.scores >= 0).all() and (sums <= 1.01).all() and sums.size and sums.max() > 0)
+        return self.scores is not None and are_probabilities(self.scores[self.indexed.numpy()])
 
     @property
     def weights(self) -> torch.Tensor:

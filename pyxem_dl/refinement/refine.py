@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-import reprlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,14 +192,7 @@ def refinement_settings(refine) -> dict | None:
         if unknown:
             raise ValueError(f"refine has settings of refine_orientation ({', '.join(sorted(known))}), not {unknown}.")
         return refine
-    return {} if _flag("refine", refine, "a dict of settings, such as {'thickness': (20, 600)}") else None
-
-
-def _flag(name: str, value, other: str) -> bool:
-    """Read what may be True, False, or something else, which was looked for before."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True, False, or {other}, not {reprlib.repr(value)}.")
-    return bool(value)
+    return {} if flag("refine", refine, "a dict of settings, such as {'thickness': (20, 600)}") else None
 
 
 def refine_map(
@@ -293,7 +285,7 @@ def refinement_job(
     if scan.calibration.beam_energy is None:
         raise ValueError(f"The signal has no beam energy. {HOW_TO_SET_BEAM_ENERGY}")
     energy = number("beam_energy", scan.calibration.beam_energy, *_ENERGY)
-    found, wanted = None, isinstance(calibrate, FoundCalibration) or _flag("calibrate", calibrate, "what one found")
+    found, wanted = None, isinstance(calibrate, FoundCalibration) or flag("calibrate", calibrate, "what one found")
     if wanted and calibrate is not True:
         scan, found = with_calibration(scan, calibrate), calibrate
     low, high = _pair_of(thickness)

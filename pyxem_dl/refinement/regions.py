@@ -50,7 +50,7 @@ class Regions(NamedTuple):
         apart = torch.hypot(kx[:, :, None] - kx[:, None], ky[:, :, None] - ky[:, None])
         shared = (apart < _SHARED * radius * scale).tril(-1).any(2)  # with a brighter one
         there = (expected > _FAINTEST) & ~shared
-        pixel, distance, inside = around(kx, ky, patterns.shape[1:], calibration, radius, centers)
+        pixel, distance, inside = _around(kx, ky, patterns.shape[1:], calibration, radius, centers)
         near = (distance < radius + MARGIN) & inside & there[..., None]
         excluded = is_saturated(patterns) if signal_mask is None else is_saturated(patterns) | signal_mask
         label = _nearest(pixel, distance, near, patterns[0].numel())
@@ -69,7 +69,7 @@ class Regions(NamedTuple):
         self, kx, ky, shape, calibration: Calibration, radius: float, centers: torch.Tensor | None = None
     ) -> torch.Tensor:
         """How much of each disk (n, m) is in each region: tensor, shape (n, m, regions)."""
-        pixel, distance, inside = around(kx, ky, shape, calibration, radius, centers)
+        pixel, distance, inside = _around(kx, ky, shape, calibration, radius, centers)
         weight = (radius + 0.5 - distance).clamp(0, 1)
         weight = weight / weight.sum(-1, keepdim=True) * inside
         n_regions = self.used.shape[1]
@@ -78,7 +78,7 @@ class Regions(NamedTuple):
         return share[..., :-1] * self.used[:, None]
 
 
-def around(
+def _around(
     kx, ky, shape, calibration: Calibration, radius: float, centers: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pixels around places (n, m): their numbers, how far they are (px), and if they are there, (n, m, pixels)."""

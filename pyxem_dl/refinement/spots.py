@@ -20,8 +20,6 @@ _CLEAR = 2.5
 _RING, _OUTLIER = 4.0, 3.0
 # Share of the background that is not as even as it is taken to be, and electrons that may be anywhere
 _UNEVEN, _FLOOR = 0.1, 1.0
-# Of the place of a disk, whatever the counts, in pixels
-_PLACE_ERROR = 0.03
 # Disks have edges that are blurred so much, in pixels; of other disks' light so much is not as it is taken to be
 _BLUR, _UNSURE = 0.7, 0.5
 # Distances of disks at which their light is tabulated, in pixels
@@ -37,7 +35,8 @@ class Measured(NamedTuple):
     ``moment (n, beams)``: of the intensity within a disk, away from the direct beam, in radii of the disk;
     ``moments (n, beams, 2)``: the same along kx and ky, of the direct beam, too, in electrons times Å⁻¹;
     ``used (n, beams)``: on the detector, whole, not saturated, and clear of the direct beam, which is used itself;
-    ``turn``, ``turn_error (n,)``: by which the pattern is turned against the prediction, in radians, counter-clockwise;
+    ``foreign (n, beams)``: what was taken off for the light of other disks;
+    ``turn (n,)``: by which the pattern is turned against the prediction, in radians, counter-clockwise;
     ``rim``: how far out pixels are added up, in radii of a disk.
     """
 
@@ -48,7 +47,6 @@ class Measured(NamedTuple):
     moments: torch.Tensor
     used: torch.Tensor
     turn: torch.Tensor
-    turn_error: torch.Tensor
     rim: float
 
     @property
@@ -121,12 +119,12 @@ def measure(
     off_x, off_y = seen_x - kx[..., None, None], seen_y - ky[..., None, None]
     total, to_x, to_y = values.sum((-1, -2)), (values * off_x).sum((-1, -2)), (values * off_y).sum((-1, -2))
     size, k = radius * max(calibration.scale), torch.hypot(kx, ky)
-    turn, error = _turn(kx * to_y - ky * to_x, total * used, k, size, max(calibration.scale))
+    turn = _turn(kx * to_y - ky * to_x, total * used, k)
     moment = (kx * to_x + ky * to_y) / (k.clamp_min(1e-9) * size)
     moments = torch.stack([to_x, to_y], dim=-1)
     foreign = _foreign(total.clamp_min(0) * chosen.present, row, column, radius)
     return Measured(
-        total - foreign, beneath.sum((-1, -2)), foreign, moment, moments, used, turn, error,
+        total - foreign, beneath.sum((-1, -2)), foreign, moment, moments, used, turn,
         1 + MARGIN / radius,
     )  # fmt: skip
 
@@ -167,14 +165,11 @@ def is_readable(kx, ky, calibration: Calibration, radius: float) -> torch.Tensor
     return clear & (k < calibration.reciprocal_radius - (radius + MARGIN) * max(calibration.scale))
 
 
-def _turn(across, total, k, size: float, pixel: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn in the plane and its standard error: where the light is, across the direction from the direct beam."""
+def _turn(across, total, k) -> torch.Tensor:
+    """Turn in the plane: where the light is, across the direction from the direct beam."""
     total = total.clamp_min(0)
     lever = (total * k**2).sum(1).clamp_min(1e-9)
-    turn = (across * (total > 0)).sum(1) / lever
-    # each electron is anywhere in its disk; and of what all electrons of a disk have wrong together
-    variance = (total * k**2).sum(1) * size**2 / 4 + (total**2 * k**2).sum(1) * (_PLACE_ERROR * pixel) ** 2
-    return turn, variance.sqrt() / lever
+    return (across * (total > 0)).sum(1) / lever
 
 
 def _scattered(patterns: torch.Tensor, place: torch.Tensor, near: torch.Tensor) -> torch.Tensor:

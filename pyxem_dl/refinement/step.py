@@ -12,6 +12,7 @@ from pyxem_dl.preprocessing import in_electrons, usable_patterns
 from pyxem_dl.refinement.fitting import Given, Physics, Refined, Refiner
 from pyxem_dl.refinement.strain import Strained, refine_strained
 from pyxem_dl.results.assembly import RefinedMap
+from pyxem_dl.results.maps import are_probabilities
 from pyxem_dl.scans import Scan, Step
 
 # Patterns that one core refines at once
@@ -20,8 +21,6 @@ _AT_ONCE = 8
 _DOUBTFUL, _CLEARLY = 1.5, 0.5
 # Where both candidates' misfits are larger, faint disks tell nothing of which one is right
 _WRONG = 3.0
-# Two scores whose sum is no more than this may be probabilities
-_CERTAIN = 1.001
 # What is compared of two that fit
 _STATE = ("rotations", "thickness")
 # Properties of a map that have a number for each candidate
@@ -67,8 +66,10 @@ class Start:
         """
         if self.rotations.shape[1] < 2 or "scores" not in self.properties or not self.has_each("scores"):
             return np.full(len(self.phase), np.nan)
-        first, second = self.properties["scores"][:, :2].astype(float).T
-        known = (self.rival >= 0) & (self.rival == self.phase) & (second > 0) & (first + second <= _CERTAIN)
+        scores = self.properties["scores"].astype(float)
+        first, second = scores[:, :2].T
+        known = (self.rival >= 0) & (self.rival == self.phase) & (second > 0)
+        known &= are_probabilities(scores[self.phase >= 0])
         return np.log(np.where(known, second, 1.0) / np.where(known, first, np.nan))
 
     def kept(self) -> dict[str, np.ndarray]:

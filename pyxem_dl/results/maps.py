@@ -14,6 +14,8 @@ __all__ = [
 
 #: Colour of points without an orientation, in every picture
 NOT_INDEXED = "darkgray"
+# What probabilities of candidates add up to at most, rounded
+_CERTAIN = 1.01
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
@@ -135,6 +137,12 @@ def as_predicted(xmap):
 def property_of(xmap, name: str, default=None):
     """Property of the points in a map's data, or the default; orix' ``xmap.prop.get`` has those of all points."""
     return xmap.prop[name] if name in xmap.prop else default
+
+
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Whether scores of candidates (n, k) may be their probabilities: of no position do they add up to more than 1."""
+    sums = scores.sum(1)
+    return bool((scores >= 0).all() and (sums <= _CERTAIN).all() and sums.size and sums.max() > 0)
 
 
 def with_property(xmap, name: str, values: np.ndarray, missing):
